@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The values a flow exchanges with its driver.
+
+A *flow* is a generator: it yields what it wants done and is sent what came of it. It holds the whole conversation with
+the service (order, retries, decisions), and no I/O. Two drivers carry flows out:
+:func:`airflow_provider_gemini_batch.transport.blocking.run` on workers and
+:func:`airflow_provider_gemini_batch.transport.asynchronous.arun` in the triggerer.
+
+======================  ============================================================================================
+a flow yields           and the driver
+======================  ============================================================================================
+:class:`HttpRequest`    sends it; sends the :class:`HttpReply` back in, whatever its status, or throws a
+                        ``TransportError`` into the flow when no complete reply arrived
+:class:`Pause`          sleeps
+RefreshCredentials      drops the cached access token, so that the next request gets a new one
+======================  ============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from airflow_provider_gemini_batch.errors import ReplyFormatError
+
+T = TypeVar("T")
+
+EXCERPT_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """
+    One HTTP request.
+
+    :param url: Absolute, without query. May itself be a secret (upload sessions), hence not in the ``repr``.
+    :param params: Query, in order.
+    :param headers: Without credentials; the driver adds those.
+    :param body: Bytes to send, or None.
+    :param timeout: Seconds for this call, or None for the connection's setting.
+    :param authorize: Whether the connection's credentials are sent along.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | memoryview | None = field(default=None, repr=False)
+    timeout: float | None = None
+    authorize: bool = True
+
+
+@dataclass(frozen=True)
+class HttpReply:
+    """
+    One HTTP reply with its whole body.
+
+    :param headers: Names in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def json(self) -> Any:
+        """
+        Decode the body.
+
+        :raises ReplyFormatError: If it is not JSON.
+        """
+        try:
+            return msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ReplyFormatError(
+                f"The service answered HTTP {self.status} with something that is not JSON: {self.excerpt()!r}",
+                excerpt=self.excerpt(),
+            ) from error
+
+    def json_object(self) -> dict[str, Any]:
+        """
+        Decode the body as a JSON object; an empty body is an empty object.
+
+        :raises ReplyFormatError: If it is anything else.
+        """
+        if not self.body.strip():
+            return {}
+        value = self.json()
+        if not isinstance(value, dict):
+            raise ReplyFormatError(
+                f"The service answered HTTP {self.status} with JSON that is not an object: {self.excerpt()!r}",
+                excerpt=self.excerpt(),
+            )
+        return value
+
+    def excerpt(self) -> str:
+        """Return the first characters of the body, for messages."""
+        return self.body[:EXCERPT_CHARACTERS].decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Pause:
+    """
+    Ask the driver to sleep.
+
+    :param seconds: How long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RefreshCredentials:
+    """Ask the driver to forget the access token it has cached; a no-op for an API key."""
+
+
+Step = HttpRequest | Pause | RefreshCredentials
+Flow = Generator[Step, HttpReply | None, T]
+Reader = Callable[[HttpReply], T]
+
+
+def json_request(
+    method: str, url: str, payload: Any = None, *, params: tuple[tuple[str, str], ...] = ()
+) -> HttpRequest:
+    """
+    Build a request with a JSON body.
+
+    :param payload: What to encode; None sends no body.
+    """
+    if payload is None:
+        return HttpRequest(method, url, params)
+    return HttpRequest(method, url, params, {"Content-Type": "application/json"}, msgspec.json.encode(payload))
