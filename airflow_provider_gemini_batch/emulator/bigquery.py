@@ -3,7 +3,8 @@
 The part of BigQuery that batch jobs need: tables to read rows from and to write results to, kept in memory.
 
 Served below ``/bigquery/v2/projects/{project}``: ``datasets`` (insert, get), ``datasets/{d}/tables`` (insert, list,
-get, delete), ``.../{t}/insertAll`` and ``.../{t}/data`` (pages in the ``f``/``v`` form). Not served: queries, jobs, views.
+get, delete), ``.../{t}/insertAll`` and ``.../{t}/data`` (pages in the ``f``/``v`` form). Not served:
+queries, jobs, views.
 
 A dataset exists once created; ``emulator`` is there in every project from the start. Knob in ``Config.extra``:
 ``bigquery_any_dataset`` (default False): every dataset exists.
