@@ -33,6 +33,7 @@ https://cloud.google.com/storage/docs/performing-resumable-uploads.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -148,15 +149,23 @@ class ObjectWriter:
         content_encoding: str = "",
         metadata: dict[str, str] | None = None,
         conditions: Conditions | None = None,
+        md5: str = "",
     ) -> StoredObject:
         """
         Make the bytes an object, in place of an older one of the name.
 
-        :raises StorageError: 404 without the bucket, 412 if *conditions* do not hold; the bytes are dropped then.
+        :param md5: What the caller says the base64 of the bytes' MD5 is; empty says nothing.
+        :raises StorageError: 404 without the bucket, 412 if *conditions* do not hold, 400 if the hash differs; the
+            bytes are dropped then.
         """
         self._file.close()
         store = self._store
         try:
+            own = base64.b64encode(self._md5.digest()).decode()
+            if md5 and md5 != own:
+                raise StorageError(
+                    400, f'Provided MD5 hash "{md5}" doesn\'t match calculated MD5 hash "{own}".', "invalid"
+                )
             with store.lock:
                 home = store.bucket(bucket)
                 old = home.objects.get(name)
@@ -200,8 +209,11 @@ class UploadSession:
     content_encoding: str
     metadata: dict[str, str]
     conditions: Conditions
+    md5: str = ""
     stored: StoredObject | None = None
     cancelled: bool = False
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a request writes, so that a query after a cut waits until the cut one has been noticed."""
 
 
 @dataclass(frozen=True)
@@ -669,6 +681,7 @@ def routes(state: EmulatorState) -> list[Route]:
                 "content_type": metadata.get("contentType") or media_type or "application/octet-stream",
                 "content_encoding": metadata.get("contentEncoding", ""),
                 "metadata": metadata.get("metadata"),
+                "md5": str(metadata.get("md5Hash") or ""),
             }
         else:
             writer.abort()
@@ -700,6 +713,7 @@ def routes(state: EmulatorState) -> list[Route]:
             content_encoding=str(metadata.get("contentEncoding") or ""),
             metadata=metadata.get("metadata") or {},
             conditions=conditions,
+            md5=str(metadata.get("md5Hash") or ""),
         )
         store.sessions[session.id] = session
         location = (
@@ -722,6 +736,10 @@ def routes(state: EmulatorState) -> list[Route]:
         session = store.sessions.get(request.query_params.get("upload_id", ""))
         if session is None or session.bucket != request.path_params["bucket"]:
             raise StorageError(404, "No such upload session.")
+        async with session.busy:
+            return await resumed(request, session)
+
+    async def resumed(request: Request, session: UploadSession) -> Response:
         if session.cancelled:
             raise StorageError(410, "The upload session was cancelled.")
         if request.method == "DELETE":
@@ -793,14 +811,19 @@ def routes(state: EmulatorState) -> list[Route]:
         return finish(request, session)
 
     def finish(request: Request, session: UploadSession) -> Response:
-        session.stored = session.writer.commit(
-            session.bucket,
-            session.name,
-            content_type=session.content_type,
-            content_encoding=session.content_encoding,
-            metadata=session.metadata,
-            conditions=session.conditions,
-        )
+        try:
+            session.stored = session.writer.commit(
+                session.bucket,
+                session.name,
+                content_type=session.content_type,
+                content_encoding=session.content_encoding,
+                metadata=session.metadata,
+                conditions=session.conditions,
+                md5=session.md5,
+            )
+        except StorageError:
+            session.cancelled = True
+            raise
         return shown(request, object_resource(session.stored, _base_url(request)))
 
     return [

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 import uvicorn
+from airflow_provider_gemini_batch.emulator.server import create_app
 
 from airflow_provider_gemini_batch.emulator.core import EmulatorState
-from airflow_provider_gemini_batch.emulator.server import create_app
 from airflow_provider_gemini_batch.emulator.storage import object_store
 from airflow_provider_gemini_batch.emulator.token import create_service_account
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +17,9 @@ import pytest
 from airflow_provider_gemini_batch.emulator.storage import GRANULE, glob_pattern, object_store
 
 from .serving import Served, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 UPLOAD = "/upload/storage/v1/b/emulator/o"
 OBJECTS = "/storage/v1/b/emulator/o"
@@ -144,6 +147,14 @@ def test_a_cancelled_session_is_499_then_gone(served: Served) -> None:
     assert send(served, session, b"x", "bytes 0-0/1")[0] == 410
     unknown = served.call("PUT", UPLOAD, params={"uploadType": "resumable", "upload_id": "nope"}, data=b"x")
     assert unknown.status_code == 404
+
+
+def test_bytes_that_do_not_fit_the_announced_hash_are_refused(served: Served) -> None:
+    params = {"uploadType": "resumable", "name": "h"}
+    announced = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    session = served.call("POST", UPLOAD, params=params, json={"md5Hash": announced}).headers["Location"]
+    assert send(served, session, b"x", "bytes 0-0/1")[0] == 400
+    assert served.call("GET", OBJECTS + "/h").status_code == 404
 
 
 def test_create_only_fails_with_412_when_the_object_is_there(served: Served) -> None:

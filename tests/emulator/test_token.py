@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import google.auth.transport.requests
 import pytest
@@ -15,6 +15,9 @@ from google.oauth2 import service_account
 from airflow_provider_gemini_batch.emulator.token import token_desk
 
 from .serving import SCOPE, Served, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import googleapiclient
 import pytest
@@ -16,6 +15,9 @@ from airflow_provider_gemini_batch.emulator.filters import FilterError, parse_fi
 from airflow_provider_gemini_batch.emulator.storage import object_store
 
 from .serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 JOBS = f"/v1/{SCOPE}/batchPredictionJobs"
 

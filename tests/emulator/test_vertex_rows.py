@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +12,9 @@ from airflow_provider_gemini_batch.emulator.bigquery import table_store
 from airflow_provider_gemini_batch.emulator.storage import object_store
 
 from .serving import PROJECT, Served, generate_row, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TABLES = f"/bigquery/v2/projects/{PROJECT}/datasets/emulator/tables"
 

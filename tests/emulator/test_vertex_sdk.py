@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from google import genai
@@ -15,6 +15,9 @@ from airflow_provider_gemini_batch.emulator.bigquery import table_store
 from airflow_provider_gemini_batch.emulator.token import token_desk
 
 from .serving import LOCATION, PROJECT, Served, generate_row, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 
