@@ -16,6 +16,7 @@ import pytest
 
 from airflow_provider_gemini_batch.emulator.storage import GRANULE, glob_pattern, object_store
 
+from .discovery import schema_problems, schemas_of
 from .serving import Served, serve
 
 if TYPE_CHECKING:
@@ -59,6 +60,20 @@ def test_a_simple_upload_comes_back_byte_for_byte_with_its_hash(served: Served) 
     assert served.call("GET", path).json() == stored
     assert served.call("GET", path, params={"alt": "media"}).content == data
     assert served.call("GET", "/download" + path, params={"alt": "media"}).content == data
+
+
+def test_every_reply_fits_googles_discovery_document(served: Served) -> None:
+    schemas = schemas_of("storage.v1")
+    served.put("a/o", ["{}"])
+    served.put("p", ["{}"])
+    replies = {
+        "Object": served.call("GET", OBJECTS + "/p").json(),
+        "Objects": served.call("GET", OBJECTS, params={"delimiter": "/", "maxResults": "1"}).json(),
+        "Bucket": served.call("GET", "/storage/v1/b/emulator").json(),
+        "Buckets": served.call("GET", "/storage/v1/b", params={"project": "p"}).json(),
+    }
+    for name, reply in replies.items():
+        assert schema_problems(reply, name, schemas) == []
 
 
 def test_a_multipart_upload_takes_metadata_and_data(served: Served) -> None:

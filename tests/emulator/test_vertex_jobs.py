@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import googleapiclient
 import pytest
 
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.emulator.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.emulator.storage import object_store
 
+from .discovery import schema_problems, schemas_of
 from .serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row, serve
 
 if TYPE_CHECKING:
@@ -31,34 +29,6 @@ def served() -> Iterator[Served]:
 @pytest.fixture
 def uri(served: Served) -> str:
     return served.put("in.jsonl", [generate_row(f"k{number}") for number in range(4)])
-
-
-def schema_problems(value: Any, name: str, schemas: dict[str, Any], where: str = "") -> list[str]:
-    """Members of *value* that Google's discovery document does not know, or has with another JSON type."""
-    found = []
-    properties = schemas[name].get("properties", {})
-    for member, entry in value.items():
-        at = f"{where}.{member}"
-        if member not in properties:
-            found.append(f"{at}: unknown")
-            continue
-        declared = properties[member]
-        entries = entry if declared.get("type") == "array" else [entry]
-        item = declared.get("items", declared) if declared.get("type") == "array" else declared
-        for one in entries:
-            if "$ref" in item:
-                found += schema_problems(one, item["$ref"], schemas, at)
-            elif item.get("type") == "string" and not isinstance(one, str):
-                found.append(f"{at}: {one!r} is no string")
-            elif item.get("type") == "integer" and not isinstance(one, int):
-                found.append(f"{at}: {one!r} is no integer")
-    return found
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    documents = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
-    return dict(json.loads((documents / "aiplatform.v1.json").read_text())["schemas"])
 
 
 def test_a_job_goes_from_pending_over_running_to_succeeded(served: Served, uri: str) -> None:
@@ -80,9 +50,10 @@ def test_a_job_goes_from_pending_over_running_to_succeeded(served: Served, uri: 
     assert directory == f"gs://emulator/out/prediction-model-{done['createTime']}"
 
 
-def test_every_reply_fits_googles_discovery_document(served: Served, uri: str, schemas: dict[str, Any]) -> None:
+def test_every_reply_fits_googles_discovery_document(served: Served, uri: str) -> None:
     served.state.configure({"extra": {"vertex_partial_failures": [{"code": 13, "message": "m"}]}})
     served.state.add_script({"end": {"state": "FAILED", "code": 13, "message": "System error."}})
+    schemas = schemas_of("aiplatform.v1")
     for job in (served.create(uri), served.create(uri)):
         for reply in (job, served.ended(job["name"])):
             assert schema_problems(reply, "GoogleCloudAiplatformV1BatchPredictionJob", schemas) == []

@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_gemini_batch.emulator.bigquery import table_store
 from airflow_provider_gemini_batch.emulator.storage import object_store
 
+from .discovery import schema_problems, schemas_of
 from .serving import PROJECT, Served, generate_row, serve
 
 if TYPE_CHECKING:
@@ -263,6 +264,20 @@ def test_a_table_becomes_a_table(served: Served) -> None:
     assert seen["r2"][2].startswith("Bad Request: {")
     assert json.loads(seen["r0"][1])["candidates"]
     assert seen["r0"][2] == ""
+
+
+def test_every_bigquery_reply_fits_googles_discovery_document(served: Served) -> None:
+    schemas = schemas_of("bigquery.v2")
+    table(served, "in", [{"id": "a"}, {"id": "b"}])
+    replies = {
+        "Table": served.call("GET", f"{TABLES}/in").json(),
+        "TableList": served.call("GET", TABLES).json(),
+        "TableDataList": served.call("GET", f"{TABLES}/in/data", params={"maxResults": "1"}).json(),
+        "TableDataInsertAllResponse": served.call("POST", f"{TABLES}/in/insertAll", json={"rows": []}).json(),
+        "Dataset": served.call("GET", TABLES.removesuffix("/tables")).json(),
+    }
+    for name, reply in replies.items():
+        assert schema_problems(reply, name, schemas) == []
 
 
 def test_a_missing_table_or_dataset_or_a_taken_target_fails_the_job(served: Served) -> None:
