@@ -507,7 +507,8 @@ class VertexRun:
     def _lines(self, state: EmulatorState, job: Job) -> Iterator[dict[str, Any]]:
         legacy = is_legacy(job.model)
         knobs = state.config.extra
-        columns = self._source(job).columns
+        # A seeded job has rows that nobody imported.
+        columns = job.source.columns if isinstance(job.source, ImportedRows) else None
         for answer in state.answers(job, shuffle=state.config.vertex_shuffle):
             status = status_text(answer)
             if legacy:
@@ -520,7 +521,7 @@ class VertexRun:
             }
             if answer.row is None:
                 line |= {"key": answer.key, "request": {"contents": []}}
-            elif "inputSchema" in job.output:
+            elif columns is None or "inputSchema" in job.output:
                 line |= answer.row.raw | {"request": answer.row.request}
             else:
                 line |= columns.echo(

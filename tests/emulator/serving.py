@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
-import uvicorn
-from airflow_provider_gemini_batch.emulator.server import create_app
 
-from airflow_provider_gemini_batch.emulator.core import EmulatorState
+from airflow_provider_gemini_batch.emulator.server import EmulatorServer
 from airflow_provider_gemini_batch.emulator.storage import object_store
 from airflow_provider_gemini_batch.emulator.token import create_service_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.emulator.core import EmulatorState
 
 PROJECT = "emulated-project"
 LOCATION = "us-central1"
@@ -94,23 +92,12 @@ class Served:
 @contextlib.contextmanager
 def serve() -> Iterator[Served]:
     """Start an emulator and end it."""
-    state = EmulatorState()
-    config = uvicorn.Config(create_app(state), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    state.base_url = f"http://127.0.0.1:{port}"
-    served = Served(state, state.base_url)
-    try:
-        yield served
-    finally:
-        served.http.close()
-        server.should_exit = True
-        thread.join(timeout=10)
-        state.close()
+    with EmulatorServer() as server:
+        served = Served(server.state, server.url)
+        try:
+            yield served
+        finally:
+            served.http.close()
 
 
 def generate_row(key: str, text: str = "hi", **request: Any) -> dict[str, Any]:

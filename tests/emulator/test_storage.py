@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from airflow_provider_gemini_batch.emulator.storage import GRANULE, glob_pattern, object_store
 
@@ -146,6 +147,22 @@ def test_a_cut_upload_is_resumed_where_it_stands(served: Served) -> None:
     rest = f"bytes {2 * GRANULE}-{len(data) - 1}/{len(data)}"
     assert send(served, session, data[2 * GRANULE :], rest)[0] == 200
     assert object_store(served.state).read("emulator", "big.jsonl") == data
+
+
+def test_the_cores_faults_cut_uploads_and_downloads(served: Served) -> None:
+    data = os.urandom(4 * GRANULE)
+    session = start(served)
+    whole = f"bytes 0-{len(data) - 1}/{len(data)}"
+    served.state.add_fault(match={"method": "PUT"}, action="cut_upload", bytes=3 * GRANULE + 9)
+    with pytest.raises(requests.ConnectionError):
+        send(served, session, data, whole)
+    assert send(served, session, b"", f"bytes */{len(data)}") == (308, f"bytes=0-{3 * GRANULE - 1}")
+    assert send(served, session, data[3 * GRANULE :], f"bytes {3 * GRANULE}-{len(data) - 1}/{len(data)}")[0] == 200
+    served.state.add_fault(match={"query": "alt=media"}, action="cut_response", bytes=1000)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        served.call("GET", OBJECTS + "/big.jsonl", params={"alt": "media"})
+    rest = served.call("GET", OBJECTS + "/big.jsonl", params={"alt": "media"}, headers={"Range": "bytes=1000-"})
+    assert (rest.status_code, rest.content) == (206, data[1000:])
 
 
 def test_bytes_sent_twice_count_once(served: Served) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.emulator.filters import FilterError, parse_filter
@@ -289,3 +290,21 @@ def test_the_input_may_be_deleted_once_the_job_runs(served: Served, uri: str) ->
     assert served.get(name)["state"] == "JOB_STATE_RUNNING"
     object_store(served.state).delete("emulator", "in.jsonl")
     assert len(served.output(served.ended(name))) == 4
+
+
+def test_seeded_jobs_are_listed_and_have_results(served: Served) -> None:
+    seed = {"count": 3, "backend": "vertex_ai", "project": PROJECT, "location": LOCATION, "rows": 2}
+    names = served.call("POST", "/_emulator/seed_jobs", json=seed).json()["names"]
+    listed = [job["name"] for job in served.call("GET", JOBS).json()["batchPredictionJobs"]]
+    assert (listed[-1], listed[0]) == tuple(names)
+    job = served.get(names[0])
+    assert job["completionStats"] == {"successfulCount": "2"}
+    assert {row["key"] for row in served.output(job)} == {"row-0", "row-1"}
+
+
+def test_a_lost_create_reply_leaves_a_job_behind(served: Served, uri: str) -> None:
+    served.state.add_fault(match={"method": "POST", "path": "batchPredictionJobs$"}, action="close", when="after")
+    with pytest.raises(requests.ConnectionError):
+        served.create(uri, labels={"airflow-task": "x1"})
+    found = served.call("GET", JOBS, params={"filter": "labels.airflow-task=x1"}).json()["batchPredictionJobs"]
+    assert len(found) == 1
