@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m airflow_provider_gemini_batch.emulator``: serve until interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+
+from airflow_provider_gemini_batch.emulator.server import limitations, server_for
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m airflow_provider_gemini_batch.emulator",
+        description="An emulator of the Gemini Batch API: Developer API, Vertex AI batch jobs, the part of Cloud "
+        "Storage they need and a token endpoint, on one port.",
+        epilog="What it does not do:\n\n" + limitations(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    arguments.add_argument("--port", type=int, default=8086, help="port, 0 picks a free one (default: %(default)s)")
+    arguments.add_argument(
+        "--speed", type=float, default=1.0, help="emulated seconds a real second (default: %(default)s)"
+    )
+    arguments.add_argument("--data-dir", help="where files are kept (default: a temporary directory)")
+    arguments.add_argument("--seed", type=int, default=0, help="of ids and draws (default: %(default)s)")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    arguments = parser().parse_args(argv)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server, state = server_for(
+        host=arguments.host,
+        port=arguments.port,
+        speed=arguments.speed,
+        data_dir=arguments.data_dir,
+        seed=arguments.seed,
+    )
+    try:
+        server.start()
+    except OSError as error:
+        state.close()
+        sys.stderr.write(f"Cannot listen on {arguments.host}:{arguments.port}: {error}\n")
+        return 1
+    sys.stdout.write(f"Gemini Batch emulator: {server.url}\n")
+    sys.stdout.flush()
+    ended.wait()
+    server.stop()
+    state.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
