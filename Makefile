@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets itself up: Python 3.11 to 3.13, make and a package index are all it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+NEWEST := 3.3
+OLDER := 2.11 3.0 3.1 3.2
+VENV := .venv
+BIN := $(VENV)/bin
+# What the older versions are asked; the rest of the suite needs the newest Airflow or has nothing to do with Airflow.
+COMPAT_TESTS := hooks operators sensors triggers dags packaging
+# Quiet in tests: an Airflow home of our own, so that nobody's real configuration or database is touched.
+TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
+	AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
+
+.PHONY: help demo ui stop env test lint types unit format test-all bench chaos lock build clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+
+# One environment for each locked Airflow. The stamp is written last: a broken install is started anew.
+define environment
+$(1)/.ready: requirements/$(2).txt pyproject.toml
+	@python=$$$$(.ci/find-python) && echo "Setting up $(1): $(2) with $$$$python (one to three minutes, once)" \
+	    && rm -rf $(1) && "$$$$python" -m venv $(1)
+	@$(1)/bin/python -m pip install -qq --require-hashes --requirement requirements/$(2).txt
+	@$(3)
+	@touch $$@
+endef
+INSTALL_OURSELVES = $(1)/bin/python -m pip install -qq --no-deps --no-build-isolation --editable .
+
+$(eval $(call environment,$(VENV),airflow-$(NEWEST),$(call INSTALL_OURSELVES,$(VENV))))
+$(foreach v,$(OLDER),$(eval $(call environment,.venv-$(v),airflow-$(v),$(call INSTALL_OURSELVES,.venv-$(v)))))
+$(eval $(call environment,.venv-google,google-provider,true))
+
+demo: $(VENV)/.ready ## Run the nightly batch in a real Airflow against the emulator, show what came back, stop everything
+	@exec $(BIN)/python -m demo run
+
+ui: $(VENV)/.ready ## The same, and leave Airflow's UI running until Ctrl-C
+	@exec $(BIN)/python -m demo ui
+
+stop: $(VENV)/.ready ## Stop what a killed `make demo` or `make ui` left behind
+	@exec $(BIN)/python -m demo stop
+
+env: ## Write .env with fresh secrets for docker-compose.yaml (an existing one is kept)
+	@python=$$(.ci/find-python) && "$$python" -m demo.secrets
+
+test: lint types unit ## Lint, types and the whole test suite on the newest Airflow
+
+lint: $(VENV)/.ready ## Ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready ## Mypy, strict
+	@$(BIN)/mypy
+
+unit: $(VENV)/.ready ## The test suite alone; PYTEST="-k name" narrows it
+	@mkdir -p .cache
+	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+format: $(VENV)/.ready ## Let ruff repair what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test-all: test $(OLDER:%=test-airflow-%) ## `make test`, then what concerns Airflow on the older versions
+
+test-airflow-%: .venv-%/.ready
+	@echo "Airflow $*"
+	@$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m "not newest_airflow" \
+	    $(wildcard $(COMPAT_TESTS:%=tests/%)) $(PYTEST)
+
+bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md
+	@exec $(BIN)/python -m benchmarks --google-python .venv-google/bin/python $(BENCH)
+
+chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection: jobs billed / jobs needed, orphans, rows lost. CHAOS="--seed 7" replays
+	@exec $(BIN)/python -m tests.chaos --google-python .venv-google/bin/python $(CHAOS)
+
+# Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and requirements/*.in
+	@$(BIN)/python -m pip install -qq uv
+	@$(COMPILE) pyproject.toml --extra tests --extra lint requirements/airflow-$(NEWEST).in -o requirements/airflow-$(NEWEST).txt
+	@for version in $(OLDER); do \
+	    $(COMPILE) pyproject.toml --extra tests requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
+	@$(COMPILE) requirements/google-provider.in -o requirements/google-provider.txt
+
+build: $(VENV)/.ready ## Wheel and sdist into dist/, checked
+	@rm -rf dist && $(BIN)/python -m build --no-isolation && $(BIN)/twine check --strict dist/*
+
+clean: ## Remove environments, caches and what demos left
+	@rm -rf .venv .venv-* .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
