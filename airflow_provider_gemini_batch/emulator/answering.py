@@ -182,9 +182,7 @@ def _generation(
     return {"candidates": [candidate], **response}
 
 
-def _parts(
-    model: str, request: Mapping[str, Any], outcome: str, text: str | None
-) -> tuple[list[dict[str, Any]], str]:
+def _parts(model: str, request: Mapping[str, Any], outcome: str, text: str | None) -> tuple[list[dict[str, Any]], str]:
     config = member(request, "generationConfig")
     thinking = member(config, "thinkingConfig")
     answer = text if text is not None else _answer_text(request, config)
@@ -197,7 +195,9 @@ def _parts(
     part: dict[str, Any] = {"text": answer}
     parts = [part]
     if outcome == "thoughts" or "thinking" in model or member(thinking, "includeThoughts"):
-        parts.insert(0, {"text": f"**Reading the request**\n\nIt has {len(prompt_text(request))} characters.", "thought": True})
+        parts.insert(
+            0, {"text": f"**Reading the request**\n\nIt has {len(prompt_text(request))} characters.", "thought": True}
+        )
         signature = hashlib.blake2b(answer.encode(), digest_size=48).digest()
         part["thoughtSignature"] = base64.b64encode(signature).decode()
     return parts, finish

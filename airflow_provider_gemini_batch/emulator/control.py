@@ -183,9 +183,7 @@ def routes(state: EmulatorState) -> list[Route]:
 
     async def clock(request: Request) -> Response:
         wanted = _numbers(await _body(request), "advance", "set", "speed")
-        now = state.clock.change(
-            advance=wanted.get("advance", 0.0), to=wanted.get("set"), speed=wanted.get("speed")
-        )
+        now = state.clock.change(advance=wanted.get("advance", 0.0), to=wanted.get("set"), speed=wanted.get("speed"))
         return reply(state, None, {"now": now, "speed": state.clock.speed})
 
     async def faults(request: Request) -> Response:

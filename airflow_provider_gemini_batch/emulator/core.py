@@ -36,9 +36,9 @@ Control routes (JSON, below ``/_emulator/``, no credentials)
                                       ``{"now": epoch}``
 ``POST faults``                       one :class:`Fault` (or a list); see below -> ``{"faults": [...]}``
 ``GET  faults`` / ``DELETE faults``   the rules with how often each matched and fired / drop them all
-``POST jobs/script``                  ``{"match": {"name", "display_name", "model", "backend", "kind"}, "times": 1 or null,
-                                      "script": {...}}``: a :class:`JobScript` for the next matching jobs; ``match.name``
-                                      names a job that exists and changes it at once. All but ``name``, ``backend``
+``POST jobs/script``                  ``{"match": {"name", "display_name", "model", "backend", "kind"}, "times": 1 or
+                                      null, "script": {...}}``: a :class:`JobScript` for the next matching jobs;
+                                      ``match.name`` names a job that exists and changes it at once. All but ``name``, ``backend``
                                       and ``kind`` are regular expressions.
 ``GET  jobs/script``                  the scripts not used up
 ``GET  journal?path=&method=``        ``{"requests": [{"method", "path", "query", "status", "request_bytes",
@@ -109,7 +109,6 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -120,6 +119,8 @@ from airflow_provider_gemini_batch.api.states import TRANSITIONS, JobState
 from airflow_provider_gemini_batch.emulator import answering
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -660,6 +661,11 @@ class Job:
 # Faults and the journal
 
 
+# A fault has a member "bytes"; within its class the type needs other names.
+Body = bytes | None
+Content = bytes
+
+
 @dataclass
 class Fault:
     """One rule; see the module's docstring."""
@@ -701,7 +707,7 @@ class Fault:
         """Whether matching needs the request's body."""
         return "body" in self._regex
 
-    def applies(self, method: str, path: str, query: str, body: bytes | None) -> bool:
+    def applies(self, method: str, path: str, query: str, body: Body) -> bool:
         """Whether the request is one this rule speaks of; counts nothing."""
         wanted = self.match.get("method")
         if wanted and wanted.upper() != method:
@@ -721,7 +727,7 @@ class Fault:
         self.fired += 1
         return True
 
-    def reply(self) -> tuple[int, dict[str, str], bytes]:
+    def reply(self) -> tuple[int, dict[str, str], Content]:
         """Return status, headers and body of the scripted reply."""
         details: list[dict[str, Any]] = []
         headers = dict(self.headers)
@@ -1119,9 +1125,7 @@ class EmulatorState:
     def _expiry(self, job: Job) -> float:
         if job.script.expire_seconds is not None:
             return job.script.expire_seconds
-        return (
-            self.config.developer_expire_seconds if job.backend == "gemini" else self.config.vertex_queue_seconds
-        )
+        return self.config.developer_expire_seconds if job.backend == "gemini" else self.config.vertex_queue_seconds
 
     def _start_time(self, job: Job, now: float) -> float | None:
         script = job.script
@@ -1388,7 +1392,7 @@ async def read_json(request: Request, *, limit: int = MAX_INLINE_BYTES) -> dict[
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GoogleError(400, f"Invalid JSON payload received. {error}") from error
     if not isinstance(value, dict):
-        raise GoogleError(400, "Invalid JSON payload received. Unknown name \"\": Root element must be a message.")
+        raise GoogleError(400, 'Invalid JSON payload received. Unknown name "": Root element must be a message.')
     return value
 
 

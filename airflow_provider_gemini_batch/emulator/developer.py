@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ from airflow_provider_gemini_batch.emulator.core import (
 from airflow_provider_gemini_batch.emulator.files import VERSIONS, file_store, require_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from starlette.requests import Request
@@ -57,21 +57,26 @@ _MODEL = re.compile(
 )
 _LATEST = re.compile(r"gemini-(pro|flash|flash-lite)-latest")
 
-GENERATE_FIELDS = frozenset(
-    "contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent model labels "
-    "serviceTier store".split()
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+GENERATE_FIELDS = _names(
+    "contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent model "
+    "labels serviceTier store"
 )
-EMBED_FIELDS = frozenset("content model taskType title outputDimensionality embedContentConfig".split())
-CONFIG_FIELDS = frozenset(
-    "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities responseFormat candidateCount "
-    "maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty responseLogprobs logprobs "
-    "enableEnhancedCivicAnswers speechConfig thinkingConfig imageConfig mediaResolution routingConfig "
-    "modelSelectionConfig audioTimestamp enableAffectiveDialog translationConfig".split()
+EMBED_FIELDS = _names("content model taskType title outputDimensionality embedContentConfig")
+CONFIG_FIELDS = _names(
+    "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities responseFormat "
+    "candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty "
+    "responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig thinkingConfig imageConfig "
+    "mediaResolution routingConfig modelSelectionConfig audioTimestamp enableAffectiveDialog "
+    "translationConfig"
 )
 CONTENT_FIELDS = frozenset({"parts", "role"})
-BATCH_FIELDS = frozenset(
-    "displayName model priority inputConfig webhookConfig name state output createTime endTime updateTime "
-    "batchStats".split()
+BATCH_FIELDS = _names(
+    "displayName model priority inputConfig webhookConfig name state output createTime endTime updateTime batchStats"
 )
 
 
@@ -367,7 +372,8 @@ def _filler(total: int, line_bytes: int) -> Iterator[bytes]:
             head = '{"response":{"candidates":[{"content":{"role":"model","parts":[{"text":"'
             tail = (
                 '"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":4,'
-                '"candidatesTokenCount":4,"totalTokenCount":8}},"key":"row-%d"}\n' % number
+                '"candidatesTokenCount":4,"totalTokenCount":8}},"key":"row-'
+                f'{number}"}}\n'
             )
             block += (head + "x" * max(1, line_bytes - len(head) - len(tail)) + tail).encode()
             number += 1
@@ -692,9 +698,8 @@ def _job_routes(state: EmulatorState, version: str) -> list[Route]:
             for name in mask:
                 if name not in ("display_name", "priority"):
                     raise GoogleError(400, f"* UpdateBatchRequest.update_mask: {name} cannot be changed.")
-            if "displayName" in body or "display_name" in body:
-                if not mask or "display_name" in mask:
-                    job.display_name = str(member(body, "displayName"))
+            if ("displayName" in body or "display_name" in body) and (not mask or "display_name" in mask):
+                job.display_name = str(member(body, "displayName"))
             if "priority" in body and (not mask or "priority" in mask):
                 job.priority = _Creation._priority(body)
             resource = batch_resource(state, state.look_at(job))

@@ -147,8 +147,8 @@ class FileStore:
         if len(file_id) > MAX_ID:
             raise GoogleError(
                 400,
-                f"* GetFileRequest.name: the file id must be at most {MAX_ID} characters long, but it is {len(file_id)} "
-                "characters long.",
+                f"* GetFileRequest.name: the file id must be at most {MAX_ID} characters long, but it is "
+                f"{len(file_id)} characters long.",
             )
         found = self.find(name)
         if found is None:
@@ -298,7 +298,7 @@ class _Uploads:
         if session is None:
             raise GoogleError(404, "Upload session not found.", headers={"x-goog-upload-status": "cancelled"})
         try:
-            async with asyncio.timeout(SESSION_IS_BUSY_FOR) if hasattr(asyncio, "timeout") else _no_timeout():
+            async with asyncio.timeout(SESSION_IS_BUSY_FOR):
                 await session.lock.acquire()
         except TimeoutError:
             raise GoogleError(409, "Another request of this upload is under way.", "ABORTED") from None
@@ -396,8 +396,7 @@ class _Uploads:
         """Keep a file that arrived in one request and lies at *path*."""
         if mime_type in self._state.config.reject_mime_types:
             raise GoogleError(400, f"Unsupported MIME type: {mime_type}")
-        digest = await asyncio.to_thread(_sha256, path)
-        size = path.stat().st_size
+        digest, size = await asyncio.to_thread(_measure, path)
         self._check_size(size)
         store = file_store(self._state)
         stored = store.add(
@@ -436,27 +435,20 @@ class _Uploads:
         return await self._whole(request, described, mime_type, path)
 
 
-class _no_timeout:
-    """Python 3.10 has no ``asyncio.timeout``; a query then waits for as long as it takes."""
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
-
-
 def _commands(request: Request) -> list[str]:
     text = request.headers.get("x-goog-upload-command", "")
     return [word.strip() for word in text.lower().split(",") if word.strip()]
 
 
-def _sha256(path: Path) -> str:
+def _measure(path: Path) -> tuple[str, int]:
+    """Return a file's SHA-256, in hexadecimal, and its size."""
     digest = hashlib.sha256()
+    size = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+            size += len(chunk)
+    return digest.hexdigest(), size
 
 
 def _split_multipart(raw: Path, boundary: bytes, target: Path) -> tuple[dict[str, Any], str]:
@@ -573,5 +565,3 @@ def _page_number(token: str | None) -> int | None:
         return int(json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))))
     except ValueError:
         raise GoogleError(400, "Invalid page token.") from None
-
-

@@ -25,8 +25,7 @@ import re
 import socket
 import struct
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.requests import ClientDisconnect
@@ -46,6 +45,7 @@ from airflow_provider_gemini_batch.emulator.core import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from types import TracebackType
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
