@@ -38,8 +38,8 @@ Control routes (JSON, below ``/_emulator/``, no credentials)
 ``GET  faults`` / ``DELETE faults``   the rules with how often each matched and fired / drop them all
 ``POST jobs/script``                  ``{"match": {"name", "display_name", "model", "backend", "kind"}, "times": 1 or
                                       null, "script": {...}}``: a :class:`JobScript` for the next matching jobs;
-                                      ``match.name`` names a job that exists and changes it at once. All but ``name``, ``backend``
-                                      and ``kind`` are regular expressions.
+                                      ``match.name`` names a job that exists and changes it at once. All but
+                                      ``name``, ``backend`` and ``kind`` are regular expressions.
 ``GET  jobs/script``                  the scripts not used up
 ``GET  journal?path=&method=``        ``{"requests": [{"method", "path", "query", "status", "request_bytes",
                                       "response_bytes", "connection", "time", "fault"}]}``; regular expressions filter
@@ -1071,7 +1071,7 @@ class EmulatorState:
             if job.is_ended:
                 return
             now = self.now()
-            if job.started is None and ending.state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
+            if job.started is None and JobState.from_wire(ending.state).has_results:
                 self._start(job, now)
             if not job.is_ended:
                 self._end(job, ending, now)
@@ -1170,7 +1170,7 @@ class EmulatorState:
 
     def _end(self, job: Job, ending: Ending, when: float) -> None:
         """Write results where the ending has some, then make it so."""
-        has_results = ending.state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED")
+        has_results = JobState.from_wire(ending.state).has_results
         share = ending.share if ending.share is not None else (1.0 if has_results else 0.0)
         if ending.state == "EXPIRED" and ending.share is None:
             share = job.progress(when)
