@@ -114,15 +114,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
+from starlette.responses import Response
 
 from airflow_provider_gemini_batch.api.states import TRANSITIONS, JobState
 from airflow_provider_gemini_batch.emulator import answering
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
 R = TypeVar("R")
 
@@ -1398,8 +1399,6 @@ async def read_json(request: Request, *, limit: int = MAX_INLINE_BYTES) -> dict[
 
 def reply(state: EmulatorState, request: Request | None, payload: Any, *, status: int = 200) -> Response:
     """Answer with JSON; honours ``fields`` and indents as the knobs say."""
-    from starlette.responses import Response
-
     if request is not None:
         wanted = request.query_params.get("fields") or request.query_params.get("$fields")
         if wanted and state.config.fields != "ignore":
@@ -1417,21 +1416,33 @@ def reply(state: EmulatorState, request: Request | None, payload: Any, *, status
 
 def error_reply(error: GoogleError) -> Response:
     """Answer with an error."""
-    from starlette.responses import Response
-
     body = msgspec.json.format(msgspec.json.encode(error.body()), indent=2)
     return Response(body, error.code, dict(error.headers), media_type="application/json; charset=UTF-8")
 
 
-async def _stream_file(path: Path, start: int, length: int) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while length > 0:
-            chunk = file.read(min(CHUNK_BYTES, length))
-            if not chunk:
-                return
-            length -= len(chunk)
-            yield chunk
+class FileReply(Response):
+    """Sends a part of a file in large pieces; closes the file at once when the connection ends."""
+
+    def __init__(
+        self, path: Path, first: int, length: int, status: int, headers: dict[str, str], media_type: str
+    ) -> None:
+        super().__init__(None, status, {**headers, "Content-Length": str(length)}, media_type)
+        self._path = path
+        self._first = first
+        self._length = length
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the head, then the bytes."""
+        with self._path.open("rb") as file:
+            file.seek(self._first)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            left = self._length
+            while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
+                left -= len(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # The sending may never have had to wait; others want to be answered, too.
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def file_reply(
@@ -1446,8 +1457,6 @@ def file_reply(
 
     :param byte_range: First and last byte, inclusive, for a 206; None sends everything.
     """
-    from starlette.responses import StreamingResponse
-
     size = path.stat().st_size
     sent = dict(headers or {})
     if byte_range is None:
@@ -1455,8 +1464,7 @@ def file_reply(
     else:
         first, length, status = byte_range[0], byte_range[1] - byte_range[0] + 1, 206
         sent["Content-Range"] = f"bytes {byte_range[0]}-{byte_range[1]}/{size}"
-    sent["Content-Length"] = str(length)
-    return StreamingResponse(_stream_file(path, first, length), status, sent, media_type=media_type)
+    return FileReply(path, first, length, status, sent, media_type)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -19,7 +19,6 @@ What it does not do
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import re
 import socket
@@ -75,6 +74,12 @@ class _Exchange:
         self.upload_left: int | None = None
         self.response_left: int | None = None
         self.muted = False
+        self.is_read = False
+
+    async def drain(self) -> None:
+        """Read what the handler left of the request."""
+        while not self.is_read:
+            await self.receive()
 
     async def receive(self) -> Message:
         """Hand the request's body on, up to where a fault cuts it."""
@@ -89,6 +94,7 @@ class _Exchange:
                 self.upload_left -= len(body)
                 message = {**message, "body": body, "more_body": True}
             self.entry.request_bytes += len(body)
+        self.is_read = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     async def buffer_body(self, limit: int = MAX_INLINE_BYTES) -> bytes:
@@ -215,18 +221,18 @@ class EmulatorApp:
             if exchange.is_cut:
                 await exchange.end_connection(flush=fault.action == "cut_response")
             return
-        if fault.action in ("reply", "close", "reset") and fault.when == "after":
-            exchange.muted = True
-            await self._answer(scope, exchange.receive, exchange.send)
-            exchange.muted = False
+        if fault.action in ("reply", "close", "reset"):
+            if fault.when == "after":
+                exchange.muted = True
+                await self._answer(scope, exchange.receive, exchange.send)
+                exchange.muted = False
+            # A client still sending would meet a broken pipe instead of what it is to meet.
+            await exchange.drain()
         if fault.action in ("close", "reset"):
             await exchange.end_connection(reset=fault.action == "reset")
         elif fault.action == "reply":
             from starlette.responses import Response
 
-            if fault.when == "before":
-                with contextlib.suppress(ClientDisconnect):
-                    await _drain(exchange.receive)
             status, headers, body = fault.reply()
             await Response(body, status, headers)(scope, exchange.receive, exchange.send)
         else:
@@ -250,14 +256,6 @@ class EmulatorApp:
         except ClientDisconnect:
             return
         await response(scope, receive, send)
-
-
-async def _drain(receive: Receive) -> None:
-    """Read a request to its end, so that a reply is not lost in a connection that is closed with data unread."""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -13,6 +13,8 @@ from google.genai import errors, types
 
 from .conftest import generate_line
 
+pytestmark = pytest.mark.filterwarnings("ignore:batches.create_embeddings.. is experimental")
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
