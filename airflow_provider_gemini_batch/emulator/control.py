@@ -20,6 +20,7 @@ from airflow_provider_gemini_batch.emulator.core import (
     job_matches,
     reply,
     timestamp,
+    unhurried,
 )
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def routes(state: EmulatorState) -> list[Route]:
         return reply(state, None, {"requests": journal(state, **wanted)})
 
     async def ledger(request: Request) -> Response:
-        return reply(state, None, state.ledger())
+        return reply(state, None, await unhurried(state, state.ledger))
 
     async def seed(request: Request) -> Response:
         body = await _body(request)
@@ -227,7 +228,7 @@ def routes(state: EmulatorState) -> list[Route]:
 
     async def finish(request: Request) -> Response:
         try:
-            finished = finish_jobs(state, **await _body(request))
+            finished = await unhurried(state, finish_jobs, state, **await _body(request))
         except TypeError as error:
             raise ControlError(str(error)) from error
         return reply(state, None, {"count": finished})

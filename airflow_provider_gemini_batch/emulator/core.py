@@ -9,7 +9,8 @@ Every backend module (``developer``, ``files``, ``vertex``, ``storage``, ``bigqu
 
     def routes(state: EmulatorState) -> list[starlette.routing.BaseRoute]
 
-and keeps what it needs in ``state.room(name, factory)`` (cleared by a reset), never in module globals.
+and keeps what it needs in ``state.room(name, factory)`` (dropped by a reset, after its ``close()`` if it has one),
+never in module globals.
 :func:`airflow_provider_gemini_batch.emulator.server.create_app` mounts them. Handlers are ``async def``, raise
 :class:`GoogleError` for an error reply, and answer with :func:`reply` (partial responses, indentation) or stream a
 file with :func:`file_reply`. Bodies arrive through :func:`read_json` or, for uploads, ``request.stream()``: a handler
@@ -819,6 +820,7 @@ class EmulatorState:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._seed = seed
         self._speed = speed
+        self._rooms: dict[str, Any] = {}
         self.base_url = ""
         self._clear()
 
@@ -830,12 +832,19 @@ class EmulatorState:
         self.order: dict[str, list[Job]] = {}
         self.all_jobs: list[Job] = []
         self._active: dict[str, set[Job]] = {}
+        self._heavy: set[Job] = set()
         self.faults: list[Fault] = []
         self.scripts: list[PendingScript] = []
         self.journal: deque[JournalEntry] = deque(maxlen=JOURNAL_ENTRIES)
-        self._rooms: dict[str, Any] = {}
+        self._close_rooms()
+        self._rooms = {}
         self._paths = 0
         self._numbers = 0
+
+    def _close_rooms(self) -> None:
+        for room in self._rooms.values():
+            if hasattr(room, "close"):
+                room.close()
 
     def reset(self) -> None:
         """Forget everything, files included."""
@@ -846,7 +855,9 @@ class EmulatorState:
                 shutil.rmtree(directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the temporary directory."""
+        """Close what is open and remove the temporary directory; ledger and journal can still be read."""
+        with self.lock:
+            self._close_rooms()
         if self._owns_directory:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
@@ -901,12 +912,14 @@ class EmulatorState:
         with self.lock:
             if "name" in match:
                 job = self.jobs.get(match["name"])
-                if job is None:
-                    raise ControlError(f"There is no job {match['name']!r}.")
-                with job.lock:
-                    job.script = job.script.changed(script)
+            else:
+                self.scripts.append(PendingScript(dict(script), match, times))
                 return
-            self.scripts.append(PendingScript(dict(script), match, times))
+        if job is None:
+            raise ControlError(f"There is no job {match['name']!r}.")
+        # Always the job's lock before the state's, never the other way round.
+        with job.lock:
+            job.script = job.script.changed(script)
 
     def script_for(self, *, backend: str, kind: str, model: str, display_name: str) -> JobScript:
         """Return the script of a job about to be made; uses up what was meant for it."""
@@ -972,6 +985,8 @@ class EmulatorState:
             self.all_jobs.append(job)
             self.order.setdefault(backend + "|" + scope, []).append(job)
             self._active.setdefault(backend, set()).add(job)
+            if job.is_heavy:
+                self._heavy.add(job)
             return job
 
     def read_job(self, name: str) -> Job | None:
@@ -993,6 +1008,11 @@ class EmulatorState:
         with job.lock:
             self._advance(job)
             return job
+
+    @property
+    def has_heavy_jobs(self) -> bool:
+        """Whether a job that has not ended may take long to advance."""
+        return bool(self._heavy)
 
     def active_jobs(self, backend: str) -> list[Job]:
         """Return the jobs of *backend* that have not ended, after advancing them."""
@@ -1063,6 +1083,7 @@ class EmulatorState:
             with self.lock:
                 self.jobs.pop(job.name, None)
                 self._active.get(job.backend, set()).discard(job)
+                self._heavy.discard(job)
                 key = job.backend + "|" + job.scope
                 self.order[key] = [other for other in self.order.get(key, ()) if other is not job]
 
@@ -1193,6 +1214,7 @@ class EmulatorState:
         job.ended = when
         with self.lock:
             self._active.get(job.backend, set()).discard(job)
+            self._heavy.discard(job)
 
     def _move(self, job: Job, word: str, when: float) -> None:
         """Set the state; a step between known states that the service never takes is a mistake of ours."""
@@ -1295,6 +1317,11 @@ class EmulatorState:
             self.faults.append(fault)
         return fault
 
+    def record(self, entry: JournalEntry) -> None:
+        """Note a request in the journal."""
+        with self.lock:
+            self.journal.append(entry)
+
     def fault_for(self, method: str, path: str, query: str, body: bytes | None) -> Fault | None:
         """Return the rule that fires for a request, or None; counts the matches."""
         with self.lock:
@@ -1367,6 +1394,13 @@ async def polled(state: EmulatorState, name: str) -> Job | None:
     if job is not None and job.is_heavy:
         return await asyncio.to_thread(state.read_job, name)
     return state.read_job(name)
+
+
+async def unhurried(state: EmulatorState, call: Callable[..., R], *arguments: Any, **named: Any) -> R:
+    """Make a call that looks at many jobs; in a worker thread while one of them may take long to advance."""
+    if state.has_heavy_jobs:
+        return await asyncio.to_thread(call, *arguments, **named)
+    return call(*arguments, **named)
 
 
 async def read_json(request: Request, *, limit: int = MAX_INLINE_BYTES) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from airflow_provider_gemini_batch.emulator.core import (
     read_json,
     reply,
     timestamp,
+    unhurried,
 )
 from airflow_provider_gemini_batch.emulator.files import VERSIONS, file_store, require_key
 
@@ -510,7 +511,7 @@ class _Creation:
             )
         priority = self._priority(batch)
         source, resource = await self._source(batch)
-        self._check_limits(source.tokens)
+        await unhurried(state, self._check_limits, source.tokens)
         hook = member(batch, "webhookConfig")
         if hook is not None:
             if not isinstance(hook, dict):
@@ -664,7 +665,8 @@ def _job_routes(state: EmulatorState, version: str) -> list[Route]:
                 return reply(state, request, {})
             size = state.config.list_default_page_size
         size = min(size, state.config.list_max_page_size)
-        jobs, token = state.page_of_jobs(BACKEND, page_size=size, page_token=_query(request, "pageToken"))
+        page_token = _query(request, "pageToken")
+        jobs, token = await unhurried(state, state.page_of_jobs, BACKEND, page_size=size, page_token=page_token)
         answer: dict[str, Any] = {}
         if jobs:
             answer["operations"] = [operation(state, job, with_output=False) for job in jobs]
@@ -675,15 +677,15 @@ def _job_routes(state: EmulatorState, version: str) -> list[Route]:
     async def cancel(request: Request) -> Response:
         job = existing(request)
         await read_json(request)
-        state.look_at(job)
+        await unhurried(state, state.look_at, job)
         if job.is_ended and state.config.cancel_ended == "reject":
             raise GoogleError(400, f"{job.name} has ended and cannot be cancelled.", "FAILED_PRECONDITION")
-        state.cancel_job(job)
+        await unhurried(state, state.cancel_job, job)
         return reply(state, request, {})
 
     async def delete(request: Request) -> Response:
         job = existing(request)
-        state.delete_job(job)
+        await unhurried(state, state.delete_job, job)
         file_store(state).outputs.pop(job.output.get("responsesFile", ""), None)
         return reply(state, request, {})
 

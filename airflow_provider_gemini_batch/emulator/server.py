@@ -184,7 +184,7 @@ class EmulatorApp:
                 if name.decode("latin-1") in JOURNAL_HEADERS
             },
         )
-        self.state.journal.append(entry)
+        self.state.record(entry)
         exchange = _Exchange(scope, receive, send, entry)
         if not self.state.faults:
             await self._answer(scope, exchange.receive, exchange.send)

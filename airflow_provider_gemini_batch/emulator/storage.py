@@ -256,6 +256,12 @@ class ObjectStore:
         self._generation = 0
         self.create_bucket("emulator")
 
+    def close(self) -> None:
+        """Close what unfinished uploads hold open."""
+        for session in self.sessions.values():
+            if session.stored is None:
+                session.writer.abort()
+
     def now(self) -> float:
         """Return the emulated time."""
         return self._state.now()
