@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 COMPAT_TESTS := hooks operators sensors triggers dags packaging
 # Quiet in tests: an Airflow home of our own, so that nobody's real configuration or database is touched.
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
-	AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
+	SCARF_ANALYTICS=false
 
 .PHONY: help demo ui stop env test lint types unit format test-all bench chaos lock build clean
 

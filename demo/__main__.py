@@ -78,7 +78,7 @@ def stopping_on_signals() -> Iterator[None]:
 @contextmanager
 def only_one(state: Path) -> Iterator[None]:
     """Hold the state folder for this demo alone."""
-    state.mkdir(exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
     with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,18 +155,19 @@ def run_dag(stack: Stack, dag_id: str, conf: dict[str, Any], display: Display) -
 
 def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
     """Run the whole story; returns when everything has been stopped."""
-    with only_one(STATE):
-        record = STATE / "processes.json"
+    state: Path = arguments.state.resolve()
+    with only_one(state):
+        record = state / "processes.json"
         if stopped := stop_leftovers(record):
             display.step("stopped what an earlier demo left: " + ", ".join(stopped))
         if arguments.story == "stop":
             return
         for folder in ("airflow", "logs"):
-            shutil.rmtree(STATE / folder, ignore_errors=True)
-        logs = STATE / "logs"
+            shutil.rmtree(state / folder, ignore_errors=True)
+        logs = state / "logs"
         logs.mkdir()
         with Processes(logs, record) as processes:
-            stack = Stack(ROOT, STATE, arguments.dags, processes)
+            stack = Stack(ROOT, state, arguments.dags, processes)
             try:
                 bring_up(stack, arguments.dag, display)
                 returned = run_dag(stack, arguments.dag, arguments.conf, display)
@@ -191,6 +192,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("story", choices=["run", "ui", "stop"])
+    parser.add_argument("--state", type=Path, default=STATE, help="folder for everything that is written")
     parser.add_argument("--dags", type=Path, default=DAGS, help="folder with DAG files")
     parser.add_argument("--dag", default=DAG_ID, help="id of the DAG to run")
     parser.add_argument("--conf", type=json.loads, default=CONF, help="its parameters, a JSON object")

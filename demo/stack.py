@@ -82,9 +82,7 @@ def environment(root: Path, home: Path, dags: Path, ports: Ports) -> dict[str, s
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.worker_logs),
-        "TRIGGERER__DEFAULT_CAPACITY": "100",
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.trigger_logs),
-        "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {
