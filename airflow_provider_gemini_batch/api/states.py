@@ -14,10 +14,10 @@ https://aiplatform.googleapis.com/$discovery/rest?version=v1 (JobState).
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     """State of a batch job, the same on both backends; the value is the word without the service's prefix."""
 
     QUEUED = "QUEUED"
@@ -32,9 +32,6 @@ class JobState(str, Enum):
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
     UNKNOWN = "UNKNOWN"
-
-    def __str__(self) -> str:
-        return self.value
 
     @classmethod
     def from_wire(cls, text: object) -> JobState:

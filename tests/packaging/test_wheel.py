@@ -46,12 +46,12 @@ def test_wheel_holds_the_package_its_licence_and_the_example_dags_with_their_dat
     modules = {
         str(path.relative_to(root))
         for path in (root / NAME).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".ruff_cache", ".mypy_cache"} & set(path.parts)
     }
     examples = {
         f"{NAME}/{path.relative_to(root)}"
         for path in (root / "example_dags").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".ruff_cache", ".mypy_cache"} & set(path.parts)
     }
     assert f"{NAME}/py.typed" in modules
     assert f"{NAME}/example_dags/data/texts.jsonl" in examples
