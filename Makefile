@@ -29,7 +29,7 @@ define environment
 $(1)/.ready: requirements/$(2).txt pyproject.toml
 	@python=$$$$(.ci/find-python) && echo "Setting up $(1): $(2) with $$$$python (one to three minutes, once)" \
 	    && rm -rf $(1) && "$$$$python" -m venv $(1)
-	@$(1)/bin/python -m pip install -qq --require-hashes --requirement requirements/$(2).txt
+	@$(1)/bin/python -m pip install -qq --no-deps --require-hashes --requirement requirements/$(2).txt
 	@$(3)
 	@touch $$@
 endef
