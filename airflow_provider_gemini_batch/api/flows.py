@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The conversations with the service, as generators over a :class:`~.surface.Surface`.
+
+Everything here is safe to repeat. Starting a job is not: that lives in :mod:`.submit` alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from airflow_provider_gemini_batch.api.models import BatchJob, JobPage, RemoteFile
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.surface import Surface
+from airflow_provider_gemini_batch.api.wire import Flow, HttpRequest, Pause, Reader, RefreshCredentials, T
+from airflow_provider_gemini_batch.errors import (
+    AuthError,
+    GeminiBatchError,
+    NotFoundError,
+    PermissionDeniedError,
+    ReplyFormatError,
+    RequestRejectedError,
+)
+
+PAGE_SIZE = 100
+MAX_PAGES = 10_000
+
+
+def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[T]:
+    """
+    Send one request, again where the policy says so, and return what *read* makes of the reply.
+
+    An access token that the service no longer takes (401) is replaced once, which costs no try.
+    """
+    refreshed = False
+    attempt = 1
+    while True:
+        try:
+            reply = yield request
+            assert reply is not None  # the driver's promise
+            return read(reply)
+        except AuthError as error:
+            if refreshed or error.status != 401:
+                raise
+            refreshed = True
+            yield RefreshCredentials()
+            continue
+        except GeminiBatchError as error:
+            delay = retry.delay_after(error, attempt)
+            if delay is None:
+                raise
+            attempt += 1
+        yield Pause(delay)
+
+
+def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJob]:
+    """
+    Look at one job, without its inline answers where the service can leave them out.
+
+    Partial responses are documented for every Google API, but nobody has shown that they reach into an operation's
+    metadata; if the masked call is refused or comes back without a state, the plain call is used from then on.
+    """
+    name = surface.check_job_name(job_name)
+    if surface.masks_work is not False:
+        try:
+            job = yield from exchange(surface.get_job(name, masked=True), surface.read_job, retry)
+        except (RequestRejectedError, ReplyFormatError):
+            if surface.masks_work:
+                raise
+        else:
+            if job.state_text:
+                surface.masks_work = True
+                return job
+        job = yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry)
+        surface.masks_work = False
+        return job
+    return (yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry))
+
+
+def list_page(
+    surface: Surface,
+    retry: RetryPolicy,
+    *,
+    page_size: int = PAGE_SIZE,
+    page_token: str | None = None,
+    filter: str | None = None,
+) -> Flow[JobPage]:
+    """Read one page of jobs."""
+    masked = surface.masks_work is not False
+    request = surface.list_jobs(page_size, page_token, filter, masked=masked)
+    if not masked:
+        return (yield from exchange(request, surface.read_job_page, retry))
+    try:
+        return (yield from exchange(request, surface.read_job_page, retry))
+    except RequestRejectedError:
+        if surface.masks_work:
+            raise
+    plain = surface.list_jobs(page_size, page_token, filter, masked=False)
+    page = yield from exchange(plain, surface.read_job_page, retry)
+    surface.masks_work = False
+    return page
+
+
+def cancel_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[None]:
+    """Ask for a job to be cancelled; a job that is gone, or has ended, is fine."""
+    try:
+        yield from exchange(surface.cancel_job(surface.check_job_name(job_name)), surface.read_nothing, retry)
+    except NotFoundError:
+        return
+    except RequestRejectedError as error:
+        # Vertex AI answers 400 FAILED_PRECONDITION for an ended job; for the Developer API nothing is published.
+        if error.reason != "FAILED_PRECONDITION":
+            raise
+
+
+def delete_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[None]:
+    """Delete a job with its output file; a job already gone is fine."""
+    try:
+        yield from exchange(surface.delete_job(surface.check_job_name(job_name)), surface.read_nothing, retry)
+    except NotFoundError:
+        return
+
+
+def delete_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[None]:
+    """
+    Delete a file; one already gone is fine.
+
+    The Developer API answers 403 for a file that does not exist, so that cannot be told from a foreign one.
+    """
+    try:
+        yield from exchange(surface.delete_file(file_name), surface.read_nothing, retry)
+    except NotFoundError:
+        return
+    except PermissionDeniedError:
+        if surface.backend != "gemini":
+            raise
+
+
+def get_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[RemoteFile]:
+    """Look at a file's metadata."""
+    return (yield from exchange(surface.get_file(file_name), surface.read_file, retry))
+
+
+def page_numbers() -> Iterator[int]:
+    """Count pages up to a bound no honest list reaches, so that a token that repeats cannot hold us for ever."""
+    return iter(itertools.islice(itertools.count(1), MAX_PAGES))

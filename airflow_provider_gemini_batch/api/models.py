@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service's things as frozen values, the same for both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from airflow_provider_gemini_batch.api.states import JobState
+
+Backend = Literal["gemini", "vertex_ai"]
+Kind = Literal["generate", "embed"]
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """
+    How far the rows of a job are. A number is None while the service has not told it.
+
+    :param total: Rows of the job.
+    :param succeeded: Rows with an answer.
+    :param failed: Rows that ended in an error.
+    :param pending: Rows not done yet.
+    """
+
+    total: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+    pending: int | None = None
+
+    @property
+    def done(self) -> int | None:
+        """Rows that are through, well or badly; None while unknown."""
+        if self.succeeded is None and self.failed is None:
+            return None
+        return (self.succeeded or 0) + (self.failed or 0)
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Return plain values, for XCom and logs."""
+        return {"total": self.total, "succeeded": self.succeeded, "failed": self.failed, "pending": self.pending}
+
+
+@dataclass(frozen=True)
+class JobErrorInfo:
+    """
+    Why a job failed, in the service's words.
+
+    :param code: gRPC status number (not HTTP), e.g. 3 for INVALID_ARGUMENT; 0 if none was given.
+    """
+
+    code: int = 0
+    message: str = ""
+    details: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.message or 'no message'} (code {self.code})" if self.code else self.message or "no reason given"
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """
+    Where a job's answers lie. Answers themselves never travel in a :class:`BatchJob`.
+
+    :param kind: ``inline`` (in the job resource), ``file`` (Developer API), ``gcs`` or ``bigquery`` (Vertex AI).
+    :param place: ``files/...``, ``gs://bucket/directory``, ``bq://project.dataset.table``; for ``inline`` the job name.
+    """
+
+    kind: Literal["inline", "file", "gcs", "bigquery"]
+    place: str
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """
+    A batch job as last seen. Times are the service's RFC 3339 strings in UTC, or None.
+
+    :param name: ``batches/...`` or ``projects/.../batchPredictionJobs/...``.
+    :param model: As the service names it.
+    :param state_text: The state as the service spelt it, for states we do not know.
+    :param input_place: ``files/...``, ``gs://...`` or ``bq://...`` where the rows lie; None for inline rows.
+    """
+
+    name: str
+    display_name: str = ""
+    model: str = ""
+    state: JobState = JobState.UNKNOWN
+    stats: BatchStats = field(default_factory=BatchStats)
+    error: JobErrorInfo | None = None
+    create_time: str | None = None
+    start_time: str | None = None
+    end_time: str | None = None
+    update_time: str | None = None
+    output: JobOutput | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    backend: Backend = "gemini"
+    input_place: str | None = None
+    state_text: str = ""
+    partial_failures: tuple[JobErrorInfo, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has ended, however it ended."""
+        return self.state.is_terminal
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether the job ended with answers for all or some rows."""
+        return self.state.has_results
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the job ended without answers we may count on."""
+        return self.is_done and not self.is_succeeded
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the job has not ended (it may still be waiting for its turn)."""
+        return not self.is_done
+
+    @property
+    def progress(self) -> float | None:
+        """Percent of rows done, 0 to 100, or None while unknown."""
+        if self.state is JobState.SUCCEEDED:
+            return 100.0
+        total, done = self.stats.total, self.stats.done
+        return None if not total or done is None else min(100.0, 100.0 * done / total)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what XCom carries of a job: name, state, model, stats and the output's place; never answers."""
+        return {
+            "name": self.name,
+            "display_name": self.display_name,
+            "state": self.state.value,
+            "model": self.model,
+            "stats": self.stats.as_dict(),
+            "output": {"kind": self.output.kind, "place": self.output.place} if self.output else None,
+            "error": str(self.error) if self.error else None,
+            "create_time": self.create_time,
+            "end_time": self.end_time,
+        }
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """One page of a list."""
+
+    jobs: tuple[BatchJob, ...] = ()
+    next_page_token: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """
+    A file at Google: of the Files API, or an object in Cloud Storage.
+
+    :param name: ``files/...`` or ``gs://bucket/object``.
+    :param size: Bytes, or None if not told.
+    :param sha256: Lower-case hex digest where the service tells one (Files API).
+    :param state: ``ACTIVE``, ``PROCESSING`` or ``FAILED``; objects in Cloud Storage are ``ACTIVE``.
+    :param expiration_time: RFC 3339, or None if it does not expire.
+    """
+
+    name: str
+    display_name: str = ""
+    mime_type: str = ""
+    size: int | None = None
+    create_time: str | None = None
+    expiration_time: str | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    uri: str = ""
+    state: str = "ACTIVE"
+    error: JobErrorInfo | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FilePage:
+    """One page of a list of files."""
+
+    files: tuple[RemoteFile, ...] = ()
+    next_page_token: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """
+    The answer to one row.
+
+    :param key: The row's key.
+    :param status: ``succeeded``, ``failed``, ``blocked`` or ``missing``.
+    :param text: The answer's text without thoughts, or None.
+    :param embedding: The vector, or None.
+    :param error: ``{"code": int, "message": str}``, or None.
+    :param usage: Token counts as the service names them, or None.
+    :param response: The raw response, or None.
+    """
+
+    key: str
+    status: Literal["succeeded", "failed", "blocked", "missing"]
+    text: str | None = None
+    embedding: Sequence[float] | None = None
+    finish_reason: str | None = None
+    error: Mapping[str, Any] | None = None
+    usage: Mapping[str, Any] | None = None
+    response: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """
+    What to submit, with its rows already in the backend's wire form. Exactly one source is set.
+
+    :param requests: Inline rows, ``{"request": {...}, "metadata": {"key": ...}}`` each (Developer API only).
+    :param file_name: ``files/...`` (Developer API).
+    :param gcs_uri: ``gs://...`` of one JSONL object (Vertex AI).
+    :param bigquery_uri: ``bq://project.dataset.table`` (Vertex AI).
+    :param destination: ``gs://...`` prefix or ``bq://...`` (Vertex AI).
+    """
+
+    model: str
+    kind: Kind
+    display_name: str
+    requests: tuple[Mapping[str, Any], ...] | None = None
+    file_name: str | None = None
+    gcs_uri: str | None = None
+    bigquery_uri: str | None = None
+    destination: str | None = None
+    priority: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    webhook_config: Mapping[str, Any] | None = None

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which faults are worth another try, and after how long."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """
+    Exponential back-off with full jitter above half: ``base * 2**(attempt-1)``, at most ``cap``, times 0.5 to 1.
+
+    A wait the service asked for (``retry_after``) is kept, plus up to a tenth of jitter, at most ``max_hint``.
+
+    :param max_attempts: Tries in all; None for no end (the caller has a deadline).
+    :param base: Seconds before the second try.
+    :param cap: Longest computed pause in seconds.
+    :param max_hint: Longest pause in seconds that we take from the service.
+    :param rng: Source of jitter, 0 to 1.
+    """
+
+    max_attempts: int | None = 5
+    base: float = 1.0
+    cap: float = 60.0
+    max_hint: float = 600.0
+    rng: Callable[[], float] = field(default=random.random, repr=False, compare=False)
+
+    def delay_after(self, error: GeminiBatchError, attempt: int) -> float | None:
+        """
+        Say how long to pause after the *attempt*-th try (from 1) ended in *error*.
+
+        :return: Seconds, or None if another try is not worth it.
+        """
+        if not error.is_transient or (self.max_attempts is not None and attempt >= self.max_attempts):
+            return None
+        hint = getattr(error, "retry_after", None)
+        if hint is not None:
+            return float(min(hint, self.max_hint)) * (1 + 0.1 * self.rng())
+        return float(min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))) * (0.5 + 0.5 * self.rng())
+
+
+NO_RETRY = RetryPolicy(max_attempts=1)

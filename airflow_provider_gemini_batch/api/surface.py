@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a backend has to offer: one implementation for the Developer API, one for Vertex AI.
+
+A surface knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a clock.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+
+
+class UploadSource(Protocol):
+    """Bytes to upload, readable again from any offset so that a cut upload can resume."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on; fewer only at the end."""
+
+
+class Surface(Protocol):
+    """The calls of one backend. Every ``read_...`` raises the matching ``ApiError`` for an error reply."""
+
+    backend: Backend
+    masks_work: bool | None
+    """Whether partial responses are honoured here: None until tried. Set by the flows, shared by all of them."""
+
+    def check_job_name(self, job_name: str) -> str:
+        """Return the full job name; raise ConfigurationError if it cannot be a job of this backend."""
+
+    def create_job(self, spec: JobSpec) -> HttpRequest:
+        """Build the call that starts (and bills) a job; raise ConfigurationError for what cannot work here."""
+
+    def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
+        """Build the look at one job; *masked* asks to leave out inline answers."""
+
+    def list_jobs(
+        self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
+    ) -> HttpRequest:
+        """Build the call for one page of jobs, newest first."""
+
+    def cancel_job(self, job_name: str) -> HttpRequest:
+        """Build the cancel call."""
+
+    def delete_job(self, job_name: str) -> HttpRequest:
+        """Build the delete call."""
+
+    def read_job(self, reply: HttpReply) -> BatchJob:
+        """Read the answer to create or get."""
+
+    def read_job_page(self, reply: HttpReply) -> JobPage:
+        """Read one page of a list."""
+
+    def read_nothing(self, reply: HttpReply) -> None:
+        """Check the answer to cancel or delete."""
+
+    def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
+        """Return a list filter for jobs with *labels* created after *since* (RFC 3339), or None if it has none."""
+
+    def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
+        """Upload with the resumable protocol. *name* is a ``gs://`` place on Vertex AI and ignored elsewhere."""
+
+    def get_file(self, file_name: str) -> HttpRequest:
+        """Build the look at a file's metadata."""
+
+    def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:
+        """Build the call for one page of files (*prefix*: ``gs://bucket/prefix`` on Vertex AI)."""
+
+    def delete_file(self, file_name: str) -> HttpRequest:
+        """Build the delete call."""
+
+    def download_file(self, file_name: str, offset: int = 0) -> HttpRequest:
+        """Build the call that streams a file's content from *offset* on (the service may ignore the offset)."""
+
+    def read_file(self, reply: HttpReply) -> RemoteFile:
+        """Read a file's metadata."""
+
+    def read_file_page(self, reply: HttpReply) -> FilePage:
+        """Read one page of files."""
