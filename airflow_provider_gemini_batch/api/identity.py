@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Whose job is this, and what does it compute? The mark by which a job is found again.
+
+Neither backend takes an idempotency key for creating a job, but both keep a name (and Vertex AI labels) that we choose
+and can search for. So every submission carries two short hashes, known before anything is sent:
+
+* *task*: which piece of an Airflow run it is. The same on a retry, after a clear, after a triggerer restart.
+* *digest*: what is computed. Another one as soon as rows, model or settings differ.
+
+On the Developer API they travel at the end of ``displayName``; on Vertex AI also in two labels, which a list filter
+can ask for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_provider_gemini_batch.api.models import Backend, BatchJob, JobSpec
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+TASK_LABEL = "airflow-task"
+INPUT_LABEL = "airflow-input"
+MAX_DISPLAY_NAME = 128
+"""Characters of a display name; Vertex AI's documented limit (BatchPredictionJob.displayName), kept on both backends."""
+
+_HEX = re.compile(r"[0-9a-f]{16}")
+_MARK = re.compile(r"\s*\[airflow ([0-9a-f]{16})\.([0-9a-f]{16})\]\s*\Z")
+_MODEL_PREFIXES = ("publishers/google/models/", "models/")
+
+
+@dataclass(frozen=True)
+class SubmissionToken:
+    """
+    The mark of one submission.
+
+    :param task: 16 hex digits of :func:`make_task_id`.
+    :param digest: 16 hex digits of :func:`digest_of`.
+    """
+
+    task: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        for text in (self.task, self.digest):
+            if not _HEX.fullmatch(text):
+                raise ConfigurationError(f"A submission token is made of 16 hex digits, not {text!r}.")
+
+    def __str__(self) -> str:
+        return f"{self.task}.{self.digest}"
+
+    def display_name(self, user_name: str) -> str:
+        """
+        Put the mark behind the user's own name, which is shortened where both do not fit.
+
+        :param user_name: As the user gave it; a mark that it already carries is replaced.
+        :return: At most :data:`MAX_DISPLAY_NAME` characters, ending in ``[airflow <task>.<digest>]``.
+        """
+        mark = f"[airflow {self}]"
+        name = user_name_of(user_name)[: MAX_DISPLAY_NAME - len(mark) - 1].rstrip()
+        return f"{name} {mark}" if name else mark
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels for Vertex AI."""
+        return {TASK_LABEL: self.task, INPUT_LABEL: self.digest}
+
+    def mark(self, spec: JobSpec, backend: Backend) -> JobSpec:
+        """
+        Return *spec* with this mark on it.
+
+        Labels go to Vertex AI alone: a batch of the Developer API has none.
+        """
+        labels = {**spec.labels, **self.labels()} if backend == "vertex_ai" else spec.labels
+        return replace(spec, display_name=self.display_name(spec.display_name), labels=labels)
+
+
+def make_task_id(namespace: str, dag_id: str, run_id: str, task_id: str, map_index: int = -1, salt: str = "") -> str:
+    """
+    Name a piece of an Airflow run, the same on every attempt at it.
+
+    Try number, task instance id, dates and host stay out on purpose: they change between attempts.
+
+    :param namespace: Tells apart Airflow installations that share a project at Google.
+    :param map_index: -1 for a task that is not mapped.
+    :param salt: A user changes it to ask for a fresh job.
+    :return: 16 hex digits.
+    """
+    return _short_hash([namespace, dag_id, run_id, task_id, map_index, salt])
+
+
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """
+    Digest what a job computes.
+
+    :param parts: Plain JSON values by name, e.g. ``kind``, ``model``, ``source`` and settings. A part that is None
+        counts as absent; ``model`` counts in its canonical spelling.
+    :return: 16 hex digits.
+    :raises ConfigurationError: If a part is no JSON value.
+    """
+    kept = {name: part for name, part in parts.items() if part is not None}
+    if isinstance(kept.get("model"), str):
+        kept["model"] = canonical_model(kept["model"])
+    return _short_hash(kept)
+
+
+def canonical_model(model: str) -> str:
+    """Strip the prefixes that both backends take or leave: ``models/x`` and ``publishers/google/models/x`` are ``x``."""
+    for prefix in _MODEL_PREFIXES:
+        if model.startswith(prefix):
+            return model[len(prefix) :]
+    return model
+
+
+def token_of(job: BatchJob) -> SubmissionToken | None:
+    """Read the mark of a job, from its labels or else its display name; None if it is not one of ours."""
+    task, digest = job.labels.get(TASK_LABEL, ""), job.labels.get(INPUT_LABEL, "")
+    if _HEX.fullmatch(task) and _HEX.fullmatch(digest):
+        return SubmissionToken(task, digest)
+    found = _MARK.search(job.display_name)
+    return SubmissionToken(found[1], found[2]) if found else None
+
+
+def user_name_of(display_name: str) -> str:
+    """Return a display name without our mark."""
+    return _MARK.sub("", display_name).strip()
+
+
+def _short_hash(value: Any) -> str:
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"What is submitted has to be plain JSON: {error}.") from error
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
