@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The Gemini Developer API: what we send, and what its replies mean.
+
+Rules that are easy to get wrong:
+
+* A job's state lies in ``metadata.state``; ``done``, zero counters and the output are absent until due.
+* ``GET`` and ``DELETE`` of a result file (``files/batch-...``) are refused, only its download works; it goes with its job.
+* A file that is missing or has expired answers 403, not 404.
+
+Sources: https://ai.google.dev/api/batch-api; https://ai.google.dev/api/files;
+https://ai.google.dev/gemini-api/docs/batch-api; googleapis/python-genai.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any, TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from airflow_provider_gemini_batch.api.flows import exchange
+from airflow_provider_gemini_batch.api.models import (
+    Backend,
+    BatchJob,
+    BatchStats,
+    FilePage,
+    JobOutput,
+    JobPage,
+    JobSpec,
+    RemoteFile,
+)
+from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, ReplyFormatError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.api.surface import UploadSource
+
+MAX_INLINE_BYTES = 20_971_520
+"""The service's limit for the whole body of a create call."""
+
+UPLOAD_CHUNK_BYTES = 16 * 1024 * 1024
+"""A multiple of the 8 MiB granularity that the service announces."""
+
+_ITEM_FIELDS = (
+    "name,done,error,metadata(state,displayName,model,batchStats,createTime,endTime,updateTime,"
+    "inputConfig/fileName,output/responsesFile),response/responsesFile"
+)
+_JOB_NAME = re.compile(r"^batches/[^/\s]+$")
+_FILE_NAME = re.compile(r"^files/[^/\s:]+$")
+
+
+class DeveloperSurface:
+    """
+    The Developer API as a :class:`~.surface.Surface`.
+
+    :param settings: A connection whose backend is ``gemini``.
+    """
+
+    backend: Backend = "gemini"
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._host = settings.base_url
+        self._version = settings.api_version
+        self._base = f"{settings.base_url}/{settings.api_version}"
+        self._transfer = RetryPolicy(max_attempts=max(8, settings.max_retries))
+        self.masks_work: bool | None = None
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def check_job_name(self, job_name: str) -> str:
+        name = str(job_name or "").strip()
+        if _JOB_NAME.match(name):
+            return name
+        hint = " It is a Vertex AI job; use a Vertex AI connection." if name.startswith("projects/") else ""
+        raise ConfigurationError(f"job_name must look like 'batches/...' on the Developer API, not {name!r}.{hint}")
+
+    def create_job(self, spec: JobSpec) -> HttpRequest:
+        """
+        Build the call that starts a job.
+
+        :raises ConfigurationError: If the source is missing, ambiguous, or none of this backend's, or the body is
+            larger than :data:`MAX_INLINE_BYTES`.
+
+        Source: https://ai.google.dev/api/batch-api (models.batchGenerateContent, models.asyncBatchEmbedContent).
+        """
+        for field, value in (("gcs_uri", spec.gcs_uri), ("bigquery_uri", spec.bigquery_uri)):
+            if value:
+                raise ConfigurationError(
+                    f"{field} works on Vertex AI only; give input_path (any path or URI, it is uploaded), file_name or "
+                    "inlined_requests, or use a Vertex AI connection."
+                )
+        if (spec.file_name is None) == (spec.requests is None):
+            raise ConfigurationError("Give exactly one of inlined_requests, input_path or file_name.")
+        batch: dict[str, Any] = {"displayName": spec.display_name}
+        if spec.file_name is not None:
+            batch["inputConfig"] = {"fileName": self.check_file_name(spec.file_name)}
+        else:
+            rows = list(spec.requests or ())
+            if spec.kind == "embed":
+                rows = [_with_embedding_model(row, spec.model) for row in rows]
+            batch["inputConfig"] = {"requests": {"requests": rows}}
+        if spec.priority is not None:
+            batch["priority"] = str(spec.priority)
+        if spec.webhook_config:
+            batch["webhookConfig"] = camel_case(spec.webhook_config, {"userMetadata", "user_metadata"})
+        method = "batchGenerateContent" if spec.kind == "generate" else "asyncBatchEmbedContent"
+        request = json_request("POST", f"{self._base}/{model_path(spec.model)}:{method}", {"batch": batch})
+        if request.body is not None and len(request.body) > MAX_INLINE_BYTES:
+            raise ConfigurationError(
+                f"The inline rows make a request of {len(request.body):,} bytes; the service takes {MAX_INLINE_BYTES:,}. "
+                "Give the rows as a file (input_path), which may have 2 GB."
+            )
+        return request
+
+    def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
+        return HttpRequest("GET", f"{self._base}/{job_name}", (("fields", _ITEM_FIELDS),) if masked else ())
+
+    def list_jobs(
+        self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
+    ) -> HttpRequest:
+        # A list without a page size was reported to come back empty (googleapis/python-genai#1250).
+        params = [("pageSize", str(page_size))]
+        if page_token:
+            params.append(("pageToken", page_token))
+        if filter:
+            params.append(("filter", filter))
+        if masked:
+            params.append(("fields", f"operations({_ITEM_FIELDS}),nextPageToken"))
+        return HttpRequest("GET", f"{self._base}/batches", tuple(params))
+
+    def cancel_job(self, job_name: str) -> HttpRequest:
+        return json_request("POST", f"{self._base}/{job_name}:cancel", {})
+
+    def delete_job(self, job_name: str) -> HttpRequest:
+        return HttpRequest("DELETE", f"{self._base}/{job_name}")
+
+    def read_job(self, reply: HttpReply) -> BatchJob:
+        return read_operation(expect_success(reply).json_object(), reply)
+
+    def read_job_page(self, reply: HttpReply) -> JobPage:
+        body = expect_success(reply).json_object()
+        items = body.get("operations") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ReplyFormatError("The list of jobs is not a list of operations.", excerpt=reply.excerpt())
+        return JobPage(tuple(read_operation(item, reply) for item in items), body.get("nextPageToken") or None)
+
+    def read_nothing(self, reply: HttpReply) -> None:
+        expect_success(reply)
+
+    def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
+        # The declared filter is unsupported in practice; display names are compared on our side.
+        return None
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def check_file_name(self, file_name: str) -> str:
+        """Return the file name, or raise ConfigurationError if it cannot be one of the Files API."""
+        name = str(file_name or "").strip()
+        if _FILE_NAME.match(name):
+            return name
+        hint = " It lies in Cloud Storage; use a Vertex AI connection." if name.startswith("gs://") else ""
+        raise ConfigurationError(f"file_name must look like 'files/...' on the Developer API, not {name!r}.{hint}")
+
+    def get_file(self, file_name: str) -> HttpRequest:
+        return HttpRequest("GET", f"{self._base}/{self.check_file_name(file_name)}")
+
+    def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:
+        params = [("pageSize", str(page_size))]
+        if page_token:
+            params.append(("pageToken", page_token))
+        return HttpRequest("GET", f"{self._base}/files", tuple(params))
+
+    def delete_file(self, file_name: str) -> HttpRequest:
+        return HttpRequest("DELETE", f"{self._base}/{self.check_file_name(file_name)}")
+
+    def download_file(self, file_name: str, offset: int = 0) -> HttpRequest:
+        # Whether Range is honoured is not documented; the caller copes with a 200 that starts anew.
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        url = f"{self._host}/download/{self._version}/{self.check_file_name(file_name)}:download"
+        return HttpRequest("GET", url, (("alt", "media"),), headers)
+
+    def read_file(self, reply: HttpReply) -> RemoteFile:
+        body = expect_success(reply).json_object()
+        return read_file_resource(body, reply)
+
+    def read_file_page(self, reply: HttpReply) -> FilePage:
+        body = expect_success(reply).json_object()
+        items = body.get("files") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ReplyFormatError("The list of files is not a list of objects.", excerpt=reply.excerpt())
+        return FilePage(tuple(read_file_resource(item, reply) for item in items), body.get("nextPageToken") or None)
+
+    def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
+        """
+        Upload with the resumable protocol; after a fault ask how much arrived, and go on from there.
+
+        Source: https://ai.google.dev/api/files; for the query command
+        https://developers.google.com/photos/library/guides/resumable-uploads.
+        """
+        start = HttpRequest(
+            "POST",
+            f"{self._host}/upload/{self._version}/files",
+            (),
+            {
+                "X-Goog-Upload-Protocol": "resumable",
+                "X-Goog-Upload-Command": "start",
+                "X-Goog-Upload-Header-Content-Length": str(source.size),
+                "X-Goog-Upload-Header-Content-Type": mime_type,
+                "Content-Type": "application/json",
+            },
+            msgspec.json.encode({"file": {"displayName": display_name[:512], "mimeType": mime_type}}),
+        )
+        session, granularity = yield from exchange(start, self._read_session, self._transfer)
+        chunk = max(granularity, UPLOAD_CHUNK_BYTES // granularity * granularity)
+        offset = 0
+        failures = 0
+        while True:
+            data = source.read(offset, chunk)
+            last = offset + len(data) >= source.size
+            request = HttpRequest(
+                "POST",
+                session,
+                (),
+                {
+                    "X-Goog-Upload-Offset": str(offset),
+                    "X-Goog-Upload-Command": "upload, finalize" if last else "upload",
+                },
+                data,
+            )
+            try:
+                reply = yield request
+                assert reply is not None
+                status = reply.headers.get("x-goog-upload-status", "").lower()
+                if 200 <= reply.status < 300 and status == "final":
+                    return self._read_uploaded(reply)
+                if 200 <= reply.status < 300 and status == "active" and not last:
+                    offset += len(data)
+                    failures = 0
+                    continue
+                if reply.status not in (400, 412, 416) and not 200 <= reply.status < 300:
+                    error: GeminiBatchError = error_from(reply)
+                    if not error.is_transient:
+                        raise error
+                elif 200 <= reply.status < 300:
+                    error = ReplyFormatError("The upload's answer has no usable status.", excerpt=reply.excerpt())
+                else:
+                    error = error_from(reply)  # an offset the service does not have: ask and go on
+            except GeminiBatchError as fault:
+                if not fault.is_transient:
+                    raise
+                error = fault
+            # The session's own word decides where to go on; bytes may have been kept in part.
+            failures += 1
+            delay = self._transfer.delay_after(error, failures) if error.is_transient else 0.5
+            if delay is None or failures > (self._transfer.max_attempts or 8):
+                raise error
+            yield Pause(delay)
+            query = HttpRequest("POST", session, (), {"X-Goog-Upload-Command": "query"}, b"")
+            received = yield from exchange(query, self._read_query, self._transfer)
+            if isinstance(received, RemoteFile):
+                return received
+            if received > offset:
+                failures = 0
+            offset = received
+
+    def _read_session(self, reply: HttpReply) -> tuple[str, int]:
+        expect_success(reply)
+        url = reply.headers.get("x-goog-upload-url", "")
+        if not url:
+            raise ReplyFormatError("The service opened no upload session.", excerpt=reply.excerpt())
+        granularity = whole_number(reply.headers.get("x-goog-upload-chunk-granularity")) or 1
+        return self._on_our_host(url), granularity
+
+    def _on_our_host(self, url: str) -> str:
+        """Keep a session on the connection's host, as Google's SDK does: credentials never go anywhere else."""
+        ours, theirs = urlsplit(self._host), urlsplit(url)
+        return urlunsplit((ours.scheme, ours.netloc, theirs.path, theirs.query, ""))
+
+    def _read_query(self, reply: HttpReply) -> int | RemoteFile:
+        expect_success(reply)
+        if reply.headers.get("x-goog-upload-status", "").lower() == "final":
+            return self._read_uploaded(reply)
+        received = whole_number(reply.headers.get("x-goog-upload-size-received"))
+        if received is None:
+            raise ReplyFormatError("The service did not say how much of the upload arrived.", excerpt=reply.excerpt())
+        return received
+
+    def _read_uploaded(self, reply: HttpReply) -> RemoteFile:
+        body = reply.json_object()
+        if "error" in body:
+            # Seen with HTTP 200: googleapis/python-genai#1590.
+            raise error_from(HttpReply(400, reply.headers, reply.body))
+        resource = body.get("file")
+        if not isinstance(resource, dict) or not resource.get("name"):
+            raise ReplyFormatError("The finished upload names no file.", excerpt=reply.excerpt())
+        return read_file_resource(resource, reply)
+
+
+def model_path(model: str) -> str:
+    """Return ``models/<id>`` or ``tunedModels/<id>`` for a model as people write it."""
+    name = str(model or "").strip().strip("/")
+    name = name.removeprefix("publishers/google/")
+    if not name or " " in name:
+        raise ConfigurationError(f"model must name a Gemini model, e.g. 'gemini-2.5-flash', not {model!r}.")
+    if name.startswith("projects/"):
+        raise ConfigurationError(f"model {model!r} is a Vertex AI resource; use a Vertex AI connection for it.")
+    if name.startswith(("models/", "tunedModels/")) and name.count("/") == 1:
+        return name
+    if "/" in name:
+        raise ConfigurationError(f"model must be a name like 'gemini-2.5-flash', not {model!r}.")
+    return f"models/{name}"
+
+
+def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
+    """Read a job from an operation; dispatches on what is there, never on ``@type``."""
+    metadata = item.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    name = str(item.get("name") or metadata.get("name") or "")
+    if not name:
+        raise ReplyFormatError("The service's job has no name.", excerpt=reply.excerpt())
+    state_text = str(metadata.get("state") or "")
+    state = JobState.from_wire(state_text)
+    stats = metadata.get("batchStats")
+    response = item.get("response")
+    output = None
+    for holder in (response, metadata.get("output")):
+        if isinstance(holder, dict) and holder.get("responsesFile"):
+            output = JobOutput("file", str(holder["responsesFile"]))
+            break
+    else:
+        # Inline answers are left out of masked replies, so their presence cannot be asked for.
+        file_input = isinstance(metadata.get("inputConfig"), dict) and metadata["inputConfig"].get("fileName")
+        if state.has_results and not file_input:
+            output = JobOutput("inline", name)
+    input_config = metadata.get("inputConfig")
+    return BatchJob(
+        name=name,
+        display_name=str(metadata.get("displayName") or ""),
+        model=str(metadata.get("model") or ""),
+        state=state,
+        stats=_read_stats(stats) if isinstance(stats, dict) else BatchStats(),
+        error=error_info(item.get("error")),
+        create_time=metadata.get("createTime"),
+        end_time=metadata.get("endTime"),
+        update_time=metadata.get("updateTime"),
+        output=output,
+        input_place=str(input_config["fileName"])
+        if isinstance(input_config, dict) and input_config.get("fileName")
+        else None,
+        state_text=state_text,
+    )
+
+
+def read_file_resource(item: Mapping[str, Any], reply: HttpReply) -> RemoteFile:
+    """Read a File of the Files API."""
+    name = str(item.get("name") or "")
+    if not name:
+        raise ReplyFormatError("The service's file has no name.", excerpt=reply.excerpt())
+    return RemoteFile(
+        name=name,
+        display_name=str(item.get("displayName") or ""),
+        mime_type=str(item.get("mimeType") or ""),
+        size=whole_number(item.get("sizeBytes")),
+        create_time=item.get("createTime"),
+        expiration_time=item.get("expirationTime"),
+        sha256=_hex_digest(item.get("sha256Hash")),
+        uri=str(item.get("uri") or ""),
+        state=str(item.get("state") or "ACTIVE"),
+        error=error_info(item.get("error")),
+    )
+
+
+def camel_case(value: Any, keep: set[str] | frozenset[str] = frozenset()) -> Any:
+    """Spell the members of a JSON object in camelCase, except below members named in *keep*."""
+    if isinstance(value, Mapping):
+        return {
+            _camel(str(name)): (member if name in keep else camel_case(member, keep)) for name, member in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [camel_case(item, keep) for item in value]
+    return value
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(part[:1].upper() + part[1:] for part in tail)
+
+
+def _with_embedding_model(row: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    request = row.get("request")
+    if not isinstance(request, Mapping) or "model" in request:
+        return row
+    return {**row, "request": {"model": model_path(model), **request}}
+
+
+def _read_stats(stats: Mapping[str, Any]) -> BatchStats:
+    # Counters are strings, and those that are zero are absent.
+    def count(member: str) -> int:
+        return whole_number(stats.get(member)) or 0
+
+    return BatchStats(
+        count("requestCount"),
+        count("successfulRequestCount"),
+        count("failedRequestCount"),
+        count("pendingRequestCount"),
+    )
+
+
+def _hex_digest(text: object) -> str | None:
+    """Read ``sha256Hash``: base64 of the hex text as captured, or of the raw bytes as documented."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if len(raw) == 32:
+        return raw.hex()
+    try:
+        return raw.decode("ascii").lower() if len(raw) == 64 else None
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+HTTP replies -> errors, the same for every Google API.
+
+The body is ``{"error": {"code", "message", "status", "details"}}``; rarely a one-element array around it, or a front
+end's HTML. ``code`` there is the HTTP status. Sources:
+https://ai.google.dev/gemini-api/docs/generate-content/api-errors; https://google.aip.dev/193.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.models import JobErrorInfo
+from airflow_provider_gemini_batch.errors import (
+    ApiError,
+    AuthError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ReplyFormatError,
+    RequestRejectedError,
+    ServerError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.wire import HttpReply
+
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)s?\s*$")
+
+
+def expect_success(reply: HttpReply) -> HttpReply:
+    """Return *reply* if its status is 2xx, else raise the error it means."""
+    if 200 <= reply.status < 300:
+        return reply
+    raise error_from(reply)
+
+
+def error_from(reply: HttpReply) -> ApiError:
+    """Make the error that a reply with a status outside 2xx means."""
+    body = _error_body(reply)
+    message = str(body.get("message") or "").strip()
+    status_word = str(body.get("status") or "")
+    details = tuple(item for item in body.get("details") or () if isinstance(item, dict))
+    reason = next((str(item["reason"]) for item in details if item.get("reason")), "") or status_word
+    facts: dict[str, Any] = {"status": reply.status, "reason": status_word or reason, "details": details}
+    text = f"HTTP {reply.status}{' ' + status_word if status_word else ''}: {message or _bare_text(reply)}"
+    if reply.status == 429:
+        return RateLimitedError(text, retry_after=retry_after(reply, details), quota=_quota(details), **facts)
+    if reply.status == 408 or reply.status >= 500:
+        return ServerError(text, retry_after=retry_after(reply, details), **facts)
+    if reply.status == 401 or reason == "API_KEY_INVALID":
+        facts["reason"] = reason or "UNAUTHENTICATED"
+        return AuthError(f"{text} - check the API key or credentials of the connection.", **facts)
+    if reply.status == 403:
+        return PermissionDeniedError(text, **facts)
+    if reply.status == 404:
+        return NotFoundError(text, **facts)
+    if 300 <= reply.status < 400:
+        return RequestRejectedError(
+            f"HTTP {reply.status}: the service answered with a redirect, which is not followed because it could carry "
+            "the credentials to another host. Check the host of the connection.",
+            **facts,
+        )
+    return RequestRejectedError(text, **facts)
+
+
+def retry_after(reply: HttpReply, details: tuple[dict[str, Any], ...]) -> float | None:
+    """Return the wait in seconds the service asked for (``RetryInfo`` or ``Retry-After``), or None."""
+    candidates = [str(item.get("retryDelay", "")) for item in details if item.get("retryDelay")]
+    candidates.append(reply.headers.get("retry-after", ""))
+    for text in candidates:
+        match = _DURATION.match(text)
+        if match:
+            return float(match[1])
+    return None
+
+
+def error_info(status: Mapping[str, Any] | None) -> JobErrorInfo | None:
+    """Read a ``google.rpc.Status``; None and an empty object are no error."""
+    if not isinstance(status, Mapping) or not status:
+        return None
+    code = status.get("code")
+    return JobErrorInfo(
+        int(code) if isinstance(code, (int, str)) and str(code).lstrip("-").isdigit() else 0,
+        str(status.get("message") or ""),
+        tuple(status.get("details") or ()),
+    )
+
+
+def whole_number(value: object) -> int | None:
+    """Read a count, which proto JSON sends as a string; None for anything that is none."""
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
+
+
+def _error_body(reply: HttpReply) -> dict[str, Any]:
+    try:
+        value = reply.json()
+    except ReplyFormatError:
+        return {}
+    if isinstance(value, list) and value:
+        value = value[0]
+    body = value.get("error") if isinstance(value, dict) else None
+    if isinstance(body, str):
+        return {"message": body, "status": str(value.get("error_description") or "")}
+    return body if isinstance(body, dict) else {}
+
+
+def _bare_text(reply: HttpReply) -> str:
+    """Make an HTML page of a front end readable, and say so when there is nothing."""
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", reply.excerpt())).strip()
+    return text or "no message"
+
+
+def _quota(details: tuple[dict[str, Any], ...]) -> str:
+    for item in details:
+        for violation in item.get("violations") or ():
+            if isinstance(violation, dict) and (violation.get("quotaId") or violation.get("quotaMetric")):
+                return str(violation.get("quotaId") or violation.get("quotaMetric"))
+    return ""

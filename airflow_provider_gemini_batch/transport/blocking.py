@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver for workers: carries flows out with ``requests``, and streams downloads."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow_provider_gemini_batch.api.replies import error_from
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, T
+from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, TransportError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from collections.abc import Callable, Iterator
+    import requests
+
+    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.transport.credentials import Credentials
+
+READ_BYTES = 1024 * 1024
+
+
+class BlockingTransport:
+    """
+    One connection's driver on a worker. Not for several threads at once.
+
+    :param sleep: Replaced in tests that must not wait.
+    """
+
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        credentials: Credentials,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        import requests
+
+        self._credentials = credentials
+        self._timeout = settings.timeout
+        self._max_retries = settings.max_retries
+        self._sleep = sleep
+        self._session = requests.Session()
+        # Without this, requests would replace our credentials by an entry of ~/.netrc for the same host.
+        self._session.auth = _keep_headers
+        self._session.headers["Accept-Encoding"] = "gzip, deflate"
+
+    def __enter__(self) -> BlockingTransport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Carry *flow* out and return its value."""
+        try:
+            step = next(flow)
+            while True:
+                answer: HttpReply | None = None
+                fault: TransportError | None = None
+                if isinstance(step, HttpRequest):
+                    try:
+                        answer = self._send(step)
+                    except TransportError as error:
+                        fault = error
+                elif isinstance(step, Pause):
+                    self._sleep(step.seconds)
+                else:
+                    self._credentials.invalidate()
+                step = flow.throw(fault) if fault is not None else flow.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            flow.close()
+
+    def stream(
+        self,
+        request_from: Callable[[int], HttpRequest],
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> Iterator[bytes]:
+        """
+        Download a body in pieces, going on where a cut connection left off.
+
+        :param request_from: Builds the request for the bytes from an offset on. The service may ignore the offset and
+            answer 200 with everything; what is already here is then skipped.
+        :return: The bytes in order, in pieces of up to 1 MiB.
+        :raises TransportError: If the connection keeps breaking without one new byte in between.
+        """
+        policy = retry or RetryPolicy(max_attempts=max(8, self._max_retries))
+        offset = 0
+        failures = 0
+        refreshed = False
+        while True:
+            try:
+                with self._open(request_from(offset)) as (response, skip):
+                    expected = _content_length(response)
+                    received = 0
+                    for piece in _pieces(response):
+                        received += len(piece)
+                        if skip >= len(piece):
+                            skip -= len(piece)
+                            continue
+                        fresh = piece[skip:] if skip else piece
+                        skip = 0
+                        offset += len(fresh)
+                        failures = 0
+                        yield fresh
+                    if expected is not None and received < expected:
+                        raise TransportError(f"The download ended {expected - received} bytes early.")
+                return
+            except AuthError as error:
+                if refreshed or error.status != 401:
+                    raise
+                refreshed = True
+                self._credentials.invalidate()
+            except GeminiBatchError as error:
+                if offset and getattr(error, "status", 0) == 416:
+                    return  # nothing lies beyond what we have
+                failures += 1
+                delay = policy.delay_after(error, failures)
+                if delay is None:
+                    raise
+                self._sleep(delay)
+
+    @contextmanager
+    def _open(self, request: HttpRequest) -> Iterator[tuple[requests.Response, int]]:
+        """Open a streamed reply; the second value says how many of its bytes we have already."""
+        # Compressed bodies could not be resumed at an offset of the plain bytes.
+        response = self._request(request, stream=True, extra_headers={"Accept-Encoding": "identity"})
+        try:
+            if not 200 <= response.status_code < 300:
+                raise error_from(_reply(response))
+            wanted = request.headers.get("Range", "")
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            yield response, 0 if response.status_code == 206 else start
+        finally:
+            response.close()
+
+    def _send(self, request: HttpRequest) -> HttpReply:
+        response = self._request(request, stream=False)
+        return _reply(response)
+
+    def _request(
+        self, request: HttpRequest, *, stream: bool, extra_headers: dict[str, str] | None = None
+    ) -> requests.Response:
+        import requests
+
+        headers: dict[str, str] = {**request.headers, **(extra_headers or {})}
+        if request.authorize:
+            headers.update(self._credentials.headers())
+        options: dict[str, Any] = {"params": request.params} if request.params else {}
+        try:
+            return self._session.request(
+                request.method,
+                request.url,
+                data=cast("bytes | None", request.body),  # urllib3 takes any buffer
+                headers=headers,
+                timeout=request.timeout or self._timeout,
+                stream=stream,
+                allow_redirects=False,
+                **options,
+            )
+        except requests.exceptions.ConnectTimeout as error:
+            raise TransportError("No connection to the service within the timeout.", sent=False) from error
+        except requests.exceptions.Timeout as error:
+            raise TransportError("The service did not answer within the timeout of the connection.") from error
+        except requests.exceptions.RequestException as error:
+            raise TransportError(
+                f"The connection failed before a complete reply: {type(error).__name__}.",
+                sent=not _never_connected(error),
+            ) from error
+
+
+def _keep_headers(request: Any) -> Any:
+    return request
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether urllib3 says that no connection was made, so that nothing can have been sent."""
+    from urllib3.exceptions import MaxRetryError, NewConnectionError
+
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, MaxRetryError):
+        cause = cause.reason
+    return isinstance(cause, NewConnectionError)
+
+
+def _reply(response: requests.Response) -> HttpReply:
+    import requests
+
+    try:
+        body = response.content
+    except requests.exceptions.RequestException as error:
+        raise TransportError(f"The connection broke in the middle of a reply: {type(error).__name__}.") from error
+    return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+
+
+def _content_length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdigit() and not response.headers.get("Content-Encoding") else None
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    import requests
+
+    pieces = response.iter_content(READ_BYTES)
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration:
+            return
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise TransportError(f"The connection broke during a download: {type(error).__name__}.") from error
+        if piece:
+            yield piece
