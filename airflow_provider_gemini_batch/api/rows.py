@@ -443,13 +443,14 @@ _key_row = msgspec.json.Decoder(_KeyRow).decode
 class _Normaliser:
     """Settings prepared once, and what has been seen so far."""
 
+    system_instruction: dict[str, Any] | None = None
+
     def __init__(self, settings: RowSettings) -> None:
         self.settings = settings
         self.vertex = settings.backend == "vertex_ai"
         self.keys = KeySet()
         self.importer = VertexImportCheck() if self.vertex else None
         self.generation_config: dict[str, Any] = {}
-        self.system_instruction: dict[str, Any] | None = None
         self.embed: dict[str, Any] = {}
         try:
             self._prepare()

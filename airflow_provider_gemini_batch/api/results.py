@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Result rows of either backend, read one at a time.
+
+:func:`read_row` is the one place that says what an answer is worth. It decodes what the verdict needs and keeps the
+rest as the bytes that came, so that a large vector or response is copied, not parsed. Nothing here raises over a bad
+row: what cannot be read is a failed row that says why.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from airflow_provider_gemini_batch.api.models import BatchResult
+from airflow_provider_gemini_batch.api.rows import KEY_PREFIX
+from airflow_provider_gemini_batch.errors import ReplyFormatError
+
+Status = Literal["succeeded", "failed", "blocked", "missing"]
+
+# https://ai.google.dev/api/generate-content#FinishReason
+BLOCKING_FINISH_REASONS = frozenset(
+    {
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "PROHIBITED_CONTENT",
+        "BLOCKLIST",
+        "SPII",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "MODEL_ARMOR",
+    }
+)
+
+_NOTHING = msgspec.Raw(b"")
+_EMPTY = (b"", b"null")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class _Line(msgspec.Struct, gc=False):
+    key: msgspec.Raw = _NOTHING
+    response: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = _NOTHING
+    status: msgspec.Raw = _NOTHING
+    metadata: msgspec.Raw = _NOTHING
+    instance: msgspec.Raw = _NOTHING
+    predictions: msgspec.Raw = _NOTHING
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+    thought: bool | None = None
+    functionCall: msgspec.Raw = _NOTHING
+    inlineData: msgspec.Raw = _NOTHING
+    fileData: msgspec.Raw = _NOTHING
+    executableCode: msgspec.Raw = _NOTHING
+    codeExecutionResult: msgspec.Raw = _NOTHING
+
+    @property
+    def is_usable(self) -> bool:
+        if self.thought:
+            return False
+        others = (self.functionCall, self.inlineData, self.fileData, self.executableCode, self.codeExecutionResult)
+        return bool(self.text) or any(bytes(other) not in _EMPTY for other in others)
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part | None] | None = None
+
+
+class _Candidate(msgspec.Struct):
+    content: _Content | None = None
+    finishReason: str | None = None
+    finishMessage: str | None = None
+
+
+class _Feedback(msgspec.Struct):
+    blockReason: str | None = None
+    blockReasonMessage: str | None = None
+
+
+class _Vector(msgspec.Struct):
+    values: msgspec.Raw = _NOTHING
+
+
+class _Response(msgspec.Struct):
+    candidates: list[_Candidate | None] | None = None
+    promptFeedback: _Feedback | None = None
+    usageMetadata: msgspec.Raw = _NOTHING
+    embedding: _Vector | None = None
+    embeddings: list[_Vector] | None = None
+    tokenCount: msgspec.Raw = _NOTHING
+
+
+class _Statistics(msgspec.Struct):
+    token_count: int | float | None = None
+
+
+class _LegacyVector(msgspec.Struct):
+    values: msgspec.Raw = _NOTHING
+    statistics: _Statistics | None = None
+
+
+class _Prediction(msgspec.Struct):
+    embeddings: _LegacyVector | None = None
+
+
+_read_line = msgspec.json.Decoder(_Line).decode
+_read_response = msgspec.json.Decoder(_Response).decode
+_read_predictions = msgspec.json.Decoder(list[_Prediction]).decode
+
+
+class ResultRow:
+    """
+    One result, judged, with its large members still as JSON text.
+
+    :param key: None where the line tells none.
+    :param embedding: The vector as JSON text, or None.
+    :param usage: The service's token counts as JSON text, or None.
+    :param response: The raw response as JSON text, or None.
+    """
+
+    __slots__ = ("embedding", "error", "finish_reason", "key", "readable", "response", "status", "text", "usage")
+
+    def __init__(self, key: str | None, status: Status = "failed") -> None:
+        self.key = key
+        self.status: Status = status
+        self.text: str | None = None
+        self.embedding: bytes | None = None
+        self.finish_reason: str | None = None
+        self.error: dict[str, Any] | None = None
+        self.usage: bytes | None = None
+        self.response: bytes | None = None
+        self.readable = True
+
+    @classmethod
+    def missing(cls, key: str) -> ResultRow:
+        """Return the row that stands for an input row without an answer."""
+        row = cls(key, "missing")
+        row.error = {"code": 0, "message": "the service returned no result for this row"}
+        return row
+
+    def line(self, *, include_response: bool = True) -> bytes:
+        """Return the result row as users get it: one JSON line, newline included. It begins with the key."""
+        text, reason, error = self.text, self.finish_reason, self.error
+        return b'{"key":%b,"status":"%b","text":%b,"embedding":%b,"finish_reason":%b,"error":%b,"usage":%b%b%b}\n' % (
+            _encode(self.key),
+            self.status.encode(),
+            b"null" if text is None else _encode(text),
+            self.embedding or b"null",
+            b"null" if reason is None else _encode(reason),
+            b"null" if error is None else _encode(error),
+            self.usage or b"null",
+            b',"response":' if include_response else b"",
+            (self.response or b"null") if include_response else b"",
+        )
+
+    def result(self) -> BatchResult:
+        """Return the result as a value, fully decoded."""
+        return BatchResult(
+            key=self.key or "",
+            status=self.status,
+            text=self.text,
+            embedding=_loose(self.embedding),
+            finish_reason=self.finish_reason,
+            error=self.error,
+            usage=_loose(self.usage),
+            response=_loose(self.response),
+        )
+
+
+def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
+    """
+    Read one result of either backend: a line of an output file, or an entry of ``inlinedResponses``.
+
+    The row *succeeded* if there is a vector, or an answer with text or another usable part that is not a thought. It is
+    *blocked* if the prompt or the answer was held back, and *failed* otherwise.
+
+    Source: https://ai.google.dev/gemini-api/docs/batch-api and
+    https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-from-cloud-storage
+    """
+    try:
+        raw = _encode(line) if isinstance(line, Mapping) else line
+        found = _read_line(raw)
+    except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, RecursionError) as fault:
+        row = ResultRow(None)
+        row.readable = False
+        row.error = {"code": 0, "message": f"the service's result line cannot be read: {fault}"}
+        return row
+    row = ResultRow(_key(found))
+    response = bytes(found.response)
+    if response not in _EMPTY:
+        row.response = response
+    status = bytes(found.status)
+    if bytes(found.error) not in _EMPTY:
+        row.error = _status_error(_loose(bytes(found.error)))
+    elif status[:1] == b'"' and status != b'""':
+        # Vertex AI: an empty string says success, any other text is the error.
+        row.error = _text_error(_loose(status))
+    elif status[:1] == b"{" and status != b"{}" and response in (*_EMPTY, b"{}"):
+        row.error = _status_error(_loose(status))
+    if row.error is not None:
+        if response in (*_EMPTY, b"{}"):
+            row.response = None
+        return row
+    try:
+        if bytes(found.predictions) not in _EMPTY:
+            _judge_predictions(row, found.predictions)
+        elif row.response is None:
+            row.error = {"code": 0, "message": "the service returned neither an answer nor an error for this row"}
+        else:
+            _judge(row, _read_response(response))
+    except (msgspec.MsgspecError, UnicodeError) as fault:
+        row.status = "failed"
+        row.error = {"code": 0, "message": f"the answer has a form that is not understood: {fault}"}
+    return row
+
+
+def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None = None) -> BatchResult:
+    """
+    Read one result as a value; see :func:`read_row`.
+
+    :param position: Number of the row, from 1, for a key if the line has none: only right where results keep the
+        order of the input, as the Developer API promises.
+    """
+    row = read_row(line)
+    if row.key is None and row.readable and position is not None:
+        row.key = f"row-{position}"
+    return row.result()
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream without their newlines, the last one too if it has none; blank ones are left out."""
+    rest: list[bytes] = []
+    for chunk in chunks:
+        if b"\n" not in chunk:
+            rest.append(chunk)
+            continue
+        lines = chunk.split(b"\n")
+        if rest:
+            rest.append(lines[0])
+            lines[0] = b"".join(rest)
+        last = lines.pop()
+        rest = [last] if last else []
+        for line in lines:
+            if line and not line.isspace():
+                yield line
+    final = b"".join(rest)
+    if final.strip():
+        yield final
+
+
+_ARRAY = re.compile(r'"inlined_?[rR]esponses"\s*:\s*\[')
+_WINDOW = 1 << 20
+
+
+def iter_inline_results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
+    """
+    Yield the entries of ``inlinedResponses`` from a job resource, holding one window of it in memory.
+
+    The resource carries its results twice, in ``metadata.output`` and in ``response``; the first copy is read.
+
+    :param stream: The whole operation as JSON text.
+    :raises ReplyFormatError: If the text ends within the results, or an entry is no JSON.
+    """
+    text = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = json.JSONDecoder()
+    buffer = ""
+    ended = False
+
+    def more(size: int) -> str:
+        nonlocal ended
+        data = stream.read(size)
+        ended = not data
+        return text.decode(data, final=ended)
+
+    while (match := _ARRAY.search(buffer)) is None:
+        if ended:
+            return
+        # A name cut by the window's end is found in the next one.
+        buffer = buffer[-256:] + more(_WINDOW)
+    place = match.end()
+    while True:
+        while place < len(buffer) and buffer[place] in " \t\r\n,":
+            place += 1
+        if place < len(buffer):
+            if buffer[place] == "]":
+                return
+            try:
+                entry, place = decoder.raw_decode(buffer, place)
+            except (json.JSONDecodeError, RecursionError) as fault:
+                if ended:
+                    raise ReplyFormatError(
+                        "The results inside the job resource end in the middle or are no JSON; fetch the job again.",
+                        excerpt=buffer[place : place + 200],
+                    ) from fault
+            else:
+                yield entry if isinstance(entry, dict) else {}
+                continue
+        elif ended:
+            raise ReplyFormatError("The results inside the job resource end in the middle; fetch the job again.")
+        # Twice what did not suffice, so that an entry of many megabytes is not parsed again for every piece.
+        buffer = buffer[place:]
+        buffer += more(max(_WINDOW, len(buffer)))
+        place = 0
+
+
+def _judge(row: ResultRow, response: _Response) -> None:
+    usage = bytes(response.usageMetadata)
+    if usage not in _EMPTY:
+        row.usage = usage
+    vector = response.embedding
+    if vector is None and response.embeddings:
+        vector = response.embeddings[0]
+    if vector is not None:
+        if row.usage is None and (count := _number(bytes(response.tokenCount))) is not None:
+            row.usage = b'{"tokenCount":%d}' % count
+        _take_vector(row, bytes(vector.values))
+        return
+    candidate = next((one for one in response.candidates or () if one is not None), None)
+    if candidate is not None:
+        row.finish_reason = candidate.finishReason
+        parts = [part for part in (candidate.content.parts or () if candidate.content else ()) if part is not None]
+        if any(part.is_usable for part in parts):
+            row.status = "succeeded"
+            texts = [part.text for part in parts if part.text is not None and not part.thought]
+            row.text = "".join(texts) if texts else None
+            return
+    feedback = response.promptFeedback
+    reason = row.finish_reason
+    if feedback is not None and feedback.blockReason:
+        row.status = "blocked"
+        message = f"the prompt was blocked: {feedback.blockReason}"
+        said = feedback.blockReasonMessage
+    elif reason in BLOCKING_FINISH_REASONS:
+        row.status = "blocked"
+        message = f"the answer was blocked: {reason}"
+        said = candidate.finishMessage if candidate is not None else None
+    elif reason == "MAX_TOKENS":
+        message = "maxOutputTokens was used up before any text came (thinking counts towards it); set it higher"
+        said = None
+    else:
+        message = f"the answer is empty (finish reason {reason or 'not given'})"
+        said = candidate.finishMessage if candidate is not None else None
+    row.error = {"code": 0, "message": f"{message} ({said})" if said else message}
+
+
+def _judge_predictions(row: ResultRow, raw: msgspec.Raw) -> None:
+    predictions = _read_predictions(raw)
+    row.response = b'{"predictions":%b}' % bytes(raw)
+    vector = predictions[0].embeddings if predictions else None
+    if vector is not None and vector.statistics is not None and vector.statistics.token_count is not None:
+        row.usage = b'{"tokenCount":%d}' % int(vector.statistics.token_count)
+    _take_vector(row, bytes(vector.values) if vector is not None else b"")
+
+
+def _take_vector(row: ResultRow, values: bytes) -> None:
+    if values[:1] == b"[" and values[1:-1].strip():
+        row.embedding = values
+        row.status = "succeeded"
+    else:
+        row.error = {"code": 0, "message": "the answer holds an empty vector"}
+
+
+def _key(line: _Line) -> str | None:
+    raw = bytes(line.key)
+    value: Any = None
+    if raw not in _EMPTY:
+        value = _loose(raw)
+    else:
+        for holder in (bytes(line.metadata), bytes(line.instance)):
+            if holder[:1] == b"{":
+                inner = _loose(holder)
+                value = inner.get("key") if isinstance(inner, dict) else None
+                if value is not None:
+                    break
+    if isinstance(value, str):
+        return value.removeprefix(KEY_PREFIX)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # Vertex AI's importer gives number-like keys of files that were not prepared here back as numbers.
+        return str(value)
+    return None
+
+
+def _status_error(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        code, message = value.get("code"), value.get("message")
+        error: dict[str, Any] = {
+            "code": code if isinstance(code, int) and not isinstance(code, bool) else 0,
+            "message": message if isinstance(message, str) and message else "no message given",
+        }
+        if value.get("details"):
+            error["details"] = value["details"]
+        return error
+    return {"code": 0, "message": value if isinstance(value, str) and value else "no message given"}
+
+
+def _text_error(text: Any) -> dict[str, Any]:
+    text = str(text)
+    start = text.find("{")
+    if start >= 0:
+        inner = _loose(text[start:].encode("utf-8", "replace"))
+        if isinstance(inner, dict):
+            body = inner.get("error", inner)
+            if isinstance(body, dict) and ("message" in body or "code" in body):
+                return _status_error(body)
+    return {"code": 0, "message": text}
+
+
+def _number(raw: bytes) -> int | None:
+    try:
+        return int(raw.strip(b'"'))
+    except ValueError:
+        return None
+
+
+def _loose(raw: bytes | None) -> Any:
+    """Decode what lies inside a line that was only skipped over; None if it turns out to be broken."""
+    if raw is None:
+        return None
+    try:
+        return _decode(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Files, here and in object storage: read in pieces, published whole.
+
+A place is a local path (``file://`` too) or a URI that Airflow's object storage understands, with a connection inside if
+need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears under a final name:
+
+* Local: written beside the target, synced, then renamed over it.
+* Object stores: written to a local file first and sent with one upload, which the store publishes when it is complete.
+* Other remote file systems (SFTP, HDFS): sent under a temporary name and moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+from airflow_provider_gemini_batch.api.rows import check_file_size
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airflow_provider_gemini_batch.api.models import Backend
+    from airflow_provider_gemini_batch.api.rows import WireRow
+
+BUFFER_BYTES = 1 << 20
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+# Their uploads appear when they are complete, and only then; a move would be a second copy of all bytes.
+_PUBLISHES_ON_CLOSE = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "oss"})
+_PROVIDERS = {
+    "s3": "apache-airflow-providers-amazon[s3fs]",
+    "s3a": "apache-airflow-providers-amazon[s3fs]",
+    "s3n": "apache-airflow-providers-amazon[s3fs]",
+    "gs": "apache-airflow-providers-google",
+    "gcs": "apache-airflow-providers-google",
+    "abfs": "apache-airflow-providers-microsoft-azure",
+    "abfss": "apache-airflow-providers-microsoft-azure",
+    "adl": "apache-airflow-providers-microsoft-azure",
+    "az": "apache-airflow-providers-microsoft-azure",
+    "hdfs": "apache-airflow-providers-apache-hdfs",
+    "oss": "apache-airflow-providers-alibaba",
+    "sftp": "apache-airflow-providers-sftp",
+}
+
+
+def local_path(place: str | os.PathLike[str]) -> str | None:
+    """Return *place* as a local path, or None if it lies elsewhere."""
+    text = os.fspath(place)
+    if not text:
+        raise ConfigurationError("A path is empty.")
+    match = _SCHEME.match(text)
+    if match is None:
+        return text
+    return text[len(match[0]) :] if match[1].lower() == "file" else None
+
+
+def _remote(place: str) -> Any:
+    """Return Airflow's path object for a URI, with its file system loaded."""
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    match = _SCHEME.match(place)
+    scheme = match[1].lower() if match else ""
+    package = _PROVIDERS.get(scheme)
+    hint = f"install {package}" if package else "install the Airflow provider that brings it"
+    try:
+        path = ObjectStoragePath(place)
+        path.fs  # noqa: B018 - loads the file system, which is where a missing package shows
+    except ValueError as fault:
+        raise ConfigurationError(f"No file system for {scheme}:// is there ({fault}): {hint}.") from fault
+    except ImportError as fault:
+        raise ConfigurationError(f"The file system for {scheme}:// cannot be loaded ({fault}): {hint}.") from fault
+    return path
+
+
+def open_read(place: str | os.PathLike[str]) -> BinaryIO:
+    """
+    Open a file for reading bytes from its start.
+
+    :raises ConfigurationError: If it is not there, cannot be read, or its file system needs a package.
+    """
+    try:
+        local = local_path(place)
+        if local is not None:
+            return open(local, "rb", buffering=BUFFER_BYTES)
+        return cast("BinaryIO", _remote(os.fspath(place)).open("rb"))
+    except FileNotFoundError as fault:
+        raise ConfigurationError(f"There is no file {os.fspath(place)!r}.") from fault
+    except (IsADirectoryError, PermissionError) as fault:
+        raise ConfigurationError(f"{os.fspath(place)!r} cannot be read: {fault.strerror or fault}.") from fault
+
+
+def read_lines(place: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield a file's lines with their newlines; memory holds one line and a buffer."""
+    with open_read(place) as stream:
+        yield from stream
+
+
+class AtomicFile:
+    """
+    A file that appears under its name whole or not at all: ``with AtomicFile(place) as out: out.write(...)``.
+
+    :param place: Local path or object-storage URI; missing local directories are made.
+    :param workdir: Local directory for what goes to object storage, None for the system's.
+    """
+
+    def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None) -> None:
+        self.place = os.fspath(place)
+        self._target = local_path(place)
+        if self._target is None:
+            self._path = _remote(self.place)
+            directory = workdir
+        else:
+            directory = os.path.dirname(os.path.abspath(self._target))
+        try:
+            if directory is not None:
+                os.makedirs(directory, exist_ok=True)
+            if self._target is not None and os.path.isdir(self._target):
+                raise IsADirectoryError(21, "it is a directory")
+            handle, self.name = tempfile.mkstemp(dir=directory, prefix=".gemini-batch-", suffix=".part")
+        except OSError as fault:
+            raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
+        self._file: IO[bytes] = os.fdopen(handle, "wb", buffering=BUFFER_BYTES)
+        self.write = self._file.write
+
+    def publish(self) -> None:
+        """Give the file its name. What had the name before is replaced."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._target is not None:
+            # mkstemp makes files for the owner alone; a result is as readable as any other file of this user.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(self.name, 0o666 & ~mask)
+            os.replace(self.name, self._target)
+            directory = os.open(os.path.dirname(os.path.abspath(self._target)), os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+            return
+        try:
+            self._send()
+        finally:
+            self.discard()
+
+    def _send(self) -> None:
+        path = self._path
+        match = _SCHEME.match(self.place)
+        if match is not None and match[1].lower() in _PUBLISHES_ON_CLOSE:
+            path.fs.put_file(self.name, path.path)
+            return
+        with contextlib.suppress(FileExistsError, NotImplementedError):
+            path.fs.makedirs(os.path.dirname(path.path), exist_ok=True)
+        part = f"{path.path}.{os.path.basename(self.name)}"
+        try:
+            path.fs.put_file(self.name, part)
+            path.fs.mv(part, path.path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                path.fs.rm_file(part)
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written; nothing appears."""
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.name)
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.publish()
+        else:
+            self.discard()
+
+
+class SpoolFile:
+    """
+    Checked rows on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
+
+    :param sha256: Lower-case hex digest of the bytes.
+    """
+
+    def __init__(self, path: str, size: int, sha256: str, rows: int) -> None:
+        self.path = path
+        self.size = size
+        self.sha256 = sha256
+        self.rows = rows
+        self._handle: int | None = None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on; fewer only at the end."""
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_RDONLY)
+        pieces = []
+        while length > 0 and (piece := os.pread(self._handle, length, offset)):
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def remove(self) -> None:
+        """Close and delete the file; a second call does nothing."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def __enter__(self) -> SpoolFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def write_input(rows: Iterable[WireRow], directory: str | None = None, *, backend: Backend = "gemini") -> SpoolFile:
+    """
+    Write rows to a local file as *backend* wants them.
+
+    :param rows: From :func:`~airflow_provider_gemini_batch.api.rows.normalise_rows`; its errors pass through.
+    :param directory: Where to write, None for the system's temporary directory.
+    :return: The file; the caller removes it.
+    :raises ConfigurationError: If the rows or their bytes cannot go into one job. No file is left then.
+    """
+    if directory is not None:
+        os.makedirs(directory, exist_ok=True)
+    handle, path = tempfile.mkstemp(dir=directory, prefix="gemini-batch-", suffix=".jsonl")
+    digest = hashlib.sha256()
+    size = count = 0
+    pending: list[bytes] = []
+    held = 0
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as out:
+
+            def flush() -> None:
+                block = b"".join(pending)
+                pending.clear()
+                digest.update(block)
+                view = memoryview(block)
+                while view:
+                    view = view[out.write(view) or 0 :]
+
+            for row in rows:
+                line = row.line()
+                count += 1
+                size += len(line)
+                held += len(line)
+                pending.append(line)
+                if held >= BUFFER_BYTES:
+                    check_file_size(size, backend)
+                    flush()
+                    held = 0
+            check_file_size(size, backend)
+            flush()
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+    return SpoolFile(path, size, digest.hexdigest(), count)
