@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What Airflow knows of this provider without loading it.
+
+Nearly every process of Airflow calls this, so it imports nothing but the table of the connection's fields. Keys that an
+older Airflow does not know are ignored there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_gemini_batch.connection_form import (
+    CONNECTION_TYPE,
+    HOOK_NAME,
+    connection_fields,
+    metadata_field_behaviour,
+)
+
+_PACKAGE = "airflow_provider_gemini_batch"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, as ``airflow/provider_info.schema.json`` describes it."""
+
+    def modules(*names: str) -> list[dict[str, Any]]:
+        return [{"integration-name": HOOK_NAME, "python-modules": [f"{_PACKAGE}.{name}" for name in names]}]
+
+    return {
+        "package-name": "airflow-provider-gemini-batch",
+        "name": HOOK_NAME,
+        "description": "Batch jobs of the Gemini API, on the Gemini Developer API and on Vertex AI.",
+        "integrations": [
+            {
+                "integration-name": HOOK_NAME,
+                "external-doc-url": "https://ai.google.dev/gemini-api/docs/batch-api",
+                "tags": ["service"],
+            }
+        ],
+        "operators": modules("operators"),
+        "sensors": modules("sensors"),
+        "hooks": modules("hooks.gemini_batch"),
+        "triggers": modules("triggers.batch_job"),
+        "connection-types": [
+            {
+                "connection-type": CONNECTION_TYPE,
+                "hook-class-name": f"{_PACKAGE}.hooks.gemini_batch.GeminiBatchHook",
+                "hook-name": HOOK_NAME,
+                "ui-field-behaviour": metadata_field_behaviour(),
+                "conn-fields": connection_fields(),
+            }
+        ],
+        "extra-links": [f"{_PACKAGE}.links.BatchJobLink"],
+        "config": {
+            "gemini_batch": {
+                "description": "Settings of the Gemini Batch provider.",
+                "options": {
+                    "namespace": {
+                        "description": (
+                            "Tells installations of Airflow apart that share a Google project or an API key and have "
+                            "DAGs of the same name; part of the mark by which a task finds its own job again."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "production",
+                        "default": "",
+                    },
+                    "poll_interval": {
+                        "description": (
+                            "Seconds between two looks at a job, where a task names none. Empty: often at first, "
+                            "rarer as the job grows older."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "60",
+                        "default": "",
+                    },
+                    "settle_seconds": {
+                        "description": (
+                            "For how long a new job is searched for after a submission whose reply was lost, before "
+                            "it is taken as not made."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "120",
+                        "default": "45",
+                    },
+                },
+            }
+        },
+    }
