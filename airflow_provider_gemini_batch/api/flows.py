@@ -95,10 +95,14 @@ def list_page(
     if not masked:
         return (yield from exchange(request, surface.read_job_page, retry))
     try:
-        return (yield from exchange(request, surface.read_job_page, retry))
+        page = yield from exchange(request, surface.read_job_page, retry)
     except RequestRejectedError:
         if surface.masks_work:
             raise
+    else:
+        # A mask that swallows the members by which jobs are recognised would make them look foreign.
+        if all(job.state_text for job in page.jobs):
+            return page
     plain = surface.list_jobs(page_size, page_token, filter, masked=False)
     page = yield from exchange(plain, surface.read_job_page, retry)
     surface.masks_work = False

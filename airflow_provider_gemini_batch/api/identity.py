@@ -19,15 +19,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.models import Backend, BatchJob, JobSpec
 from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import Backend, BatchJob, JobSpec
 
 TASK_LABEL = "airflow-task"
 INPUT_LABEL = "airflow-input"
 MAX_DISPLAY_NAME = 128
-"""Characters of a display name; Vertex AI's documented limit (BatchPredictionJob.displayName), kept on both backends."""
+"""Characters of a display name; Vertex AI's documented limit (BatchPredictionJob.displayName), kept on both."""
 
 _HEX = re.compile(r"[0-9a-f]{16}")
 _MARK = re.compile(r"\s*\[airflow ([0-9a-f]{16})\.([0-9a-f]{16})\]\s*\Z")
@@ -109,7 +111,7 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def canonical_model(model: str) -> str:
-    """Strip the prefixes that both backends take or leave: ``models/x`` and ``publishers/google/models/x`` are ``x``."""
+    """Strip the prefixes that backends take or leave: ``models/x`` and ``publishers/google/models/x`` are ``x``."""
     for prefix in _MODEL_PREFIXES:
         if model.startswith(prefix):
             return model[len(prefix) :]

@@ -4,8 +4,8 @@ One billed job for one piece of work.
 
 The service creates (and bills) a job for every create call, so a call is never simply repeated. The rules, in order:
 
-1. Find before create. Jobs that carry our mark (:mod:`~airflow_provider_gemini_batch.api.identity`) are looked up by the
-   names we remember and in the service's list, on every attempt. A job with answers is reused, a live one is adopted.
+1. Find before create. Jobs that carry our mark (:mod:`~airflow_provider_gemini_batch.api.identity`) are looked up by
+   the names we remember and in the service's list, on every attempt. A job with answers is reused, a live one is adopted.
    A failed, cancelled or expired one does not count, nor does one that is being cancelled.
 2. Rows are uploaded only once it is clear that a job has to be created; if that took a while, rule 1 is applied again.
 3. A create that ended without a clear answer is followed by looks at the list over some time, since a new job shows up
@@ -23,14 +23,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from airflow_provider_gemini_batch.api.flows import cancel_job, exchange, get_job, list_page, page_numbers
 from airflow_provider_gemini_batch.api.identity import TASK_LABEL, SubmissionToken, token_of
-from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.surface import Surface
 from airflow_provider_gemini_batch.api.wire import Flow, HttpRequest, Pause
 from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
@@ -40,6 +38,10 @@ from airflow_provider_gemini_batch.errors import (
     SubmitError,
     TransportError,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
+    from airflow_provider_gemini_batch.api.surface import Surface
 
 SourceT = TypeVar("SourceT")
 
@@ -328,7 +330,7 @@ class _Attempt(Generic[SourceT]):
             return self._taken(other, "with other input, as on_existing_job='reuse' asks")
         raise JobConflictError(
             f"{other.name} ({other.state.value}) was submitted by this task with other input. Set on_existing_job to "
-            "'replace' (cancels it if it is live, and submits the new input) or 'reuse' (takes it as it is), or delete it.",
+            "'replace' (cancels it if it is live, and submits the new input) or 'reuse' (takes it), or delete it.",
             job=other,
         )
 
@@ -353,7 +355,7 @@ class _Attempt(Generic[SourceT]):
                 self.rejected.add(job.name)
             elif _is_live(job):
                 live.append(job)
-        return live[0] if live else None
+        return min(live, key=_age_order, default=None)  # anew: a create's answer may lack the time
 
     def _taken(self, job: BatchJob, why: str) -> Submission:
         if job.state.has_results:
@@ -426,8 +428,8 @@ class _Attempt(Generic[SourceT]):
                     return taken
                 if creates >= self.policy.max_creates:
                     raise SubmitError(
-                        f"{creates} create calls ended without a clear answer (the last: {error}), and no job showed up "
-                        f"in the list. Look for [airflow {self.token}] in the list of jobs; the next attempt at this "
+                        f"{creates} create calls ended without a clear answer (the last: {error}), and no job showed "
+                        f"up in the list. Look for [airflow {self.token}] in the list of jobs; the next attempt at this "
                         "task takes such a job if there is one by then."
                     ) from error
                 continue
@@ -438,6 +440,7 @@ class _Attempt(Generic[SourceT]):
     def _settle(self, error: GeminiBatchError) -> Flow[Submission | None]:
         """Look for the job of a create call without a clear answer; None if none shows up over the whole time."""
         before = frozenset(self.seen)
+        new: list[BatchJob] = []
         for pause in self.policy.settle:
             if pause:
                 yield Pause(pause)
@@ -448,16 +451,21 @@ class _Attempt(Generic[SourceT]):
             except GeminiBatchError as unreadable:
                 raise SubmitError(
                     f"The create call ended without a clear answer ({error}), and the list of jobs cannot be read "
-                    f"({unreadable}), so nothing more was created. Look for [airflow {self.token}] in the list of jobs; "
+                    f"({unreadable}), so nothing more was created. Look for [airflow {self.token}] among the jobs; "
                     "the next attempt at this task takes such a job if there is one."
                 ) from error
+            new = [candidate for candidate in same if candidate.name not in before and not _is_live(candidate)]
             # A job that failed at once is what came of our call, too.
-            job = job or next((job for job in same if job.name not in before and not _is_live(job)), None)
+            job = job or next((failed for failed in new if failed.state is JobState.FAILED), None)
             if job is not None:
-                self.remember("job", job.name)
-                found = "The answer to the create call was lost"
-                return (yield from self._converge(job, f"{found}; {job.name} was found in the list by its mark."))
-        return None
+                return (yield from self._found(job))
+        # One that was cancelled since the call is an outcome as well, but a live one might have shown up beside it.
+        return (yield from self._found(new[0])) if new else None
+
+    def _found(self, job: BatchJob) -> Flow[Submission]:
+        self.remember("job", job.name)
+        how = f"The answer to the create call was lost; {job.name} was found in the list by its mark."
+        return (yield from self._converge(job, how))
 
     def _converge(self, ours: BatchJob, how: str | None = None) -> Flow[Submission]:
         """Make sure that no twin of the job we just created lives on; the oldest stays."""
