@@ -2,8 +2,8 @@
 """
 Files, here and in object storage: read in pieces, published whole.
 
-A place is a local path (``file://`` too) or a URI that Airflow's object storage understands, with a connection inside if
-need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears under a final name:
+A place is a local path (``file://`` too) or a URI that Airflow's object storage understands, with a connection inside
+if need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears under a final name:
 
 * Local: written beside the target, synced, then renamed over it.
 * Object stores: written to a local file first and sent with one upload, which the store publishes when it is complete.

@@ -126,9 +126,22 @@ class ResultRow:
     :param embedding: The vector as JSON text, or None.
     :param usage: The service's token counts as JSON text, or None.
     :param response: The raw response as JSON text, or None.
+
+    ``readable`` is False for a line that is no JSON, ``is_ordered`` True where the backend keeps the input's order.
     """
 
-    __slots__ = ("embedding", "error", "finish_reason", "key", "readable", "response", "status", "text", "usage")
+    __slots__ = (
+        "embedding",
+        "error",
+        "finish_reason",
+        "is_ordered",
+        "key",
+        "readable",
+        "response",
+        "status",
+        "text",
+        "usage",
+    )
 
     def __init__(self, key: str | None, status: Status = "failed") -> None:
         self.key = key
@@ -140,6 +153,7 @@ class ResultRow:
         self.usage: bytes | None = None
         self.response: bytes | None = None
         self.readable = True
+        self.is_ordered = False
 
     @classmethod
     def missing(cls, key: str) -> ResultRow:
@@ -191,11 +205,13 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
         raw = _encode(line) if isinstance(line, Mapping) else line
         found = _read_line(raw)
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, RecursionError) as fault:
-        row = ResultRow(None)
+        row = ResultRow(_salvaged_key(line))
         row.readable = False
         row.error = {"code": 0, "message": f"the service's result line cannot be read: {fault}"}
         return row
     row = ResultRow(_key(found))
+    # Vertex AI writes a status beside every answer, and its rows in any order.
+    row.is_ordered = not found.status and not found.instance
     response = bytes(found.response)
     if response not in _EMPTY:
         row.response = response
@@ -232,7 +248,7 @@ def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None =
         order of the input, as the Developer API promises.
     """
     row = read_row(line)
-    if row.key is None and row.readable and position is not None:
+    if row.key is None and row.is_ordered and position is not None:
         row.key = f"row-{position}"
     return row.result()
 
@@ -388,6 +404,18 @@ def _key(line: _Line) -> str | None:
         # Vertex AI's importer gives number-like keys of files that were not prepared here back as numbers.
         return str(value)
     return None
+
+
+_LEADING_KEY = re.compile(rb'\s*\{\s*"key"\s*:\s*("(?:[^"\\]|\\.)*")\s*,')
+
+
+def _salvaged_key(line: bytes | str | Mapping[str, Any]) -> str | None:
+    """Return the key of a line that broke off after it."""
+    if isinstance(line, Mapping):
+        return None
+    match = _LEADING_KEY.match(line.encode("utf-8", "replace") if isinstance(line, str) else line)
+    key = _loose(match[1]) if match else None
+    return key.removeprefix(KEY_PREFIX) if isinstance(key, str) else None
 
 
 def _status_error(value: Any) -> dict[str, Any]:
