@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all operators share: the hook, and errors in Airflow's words."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+
+class InvalidInputError(ConfigurationError, AirflowFailException):
+    """A ConfigurationError in a task: it fails at once, as a retry cannot help."""
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Turn a ConfigurationError into one that Airflow does not retry."""
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except ConfigurationError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+class GeminiBatchOperator(BaseOperator):
+    """
+    Base of the operators of this package.
+
+    :param gemini_batch_conn_id: Connection of type ``gemini_batch`` or ``google_cloud_platform``.
+    """
+
+    ui_color = "#e8f0fe"
+    template_fields = ("gemini_batch_conn_id",)
+
+    def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gemini_batch_conn_id = gemini_batch_conn_id
+
+    @cached_property
+    def hook(self) -> GeminiBatchHook:
+        """The hook; looked up when the task runs."""
+        from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+        return GeminiBatchHook(self.gemini_batch_conn_id)
+
+    def execute(self, context: Any) -> Any:
+        """Run the task."""
+        with failing_at_once():
+            return self.carry_out(context)
+
+    def carry_out(self, context: Any) -> Any:
+        """Do the operator's work."""
+        raise NotImplementedError

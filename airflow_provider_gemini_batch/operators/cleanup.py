@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cancel jobs, and remove jobs and files."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, NotFoundError
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.jobs import selected, states_from
+from airflow_provider_gemini_batch.operators.submit import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+CANCEL_WITHIN = 300.0
+
+
+class CancelBatchOperator(GeminiBatchOperator):
+    """
+    Ask for a job to be cancelled; one that has ended or is gone is fine. Rows already done are billed.
+
+    :param job_name: What a create operator returned.
+    """
+
+    template_fields: Sequence[str] = (*GeminiBatchOperator.template_fields, "job_name")
+
+    def __init__(self, *, job_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+
+    def carry_out(self, context: Any) -> None:
+        self.hook.cancel_batch(self.job_name)
+
+
+class DeleteBatchOperator(GeminiBatchOperator):
+    """
+    Delete a job and its results at Google; one already gone is fine.
+
+    :param job_name: What a create operator returned.
+    :param cancel_running: Cancel a job that has not ended, and wait for its end, before deleting it; else such a job is
+        an error, as deleting alone may leave it running.
+    """
+
+    template_fields: Sequence[str] = (*GeminiBatchOperator.template_fields, "job_name")
+
+    def __init__(self, *, job_name: str, cancel_running: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+        self.cancel_running = cancel_running
+
+    def carry_out(self, context: Any) -> None:
+        hook = self.hook
+        try:
+            job = hook.get_batch(self.job_name)
+        except NotFoundError:
+            self.log.info("%s is already gone.", self.job_name)
+            return
+        if job.is_running and not self.cancel_running:
+            raise ConfigurationError(f"{job.name} is {job.state.value}. Cancel it first, or set cancel_running.")
+        remove_job(hook, job)
+
+
+class DeleteFileOperator(GeminiBatchOperator):
+    """
+    Delete a file at Google; one already gone is fine.
+
+    :param file_name: ``files/...``, or ``gs://...`` on Vertex AI.
+    """
+
+    template_fields: Sequence[str] = (*GeminiBatchOperator.template_fields, "file_name")
+
+    def __init__(self, *, file_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.file_name = file_name
+
+    def carry_out(self, context: Any) -> None:
+        self.hook.delete_file(self.file_name)
+
+
+class CleanUpBatchesOperator(GeminiBatchOperator):
+    """
+    Remove old jobs, and on request their input files; returns what was (or would be) removed.
+
+    :param older_than: Only jobs created longer ago than this, in seconds or as timedelta; None for any age.
+    :param states: Only jobs in these states; default the end states. Others are cancelled first.
+    :param display_name_prefix: Only jobs whose display name begins so.
+    :param delete_files: Remove each job's uploaded input as well. On Vertex AI only what lies below the connection's
+        ``storage_uri`` is removed.
+    :param dry_run: Remove nothing, only say what would be.
+    """
+
+    template_fields: Sequence[str] = (
+        *GeminiBatchOperator.template_fields,
+        "older_than",
+        "states",
+        "display_name_prefix",
+    )
+
+    def __init__(
+        self,
+        *,
+        older_than: float | timedelta | None = None,
+        states: Sequence[str] | None = None,
+        display_name_prefix: str | None = None,
+        delete_files: bool = False,
+        dry_run: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.older_than = older_than
+        self.states = states
+        self.display_name_prefix = display_name_prefix
+        self.delete_files = delete_files
+        # BaseOperator has a method of the name dry_run.
+        self.only_say = dry_run
+
+    def carry_out(self, context: Any) -> list[dict[str, Any]]:
+        from airflow_provider_gemini_batch.api.states import TERMINAL
+        from airflow_provider_gemini_batch.api.waiting import epoch
+
+        age = seconds(self.older_than, "older_than")
+        states = states_from(self.states) or TERMINAL
+        hook = self.hook
+        now = time.time()
+        # The list is read to its end first: removing while paging could skip jobs.
+        jobs = [
+            job
+            for job in selected(hook.list_all_batches(), states, self.display_name_prefix or "")
+            if age is None or ((created := epoch(job.create_time)) is not None and now - created > age)
+        ]
+        removed: list[dict[str, Any]] = []
+        failures: list[str] = []
+        for job in jobs:
+            file = self._own_file(hook, job) if self.delete_files else None
+            entry = {"name": job.name, "display_name": job.display_name, "state": job.state.value, "file": file}
+            if not self.only_say:
+                try:
+                    remove_job(hook, job)
+                    if file is not None:
+                        hook.delete_file(file)
+                except GeminiBatchError as error:
+                    failures.append(f"{job.name}: {error}")
+                    continue
+            removed.append(entry)
+            self.log.info("%s %s (%s)", "Would remove" if self.only_say else "Removed", job.name, job.state.value)
+        if failures:
+            raise GeminiBatchError(
+                f"{len(removed)} jobs were removed, {len(failures)} could not be: " + "; ".join(failures[:5])
+            )
+        return removed
+
+    def _own_file(self, hook: GeminiBatchHook, job: BatchJob) -> str | None:
+        place = job.input_place
+        if place is None or place.startswith("files/"):
+            return place
+        home = hook.settings.storage_uri
+        return place if home and place.startswith(home + "/") else None
+
+
+def remove_job(hook: GeminiBatchHook, job: BatchJob) -> None:
+    """Delete a job, after cancelling it and seeing it end if it is still running."""
+    if job.is_running:
+        from airflow_provider_gemini_batch.api.waiting import WaitLimits, Watch, wait_for_end
+
+        hook.cancel_batch(job.name)
+        started = time.time()
+        watch = Watch(WaitLimits(started + CANCEL_WITHIN), started)
+        try:
+            hook.run(wait_for_end(hook.surface, job.name, watch, time.time, poll_interval=2.0))
+        except NotFoundError:
+            return
+        if watch.job is None or watch.job.is_running:
+            raise GeminiBatchError(f"{job.name} was cancelled but has not ended; delete it later.")
+    hook.delete_batch(job.name)

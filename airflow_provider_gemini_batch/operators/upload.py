@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check rows and bring them to where the backend reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ANY_MODEL = {"generate": "gemini-2.5-flash", "embed": "gemini-embedding-001"}
+
+
+class UploadFileOperator(GeminiBatchOperator):
+    """
+    Check the rows of a file, bring them to the wire form and upload them; returns the remote name.
+
+    A file with the same rows that is already there, and lives long enough, is used instead of being sent again.
+
+    :param input_path: Local path or object-storage URI of a JSONL file, rows in any form of the input rows.
+    :param display_name: Shown at Google; default the file's name.
+    :param kind: ``generate`` or ``embed``: what the rows are for.
+    :param model: Only needed where rows depend on it (the older text-embedding models on Vertex AI).
+    :param generation_config: For every row that does not set the same member itself.
+    :param system_instruction: Text or Content, for every row that has none.
+    :param task_type: For ``embed``, e.g. ``RETRIEVAL_DOCUMENT``.
+    :param title: For ``embed``.
+    :param output_dimensionality: For ``embed``.
+    :return: ``files/...``, or ``gs://...`` on Vertex AI.
+    """
+
+    template_fields: Sequence[str] = (
+        *GeminiBatchOperator.template_fields,
+        "input_path",
+        "display_name",
+        "model",
+        "generation_config",
+        "system_instruction",
+        "task_type",
+        "title",
+    )
+    template_fields_renderers = {"generation_config": "json"}
+
+    def __init__(
+        self,
+        *,
+        input_path: str,
+        display_name: str | None = None,
+        kind: str = "generate",
+        model: str | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        system_instruction: str | Mapping[str, Any] | None = None,
+        task_type: str | None = None,
+        title: str | None = None,
+        output_dimensionality: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.input_path = input_path
+        self.display_name = display_name
+        self.kind = kind
+        self.model = model
+        self.generation_config = generation_config
+        self.system_instruction = system_instruction
+        self.task_type = task_type
+        self.title = title
+        self.output_dimensionality = output_dimensionality
+
+    def carry_out(self, context: Any) -> str:
+        from airflow_provider_gemini_batch.submission import JobRequest, prepared
+
+        if self.kind not in _ANY_MODEL:
+            raise ConfigurationError(f"kind must be 'generate' or 'embed', not {self.kind!r}.")
+        request = JobRequest(
+            self.kind,  # type: ignore[arg-type]
+            self.model or _ANY_MODEL[self.kind],
+            input_path=str(self.input_path),
+            generation_config=self.generation_config,
+            system_instruction=self.system_instruction or None,
+            task_type=self.task_type or None,
+            title=self.title or None,
+            output_dimensionality=self.output_dimensionality,
+        )
+        hook = self.hook
+        name = self.display_name or str(self.input_path).rstrip("/").rsplit("/", 1)[-1]
+        with prepared(request, hook.backend, lambda _: None) as source:
+            placed = hook.run(source.place(hook.surface, hook.settings, hook.retry, name))
+            self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, self.input_path)
+        if placed.uploaded is None:
+            raise ConfigurationError(f"{self.input_path} was not uploaded.")
+        return placed.uploaded

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait for a job that somebody else submitted; a retry only looks again."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
+from airflow_provider_gemini_batch.operators.base import failing_at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.api.waiting import Watch
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+
+class BatchJobTimeoutError(JobTimeoutError, AirflowSensorTimeout):
+    """A JobTimeoutError of a sensor: Airflow does not retry it."""
+
+
+class BatchJobSensor(BaseSensorOperator):
+    """
+    Wait until a job has ended well; returns its summary (name, state, model, stats, the output's place).
+
+    The verdicts are the same in poke, reschedule and deferrable mode. Passing faults (429, 5xx, lost connections) are
+    waited out until the timeout.
+
+    :param job_name: What a create operator returned.
+    :param deferrable: Wait in the triggerer instead of holding a worker.
+    :param poke_interval: Seconds between looks; None for a rhythm that grows with the job's age (deferrable mode;
+        the other modes then look once a minute).
+    :param timeout: Seconds to wait in all, default four days.
+    :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None warns,
+        and fails only if no row has one.
+    """
+
+    template_fields: Sequence[str] = ("gemini_batch_conn_id", "job_name")
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        job_name: str,
+        gemini_batch_conn_id: str = "gemini_batch_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: float | timedelta | None = None,
+        timeout: float | timedelta = 4 * 24 * 3600,
+        max_failed_rows: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=60 if poke_interval is None else poke_interval, timeout=timeout, **kwargs)
+        self.job_name = job_name
+        self.gemini_batch_conn_id = gemini_batch_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poke_interval.total_seconds() if isinstance(poke_interval, timedelta) else poke_interval
+        self.max_failed_rows = max_failed_rows
+
+    @cached_property
+    def hook(self) -> GeminiBatchHook:
+        """The hook; looked up when the task runs."""
+        from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+        return GeminiBatchHook(self.gemini_batch_conn_id)
+
+    @cached_property
+    def _watch(self) -> Watch:
+        from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch
+
+        started = time.time()
+        return Watch(WaitLimits(started + self._seconds), started, ProgressReport(self.log.info, started).see)
+
+    @property
+    def _seconds(self) -> float:
+        return self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
+
+    def execute(self, context: Any) -> Any:
+        """Wait in the triggerer, or look here until the job has ended."""
+        from airflow_provider_gemini_batch.api.policy import check_max_failed_rows
+
+        with failing_at_once():
+            check_max_failed_rows(self.max_failed_rows)
+            # Everything that can be known at once is said at once: a connection or a name that cannot work.
+            self.job_name = self.hook.surface.check_job_name(self.job_name)
+            if not self.deferrable:
+                return super().execute(context)
+            job = self._look()
+            if job is not None and job.is_done:
+                return self._summary(job)
+            self._defer(time.time() + self._seconds)
+        return None
+
+    def _defer(self, deadline: float) -> None:
+        from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+
+        self.defer(
+            trigger=BatchJobTrigger(
+                self.job_name, self.gemini_batch_conn_id, self.poll_interval, deadline, cancel_on_kill=False
+            ),
+            method_name="execute_complete",
+            kwargs={"deadline": deadline},
+            # The trigger's own deadline comes first, so that the timeout is ours to explain.
+            timeout=timedelta(seconds=max(60.0, deadline - time.time() + 300)),
+        )
+
+    def poke(self, context: Any) -> PokeReturnValue | bool:
+        """Look once."""
+        with failing_at_once():
+            job = self._look()
+            if job is None or not job.is_done:
+                return False
+            return PokeReturnValue(is_done=True, xcom_value=self._summary(job))
+
+    def _look(self) -> BatchJob | None:
+        """Look at the job; None after a passing fault."""
+        from airflow_provider_gemini_batch.api.flows import get_job
+        from airflow_provider_gemini_batch.api.retry import NO_RETRY
+
+        try:
+            job = self.hook.run(get_job(self.hook.surface, self.job_name, NO_RETRY))
+        except GeminiBatchError as error:
+            self._watch.fault(error, time.time())
+            self.log.warning("%s could not be looked at; the next look follows. %s", self.job_name, error)
+            return None
+        self._watch.see(job, time.time())
+        return job
+
+    def execute_complete(self, context: Any, event: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
+        """Go on after the wait in the triggerer."""
+        from airflow_provider_gemini_batch.api.policy import not_ended
+        from airflow_provider_gemini_batch.api.waiting import Outcome
+        from airflow_provider_gemini_batch.triggers.batch_job import read_event
+
+        wait = read_event(event)
+        with failing_at_once():
+            if wait.outcome is Outcome.ERROR:
+                raise GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
+            job = self.hook.get_batch(wait.job_name)
+            if job.is_done:
+                return self._summary(job)
+            if wait.outcome is Outcome.ENDED:
+                self._defer(deadline or time.time() + self._seconds)  # a list said so, the job itself does not
+            error = not_ended(Outcome.TIMEOUT, job.name, job, self._seconds)
+            if self.soft_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise BatchJobTimeoutError(str(error), job=job) from error
+
+    def _summary(self, job: BatchJob) -> dict[str, Any]:
+        from airflow_provider_gemini_batch.api.policy import check_ended
+
+        warning = check_ended(job, self.max_failed_rows)
+        if warning:
+            self.log.warning("%s", warning)
+        return job.summary()

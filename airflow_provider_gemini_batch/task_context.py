@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What we take from Airflow's task context, on every version."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.api.identity import make_task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+LOOKBACK = 14 * 24 * 3600.0
+"""Seconds before now beyond which a job of an old run is no longer looked for."""
+
+FINAL_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
+
+
+@dataclass(frozen=True)
+class PieceOfWork:
+    """
+    The task instance as a piece of work that is paid for once.
+
+    :param task: 16 hex digits, the same on every attempt.
+    :param since: UTC epoch seconds before which no job of it can have been made.
+    :param contended: Whether another attempt may exist or have existed.
+    """
+
+    task: str
+    since: float
+    contended: bool
+
+
+def piece_of_work(context: Mapping[str, Any], salt: str = "") -> PieceOfWork:
+    """
+    Name the piece of work a context stands for.
+
+    Without a task instance (an operator called by hand) each call is its own piece of work.
+    """
+    now = time.time()
+    ti = context.get("ti") or context.get("task_instance")
+    if ti is None:
+        return PieceOfWork(uuid.uuid4().hex[:16], now - 60, contended=False)
+    from airflow.providers.common.compat.sdk import conf
+
+    namespace = conf.get("gemini_batch", "namespace", fallback="") or ""
+    map_index = getattr(ti, "map_index", -1)
+    task = make_task_id(
+        str(namespace),
+        str(ti.dag_id),
+        str(ti.run_id),
+        str(ti.task_id),
+        map_index if isinstance(map_index, int) else -1,
+        str(salt or ""),
+    )
+    run = context.get("dag_run")
+    moments = [getattr(run, name, None) for name in ("run_after", "logical_date", "execution_date", "start_date")]
+    times = [moment.timestamp() for moment in moments if hasattr(moment, "timestamp")]
+    known = [moment for moment in times if isinstance(moment, float)]
+    since = max(min(known), now - LOOKBACK) if known else now - LOOKBACK
+    try_number = getattr(ti, "try_number", 1)
+    return PieceOfWork(task, since, contended=isinstance(try_number, int) and try_number > 1)
+
+
+class JobMemory:
+    """
+    What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
+
+    :param store: ``context.get("task_state_store")``.
+    """
+
+    KEY = "gemini_batch_submission"
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def recall(self) -> dict[str, Any]:
+        """Return what was noted, or an empty dict."""
+        if self._store is None:
+            return {}
+        try:
+            noted = self._store.get(self.KEY)
+        except Exception as error:  # the store is a help, the service's list decides
+            log.warning(
+                "The task state store could not be read (%s); the service's list decides.", type(error).__name__
+            )
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def note(self, what: str, value: str) -> None:
+        """Keep *value* under *what*, beside what is there."""
+        if self._store is None:
+            return
+        try:
+            self._store.set(self.KEY, {**self.recall(), what: value})
+        except Exception as error:
+            log.warning("The task state store could not be written (%s).", type(error).__name__)
+
+
+def final_state_of(ti: Any) -> str | None:
+    """
+    Ask Airflow for a task instance's state, in a task process that is being ended.
+
+    :return: The state if it is final (somebody marked the task), else None: the task was cleared, is being retried, or
+        Airflow cannot be asked; in all of these the job may still be wanted.
+    """
+    try:
+        key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
+        states = ti.get_task_states(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+        )
+        state = str((states.get(ti.run_id) or {}).get(key))
+    except Exception as error:
+        log.info("Airflow could not be asked for the task's state: %s", type(error).__name__)
+        return None
+    return state if state in FINAL_STATES else None

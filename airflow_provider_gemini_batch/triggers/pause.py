@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trigger that waits until a moment, for a task that has to come back later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class PauseTrigger(BaseTrigger):
+    """
+    Resume the task at a moment.
+
+    :param until: UTC epoch seconds.
+    """
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "airflow_provider_gemini_batch.triggers.pause.PauseTrigger", {"until": self.until}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(max(0.0, self.until - time.time()))
+        yield TriggerEvent({"until": self.until})
