@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Waiting for a batch job in the triggerer, and the event that ends such a wait.
+
+A trigger may run again from the start, or twice at once (restart, hand-over, split network): it only watches. Times are
+UTC epoch seconds, so that they mean the same wherever it runs again.
+
+:func:`event_for` alone makes events, and :func:`read_event` alone reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+import math
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_gemini_batch.api.models import BatchStats
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, duration, epoch
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TriggerEventError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.watching import Subscription
+
+LAST_LOOK = 3.0
+"""Seconds that a limit waits for one more look: a job that has just ended, or begun to run, is not given up."""
+
+MESSAGE_CHARACTERS = 1000
+
+CANCEL_TIMEOUT = 10.0
+"""Seconds for one call when a killed task's job is cancelled."""
+
+FINAL_TASK_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
+"""States after which no try of a task can want its job any more."""
+
+_TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
+
+_cancelling: set[asyncio.Task[None]] = set()
+
+
+@dataclass(frozen=True)
+class WaitEvent:
+    """
+    How a wait ended, as the resumed task reads it.
+
+    :param state: As last seen; UNKNOWN if the job never was.
+    :param message: For people; why the wait ended without an ended job.
+    :param error: Class name of the error behind the outcome ``error``.
+    """
+
+    outcome: Outcome
+    job_name: str
+    state: JobState = JobState.UNKNOWN
+    stats: BatchStats = field(default_factory=BatchStats)
+    message: str = ""
+    error: str = ""
+
+
+def event_for(
+    outcome: Outcome, job_name: str, job: BatchJob | None, message: str = "", error: str = ""
+) -> dict[str, Any]:
+    """
+    Make the payload of an event: a few names and numbers, since it is logged and stored in the open.
+
+    :param job: As last seen, or None.
+    :param error: Class name of an error.
+    """
+    return {
+        "outcome": outcome.value,
+        "job_name": job_name,
+        "state": job.state.value if job is not None else JobState.UNKNOWN.value,
+        "stats": job.stats.as_dict() if job is not None else BatchStats().as_dict(),
+        "message": message[:MESSAGE_CHARACTERS],
+        "error": error,
+    }
+
+
+def read_event(event: Any) -> WaitEvent:
+    """
+    Read the payload that :func:`event_for` made.
+
+    :raises TriggerEventError: For anything else.
+    """
+    if not isinstance(event, Mapping):
+        raise TriggerEventError(f"The task was resumed with {type(event).__name__}, not with a batch job's event.")
+    try:
+        outcome = Outcome(event["outcome"])
+        job_name = event["job_name"]
+        state = JobState(event.get("state") or JobState.UNKNOWN.value)
+        stats = _read_stats(event.get("stats"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise TriggerEventError(
+            f"The task was resumed with an event that this version does not know ({error}); it may stem from another "
+            "version of the provider. Clear the task: it finds its job again."
+        ) from error
+    if not isinstance(job_name, str) or not job_name:
+        raise TriggerEventError("The task was resumed with an event that names no batch job.")
+    return WaitEvent(outcome, job_name, state, stats, str(event.get("message") or ""), str(event.get("error") or ""))
+
+
+def _read_stats(value: Any) -> BatchStats:
+    if value is None:
+        return BatchStats()
+    if not isinstance(value, Mapping):
+        raise TypeError("stats is not an object")
+    numbers = {}
+    for member in dataclasses.fields(BatchStats):
+        number = value.get(member.name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise TypeError(f"stats.{member.name} is not a whole number")
+        numbers[member.name] = number
+    return BatchStats(**numbers)
+
+
+class BatchJobTrigger(BaseTrigger):
+    """
+    Watches a batch job until it has ended or a limit is reached; never creates one.
+
+    :param job_name: ``batches/...`` or ``projects/.../batchPredictionJobs/...``.
+    :param gemini_batch_conn_id: Connection.
+    :param poll_interval: Seconds between looks; None for a rhythm that follows the job's age.
+    :param deadline: UTC epoch seconds; None for no limit.
+    :param pending_timeout: Seconds that the job may wait for its turn, from its creation.
+    :param running_timeout: Seconds that the job may run.
+    :param started: UTC epoch seconds when the wait began; None is now.
+    :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task (Airflow 3.3 and later).
+    :param backend: Overrides the connection's backend.
+    :param retired: Arguments of other versions: stored triggers outlive an upgrade.
+    """
+
+    def __init__(
+        self,
+        job_name: str,
+        gemini_batch_conn_id: str = "gemini_batch_default",
+        poll_interval: float | None = None,
+        deadline: float | None = None,
+        *,
+        pending_timeout: float | None = None,
+        running_timeout: float | None = None,
+        started: float | None = None,
+        cancel_on_kill: bool = True,
+        backend: str | None = None,
+        **retired: Any,
+    ) -> None:
+        super().__init__()
+        self.job_name = job_name
+        self.gemini_batch_conn_id = gemini_batch_conn_id
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.pending_timeout = pending_timeout
+        self.running_timeout = running_timeout
+        self.started = time.time() if started is None else started
+        self.cancel_on_kill = cancel_on_kill
+        self.backend = backend
+        self._settings: ConnectionSettings | None = None
+        self._event_sent = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments; stored in the open, so never anything secret."""
+        return (
+            f"{BatchJobTrigger.__module__}.{BatchJobTrigger.__qualname__}",
+            {
+                "job_name": self.job_name,
+                "gemini_batch_conn_id": self.gemini_batch_conn_id,
+                "poll_interval": self.poll_interval,
+                "deadline": self.deadline,
+                "pending_timeout": self.pending_timeout,
+                "running_timeout": self.running_timeout,
+                "started": self.started,
+                "cancel_on_kill": self.cancel_on_kill,
+                "backend": self.backend,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event: how the wait ended."""
+        event = await self._wait()
+        # A trigger that lingers after its event is killed as if by a person.
+        self._event_sent = True
+        yield TriggerEvent(event)
+
+    async def _wait(self) -> dict[str, Any]:
+        from airflow_provider_gemini_batch.watching import subscribe
+
+        limits = WaitLimits(
+            math.inf if self.deadline is None else self.deadline, self.pending_timeout, self.running_timeout
+        )
+        watch = Watch(limits, self.started, ProgressReport(self.log.info, self.started).see)
+        try:
+            self._settings = await self._look_up_connection()
+            await self._prepare_for_kill()
+            with subscribe(self._settings, self.job_name, self.poll_interval) as subscription:
+                outcome = await _watch_until_over(watch, subscription)
+                message = self._why(outcome, subscription.trouble)
+        except GeminiBatchError as error:
+            return event_for(Outcome.ERROR, self.job_name, watch.job, str(error), type(error).__name__)
+        except Exception as error:
+            # An exception out of a trigger reaches the task as a bare traceback, without the job's name.
+            self.log.exception("Waiting for %s broke off", self.job_name)
+            text = (
+                f"Waiting for {self.job_name} broke off: {type(error).__name__}; the triggerer's log has the details."
+            )
+            return event_for(Outcome.ERROR, self.job_name, watch.job, text, type(error).__name__)
+        return event_for(outcome, self.job_name, watch.job, message)
+
+    def _why(self, outcome: Outcome, trouble: GeminiBatchError | None) -> str:
+        if outcome is Outcome.ENDED:
+            return ""
+        text = f"stopped waiting for {self.job_name} after {duration(time.time() - self.started)}"
+        return f"{text}; the last looks failed: {trouble}" if trouble is not None else text
+
+    async def _look_up_connection(self) -> ConnectionSettings:
+        """Look the connection up; only ever in the trigger's own task, where every Airflow version allows it."""
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+        from airflow_provider_gemini_batch.hooks.gemini_batch import settings_of
+
+        try:
+            connection = await get_async_connection(self.gemini_batch_conn_id)
+        except AirflowNotFoundException as error:
+            raise ConfigurationError(f"There is no connection {self.gemini_batch_conn_id!r}.") from error
+        return settings_of(connection, self.backend, extra=await get_async_extra_dejson(connection))
+
+    # --- killed -------------------------------------------------------------------------------------------------------
+
+    async def _prepare_for_kill(self) -> None:
+        # Loading it takes seconds, which a kill does not leave us. Airflow before 3.3 never calls on_kill.
+        if self.cancel_on_kill and hasattr(BaseTrigger, "on_kill") and _TASK_RUNNER not in sys.modules:
+            await asyncio.to_thread(importlib.import_module, _TASK_RUNNER)
+
+    async def on_kill(self) -> None:
+        """
+        Cancel the job if the task has been ended for good.
+
+        Airflow 3.3 also calls this when another triggerer has taken the trigger over, when a cleared task has already
+        deferred again, and when a trigger outlives its event; the job is paid for and wanted then. It also cuts the
+        call off after a second (https://github.com/apache/airflow/pull/73454).
+        """
+        if not self.cancel_on_kill or self._event_sent:
+            return
+        work = asyncio.ensure_future(self._cancel_if_final())
+        _cancelling.add(work)
+        work.add_done_callback(_cancelling.discard)
+        await asyncio.shield(work)
+
+    async def _cancel_if_final(self) -> None:
+        try:
+            state = await self._task_state()
+            if state not in FINAL_TASK_STATES:
+                self.log.info("%s is kept: its task is %s.", self.job_name, state or "without a state")
+                return
+            await self._cancel()
+            self.log.info("%s was asked to cancel: its task is %s.", self.job_name, state)
+        except Exception as error:
+            self.log.warning("%s could not be cancelled and may still run and bill: %s", self.job_name, error)
+
+    async def _task_state(self) -> str | None:
+        from asgiref.sync import sync_to_async
+
+        instance = self.task_instance
+        if instance is None:
+            return None
+        runner = importlib.import_module(_TASK_RUNNER)
+        map_index = -1 if instance.map_index is None else instance.map_index
+        states = await sync_to_async(runner.RuntimeTaskInstance.get_task_states)(
+            dag_id=instance.dag_id, task_ids=[instance.task_id], run_ids=[instance.run_id], map_index=map_index
+        )
+        return state_in(states, instance.run_id, instance.task_id, map_index)
+
+    async def _cancel(self) -> None:
+        from airflow_provider_gemini_batch.api.flows import cancel_job
+        from airflow_provider_gemini_batch.api.retry import RetryPolicy
+        from airflow_provider_gemini_batch.api.surfaces import surface_for
+        from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
+        from airflow_provider_gemini_batch.transport.credentials import credentials_for
+
+        # Our own client: the shared poller may be gone by now, or be busy with thousands of looks.
+        settings = self._settings or await self._look_up_connection()
+        settings = dataclasses.replace(settings, timeout=min(settings.timeout, CANCEL_TIMEOUT))
+        async with AsyncTransport(settings, credentials_for(settings), max_connections=1) as transport:
+            await transport.arun(cancel_job(surface_for(settings), self.job_name, RetryPolicy(max_attempts=3, cap=3.0)))
+
+
+def state_in(states: Mapping[str, Any], run_id: str, task_id: str, map_index: int) -> str | None:
+    """
+    Pick one task's state.
+
+    :param states: ``{run_id: {task_id: state}}``; a mapped task is named ``<task_id>_<map_index>``.
+    :return: E.g. ``failed``, or None for a task without a state.
+    """
+    key = task_id if map_index < 0 else f"{task_id}_{map_index}"
+    state = (states.get(run_id) or {}).get(key)
+    return None if state is None else str(getattr(state, "value", state))
+
+
+async def _watch_until_over(watch: Watch, subscription: Subscription) -> Outcome:
+    """
+    Take looks until the wait is over. Limits are kept by our own timer, whatever the poller does.
+
+    :raises GeminiBatchError: What no further look can help.
+    """
+    while True:
+        limit = _next_limit(watch)
+        look = await subscription.look(None if limit == math.inf else limit - time.time())
+        if look is None and time.time() < limit:
+            continue  # a timer may fire a moment early
+        if look is None:
+            subscription.hurry()
+            look = await subscription.look(LAST_LOOK)
+        now = time.time()
+        if look is None:
+            outcome = watch.limits.outcome_of(watch.job, now, watch.running_since)
+        elif isinstance(look, GeminiBatchError):
+            outcome = watch.fault(look, now)
+        else:
+            outcome = watch.see(look, now)
+        if outcome is not None:
+            return outcome
+
+
+def _next_limit(watch: Watch) -> float:
+    """Return the UTC epoch second at which, without a further look, the wait would be over."""
+    limits, job = watch.limits, watch.job
+    times = [limits.deadline]
+    if job is not None and job.state.is_waiting and limits.pending_timeout is not None:
+        created = epoch(job.create_time)
+        if created is not None:
+            times.append(created + limits.pending_timeout)
+    if job is not None and job.state is JobState.RUNNING and limits.running_timeout is not None:
+        times.append((watch.running_since or time.time()) + limits.running_timeout)
+    return min(times)

@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One poller for all waits of a connection in an event loop.
+
+Rules:
+
+* Who waits subscribes and is handed looks; who leaves takes nothing from the others. The poller belongs to nobody: it
+  runs in a context of its own, so that its log lines land in no task's log and no task's end is its end.
+* Times to look are shared. Waits with the same fixed interval tick together, adaptive ones that are nearly due come
+  along, and so a round costs one page for a hundred jobs.
+* In a round, few jobs are read one by one and many by the list, newest first. Reading on pays as long as fewer pages
+  were read than jobs are still to be found; the rest is read one by one. Only such a single read can say 404.
+* Trouble that passes is not told to anybody: the poller backs off as a whole (429, an unreachable service) or for one
+  job (a read that fails while others work), and whoever waits has a deadline of its own. What no repetition can help
+  is told: refused credentials to all, anything else to those who wait for that job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.flows import get_job, list_page
+from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
+from airflow_provider_gemini_batch.api.rhythm import next_interval
+from airflow_provider_gemini_batch.api.surfaces import surface_for
+from airflow_provider_gemini_batch.api.waiting import epoch
+from airflow_provider_gemini_batch.errors import (
+    AuthError,
+    GeminiBatchError,
+    RateLimitedError,
+    ReplyFormatError,
+    RequestRejectedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
+    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 2
+FEW = 4
+"""Up to so many due jobs are read one by one."""
+
+GETS_PER_ROUND = 100
+"""Single reads in one round at most; further ones stay due for the next, so that no round lasts for ever."""
+
+COALESCE = 0.1
+"""Adaptive waits take part in a round this share of their interval early."""
+
+LINGER = 2.0
+"""Seconds for which connections are kept after the last wait has left."""
+
+UNLISTED_SECONDS = 600.0
+"""For how long a job that the list did not show is read one by one."""
+
+FIRST_LOOKS_TOGETHER = 1.0
+"""Once many wait, first looks gather on ticks of so many seconds: after a restart all begin at once."""
+
+_BACK_OFF = RetryPolicy(max_attempts=None)
+
+_POLLERS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = weakref.WeakKeyDictionary()
+
+
+def subscribe(settings: ConnectionSettings, job_name: str, poll_interval: float | None = None) -> Subscription:
+    """
+    Begin to watch a job, with the poller that all waits of this connection in the running event loop share.
+
+    :param settings: The connection, already looked up; equal credentials and settings share a poller.
+    :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
+    :return: To be used as a context manager (or closed), in this event loop.
+    :raises ConfigurationError: If *job_name* cannot be a job of this backend.
+    """
+    pollers = _POLLERS.setdefault(asyncio.get_running_loop(), {})
+    poller = pollers.get(settings.identity)
+    if poller is None:
+        poller = Poller(settings, pollers)
+    return poller.subscribe(job_name, poll_interval)
+
+
+class Subscription:
+    """
+    One wait's share of a poller: holds the newest look that was not taken yet.
+
+    :param job_name: The full name.
+    :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
+    """
+
+    __slots__ = ("_born", "_failures", "_key", "_look", "_poller", "_unlisted_until", "_waiter", "due", "job_name",
+                 "poll_interval", "span")  # fmt: skip
+
+    def __init__(self, poller: Poller, key: str, job_name: str, poll_interval: float | None, due: float) -> None:
+        self.job_name = job_name
+        self.poll_interval = poll_interval
+        self.due = due
+        self.span = 0.0
+        self._key = key
+        self._poller = poller
+        self._look: BatchJob | GeminiBatchError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._born = time.time()
+        self._failures = 0
+        self._unlisted_until = 0.0
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; the others go on."""
+        self._poller.unsubscribe(self)
+
+    @property
+    def trouble(self) -> GeminiBatchError | None:
+        """What keeps the poller from looking at the moment, if anything does."""
+        return self._poller.trouble
+
+    def hurry(self) -> None:
+        """Ask for a look as soon as the poller may."""
+        self._poller.hurry(self)
+
+    async def look(self, timeout: float | None = None) -> BatchJob | GeminiBatchError | None:
+        """
+        Wait for the next look.
+
+        :param timeout: Seconds, or None for no limit.
+        :return: The job, what no further look can help (or a 404), or None when the time is over.
+        """
+        if self._look is None and (timeout is None or timeout > 0):
+            loop = asyncio.get_running_loop()
+            waiter = self._waiter = loop.create_future()
+            timer = None if timeout is None else loop.call_later(timeout, _wake, waiter)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        look, self._look = self._look, None
+        return look
+
+    def deliver(self, look: BatchJob | GeminiBatchError) -> None:
+        """Hand a look over; one not taken yet is replaced."""
+        self._look = look
+        if self._waiter is not None:
+            _wake(self._waiter)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Poller:
+    """
+    Looks at jobs for everybody who waits for one through the same connection.
+
+    :param settings: The connection.
+    :param registry: Where it stands under the connection's identity while it runs.
+    """
+
+    def __init__(self, settings: ConnectionSettings, registry: dict[str, Poller]) -> None:
+        self._settings = settings
+        self._surface = surface_for(settings)
+        self._registry = registry
+        self._by_key: dict[str, list[Subscription]] = {}
+        self._count = 0
+        self._loop = asyncio.get_running_loop()
+        self._start = self._loop.time()
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._failures = 0
+        self._may_list = True
+        self.trouble: GeminiBatchError | None = None
+
+    # --- who waits ----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, job_name: str, poll_interval: float | None) -> Subscription:
+        """Take a wait on; see :func:`subscribe`."""
+        name = self._surface.check_job_name(job_name)
+        due = self._loop.time()
+        if self._count >= FEW:
+            due = self._next_tick(due, min(FIRST_LOOKS_TOGETHER, poll_interval or FIRST_LOOKS_TOGETHER))
+        subscription = Subscription(self, key_of(name), name, poll_interval, due)
+        self._by_key.setdefault(subscription._key, []).append(subscription)
+        self._count += 1
+        if self._task is None:
+            self._registry[self._settings.identity] = self
+            # A child task would inherit the first subscriber's log routing and keep it.
+            self._task = self._loop.create_task(self._run(), context=contextvars.Context())
+        self._woken.set()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Let a wait go; again does no harm."""
+        waiting = self._by_key.get(subscription._key, [])
+        if subscription not in waiting:
+            return
+        waiting.remove(subscription)
+        self._count -= 1
+        if not waiting:
+            del self._by_key[subscription._key]
+        if not self._by_key:
+            self._woken.set()
+
+    def hurry(self, subscription: Subscription) -> None:
+        """Make a wait due now."""
+        subscription.due = self._loop.time()
+        self._woken.set()
+
+    def _all(self) -> Iterator[Subscription]:
+        for waiting in self._by_key.values():
+            yield from waiting
+
+    # --- when to look -------------------------------------------------------------------------------------------------
+
+    def _next_tick(self, now: float, interval: float) -> float:
+        # All waits of one interval share a clock, so that a round reads all of them with the same pages.
+        interval = max(interval, 0.001)
+        return self._start + (math.floor((now - self._start) / interval + 1e-9) + 1) * interval
+
+    def _plan(self, subscription: Subscription, job: BatchJob | None) -> None:
+        now = self._loop.time()
+        fixed = subscription.poll_interval
+        if fixed is not None:
+            subscription.span = 0.0
+            subscription.due = self._next_tick(now, fixed)
+            return
+        created = epoch(job.create_time) if job is not None else None
+        subscription.span = next_interval(time.time() - (subscription._born if created is None else created))
+        subscription.due = now + subscription.span
+
+    def _due(self, now: float) -> list[Subscription]:
+        return [each for each in self._all() if each.due <= now + COALESCE * each.span]
+
+    async def _run(self) -> None:
+        transport: AsyncTransport | None = None
+        try:
+            while self._by_key or await self._lingers():
+                now = self._loop.time()
+                wait = max(min(each.due for each in self._all()), self._not_before) - now
+                if wait > 0:
+                    await self._sleep(wait)
+                    continue
+                try:
+                    if transport is None:
+                        # Loading certificates takes long enough to be felt by everybody else in the loop.
+                        transport = await asyncio.to_thread(self._open)
+                    await self._round(transport, self._due(now))
+                except AuthError as error:
+                    await self._tell(list(self._all()), error)
+                    self._back_off(error)
+                except GeminiBatchError as error:
+                    if not error.is_transient:
+                        await self._tell(list(self._all()), error)
+                    self._back_off(error)
+                except Exception as error:
+                    # A poller that dies would leave everybody waiting in silence.
+                    log.exception("A round of looks at batch jobs failed; the next one follows.")
+                    self._back_off(GeminiBatchError(f"{type(error).__name__} while looking at batch jobs"))
+        finally:
+            if self._registry.get(self._settings.identity) is self:
+                del self._registry[self._settings.identity]
+            if transport is not None:
+                await transport.aclose()
+
+    def _open(self) -> AsyncTransport:
+        from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
+        from airflow_provider_gemini_batch.transport.credentials import credentials_for
+
+        return AsyncTransport(self._settings, credentials_for(self._settings), max_connections=MAX_CONNECTIONS)
+
+    async def _sleep(self, seconds: float) -> None:
+        # A timer and an event instead of wait_for: no second task for each pause.
+        self._woken.clear()
+        timer = self._loop.call_later(seconds, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+
+    async def _lingers(self) -> bool:
+        await self._sleep(LINGER)
+        return bool(self._by_key)
+
+    def _back_off(self, error: GeminiBatchError) -> None:
+        self._failures += 1
+        pause = _BACK_OFF.delay_after(error, self._failures)
+        if pause is None:
+            pause = _BACK_OFF.cap
+        self._not_before = self._loop.time() + pause
+        if self.trouble is None or type(self.trouble) is not type(error):
+            log.warning("Looking at %d batch jobs pauses for %.1f s: %s", self._count, pause, error)
+        self.trouble = error
+
+    def _recovered(self) -> None:
+        self._failures = 0
+        self.trouble = None
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+
+    async def _round(self, transport: AsyncTransport, due: list[Subscription]) -> None:
+        """Look at every due job once, as far as one round goes."""
+        now = self._loop.time()
+        wanted = {each._key: each.job_name for each in due}
+        listed = {each._key for each in due if each._unlisted_until <= now} if self._may_list else set()
+        missed: set[str] = set()
+        if len(listed) > FEW:
+            missed = await self._sweep(transport, set(listed))
+        else:
+            listed = set()
+        one_by_one = [key for key in wanted if key not in listed or key in missed]
+        for key in missed:
+            for subscription in self._by_key.get(key, ()):
+                subscription._unlisted_until = now + UNLISTED_SECONDS
+        await self._get_each(transport, [(key, wanted[key]) for key in one_by_one[:GETS_PER_ROUND]])
+
+    async def _sweep(self, transport: AsyncTransport, wanted: set[str]) -> set[str]:
+        """
+        Read the list, newest first, until every wanted job was seen or single reads are cheaper.
+
+        :return: The wanted jobs that were not seen.
+        :raises GeminiBatchError: What concerns the poller as a whole.
+        """
+        token: str | None = None
+        pages = 0
+        while wanted and pages <= len(wanted):
+            try:
+                page = await self._page(transport, token)
+            except ReplyFormatError:
+                # One item that cannot be read spoils its page; single reads get around it.
+                return wanted
+            except (AuthError, RateLimitedError):
+                raise
+            except GeminiBatchError as error:
+                if error.is_transient:
+                    raise
+                if token is None:
+                    log.warning("Batch jobs cannot be listed, so they are read one by one: %s", error)
+                    self._may_list = False
+                elif not isinstance(error, RequestRejectedError):
+                    raise
+                return wanted
+            pages += 1
+            self._recovered()
+            self._take(page, wanted)
+            # What was delivered runs before the next page is read.
+            await asyncio.sleep(0)
+            token = page.next_page_token
+            if not token:
+                break
+        return wanted
+
+    async def _page(self, transport: AsyncTransport, token: str | None) -> JobPage:
+        try:
+            return await transport.arun(list_page(self._surface, NO_RETRY, page_token=token))
+        except ReplyFormatError:
+            return await transport.arun(list_page(self._surface, NO_RETRY, page_token=token))
+
+    def _take(self, page: JobPage, wanted: set[str]) -> None:
+        now = self._loop.time()
+        for job in page.jobs:
+            key = key_of(job.name)
+            waiting = self._by_key.get(key)
+            if not waiting:
+                wanted.discard(key)
+                continue
+            is_wanted = key in wanted
+            wanted.discard(key)
+            for subscription in waiting:
+                # A look that comes for free is taken where it is useful, which also brings the phases together.
+                nearly = subscription.due - now <= subscription.span / 2
+                if is_wanted or job.is_done or nearly:
+                    self._hand(subscription, job)
+
+    async def _get_each(self, transport: AsyncTransport, jobs: list[tuple[str, str]]) -> None:
+        """Read jobs one by one, as many at a time as there are connections."""
+        todo = iter(jobs)
+        faults: list[GeminiBatchError] = []
+
+        async def work() -> None:
+            for key, name in todo:
+                if key not in self._by_key:
+                    continue
+                try:
+                    job = await transport.arun(get_job(self._surface, name, NO_RETRY))
+                except (AuthError, RateLimitedError):
+                    raise
+                except GeminiBatchError as error:
+                    self._fault(key, error)
+                    if error.is_transient:
+                        faults.append(error)
+                else:
+                    self._recovered()
+                    for subscription in self._by_key.get(key, ()):
+                        self._hand(subscription, job)
+
+        workers = [asyncio.ensure_future(work()) for _ in range(min(MAX_CONNECTIONS, len(jobs)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        if faults and len(faults) == len(jobs):
+            self._back_off(faults[-1])
+
+    def _fault(self, key: str, error: GeminiBatchError) -> None:
+        for subscription in self._by_key.get(key, ()):
+            self._plan(subscription, None)
+            if error.is_transient:
+                subscription._failures += 1
+                pause = _BACK_OFF.delay_after(error, subscription._failures)
+                subscription.due = self._loop.time() + (pause or _BACK_OFF.cap)
+            else:
+                subscription.deliver(error)
+
+    def _hand(self, subscription: Subscription, job: BatchJob) -> None:
+        subscription._failures = 0
+        self._plan(subscription, job)
+        subscription.deliver(job)
+
+    async def _tell(self, subscriptions: Iterable[Subscription], error: GeminiBatchError) -> None:
+        for number, subscription in enumerate(subscriptions, 1):
+            subscription.deliver(error)
+            if number % 200 == 0:
+                await asyncio.sleep(0)
+
+
+def key_of(job_name: str) -> str:
+    """Return a job's name without its project: Vertex AI answers with the project's number where one sent its id."""
+    if job_name.startswith("projects/"):
+        return job_name.split("/", 2)[2]
+    return job_name
