@@ -86,6 +86,11 @@ class _Names:
             self.first.append(key)
 
 
+def _head(line: bytes) -> bytes:
+    """Return a row's beginning up to its status: its key. Inside the key's text these bytes cannot be."""
+    return line[: line.index(b',"status":"')]
+
+
 class _Spool:
     """Rows on disk, to be found by key. Entries are three numbers: hash of the key, offset and flags, length."""
 
@@ -338,10 +343,10 @@ def land(
     :param input_keys: In its place, a function that gives the keys in order each time it is called.
     :param errors_path: Where rows go a second time that failed, were blocked or are missing; unknown ones go there only.
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
-    :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``, ``blocked``,
-        ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first ``missing_keys``,
-        ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and ``first_errors``
-        (``code``, ``message``, ``count``; the most frequent first).
+    :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``,
+        ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first ``missing_keys``,
+        ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
+        ``first_errors`` (``code``, ``message``, ``count``; the most frequent first).
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
     """
     places = [os.fspath(place) for place in (output_path, errors_path, input_path) if place is not None]
