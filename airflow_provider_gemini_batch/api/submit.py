@@ -5,8 +5,8 @@ One billed job for one piece of work.
 The service creates (and bills) a job for every create call, so a call is never simply repeated. The rules, in order:
 
 1. Find before create. Jobs that carry our mark (:mod:`~airflow_provider_gemini_batch.api.identity`) are looked up by
-   the names we remember and in the service's list, on every attempt. A job with answers is reused, a live one is adopted.
-   A failed, cancelled or expired one does not count, nor does one that is being cancelled.
+   the names we remember and in the service's list, on every attempt. A job with answers is reused, a live one
+   adopted. A failed, cancelled or expired one does not count, nor does one that is being cancelled.
 2. Rows are uploaded only once it is clear that a job has to be created; if that took a while, rule 1 is applied again.
 3. A create that ended without a clear answer is followed by looks at the list over some time, since a new job shows up
    there late. Only if none finds a job is the call made again, a few times at most.
@@ -20,7 +20,6 @@ Nothing here looks at a clock, sleeps or sends: it is a flow, see :mod:`~airflow
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
@@ -40,6 +39,8 @@ from airflow_provider_gemini_batch.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
     from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
     from airflow_provider_gemini_batch.api.surface import Surface
 
@@ -429,7 +430,7 @@ class _Attempt(Generic[SourceT]):
                 if creates >= self.policy.max_creates:
                     raise SubmitError(
                         f"{creates} create calls ended without a clear answer (the last: {error}), and no job showed "
-                        f"up in the list. Look for [airflow {self.token}] in the list of jobs; the next attempt at this "
+                        f"up in the list. Look for [airflow {self.token}] among the jobs; the next attempt at this "
                         "task takes such a job if there is one by then."
                     ) from error
                 continue
