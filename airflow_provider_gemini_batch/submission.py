@@ -8,6 +8,7 @@ Everything here happens before a job exists: it may cost an upload, never money.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
     RequestRejectedError,
 )
-from airflow_provider_gemini_batch.spool import open_input, write_input
+from airflow_provider_gemini_batch.spool import BUFFER_BYTES, SpoolFile, local_path, open_read, write_input
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -227,7 +228,7 @@ def prepared(
                 yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
                 return
             normalised = iter(kept)
-        spooled = write_input(normalised, folder)
+        spooled = write_input(normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini")
         yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled, spooled.sha256)
 
 
@@ -237,7 +238,7 @@ def _rows(request: JobRequest) -> Iterator[Iterable[Any]]:
         yield request.inlined_requests
         return
     assert request.input_path is not None
-    with open_input(str(request.input_path)) as stream:
+    with open_read(request.input_path) as stream:
         yield stream
 
 
@@ -330,3 +331,22 @@ def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[Remo
         ) from error
     except NotFoundError as error:
         raise ConfigurationError(f"{name} does not exist. Upload it first, or correct the name.") from error
+
+
+def spool_as_is(path: str, folder: str) -> SpoolFile:
+    """
+    Make any file readable from any offset, with its digest; one in object storage is copied to local disk first.
+
+    :param folder: Where the copy goes.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    local = local_path(path)
+    copy = None if local is not None else os.path.join(folder, "copy")
+    with open_read(path) as stream, open(copy or os.devnull, "wb") as target:
+        while block := stream.read(BUFFER_BYTES):
+            digest.update(block)
+            size += len(block)
+            if copy is not None:
+                target.write(block)
+    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0)

@@ -94,12 +94,17 @@ class JobMemory:
         return noted if isinstance(noted, dict) else {}
 
     def note(self, what: str, value: str) -> None:
-        """Keep *value* under *what*, beside what is there."""
+        """
+        Keep an ``intent`` (a token, right before a create) or a ``job`` (its name).
+
+        A new intent outdates the job noted before it.
+        """
         if self._store is None:
             return
+        noted = {"intent": value, "intent_at": time.time()} if what == "intent" else {**self.recall(), what: value}
         try:
-            self._store.set(self.KEY, {**self.recall(), what: value})
-        except Exception as error:
+            self._store.set(self.KEY, noted)
+        except Exception as error:  # the service's list decides
             log.warning("The task state store could not be written (%s).", type(error).__name__)
 
 

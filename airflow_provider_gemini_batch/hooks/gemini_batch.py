@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 
 
-def settings_of(connection: Any, backend: str | None = None) -> ConnectionSettings:
+def settings_of(
+    connection: Any, backend: str | None = None, *, extra: Mapping[str, Any] | None = None
+) -> ConnectionSettings:
     """
     Read an Airflow connection.
 
     :param connection: An ``airflow`` Connection object, already looked up.
     :param backend: Overrides the connection's backend.
+    :param extra: The connection's extra, decoded; given where decoding it here would block (triggers).
     :raises ConfigurationError: Naming every bad field.
     """
     from airflow_provider_gemini_batch.connection import settings_from_connection
@@ -55,7 +58,7 @@ def settings_of(connection: Any, backend: str | None = None) -> ConnectionSettin
         login=connection.login,
         password=connection.password,
         port=connection.port,
-        extra=connection.extra_dejson,
+        extra=connection.extra_dejson if extra is None else extra,
         backend=backend,
     )
 
@@ -264,6 +267,7 @@ class GeminiBatchHook(BaseHook):
         known_names: Sequence[str] = (),
         on_existing_job: str = "replace",
         contended: bool = False,
+        intent_at: float | None = None,
         exclude: frozenset[str] = frozenset(),
         policy: SubmitPolicy | None = None,
         remember: Callable[[str, str], None] | None = None,
@@ -275,6 +279,7 @@ class GeminiBatchHook(BaseHook):
         :param task: 16 hex digits that name the piece of work (:func:`~.api.identity.make_task_id`).
         :param since: UTC epoch seconds; no own job can be older.
         :param contended: Whether another attempt at the same work may be under way.
+        :param intent_at: UTC epoch seconds at which an earlier attempt was about to create, if its job is not known.
         :param on_token: Told the token before anything is sent.
         """
         from airflow_provider_gemini_batch.api.identity import SubmissionToken, digest_of
@@ -293,13 +298,14 @@ class GeminiBatchHook(BaseHook):
             return self.run(
                 submit(
                     self.surface,
-                    lambda placed: token.mark(request.spec(placed, name), self.surface.backend),
+                    lambda placed: request.spec(placed, name),
                     lambda: source.place(self.surface, self.settings, self.retry, name),
                     token,
                     since=since,
                     known_names=known_names,
                     on_existing_job=on_existing_job,  # type: ignore[arg-type]
                     contended=contended,
+                    intent_at=intent_at,
                     exclude=exclude,
                     policy=policy or SubmitPolicy(),
                     now=time.time,
@@ -415,12 +421,12 @@ class GeminiBatchHook(BaseHook):
         from airflow_provider_gemini_batch.api.results import read_result
 
         for number, line in enumerate(self.result_lines(job_or_name), 1):
-            yield read_result(line, number)
+            yield read_result(line, position=number)
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""
         from airflow_provider_gemini_batch.api.policy import check_ended
-        from airflow_provider_gemini_batch.api.results import iter_inline_results
+        from airflow_provider_gemini_batch.api.results import iter_inline_results, split_lines
 
         job = self.get_batch(job_or_name) if isinstance(job_or_name, str) else job_or_name
         if job.output is None:
@@ -435,16 +441,17 @@ class GeminiBatchHook(BaseHook):
                 body.seek(0)
                 yield from iter_inline_results(body)
         elif job.output.kind == "file":
-            yield from _lines(self.transport.stream(lambda offset: self.surface.download_file(place, offset)))
+            yield from split_lines(self.transport.stream(lambda offset: self.surface.download_file(place, offset)))
         elif job.output.kind == "gcs":
             for name in self._shards(place):
-                yield from _lines(
+                yield from split_lines(
                     self.transport.stream(lambda offset, name=name: self.surface.download_file(name, offset))  # type: ignore[misc]
                 )
         else:
-            from airflow_provider_gemini_batch.api.bigquery import BigQueryTables
+            from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
 
-            yield from BigQueryTables(self.settings).rows(place, self.run, self.retry)
+            rows = BigQuery(self.settings.bigquery_base_url).rows(self.run, place, self.retry)
+            yield from map(result_line, rows)
 
     def _shards(self, directory: str) -> list[str]:
         """List every result object under a job's output directory; a long job leaves several."""
@@ -467,11 +474,10 @@ class GeminiBatchHook(BaseHook):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
-        from airflow_provider_gemini_batch.spool import spool_file
-        from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file
+        from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file, spool_as_is
 
         with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder:
-            source = spool_file(str(path), folder)
+            source = spool_as_is(str(path), folder)
             name = display_name or str(path).rstrip("/").rsplit("/", 1)[-1]
             return self.run(
                 place_file(
@@ -528,11 +534,11 @@ class GeminiBatchHook(BaseHook):
         :param destination: Local path or object-storage URI.
         :return: *destination* as a string.
         """
-        from airflow_provider_gemini_batch.spool import publish
+        from airflow_provider_gemini_batch.spool import AtomicFile
 
-        with publish(str(destination)) as stream:
+        with AtomicFile(str(destination)) as target:
             for piece in self.transport.stream(lambda offset: self.surface.download_file(file_name, offset)):
-                stream.write(piece)
+                target.write(piece)
         return str(destination)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -546,15 +552,3 @@ class GeminiBatchHook(BaseHook):
             return False, f"{type(error).__name__}: the connection could not be tried."
         where = "Vertex AI" if self.backend == "vertex_ai" else "the Gemini Developer API"
         return True, f"Connected to {where}" + (", which has batch jobs." if page.jobs else ".")
-
-
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Split a stream into lines without their ends; empty lines are left out."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n") if rest else piece.split(b"\n")
-        for line in whole:
-            if line:
-                yield line
-    if rest.strip():
-        yield rest

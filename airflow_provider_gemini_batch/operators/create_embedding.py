@@ -26,7 +26,7 @@ class CreateEmbeddingBatchOperator(SubmitOperator):
     """
 
     kind = "embed"
-    template_fields: Sequence[str] = (*SubmitOperator.template_fields, "task_type", "title")
+    template_fields: Sequence[str] = (*SubmitOperator.template_fields, "embed_task_type", "title")
 
     def __init__(
         self,
@@ -37,7 +37,8 @@ class CreateEmbeddingBatchOperator(SubmitOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.task_type = task_type
+        # BaseOperator has a property of the name task_type.
+        self.embed_task_type = task_type
         self.title = title
         self.output_dimensionality = output_dimensionality
 
@@ -46,7 +47,7 @@ class CreateEmbeddingBatchOperator(SubmitOperator):
 
         return JobRequest(
             "embed",
-            task_type=self.task_type or None,
+            task_type=self.embed_task_type or None,
             title=self.title or None,
             output_dimensionality=self.output_dimensionality,
             **self._common(),

@@ -91,7 +91,10 @@ class DownloadResultsOperator(GeminiBatchOperator):
             without,
             self.max_failed_rows,
             what=job.name,
-            reasons=manifest.get("first_errors"),
+            reasons={
+                f"{item['message'] or 'no message'} (code {item['code']})": item["count"]
+                for item in manifest["first_errors"]
+            },
             job=job,
         )
         if warning:

@@ -237,6 +237,7 @@ class SubmitOperator(GeminiBatchOperator):
             known_names=names,
             on_existing_job=self.on_existing_job,
             contended=work.contended or bool(noted),
+            intent_at=None if names else noted.get("intent_at"),
             exclude=frozenset(plan["exclude"]),
             remember=memory.note,
             on_token=lambda token: self._push(context, "submission_token", token),
@@ -244,9 +245,11 @@ class SubmitOperator(GeminiBatchOperator):
 
     def _tell(self, context: Any, submission: Submission) -> None:
         self._push(context, "job_name", submission.job.name)
-        self.log.info("%s: %s (%s)", submission.job.name, submission.action, submission.reason)
+        self.log.info("%s: %s", submission.action, submission.reason)
         if submission.surplus:
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
+        if submission.uncancelled:
+            self.log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(submission.uncancelled))
 
     def _push(self, context: Any, key: str, value: str) -> None:
         ti = context.get("ti") or context.get("task_instance")

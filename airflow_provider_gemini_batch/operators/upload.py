@@ -39,7 +39,7 @@ class UploadFileOperator(GeminiBatchOperator):
         "model",
         "generation_config",
         "system_instruction",
-        "task_type",
+        "embed_task_type",
         "title",
     )
     template_fields_renderers = {"generation_config": "json"}
@@ -65,7 +65,8 @@ class UploadFileOperator(GeminiBatchOperator):
         self.model = model
         self.generation_config = generation_config
         self.system_instruction = system_instruction
-        self.task_type = task_type
+        # BaseOperator has a property of the name task_type.
+        self.embed_task_type = task_type
         self.title = title
         self.output_dimensionality = output_dimensionality
 
@@ -80,7 +81,7 @@ class UploadFileOperator(GeminiBatchOperator):
             input_path=str(self.input_path),
             generation_config=self.generation_config,
             system_instruction=self.system_instruction or None,
-            task_type=self.task_type or None,
+            task_type=self.embed_task_type or None,
             title=self.title or None,
             output_dimensionality=self.output_dimensionality,
         )

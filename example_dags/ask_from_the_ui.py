@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+For the Trigger form in Airflow's UI: type a few questions, choose a model, read the answers in the last task's log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import datetime
+
+from airflow.providers.common.compat.sdk import DAG, Param, task
+
+from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
+
+# Every worker has to see this folder: a shared volume, or an object-storage URI.
+FOLDER = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "gemini_batch")
+
+with DAG(
+    "gemini_batch_ask_from_the_ui",
+    description="Answer questions typed into the Trigger form as one batch job",
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    tags=["gemini-batch", "example"],
+    # Lists and numbers of the form stay lists and numbers in the operators' arguments.
+    render_template_as_native_obj=True,
+    params={
+        "model": Param(
+            "gemini-2.5-flash",
+            type="string",
+            title="Model",
+            examples=["gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"],
+        ),
+        "rows": Param(
+            ["Why is the sky blue?", "Pourquoi le ciel est-il bleu ?"],
+            type="array",
+            items={"type": "string"},
+            minItems=1,
+            title="Questions",
+            description_md="One question a line.",
+        ),
+        "temperature": Param(0.7, type="number", minimum=0, maximum=2, title="Temperature"),
+        "system_instruction": Param(
+            "Answer in one short paragraph.", type=["null", "string"], format="multiline", title="System instruction"
+        ),
+    },
+):
+
+    @task
+    def questions(params: dict | None = None) -> list[dict[str, str]]:
+        """Make a row of each question."""
+        return [{"prompt": text} for text in (params or {}).get("rows", []) if text.strip()]
+
+    ask = CreateBatchOperator(
+        task_id="ask",
+        model="{{ params.model }}",
+        inlined_requests=questions(),
+        generation_config={"temperature": "{{ params.temperature }}"},
+        system_instruction="{{ params.system_instruction }}",
+        wait_for_completion=True,
+        deferrable=True,
+    )
+
+    answers = DownloadResultsOperator(
+        task_id="answers",
+        job_name=ask.output,
+        output_path=f"{FOLDER}/{{{{ dag.dag_id }}}}/{{{{ run_id }}}}/answers.jsonl",
+    )
+
+    @task
+    def read_out(manifest: dict) -> None:
+        """Put the answers into the log."""
+        with open(manifest["output_path"], encoding="utf-8") as file:
+            for line in file:
+                answer = json.loads(line)
+                logging.getLogger(__name__).info("%s: %s", answer["key"], answer["text"] or answer["error"])
+
+    read_out(answers.output)
