@@ -43,7 +43,7 @@ EXTRA_FIELDS: dict[str, Field] = {
     "storage_uri": Field(
         "Storage place", "Vertex AI: gs://bucket/prefix for uploads and results when an operator names no place."
     ),
-    "keyfile_dict": Field("Key (JSON)", "The content of a service account's key file.", "secret"),
+    "keyfile_dict": Field("Key JSON", "The content of a service account's key file.", "secret"),
     "key_path": Field("Key path", "Path of a service account's key file, on the workers and on the triggerer."),
     "credential_config_file": Field(
         "Credential configuration", "Workload identity federation: path or content of the configuration file."
