@@ -2,8 +2,8 @@
 """
 One billed job for one piece of work: the submit flow against a model of the service, stepped by hand.
 
-The model keeps what matters for money: a create has its effect somewhere between request and reply, a new job is listed
-only after a lag, a job that is cancelled before it runs costs nothing. Requests and replies go through the real surface.
+The model keeps what matters for money: a create has its effect somewhere between request and reply, a new job is
+listed only after a lag, a cancelled job costs nothing. Requests and replies go through the real surface.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.developer import DeveloperSurface
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
-from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
+from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.submit import Submission, SubmitPolicy, submit
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection import ConnectionSettings
@@ -179,8 +179,8 @@ def drive(flow: Flow[Submission], service: Service, faults: list[Fault] | None =
                 except GeminiBatchError as fault:
                     error = fault
     except StopIteration as end:
-        assert isinstance(end.value, Submission)
-        return end.value
+        submission: Submission = end.value
+    return submission
 
 
 def reply_lost(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
@@ -398,6 +398,19 @@ def test_an_old_intent_costs_no_wait() -> None:
     service = Service()
     assert drive(Memory().flow(service, intent_at=service.time - 3600), service).action == "created"
     assert service.time - START < 15
+
+
+def test_a_lost_call_that_is_carried_out_after_the_settle_makes_no_second_bill() -> None:
+    def arrives_late(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
+        send(request)
+        service.jobs[-1].listed = service.time + sum(SubmitPolicy().settle) + 5
+        raise TransportError("timeout")
+
+    service = Service()
+    done = drive(Memory().flow(service), service, [arrives_late])
+    assert service.creates == 2
+    assert [job.name for job in costing(service)] == [done.job.name]
+    assert done.surplus == (service.jobs[1].name,)
 
 
 @dataclass
