@@ -344,8 +344,8 @@ def land(
     :param errors_path: Where rows go a second time that failed, were blocked or are missing; unknown ones go there only.
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
     :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``,
-        ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first ``missing_keys``,
-        ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
+        ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first
+        ``missing_keys``, ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
         ``first_errors`` (``code``, ``message``, ``count``; the most frequent first).
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
     """

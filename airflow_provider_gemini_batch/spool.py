@@ -17,13 +17,13 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_gemini_batch.api.rows import check_file_size
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from airflow_provider_gemini_batch.api.models import Backend

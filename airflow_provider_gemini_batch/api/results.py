@@ -41,6 +41,7 @@ BLOCKING_FINISH_REASONS = frozenset(
 
 _NOTHING = msgspec.Raw(b"")
 _EMPTY = (b"", b"null")
+_NO_TEXT = (*_EMPTY, b'""')
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -56,7 +57,7 @@ class _Line(msgspec.Struct, gc=False):
 
 
 class _Part(msgspec.Struct):
-    text: str | None = None
+    text: msgspec.Raw = _NOTHING
     thought: bool | None = None
     functionCall: msgspec.Raw = _NOTHING
     inlineData: msgspec.Raw = _NOTHING
@@ -68,8 +69,10 @@ class _Part(msgspec.Struct):
     def is_usable(self) -> bool:
         if self.thought:
             return False
+        if bytes(self.text) not in _NO_TEXT:
+            return True
         others = (self.functionCall, self.inlineData, self.fileData, self.executableCode, self.codeExecutionResult)
-        return bool(self.text) or any(bytes(other) not in _EMPTY for other in others)
+        return any(bytes(other) not in _EMPTY for other in others)
 
 
 class _Content(msgspec.Struct):
@@ -115,6 +118,7 @@ class _Prediction(msgspec.Struct):
 
 _read_line = msgspec.json.Decoder(_Line).decode
 _read_response = msgspec.json.Decoder(_Response).decode
+_read_text = msgspec.json.Decoder(str).decode
 _read_predictions = msgspec.json.Decoder(list[_Prediction]).decode
 
 
@@ -123,6 +127,7 @@ class ResultRow:
     One result, judged, with its large members still as JSON text.
 
     :param key: None where the line tells none.
+    :param text: The answer's text as a JSON string, or None.
     :param embedding: The vector as JSON text, or None.
     :param usage: The service's token counts as JSON text, or None.
     :param response: The raw response as JSON text, or None.
@@ -146,7 +151,7 @@ class ResultRow:
     def __init__(self, key: str | None, status: Status = "failed") -> None:
         self.key = key
         self.status: Status = status
-        self.text: str | None = None
+        self.text: bytes | None = None
         self.embedding: bytes | None = None
         self.finish_reason: str | None = None
         self.error: dict[str, Any] | None = None
@@ -168,7 +173,7 @@ class ResultRow:
         return b'{"key":%b,"status":"%b","text":%b,"embedding":%b,"finish_reason":%b,"error":%b,"usage":%b%b%b}\n' % (
             _encode(self.key),
             self.status.encode(),
-            b"null" if text is None else _encode(text),
+            text or b"null",
             self.embedding or b"null",
             b"null" if reason is None else _encode(reason),
             b"null" if error is None else _encode(error),
@@ -182,7 +187,7 @@ class ResultRow:
         return BatchResult(
             key=self.key or "",
             status=self.status,
-            text=self.text,
+            text=_loose(self.text),
             embedding=_loose(self.embedding),
             finish_reason=self.finish_reason,
             error=self.error,
@@ -347,8 +352,11 @@ def _judge(row: ResultRow, response: _Response) -> None:
         parts = [part for part in (candidate.content.parts or () if candidate.content else ()) if part is not None]
         if any(part.is_usable for part in parts):
             row.status = "succeeded"
-            texts = [part.text for part in parts if part.text is not None and not part.thought]
-            row.text = "".join(texts) if texts else None
+            texts = [text for part in parts if not part.thought and (text := bytes(part.text)) not in _EMPTY]
+            if len(texts) == 1 and texts[0][:1] == b'"':
+                row.text = texts[0]
+            elif texts:
+                row.text = _encode("".join([_read_text(text) for text in texts]))
             return
     feedback = response.promptFeedback
     reason = row.finish_reason

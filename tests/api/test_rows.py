@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_gemini_batch.api.results import read_result
+from airflow_provider_gemini_batch.api.rows import (
+    KeySet,
+    RowSettings,
+    WireRow,
+    check_file_size,
+    normalise_rows,
+    row_keys,
+)
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+CONTENTS = [{"role": "user", "parts": [{"text": "hi"}]}]
+GENERATE = RowSettings()
+EMBED = RowSettings(kind="embed")
+VERTEX = RowSettings(backend="vertex_ai")
+VERTEX_EMBED = RowSettings(kind="embed", backend="vertex_ai", model="gemini-embedding-001")
+
+
+def normalised(rows: list[Any], settings: RowSettings = GENERATE) -> list[dict[str, Any]]:
+    return [json.loads(row.line()) for row in normalise_rows(rows, settings)]
+
+
+def one(row: Any, settings: RowSettings = GENERATE) -> Any:
+    return normalised([row], settings)[0]["request"]
+
+
+def refusal(rows: list[Any], settings: RowSettings = GENERATE) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        list(normalise_rows(rows, settings))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"key": "a", "request": {"contents": CONTENTS}},
+        {"key": "a", "contents": CONTENTS},
+        {"key": "a", "prompt": "hi"},
+        {"request": {"contents": CONTENTS}, "metadata": {"key": "a"}},
+    ],
+)
+@pytest.mark.parametrize("form", [dict, json.dumps, lambda row: json.dumps(row).encode() + b"\r\n"])
+def test_every_form_of_a_generate_row_is_the_same_wire_row(row: dict[str, Any], form: Any) -> None:
+    assert normalised([form(row)]) == [{"key": "a", "request": {"contents": CONTENTS}}]
+    assert normalised([form(row)], VERTEX) == [{"key": "afgb:a", "request": {"contents": CONTENTS}}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"request": {"content": {"parts": [{"text": "hi"}]}}},
+        {"content": {"parts": [{"text": "hi"}]}},
+        {"content": "hi"},
+        {"text": "hi"},
+    ],
+)
+def test_every_form_of_an_embedding_row_is_the_same_wire_row(row: dict[str, Any]) -> None:
+    settings = RowSettings(kind="embed", task_type="RETRIEVAL_DOCUMENT", output_dimensionality=768)
+    content = {"parts": [{"text": "hi"}]}
+    assert one(row, settings) == {"content": content, "taskType": "RETRIEVAL_DOCUMENT", "outputDimensionality": 768}
+    vertex = RowSettings(
+        "embed", "vertex_ai", "gemini-embedding-001", task_type="RETRIEVAL_DOCUMENT", output_dimensionality=768
+    )
+    assert one(row, vertex) == {
+        "content": content,
+        "embed_content_config": {"task_type": "RETRIEVAL_DOCUMENT", "output_dimensionality": 768},
+    }
+
+
+def test_legacy_embedding_models_get_text_alone() -> None:
+    settings = RowSettings("embed", "vertex_ai", "text-embedding-005")
+    assert normalised([{"key": "a", "text": "hi"}], settings) == [{"key": "afgb:a", "content": "hi"}]
+    assert "text alone" in refusal([{"text": "a"}], RowSettings("embed", "vertex_ai", "text-embedding-005", title="x"))
+
+
+def test_rows_without_keys_are_numbered_from_one_over_rows_not_lines() -> None:
+    lines = [b'\xef\xbb\xbf{"prompt": "a"}\n', b"\n", b'{"prompt": "b"}\n', b'{"key": "own", "prompt": "c"}']
+    assert [row["key"] for row in normalised(lines)] == ["row-1", "row-2", "own"]
+    assert [row.number for row in normalise_rows(lines, GENERATE)] == [1, 3, 4]
+    assert list(row_keys(lines)) == ["row-1", "row-2", "own"]
+
+
+def test_defaults_reach_rows_that_do_not_set_the_member_in_either_spelling() -> None:
+    settings = RowSettings(generation_config={"max_output_tokens": 5, "temperature": 0}, system_instruction="Be brief.")
+    row = {"prompt": "a", "generation_config": {"max_output_tokens": 9}}
+    assert one(row, settings)["generationConfig"] == {"maxOutputTokens": 9, "temperature": 0}
+    plain = one(json.dumps({"key": "a", "request": {"contents": CONTENTS}}), settings)
+    assert plain["generationConfig"] == {"maxOutputTokens": 5, "temperature": 0}
+    assert plain["systemInstruction"] == {"role": "user", "parts": [{"text": "Be brief."}]}
+    own = {"parts": [{"text": "mine"}]}
+    assert one({"request": {"contents": CONTENTS, "system_instruction": own}}, settings)["systemInstruction"] == own
+
+
+def test_names_that_users_choose_keep_their_spelling() -> None:
+    schema = {"type": "OBJECT", "properties": {"first_name": {"type": "STRING", "max_length": "5"}}}
+    config = one({"prompt": "a", "generation_config": {"response_schema": schema}})["generationConfig"]
+    assert config["responseSchema"]["properties"] == {"first_name": {"type": "STRING", "maxLength": "5"}}
+
+
+def test_inline_form_keeps_metadata_and_adds_the_key() -> None:
+    row = next(normalise_rows([{"request": {"contents": CONTENTS}, "metadata": {"own": "x"}}], GENERATE))
+    assert row.inline() == {"request": {"contents": CONTENTS}, "metadata": {"own": "x", "key": "row-1"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (b'{"key": "a" "prompt": 1}', "line 1: not JSON at column 13"),
+        (b"[1]", "must be a JSON object, not a list"),
+        ({"key": 7, "prompt": "a"}, "'key' must be a string, not a number"),
+        ({"key": "", "prompt": "a"}, "'key' is empty"),
+        ({"key": "a", "metadata": {"key": "b"}, "prompt": "x"}, "keep one"),
+        ({"key": "k", "prompt": " "}, "(key 'k')"),
+        ({"prompt": ["a"]}, "must be a string, not a list"),
+        ({"text": "a"}, "CreateEmbeddingBatchOperator"),
+        ({"request": {"content": {"parts": [{"text": "a"}]}}}, "CreateEmbeddingBatchOperator"),
+        ({"prompt": "a", "custom_id": "x"}, "unknown member 'custom_id'"),
+        ({"request": {"contents": CONTENTS}, "config": {}}, "request.generationConfig"),
+        ({"request": {"contents": CONTENTS, "temperature": 1}}, "'temperature' directly in 'request'"),
+        ({"prompt": "a", "temperature": 1}, "'temperature' must stand inside 'generationConfig'"),
+        ({"prompt": "a", "generationConfig": {"tools": []}}, "directly in 'request'"),
+        ({"prompt": "a", "generationConfig": {"topK": 1, "top_k": 2}}, "two spellings"),
+        ({"request": {"contents": []}}, "at least one"),
+        ({"request": {"contents": "hi"}}, "must be a list"),
+        ({"request": {"contents": [{"parts": []}]}}, "no parts"),
+        ({"request": {"contents": [{"role": "assistant", "parts": [{"text": "a"}]}]}}, "write 'model'"),
+        ({"request": {"contents": CONTENTS, "cachedContent": "cachedContents/x", "tools": [{}]}}, "cannot go with"),
+        ({"request": {"contents": CONTENTS, "serviceTier": "x"}}, "serviceTier"),
+        ({"prompt": "a\ud800"}, "cannot be written as JSON"),
+        ({}, "it is empty"),
+    ],
+)
+def test_a_bad_generate_row_is_refused_with_place_and_reason(row: Any, says: str) -> None:
+    assert says in refusal([row])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (RowSettings(task_type="X"), "embedding jobs"),
+        (RowSettings(kind="embed", generation_config={"topK": 1}), "generation jobs"),
+        (RowSettings(generation_config={"systemInstruction": "x"}), "argument system_instruction"),
+        (RowSettings(kind="embed", output_dimensionality=0), "above 0"),
+        (RowSettings(system_instruction=" "), "is empty"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: RowSettings, says: str) -> None:
+    assert says in refusal([{"prompt": "a"}], settings)
+
+
+def test_the_first_ten_bad_rows_are_named_at_once() -> None:
+    text = refusal([{"prompt": ""}] * 15)
+    assert text.count("'prompt' is empty") == 10
+    assert "row 10 " in text
+    assert "row 11" not in text
+
+
+def test_repeated_keys_no_rows_and_another_model_are_refused() -> None:
+    assert "must be unique" in refusal([{"key": "a", "prompt": "x"}, {"key": "a", "prompt": "y"}])
+    assert "no input rows" in refusal([b"\n", b"  \n"])
+    row = {"request": {"contents": CONTENTS, "model": "models/gemini-2.5-pro"}}
+    assert "all rows of a job share one" in refusal([row], RowSettings(model="gemini-2.5-flash"))
+
+
+def nested(depth: int) -> Any:
+    return {"a": nested(depth - 1)} if depth else 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"prompt": "a", "labels": {"x": "1"}}, {"prompt": "a", "labels": {"X": "1"}}], "case alone"),
+        ([{"prompt": "a", "tools": [{"googleSearch": {}}]}], "empty object"),
+        ([{"prompt": "a", "generationConfig": {"responseJsonSchema": {"$defs": {"x": 1}}}}], "cannot be a column"),
+        ([{"prompt": "a", "generationConfig": {"responseJsonSchema": nested(14)}}], "deeper than 15"),
+        ([{"prompt": "a", "generationConfig": {"stopSequences": [None]}}], "holds null"),
+        ([{"prompt": "a", "generationConfig": {"x": [[1]]}}], "array in an array"),
+        ([{"prompt": "a", "generationConfig": {"x": 1}}, {"prompt": "a", "generationConfig": {"x": [1]}}], "one kind"),
+        ([{"prompt": "a", "cachedContent": "cachedContents/x"}], "not supported in batches on Vertex AI"),
+    ],
+)
+def test_what_fails_a_whole_file_on_vertex_is_found_before_submitting(rows: list[Any], says: str) -> None:
+    assert says in refusal(rows, VERTEX)
+
+
+def test_what_means_nothing_is_left_out_for_vertex() -> None:
+    row = {
+        "request": {
+            "contents": [{"parts": [{"text": "a", "fileData": None}]}],
+            "generationConfig": {"thinkingConfig": {}, "topK": None},
+            "labels": {"n": 5},
+        }
+    }
+    assert one(row, VERTEX) == {"contents": [{"role": "user", "parts": [{"text": "a"}]}], "labels": {"n": "5"}}
+
+
+def test_too_many_rows_and_too_large_files_are_refused() -> None:
+    legacy = RowSettings("embed", "vertex_ai", "text-embedding-005")
+    rows = ({"text": "a"} for _ in range(30_001))
+    with pytest.raises(ConfigurationError, match="up to 30,000 rows"):
+        for _ in normalise_rows(rows, legacy):
+            pass
+    check_file_size(1024**3, "vertex_ai")
+    with pytest.raises(ConfigurationError, match="split"):
+        check_file_size(1024**3 + 1, "vertex_ai")
+    check_file_size(1024**3 + 1, "gemini")
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), unique=True, min_size=1))
+def test_keys_survive_the_round_trip_to_either_backend_in_order(keys: list[str]) -> None:
+    try:
+        lines = [json.dumps({"key": key, "prompt": "x"}, ensure_ascii=False).encode() for key in keys]
+    except UnicodeEncodeError:
+        return
+    assert list(row_keys(lines)) == keys
+    for settings in (GENERATE, VERTEX):
+        wire: list[WireRow] = list(normalise_rows(lines, settings))
+        assert [row.key for row in wire] == keys
+        assert all(row.line().count(b"\n") == 1 for row in wire)
+        assert [read_result({"key": json.loads(row.line())["key"], "response": {}}).key for row in wire] == keys
+
+
+@given(st.lists(st.text(), max_size=200))
+def test_a_key_set_knows_what_it_was_given(keys: list[str]) -> None:
+    seen = KeySet()
+    assert sum(seen.add(key) for key in keys) == len(set(keys)) == len(seen)
+    assert all(key in seen for key in keys)
