@@ -22,7 +22,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
@@ -290,15 +290,8 @@ class CloudStorage:
         return f"{self._base}/storage/v1/b/{_encoded(bucket)}/o/{_encoded(name)}"
 
     def _to_session(self, session: str, span: str, data: bytes) -> HttpRequest:
-        parts = urlsplit(session)
-        return HttpRequest(
-            "PUT",
-            urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")),
-            tuple(parse_qsl(parts.query, keep_blank_values=True)),
-            {"Content-Range": span},
-            data,
-            authorize=False,
-        )
+        # The query holds the session's secret: it stays in the URL, which no repr shows.
+        return HttpRequest("PUT", session, (), {"Content-Range": span}, data, authorize=False)
 
 
 class _RunningDigest:

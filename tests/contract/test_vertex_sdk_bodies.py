@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from google import genai
 from google.genai import types
@@ -19,6 +18,8 @@ from tests.emulator.serving import LOCATION, PROJECT, Served, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 IN = "gs://emulator/in.jsonl"
@@ -47,9 +48,7 @@ def client(served: Served, sent_by_sdk: list[Sent]) -> Iterator[genai.Client]:
         sent_by_sdk.append((request.method, request.url.path, json.loads(body) if body else None))
 
     credentials = service_account.Credentials.from_service_account_info(served.service_account(), scopes=SCOPES)
-    options = types.HttpOptions(
-        base_url=served.url, api_version="v1", client_args={"event_hooks": {"request": [note]}}
-    )
+    options = types.HttpOptions(base_url=served.url, api_version="v1", client_args={"event_hooks": {"request": [note]}})
     with genai.Client(
         vertexai=True, project=PROJECT, location=LOCATION, credentials=credentials, http_options=options
     ) as made:
