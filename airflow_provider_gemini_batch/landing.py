@@ -341,7 +341,7 @@ def land(
     :param output_path: Local path or object-storage URI.
     :param input_path: The file the job was made from, for order and completeness.
     :param input_keys: In its place, a function that gives the keys in order each time it is called.
-    :param errors_path: Where rows go a second time that failed, were blocked or are missing; unknown ones go there only.
+    :param errors_path: Where failed, blocked and missing rows go a second time; unknown ones go there only.
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
     :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``,
         ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first

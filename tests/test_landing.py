@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import random
@@ -129,10 +131,9 @@ def test_output_over_its_own_input_is_refused(tmp_path: Path) -> None:
 
 def test_object_storage_is_written_and_read_whole(tmp_path: Path) -> None:
     place = f"memory://landing/{tmp_path.name}/out.jsonl"
-    try:
-        from airflow.sdk.io.store import attach
-    except ImportError:  # Airflow 2.11
-        from airflow.io.store import attach  # noqa: AIR311
+    # Airflow 3 has it elsewhere than 2.11.
+    store = "airflow.sdk.io.store" if importlib.util.find_spec("airflow.sdk") else "airflow.io.store"
+    attach = importlib.import_module(store).attach
     from fsspec.implementations.memory import MemoryFileSystem
 
     attach("memory", fs=MemoryFileSystem())

@@ -417,10 +417,6 @@ class _PlainRequest(msgspec.Struct, forbid_unknown_fields=True):
     contents: list[_PlainContent]
 
 
-class _PlainEmbed(msgspec.Struct, forbid_unknown_fields=True):
-    content: _PlainContent
-
-
 class _PlainRow(msgspec.Struct, forbid_unknown_fields=True):
     key: str
     request: msgspec.Raw
@@ -511,7 +507,11 @@ class _Normaliser:
                 value = _parse(raw)
             if not isinstance(value, Mapping):
                 raise RowProblem(f"a row must be a JSON object, not {_kind(value)}")
-            key, request, metadata = self._split(value, number)
+            metadata = value.get("metadata")
+            if metadata is not None and not isinstance(metadata, Mapping):
+                raise RowProblem(f"'metadata' must be an object, not {_kind(metadata)}")
+            key = _key(value, metadata, number)
+            request = self._split(value)
             if raw is None or b"_" in raw:
                 request = camelise(request)
             wire_request = self._embed(request) if self.settings.kind == "embed" else self._generate(request)
@@ -553,13 +553,9 @@ class _Normaliser:
         if not self.keys.add(key):
             raise RowProblem("this key was there before; keys tell answers apart and must be unique")
 
-    def _split(self, row: Mapping[str, Any], number: int) -> tuple[str, dict[str, Any], Mapping[str, Any] | None]:
-        """Tell the forms apart; return key, request and metadata."""
+    def _split(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell the forms apart and return the request."""
         embed = self.settings.kind == "embed"
-        metadata = row.get("metadata")
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise RowProblem(f"'metadata' must be an object, not {_kind(metadata)}")
-        key = _key(row, metadata, number)
         members = {name: value for name, value in row.items() if name not in ("key", "metadata")}
         if "config" in members:
             raise RowProblem(
@@ -582,7 +578,7 @@ class _Normaliser:
                     "'config' is a form of Google's SDK; inside 'request' the service knows "
                     + ("taskType, title and outputDimensionality" if embed else "'generationConfig'")
                 )
-            return key, request, metadata
+            return request
         short, wrong = ("text", "prompt") if embed else ("prompt", "text")
         body, wrong_body = ("content", "contents") if embed else ("contents", "content")
         if short in members:
@@ -616,7 +612,7 @@ class _Normaliser:
             raise RowProblem(f"{_names(flat)} must stand inside 'generationConfig'")
         if strange:
             raise RowProblem(f"unknown member{'s' if len(strange) > 1 else ''} {_names(strange)}")
-        return key, members, metadata
+        return members
 
     def _model(self, request: dict[str, Any]) -> None:
         model = request.get("model")

@@ -161,7 +161,7 @@ def test_settings_that_cannot_work_are_refused(settings: RowSettings, says: str)
 def test_the_first_ten_bad_rows_are_named_at_once() -> None:
     text = refusal([{"prompt": ""}] * 15)
     assert text.count("'prompt' is empty") == 10
-    assert "row 10 " in text
+    assert "row 10 (" in text
     assert "row 11" not in text
 
 
