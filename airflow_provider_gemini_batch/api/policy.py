@@ -8,6 +8,7 @@ the number of such rows that is still fine, a float below 1 their share.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome, duration
@@ -21,11 +22,11 @@ from airflow_provider_gemini_batch.errors import (
     JobTimeoutError,
     PartialFailureError,
 )
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.models import BatchJob
     from collections.abc import Mapping
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
 
 
 def check_max_failed_rows(value: object) -> float | None:
@@ -51,6 +52,10 @@ def check_ended(job: BatchJob, max_failed_rows: float | None = None) -> str | No
     reason = f" The service says: {job.error}." if job.error else " The service gave no reason."
     if job.partial_failures:
         reason += f" First partial failure: {job.partial_failures[0]}."
+    if job.backend == "vertex_ai":
+        from airflow_provider_gemini_batch.api.vertex import explain
+
+        reason += f" {explain(job)}".rstrip()
     if job.state is JobState.FAILED:
         raise JobFailedError(f"{job.name} failed.{reason}", job=job)
     if job.state is JobState.CANCELLED:

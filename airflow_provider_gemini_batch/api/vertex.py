@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL
 from airflow_provider_gemini_batch.api.models import (
     Backend,
     BatchJob,
@@ -306,7 +307,7 @@ class VertexSurface:
                     "or give the connection a storage_uri."
                 )
             # One prefix per job: the service's directory below it is named by the job's creation time alone.
-            words = [spec.labels[key] for key in sorted(spec.labels, reverse=True) if key.startswith("airflow-")]
+            words = [spec.labels[key] for key in (TASK_LABEL, INPUT_LABEL) if key in spec.labels]
             place = join_gs_uri(self._settings.storage_uri, "results", *(words or [self._new_id()]))
         if place.startswith("gs://"):
             parse_gs_uri(place, needs_object=False)

@@ -17,6 +17,7 @@ import pytest
 from airflow_provider_gemini_batch.api import flows
 from airflow_provider_gemini_batch.api.bigquery import BigQuery, parse_table_uri, result_line
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobErrorInfo, JobOutput, JobSpec
+from airflow_provider_gemini_batch.api.policy import check_ended
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
@@ -27,6 +28,7 @@ from airflow_provider_gemini_batch.emulator.bigquery import table_store
 from airflow_provider_gemini_batch.emulator.storage import object_store
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
+    JobFailedError,
     NotFoundError,
     PermissionDeniedError,
     ReplyFormatError,
@@ -316,6 +318,10 @@ def test_a_failed_job_comes_with_what_to_do(code: int, message: str, parts: list
     for part in parts:
         assert part in explain(job)
     assert explain(replace(job, error=None)) == ""
+    with pytest.raises(JobFailedError) as verdict:
+        check_ended(replace(job, backend="vertex_ai"))
+    assert message in str(verdict.value)
+    assert str(verdict.value).endswith(explain(job))
 
 
 # --- uploads, stepped by hand -----------------------------------------------------------------------------------------
