@@ -56,7 +56,7 @@ class _Line(msgspec.Struct, gc=False):
     predictions: msgspec.Raw = _NOTHING
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     text: msgspec.Raw = _NOTHING
     thought: bool | None = None
     functionCall: msgspec.Raw = _NOTHING
@@ -75,26 +75,26 @@ class _Part(msgspec.Struct):
         return any(bytes(other) not in _EMPTY for other in others)
 
 
-class _Content(msgspec.Struct):
+class _Content(msgspec.Struct, gc=False):
     parts: list[_Part | None] | None = None
 
 
-class _Candidate(msgspec.Struct):
+class _Candidate(msgspec.Struct, gc=False):
     content: _Content | None = None
     finishReason: str | None = None
     finishMessage: str | None = None
 
 
-class _Feedback(msgspec.Struct):
+class _Feedback(msgspec.Struct, gc=False):
     blockReason: str | None = None
     blockReasonMessage: str | None = None
 
 
-class _Vector(msgspec.Struct):
+class _Vector(msgspec.Struct, gc=False):
     values: msgspec.Raw = _NOTHING
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, gc=False):
     candidates: list[_Candidate | None] | None = None
     promptFeedback: _Feedback | None = None
     usageMetadata: msgspec.Raw = _NOTHING
@@ -103,16 +103,16 @@ class _Response(msgspec.Struct):
     tokenCount: msgspec.Raw = _NOTHING
 
 
-class _Statistics(msgspec.Struct):
+class _Statistics(msgspec.Struct, gc=False):
     token_count: int | float | None = None
 
 
-class _LegacyVector(msgspec.Struct):
+class _LegacyVector(msgspec.Struct, gc=False):
     values: msgspec.Raw = _NOTHING
     statistics: _Statistics | None = None
 
 
-class _Prediction(msgspec.Struct):
+class _Prediction(msgspec.Struct, gc=False):
     embeddings: _LegacyVector | None = None
 
 
