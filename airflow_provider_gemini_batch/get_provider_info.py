@@ -50,7 +50,6 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": connection_fields(),
             }
         ],
-        "extra-links": [f"{_PACKAGE}.links.BatchJobLink"],
         "config": {
             "gemini_batch": {
                 "description": "Settings of the Gemini Batch provider.",
@@ -63,16 +62,6 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "production",
-                        "default": "",
-                    },
-                    "poll_interval": {
-                        "description": (
-                            "Seconds between two looks at a job, where a task names none. Empty: often at first, "
-                            "rarer as the job grows older."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "float",
-                        "example": "60",
                         "default": "",
                     },
                     "settle_seconds": {

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.flows import exchange, get_file, page_numbers
-from airflow_provider_gemini_batch.api.models import JobSpec, Kind, RemoteFile
+from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
@@ -92,8 +92,8 @@ class JobRequest:
         remote = [name for name in given if name in ("file_name", "gcs_uri", "bigquery_uri")]
         if remote and self.row_settings:
             problems.append(
-                f"{', '.join(self.row_settings)} cannot be applied to rows that already lie at Google ({remote[0]}); put "
-                "them into the rows, or give the rows as input_path or inlined_requests"
+                f"{', '.join(self.row_settings)} cannot be applied to rows that already lie at Google ({remote[0]}); "
+                "put them into the rows, or give the rows as input_path or inlined_requests"
             )
         if backend == "gemini":
             problems += [
@@ -125,7 +125,8 @@ class JobRequest:
 
     def row_settings_for(self, backend: str) -> RowSettings:
         """Return what the rows' normaliser needs to know."""
-        return RowSettings(kind=self.kind, backend=backend, model=self.model, **self.row_settings)  # type: ignore[arg-type]
+        which: Backend = "vertex_ai" if backend == "vertex_ai" else "gemini"
+        return RowSettings(kind=self.kind, backend=which, model=self.model, **self.row_settings)
 
     def spec(self, placed: Placed, display_name: str) -> JobSpec:
         """Return the job to submit with its rows at *placed*."""
@@ -180,7 +181,8 @@ class PreparedInput:
         """Bring the rows to where the backend wants them; a file with the same bytes that lies there is used."""
         if self.placed is not None:
             return self.placed
-        assert self.file is not None and self.sha256 is not None
+        assert self.file is not None
+        assert self.sha256 is not None
         remote = yield from place_file(
             surface, settings, retry, self.file, self.sha256, display_name=display_name, mime_type=MIME_TYPE
         )
@@ -265,13 +267,13 @@ def place_file(
     """
     Upload a file, unless one with the same bytes lies there and lives long enough.
 
-    On Vertex AI the object is named by its content below the connection's ``storage_uri``; on the Developer API the list
-    of files tells each file's SHA-256.
+    On Vertex AI the object is named by its content below the connection's ``storage_uri``; on the Developer API the
+    list of files tells each file's SHA-256.
     """
     if surface.backend == "vertex_ai":
         if not settings.storage_uri:
             raise ConfigurationError(
-                "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection's extra."
+                "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
         name = f"{settings.storage_uri}/inputs/{sha256[:32]}.jsonl"
         return (yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type))
@@ -326,8 +328,8 @@ def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[Remo
         if surface.backend == "vertex_ai":
             return None
         raise ConfigurationError(
-            f"{name} cannot be used: it does not exist, has expired (files live 48 hours), or belongs to another project. "
-            "Upload it again."
+            f"{name} cannot be used: it does not exist, has expired (files live 48 hours), or belongs to another "
+            "project. Upload it again."
         ) from error
     except NotFoundError as error:
         raise ConfigurationError(f"{name} does not exist. Upload it first, or correct the name.") from error

@@ -6,10 +6,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
+from airflow_provider_gemini_batch.api.submit import SubmitPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,11 +62,25 @@ def piece_of_work(context: Mapping[str, Any], salt: str = "") -> PieceOfWork:
     )
     run = context.get("dag_run")
     moments = [getattr(run, name, None) for name in ("run_after", "logical_date", "execution_date", "start_date")]
-    times = [moment.timestamp() for moment in moments if hasattr(moment, "timestamp")]
+    times = [moment.timestamp() for moment in moments if moment is not None and hasattr(moment, "timestamp")]
     known = [moment for moment in times if isinstance(moment, float)]
     since = max(min(known), now - LOOKBACK) if known else now - LOOKBACK
     try_number = getattr(ti, "try_number", 1)
     return PieceOfWork(task, since, contended=isinstance(try_number, int) and try_number > 1)
+
+
+def submit_policy() -> SubmitPolicy:
+    """Return how patiently a submission is settled, stretched as ``[gemini_batch] settle_seconds`` says."""
+    from airflow.providers.common.compat.sdk import conf
+
+    usual = SubmitPolicy()
+    factor = conf.getfloat("gemini_batch", "settle_seconds", fallback=45.0) / 45.0
+    return replace(
+        usual,
+        settle=tuple(pause * factor for pause in usual.settle),
+        settle_contended=tuple(pause * factor for pause in usual.settle_contended),
+        in_flight=usual.in_flight * factor,
+    )
 
 
 class JobMemory:

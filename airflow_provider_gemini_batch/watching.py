@@ -243,7 +243,10 @@ class Poller:
         subscription.due = now + subscription.span
 
     def _due(self, now: float) -> list[Subscription]:
-        return [each for each in self._all() if each.due <= now + COALESCE * each.span]
+        due = [each for each in self._all() if each.due <= now + COALESCE * each.span]
+        # Longest overdue first: where single reads cannot keep up, nobody starves.
+        due.sort(key=lambda each: each.due)
+        return due
 
     async def _run(self) -> None:
         transport: AsyncTransport | None = None

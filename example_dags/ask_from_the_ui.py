@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from datetime import datetime
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
@@ -49,7 +50,7 @@ with DAG(
 ):
 
     @task
-    def questions(params: dict | None = None) -> list[dict[str, str]]:
+    def questions(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         """Make a row of each question."""
         return [{"prompt": text} for text in (params or {}).get("rows", []) if text.strip()]
 
@@ -70,7 +71,7 @@ with DAG(
     )
 
     @task
-    def read_out(manifest: dict) -> None:
+    def read_out(manifest: dict[str, Any]) -> None:
         """Put the answers into the log."""
         with open(manifest["output_path"], encoding="utf-8") as file:
             for line in file:

@@ -11,6 +11,7 @@ import json
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
@@ -39,7 +40,7 @@ with DAG(
 ):
 
     @task
-    def texts_to_file(path: str, params: dict | None = None) -> str:
+    def texts_to_file(path: str, params: dict[str, Any] | None = None) -> str:
         """Write one JSON object a row: its key, and the text to embed."""
         wanted = (params or {}).get("rows", 1000)
         Path(path).parent.mkdir(parents=True, exist_ok=True)

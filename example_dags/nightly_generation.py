@@ -12,6 +12,7 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
@@ -43,7 +44,7 @@ with DAG(
 ):
 
     @task
-    def rows_to_file(path: str, params: dict | None = None) -> str:
+    def rows_to_file(path: str, params: dict[str, Any] | None = None) -> str:
         """Write one JSON object a row: its key, and the prompt."""
         wanted = (params or {}).get("rows", 1000)
         Path(path).parent.mkdir(parents=True, exist_ok=True)

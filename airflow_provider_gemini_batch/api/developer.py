@@ -5,7 +5,8 @@ The Gemini Developer API: what we send, and what its replies mean.
 Rules that are easy to get wrong:
 
 * A job's state lies in ``metadata.state``; ``done``, zero counters and the output are absent until due.
-* ``GET`` and ``DELETE`` of a result file (``files/batch-...``) are refused, only its download works; it goes with its job.
+* ``GET`` and ``DELETE`` of a result file (``files/batch-...``) are refused, only its download works; it goes with its
+  job.
 * A file that is missing or has expired answers 403, not 404.
 
 Sources: https://ai.google.dev/api/batch-api; https://ai.google.dev/api/files;
@@ -18,7 +19,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -41,8 +42,8 @@ from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest,
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, ReplyFormatError
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.connection import ConnectionSettings
     from airflow_provider_gemini_batch.api.surface import UploadSource
+    from airflow_provider_gemini_batch.connection import ConnectionSettings
 
 MAX_INLINE_BYTES = 20_971_520
 """The service's limit for the whole body of a create call."""
@@ -116,8 +117,8 @@ class DeveloperSurface:
         request = json_request("POST", f"{self._base}/{model_path(spec.model)}:{method}", {"batch": batch})
         if request.body is not None and len(request.body) > MAX_INLINE_BYTES:
             raise ConfigurationError(
-                f"The inline rows make a request of {len(request.body):,} bytes; the service takes {MAX_INLINE_BYTES:,}. "
-                "Give the rows as a file (input_path), which may have 2 GB."
+                f"The inline rows make a request of {len(request.body):,} bytes; the service takes "
+                f"{MAX_INLINE_BYTES:,}. Give the rows as a file (input_path), which may have 2 GB."
             )
         return request
 
@@ -347,7 +348,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
         display_name=str(metadata.get("displayName") or ""),
         model=str(metadata.get("model") or ""),
         state=state,
-        stats=_read_stats(stats) if isinstance(stats, dict) else BatchStats(),
+        stats=_read_stats(stats, state) if isinstance(stats, dict) else BatchStats(),
         error=error_info(item.get("error")),
         create_time=metadata.get("createTime"),
         end_time=metadata.get("endTime"),
@@ -402,17 +403,17 @@ def _with_embedding_model(row: Mapping[str, Any], model: str) -> Mapping[str, An
     return {**row, "request": {"model": model_path(model), **request}}
 
 
-def _read_stats(stats: Mapping[str, Any]) -> BatchStats:
+def _read_stats(stats: Mapping[str, Any], state: JobState) -> BatchStats:
     # Counters are strings, and those that are zero are absent.
     def count(member: str) -> int:
         return whole_number(stats.get(member)) or 0
 
-    return BatchStats(
-        count("requestCount"),
-        count("successfulRequestCount"),
-        count("failedRequestCount"),
-        count("pendingRequestCount"),
-    )
+    total, succeeded = count("requestCount"), count("successfulRequestCount")
+    failed, pending = count("failedRequestCount"), count("pendingRequestCount")
+    if state.has_results and not succeeded and not failed:
+        # Such a job has counts that were not brought up to date; nobody may take them for "no answers".
+        return BatchStats(total or None, None, None, None)
+    return BatchStats(total, succeeded, failed, pending)
 
 
 def _hex_digest(text: object) -> str | None:

@@ -8,6 +8,7 @@ Everything here is safe to repeat. Starting a job is not: that lives in :mod:`.s
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.wire import Flow, HttpRequest, Pause, Reader, RefreshCredentials, T
 from airflow_provider_gemini_batch.errors import (
@@ -18,13 +19,13 @@ from airflow_provider_gemini_batch.errors import (
     ReplyFormatError,
     RequestRejectedError,
 )
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.surface import Surface
-    from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.api.models import BatchJob, JobPage, RemoteFile
     from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.api.models import BatchJob, JobPage, RemoteFile
+    from airflow_provider_gemini_batch.api.retry import RetryPolicy
+    from airflow_provider_gemini_batch.api.surface import Surface
 
 PAGE_SIZE = 100
 MAX_PAGES = 10_000

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_gemini_batch.api.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Backend = Literal["gemini", "vertex_ai"]
 Kind = Literal["generate", "embed"]

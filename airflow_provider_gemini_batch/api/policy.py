@@ -134,7 +134,7 @@ def not_ended(outcome: Outcome, job_name: str, job: BatchJob | None, waited: flo
     if outcome is Outcome.RUNNING_TIMEOUT:
         return JobStuckError(f"{job_name} has been running for longer than running_timeout.", phase="running", job=job)
     return JobTimeoutError(
-        f"Stopped waiting for {job_name} after {duration(waited)}: {state} when last seen. Unless it is cancelled it may "
-        "still run, and be billed.",
+        f"Stopped waiting for {job_name} after {duration(waited)}: {state} when last seen. Unless it is cancelled it "
+        "may still run, and be billed.",
         job=job,
     )

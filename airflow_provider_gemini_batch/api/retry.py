@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_gemini_batch.errors import GeminiBatchError
 
 
 @dataclass(frozen=True)

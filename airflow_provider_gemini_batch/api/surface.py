@@ -7,10 +7,11 @@ A surface knows URLs, bodies and replies, and nothing else: it never sends, slee
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
-from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
+    from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 
 
 class UploadSource(Protocol):

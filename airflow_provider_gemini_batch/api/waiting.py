@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.flows import get_job
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -17,12 +18,12 @@ from airflow_provider_gemini_batch.api.rhythm import next_interval
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.surface import Surface
-    from airflow_provider_gemini_batch.api.models import BatchJob
     from collections.abc import Callable
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.api.surface import Surface
 
 MISSING_GRACE = 60.0
 """Seconds for which a job that was just created may answer 404."""

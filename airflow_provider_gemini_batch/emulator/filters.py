@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 Facts = Mapping[str, Any]
@@ -145,7 +145,7 @@ def _compare(name: str, sign: str, value: str) -> Predicate:
             when = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value).replace("Z", "+00:00"))
         except ValueError:
             raise FilterError(f"{value!r} is not a time") from None
-        moment = (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+        moment = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
         compare: dict[str, Callable[[float], bool]] = {
             "=": lambda created: created == moment,
             "!=": lambda created: created != moment,

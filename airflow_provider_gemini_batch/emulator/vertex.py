@@ -51,7 +51,7 @@ import json
 import os
 import re
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -930,7 +930,7 @@ def operations(state: EmulatorState) -> dict[str, Any]:
 
 def _facts(job: Job) -> dict[str, Any]:
     """What a list filter can see of a job; times as precise as they are shown."""
-    created = datetime.fromtimestamp(job.created, tz=timezone.utc)
+    created = datetime.fromtimestamp(job.created, tz=UTC)
     return {
         "display_name": job.display_name,
         "model_display_name": job.model.rpartition("/")[2],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -67,8 +67,8 @@ class GeminiBatchHook(BaseHook):
     """
     Batch jobs and files of the Gemini API, on the Developer API or on Vertex AI as the connection says.
 
-    Calls that are safe to repeat are repeated after passing faults, ``max_retries`` times. Starting a job is not: a lost
-    answer is settled by looking for the job under its name.
+    Calls that are safe to repeat are repeated after passing faults, ``max_retries`` times. Starting a job is not: a
+    lost answer is settled by looking for the job under its name.
 
     :param gemini_batch_conn_id: Connection of type ``gemini_batch`` or ``google_cloud_platform``.
     :param backend: ``gemini`` or ``vertex_ai``; None for the connection's own.
@@ -344,7 +344,7 @@ class GeminiBatchHook(BaseHook):
         """
         Read one page of jobs, newest first.
 
-        :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``; the Developer API answers an error.
+        :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``; the Developer API has none.
         """
         from airflow_provider_gemini_batch.api.flows import list_page
 
@@ -444,9 +444,7 @@ class GeminiBatchHook(BaseHook):
             yield from split_lines(self.transport.stream(lambda offset: self.surface.download_file(place, offset)))
         elif job.output.kind == "gcs":
             for name in self._shards(place):
-                yield from split_lines(
-                    self.transport.stream(lambda offset, name=name: self.surface.download_file(name, offset))  # type: ignore[misc]
-                )
+                yield from split_lines(self.transport.stream(partial(self.surface.download_file, name)))
         else:
             from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
 
@@ -458,7 +456,7 @@ class GeminiBatchHook(BaseHook):
         names = [file.name for file in self._files(prefix=directory.rstrip("/") + "/") if file.name.endswith(".jsonl")]
         if not names:
             raise ConfigurationError(
-                f"There are no *.jsonl objects under {directory}: they were removed, or this connection may not list them."
+                f"There are no *.jsonl objects under {directory}: they were removed, or may not be listed."
             )
         return sorted(names)
 

@@ -14,6 +14,8 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from collections.abc import Sequence
+
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 
@@ -40,7 +42,7 @@ class GeminiBatchOperator(BaseOperator):
     """
 
     ui_color = "#e8f0fe"
-    template_fields = ("gemini_batch_conn_id",)
+    template_fields: Sequence[str] = ("gemini_batch_conn_id",)
 
     def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)

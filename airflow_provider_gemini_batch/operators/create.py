@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.operators.submit import SubmitOperator
 
@@ -26,7 +26,10 @@ class CreateBatchOperator(SubmitOperator):
 
     kind = "generate"
     template_fields: Sequence[str] = (*SubmitOperator.template_fields, "generation_config", "system_instruction")
-    template_fields_renderers = {**SubmitOperator.template_fields_renderers, "generation_config": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **SubmitOperator.template_fields_renderers,
+        "generation_config": "json",
+    }
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
@@ -79,8 +79,8 @@ class SubmitOperator(GeminiBatchOperator):
     :param max_resubmits: How often a stuck job is submitted again at most.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; checked
         when the task waits.
-    :param on_existing_job: What to do if this very task has a job with other input: ``replace`` (cancel it), ``reuse`` it
-        or ``fail``.
+    :param on_existing_job: What to do if this very task has a job with other input: ``replace`` (cancel it),
+        ``reuse`` it or ``fail``.
     :param submission_salt: Change it to ask for a fresh job on purpose, e.g. ``"{{ params.salt }}"``.
     :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped.
     :param submit_timeout: Longest time to wait for quota (HTTP 429 on create), default one day.
@@ -101,7 +101,11 @@ class SubmitOperator(GeminiBatchOperator):
         "webhook_config",
         "submission_salt",
     )
-    template_fields_renderers = {"inlined_requests": "json", "labels": "json", "webhook_config": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "inlined_requests": "json",
+        "labels": "json",
+        "webhook_config": "json",
+    }
 
     def __init__(
         self,
@@ -224,7 +228,7 @@ class SubmitOperator(GeminiBatchOperator):
         return self._wait(context, submission.job.name, plan)
 
     def _submit(self, context: Any, plan: dict[str, Any]) -> Submission:
-        from airflow_provider_gemini_batch.task_context import JobMemory, piece_of_work
+        from airflow_provider_gemini_batch.task_context import JobMemory, piece_of_work, submit_policy
 
         work = piece_of_work(context, self.submission_salt)
         memory = JobMemory(context.get("task_state_store"))
@@ -239,6 +243,7 @@ class SubmitOperator(GeminiBatchOperator):
             contended=work.contended or bool(noted),
             intent_at=None if names else noted.get("intent_at"),
             exclude=frozenset(plan["exclude"]),
+            policy=submit_policy(),
             remember=memory.note,
             on_token=lambda token: self._push(context, "submission_token", token),
         )
@@ -285,7 +290,7 @@ class SubmitOperator(GeminiBatchOperator):
         with failing_at_once():
             return self._submit_and_wait(context, plan)
 
-    def _limits(self, plan: dict[str, Any]) -> dict[str, float | None]:
+    def _limits(self, plan: dict[str, Any]) -> dict[str, Any]:
         return {
             name: None if name in plan["waived"] else seconds(getattr(self, name), name)
             for name in ("pending_timeout", "running_timeout")

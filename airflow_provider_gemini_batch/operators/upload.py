@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
@@ -42,7 +42,7 @@ class UploadFileOperator(GeminiBatchOperator):
         "embed_task_type",
         "title",
     )
-    template_fields_renderers = {"generation_config": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"generation_config": "json"}
 
     def __init__(
         self,

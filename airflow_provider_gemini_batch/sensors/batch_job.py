@@ -43,8 +43,8 @@ class BatchJobSensor(BaseSensorOperator):
     :param poke_interval: Seconds between looks; None for a rhythm that grows with the job's age (deferrable mode;
         the other modes then look once a minute).
     :param timeout: Seconds to wait in all, default four days.
-    :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None warns,
-        and fails only if no row has one.
+    :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
+        warns, and fails only if no row has one.
     """
 
     template_fields: Sequence[str] = ("gemini_batch_conn_id", "job_name")

@@ -11,6 +11,7 @@ from airflow_provider_gemini_batch.errors import TransportError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
     import httpx
 
     from airflow_provider_gemini_batch.connection import ConnectionSettings

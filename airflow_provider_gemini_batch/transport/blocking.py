@@ -13,8 +13,9 @@ from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest,
 from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, TransportError
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from collections.abc import Callable, Iterator
+    from types import TracebackType
+
     import requests
 
     from airflow_provider_gemini_batch.connection import ConnectionSettings

@@ -11,6 +11,7 @@ UTC epoch seconds, so that they mean the same wherever it runs again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -237,7 +238,8 @@ class BatchJobTrigger(BaseTrigger):
     async def _prepare_for_kill(self) -> None:
         # Loading it takes seconds, which a kill does not leave us. Airflow before 3.3 never calls on_kill.
         if self.cancel_on_kill and hasattr(BaseTrigger, "on_kill") and _TASK_RUNNER not in sys.modules:
-            await asyncio.to_thread(importlib.import_module, _TASK_RUNNER)
+            with contextlib.suppress(ImportError):
+                await asyncio.to_thread(importlib.import_module, _TASK_RUNNER)
 
     async def on_kill(self) -> None:
         """
