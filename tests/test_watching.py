@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared poller against the emulator over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from airflow_provider_gemini_batch import watching
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.connection import settings_from_connection
+from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, NotFoundError
+from airflow_provider_gemini_batch.watching import subscribe
+
+
+def settings_for(emulator, **extra):
+    connection = emulator.connection("gemini", **extra)
+    return settings_from_connection(
+        conn_type="gemini_batch", host=connection["host"], password=connection["password"], extra=connection["extra"]
+    )
+
+
+async def end_of(settings, name, poll_interval=1.0):
+    with subscribe(settings, name, poll_interval) as subscription:
+        while True:
+            look = await subscription.look(30)
+            assert look is not None, "no look within 30 s"
+            if isinstance(look, Exception):
+                raise look
+            if look.is_done:
+                return look
+
+
+def test_thousand_jobs_cost_a_page_a_hundred_and_one_poller(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=1000, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+    interval = 2.0
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, interval)) for name in names]
+        await asyncio.sleep(2.5 * interval)
+        before = len(gemini_batch_emulator.journal())
+        await asyncio.sleep(3 * interval)
+        polled = gemini_batch_emulator.journal()[before:]
+        gemini_batch_emulator.finish_jobs()
+        return polled, await asyncio.wait_for(asyncio.gather(*tasks), 20)
+
+    polled, ended = asyncio.run(watch())
+    # The window of three intervals may cut a fourth round.
+    assert 20 <= len(polled) <= 4 * (1000 / 100 + 2)
+    assert {entry["path"] for entry in polled} == {"/v1beta/batches"}
+    assert len({entry["connection"] for entry in gemini_batch_emulator.journal()}) <= 2
+    assert {job.name for job in ended} == set(names)
+
+
+def test_cancelled_wait_takes_nothing_from_the_others(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=3, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        first, *others = [asyncio.create_task(end_of(settings, name, 0.2)) for name in names]
+        await asyncio.sleep(0.5)
+        first.cancel()
+        await asyncio.sleep(0.3)
+        gemini_batch_emulator.finish_jobs()
+        ended = await asyncio.wait_for(asyncio.gather(*others), 10)
+        return first.cancelled(), ended
+
+    cancelled, ended = asyncio.run(watch())
+    assert cancelled
+    assert [job.state for job in ended] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 429, "retry_after": 1},
+        {"status": 503},
+        {"action": "close"},
+        {"action": "cut_response", "bytes": 40},
+        {"status": 200, "body": "not json"},
+    ],
+    ids=["429", "503", "close", "cut", "garbage"],
+)
+def test_passing_trouble_is_told_to_nobody(gemini_batch_emulator, fault, count):
+    names = gemini_batch_emulator.seed_jobs(count=count, state="SUCCEEDED")
+    rule = gemini_batch_emulator.fault(match={"path": "batches"}, times=1, **fault)
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        return await asyncio.gather(*(end_of(settings, name, 0.2) for name in names))
+
+    assert all(job.is_done for job in asyncio.run(watch()))
+    assert rule.fired == 1
+
+
+def test_a_429_slows_the_whole_poller(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=50, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, 0.2)) for name in names]
+        await asyncio.sleep(1.5)
+        rule = gemini_batch_emulator.fault(match={"path": "batches"}, times=1, status=429, retry_after=2)
+        while not rule.fired:
+            await asyncio.sleep(0.02)
+        hit = time.monotonic()
+        before = len(gemini_batch_emulator.journal())
+        while len(gemini_batch_emulator.journal()) == before:
+            await asyncio.sleep(0.02)
+        quiet = time.monotonic() - hit
+        gemini_batch_emulator.finish_jobs()
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        return quiet
+
+    assert asyncio.run(watch()) >= 1.8
+
+
+def test_a_job_that_is_gone_is_told_to_its_own_wait_alone(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=10, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        missing = asyncio.create_task(end_of(settings, "batches/neverwas", 0.3))
+        tasks = [asyncio.create_task(end_of(settings, name, 0.3)) for name in names]
+        with pytest.raises(NotFoundError):
+            await asyncio.wait_for(missing, 10)
+        gemini_batch_emulator.finish_jobs()
+        return await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+    assert len(asyncio.run(watch())) == 10
+
+
+def test_refused_credentials_are_told_to_everybody(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=10, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+    gemini_batch_emulator.fault(match={"path": "batches"}, times=None, status=401, reason="UNAUTHENTICATED")
+
+    async def watch():
+        return await asyncio.gather(*(end_of(settings, name, 0.3) for name in names), return_exceptions=True)
+
+    assert {type(end) for end in asyncio.run(watch())} == {AuthError}
+
+
+def test_jobs_that_cannot_be_listed_are_read_one_by_one(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=10, state="SUCCEEDED")
+    settings = settings_for(gemini_batch_emulator)
+    gemini_batch_emulator.fault(match={"path": "/batches$"}, times=None, status=403, reason="PERMISSION_DENIED")
+
+    async def watch():
+        return await asyncio.gather(*(end_of(settings, name, 0.3) for name in names))
+
+    assert {job.name for job in asyncio.run(watch())} == set(names)
+
+
+def test_a_name_of_another_backend_is_refused_at_once(gemini_batch_emulator):
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        subscribe(settings, "projects/p/locations/l/batchPredictionJobs/1")
+
+    with pytest.raises(ConfigurationError):
+        asyncio.run(watch())
+
+
+def test_poller_ends_after_the_last_wait(gemini_batch_emulator, monkeypatch):
+    monkeypatch.setattr(watching, "LINGER", 0.1)
+    [name] = gemini_batch_emulator.seed_jobs(count=1, state="SUCCEEDED")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        await end_of(settings, name)
+        during = len(watching._POLLERS[asyncio.get_running_loop()])
+        await asyncio.sleep(0.4)
+        return during, len(watching._POLLERS[asyncio.get_running_loop()]), len(asyncio.all_tasks())
+
+    assert asyncio.run(watch()) == (1, 0, 1)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trigger against the emulator, through an Airflow connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.waiting import Outcome
+from airflow_provider_gemini_batch.errors import TriggerEventError
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger, event_for, read_event, state_in
+
+
+@pytest.fixture
+def emulator(gemini_batch_emulator, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_GEMINI_BATCH_DEFAULT", json.dumps(gemini_batch_emulator.connection("gemini")))
+    return gemini_batch_emulator
+
+
+def events_of(trigger):
+    async def collect():
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(collect())
+
+
+def test_ended_job_yields_one_small_event(emulator):
+    [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
+    [payload] = events_of(BatchJobTrigger(name, deadline=time.time() + 20))
+    event = read_event(json.loads(json.dumps(payload)))
+    assert (event.outcome, event.job_name, event.state) == (Outcome.ENDED, name, JobState.SUCCEEDED)
+    assert len(json.dumps(payload)) < 500
+
+
+def test_deadline_ends_the_wait_although_the_interval_is_long(emulator):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    begin = time.time()
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=3600, deadline=begin + 1))
+    assert read_event(payload).outcome is Outcome.TIMEOUT
+    assert time.time() - begin < 6
+
+
+def test_deadline_holds_while_the_service_is_down(emulator):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    emulator.fault(match={"path": "batches"}, times=None, status=503)
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 1))
+    event = read_event(payload)
+    assert event.outcome is Outcome.TIMEOUT
+    assert "the last looks failed" in event.message
+
+
+@pytest.mark.parametrize(
+    ("state", "limit", "outcome"),
+    [
+        ("PENDING", {"pending_timeout": 0.5}, Outcome.PENDING_TIMEOUT),
+        ("RUNNING", {"running_timeout": 0.5}, Outcome.RUNNING_TIMEOUT),
+    ],
+)
+def test_stuck_job_ends_the_wait(emulator, state, limit, outcome):
+    [name] = emulator.seed_jobs(count=1, state=state)
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 20, **limit))
+    assert read_event(payload).outcome is outcome
+
+
+def test_missing_job_is_an_error_once_the_grace_is_over(emulator):
+    trigger = BatchJobTrigger("batches/neverwas", poll_interval=0.2, started=time.time() - 100)
+    [payload] = events_of(trigger)
+    event = read_event(payload)
+    assert (event.outcome, event.error) == (Outcome.ERROR, "NotFoundError")
+
+
+def test_first_404s_of_a_young_job_are_waited_out(emulator):
+    [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
+    rule = emulator.fault(match={"path": name}, times=3, status=404, reason="NOT_FOUND")
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 20))
+    assert read_event(payload).outcome is Outcome.ENDED
+    assert rule.fired == 3
+
+
+def test_unknown_connection_is_an_error_event(emulator):
+    [payload] = events_of(BatchJobTrigger("batches/a", "no_such_connection", deadline=time.time() + 5))
+    event = read_event(payload)
+    assert event.outcome is Outcome.ERROR
+    assert "no_such_connection" in event.message
+
+
+def test_refused_key_is_an_error_event_without_the_key(emulator):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    emulator.fault(match={"path": "batches"}, times=None, status=401, reason="UNAUTHENTICATED")
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 20))
+    assert (payload["outcome"], payload["error"]) == ("error", "AuthError")
+    assert emulator.connection()["password"] not in json.dumps(payload)
+
+
+def test_arguments_survive_storage_and_other_versions():
+    trigger = BatchJobTrigger("batches/a", "c", 5.0, 99.0, pending_timeout=1.0, cancel_on_kill=False, old_option=3)
+    path, arguments = trigger.serialize()
+    again = BatchJobTrigger(**json.loads(json.dumps(arguments)))
+    assert again.serialize() == (path, arguments)
+    assert path == "airflow_provider_gemini_batch.triggers.batch_job.BatchJobTrigger"
+
+
+def test_event_round_trip():
+    job = BatchJob("batches/a", state=JobState.FAILED, stats=BatchStats(10, 7, 3, 0))
+    event = read_event(event_for(Outcome.ENDED, "batches/a", job, "m", "E"))
+    assert (event.state, event.stats, event.message, event.error) == (JobState.FAILED, job.stats, "m", "E")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        "done",
+        {},
+        {"outcome": "won", "job_name": "batches/a"},
+        {"outcome": "ended", "job_name": ""},
+        {"outcome": "ended", "job_name": "batches/a", "state": "SIDEWAYS"},
+        {"outcome": "ended", "job_name": "batches/a", "stats": {"total": "many"}},
+    ],
+)
+def test_unknown_event_is_refused(event):
+    with pytest.raises(TriggerEventError):
+        read_event(event)
+
+
+def test_task_state_is_found_for_plain_and_mapped_tasks():
+    states = {"run": {"task": "failed", "task_3": "deferred"}}
+    assert state_in(states, "run", "task", -1) == "failed"
+    assert state_in(states, "run", "task", 3) == "deferred"
+    assert state_in(states, "other", "task", -1) is None
+
+
+@pytest.mark.parametrize(("state", "cancels"), [("failed", 1), ("skipped", 1), ("deferred", 0), (None, 0)])
+def test_kill_cancels_only_for_a_task_that_is_over(emulator, mocker, state, cancels):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    trigger = BatchJobTrigger(name)
+    mocker.patch.object(trigger, "_task_state", autospec=True, return_value=state)
+    asyncio.run(trigger.on_kill())
+    assert len(emulator.journal(path=":cancel$")) == cancels
+
+
+@pytest.mark.parametrize("is_wanted", ["after its event", "not asked for"])
+def test_kill_leaves_the_job_alone(emulator, mocker, is_wanted):
+    [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
+    trigger = BatchJobTrigger(name, cancel_on_kill=is_wanted != "not asked for")
+    if is_wanted == "after its event":
+        events_of(trigger)
+    state = mocker.patch.object(trigger, "_task_state", autospec=True, return_value="failed")
+    asyncio.run(trigger.on_kill())
+    assert state.call_count == 0
+    assert emulator.journal(path=":cancel$") == []
+
+
+def test_kill_that_is_cut_off_still_cancels_the_job(emulator, mocker):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    trigger = BatchJobTrigger(name)
+
+    async def slowly():
+        await asyncio.sleep(0.3)
+        return "failed"
+
+    mocker.patch.object(trigger, "_task_state", side_effect=slowly)
+
+    async def kill():
+        task = asyncio.create_task(trigger.on_kill())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(1.5)
+
+    asyncio.run(kill())
+    assert len(emulator.journal(path=":cancel$")) == 1
