@@ -105,11 +105,11 @@ def test_a_429_slows_the_whole_poller(gemini_batch_emulator):
         tasks = [asyncio.create_task(end_of(settings, name, 0.2)) for name in names]
         await asyncio.sleep(1.5)
         rule = gemini_batch_emulator.fault(match={"path": "batches"}, times=1, status=429, retry_after=2)
-        while not rule.fired:
+        while not rule.fired:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         hit = time.monotonic()
         before = len(gemini_batch_emulator.journal())
-        while len(gemini_batch_emulator.journal()) == before:
+        while len(gemini_batch_emulator.journal()) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         quiet = time.monotonic() - hit
         gemini_batch_emulator.finish_jobs()
