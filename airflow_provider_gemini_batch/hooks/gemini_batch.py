@@ -429,8 +429,11 @@ class GeminiBatchHook(BaseHook):
         from airflow_provider_gemini_batch.api.results import iter_inline_results, split_lines
 
         job = self.get_batch(job_or_name) if isinstance(job_or_name, str) else job_or_name
+        if job.is_running:
+            job = self.get_batch(job.name)  # a job as it was submitted knows nothing of its end
         if job.output is None:
-            check_ended(job)
+            if job.is_done:
+                check_ended(job)
             raise ConfigurationError(f"{job.name} has no results: it is {job.state.value}. Wait for it to end first.")
         place = job.output.place
         if job.output.kind == "inline":

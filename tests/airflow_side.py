@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of tasks need of Airflow: a connection in the environment, and a task instance that keeps its XComs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TaskInstance:
+    """The part of a task instance that operators touch; one object for each attempt."""
+
+    dag_id: str = "nightly"
+    run_id: str = "manual__1"
+    task_id: str = "create"
+    map_index: int = -1
+    try_number: int = 1
+    xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+def attempt(number: int = 1, **facts: Any) -> dict[str, Any]:
+    """Return the context of a task's attempt."""
+    return {"ti": TaskInstance(try_number=number, **facts)}
+
+
+def set_connection(monkeypatch: Any, connection: dict[str, Any], name: str = "gemini_batch_default") -> None:
+    """Make a connection known to Airflow."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+
+def rows(count: int, **members: Any) -> list[dict[str, Any]]:
+    """Return rows in the short form, keys ``k0``, ``k1``, ..."""
+    return [{"key": f"k{n}", "prompt": f"Say {n}", **members} for n in range(count)]
+
+
+def write_rows(path: Any, lines: list[Any]) -> str:
+    """Write rows as JSONL; texts go in as they are."""
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return str(path)
