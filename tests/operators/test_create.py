@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The create operators: one billed job for each task, whatever happens, and an end in the right words."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    JobCancelledError,
+    JobConflictError,
+    JobExpiredError,
+    JobFailedError,
+    JobStuckError,
+    JobTimeoutError,
+    PartialFailureError,
+    SubmitError,
+    TriggerEventError,
+)
+from airflow_provider_gemini_batch.operators import (
+    CreateBatchOperator,
+    CreateEmbeddingBatchOperator,
+    UploadFileOperator,
+)
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger, event_for
+from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
+from tests.airflow_side import attempt, rows, set_connection, write_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+
+CREATE = ":(asyncB|b)atch(GenerateContent|EmbedContent)|/batchPredictionJobs$"
+
+
+@pytest.fixture
+def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    return gemini_batch_emulator
+
+
+@pytest.fixture
+def vertex(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("vertex_ai"))
+    gemini_batch_emulator.configure(create_missing_buckets=True)
+    return gemini_batch_emulator
+
+
+def create(count: int = 2, **arguments: Any) -> CreateBatchOperator:
+    if not {"input_path", "file_name", "gcs_uri", "bigquery_uri"} & set(arguments):
+        arguments.setdefault("inlined_requests", rows(count))
+    arguments.setdefault("poll_interval", 0.02)
+    return CreateBatchOperator(task_id="create", model="gemini-2.5-flash", **arguments)
+
+
+def created(emulator: EmulatorHandle) -> int:
+    return int(emulator.ledger()["totals"]["created"])
+
+
+# --- sources and settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["inlined_requests", "input_path", "file_name"])
+def test_every_source_of_the_developer_api_makes_one_job(
+    emulator: EmulatorHandle, tmp_path: Path, source: str
+) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    value: Any = {"inlined_requests": rows(3), "input_path": path}.get(source)
+    if source == "file_name":
+        value = UploadFileOperator(task_id="upload", input_path=path).execute({})
+    context = attempt()
+    name = create(**{source: value}).execute(context)
+    job = emulator.ledger()["jobs"][0]
+    assert (created(emulator), job["rows"], job["name"]) == (1, 3, name)
+    assert context["ti"].xcoms["job_name"] == name
+    assert context["ti"].xcoms["submission_token"]
+
+
+@pytest.mark.parametrize("source", ["inlined_requests", "input_path", "file_name", "gcs_uri"])
+def test_every_source_of_vertex_makes_one_job(vertex: EmulatorHandle, tmp_path: Path, source: str) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    value: Any = {"inlined_requests": rows(3), "input_path": path}.get(source)
+    if value is None:
+        value = UploadFileOperator(task_id="upload", input_path=path).execute({})
+        assert value.startswith("gs://")
+    name = create(**{source: value}).execute(attempt())
+    assert created(vertex) == 1
+    assert name == vertex.ledger()["jobs"][0]["name"]
+
+
+def test_settings_reach_rows_that_do_not_set_their_own(emulator: EmulatorHandle) -> None:
+    own = {"contents": [{"parts": [{"text": "b"}]}], "generationConfig": {"temperature": 1.0}}
+    create(
+        inlined_requests=[{"prompt": "a"}, own],
+        generation_config={"temperature": 0, "maxOutputTokens": 5},
+        system_instruction="Be brief.",
+    ).execute(attempt())
+    first, second = (row.request for row in emulator.state.all_jobs[0].source.rows())
+    assert first["generationConfig"] == {"temperature": 0, "maxOutputTokens": 5}
+    assert second["generationConfig"] == {"temperature": 1.0, "maxOutputTokens": 5}
+    assert first["systemInstruction"]["parts"] == second["systemInstruction"]["parts"] == [{"text": "Be brief."}]
+
+
+def test_settings_of_an_upload_reach_its_rows(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(2))
+    name = UploadFileOperator(
+        task_id="upload", input_path=path, generation_config={"temperature": 0}, system_instruction="Brief."
+    ).execute({})
+    create(file_name=name).execute(attempt())
+    for row in emulator.state.all_jobs[0].source.rows():
+        assert row.request["generationConfig"] == {"temperature": 0}
+        assert row.request["systemInstruction"]["parts"] == [{"text": "Brief."}]
+
+
+def test_embedding_options_reach_the_rows(emulator: EmulatorHandle) -> None:
+    operator = CreateEmbeddingBatchOperator(
+        task_id="embed",
+        model="gemini-embedding-001",
+        inlined_requests=[{"key": "a", "text": "one"}, {"content": {"parts": [{"text": "two"}]}}],
+        task_type="RETRIEVAL_DOCUMENT",
+        title="Book",
+        output_dimensionality=16,
+    )
+    operator.execute(attempt())
+    for row in emulator.state.all_jobs[0].source.rows():
+        assert {"RETRIEVAL_DOCUMENT", "Book", 16} <= set(_leaves(row.request))
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    return [value] if not isinstance(value, list) else [leaf for item in value for leaf in _leaves(item)]
+
+
+def test_settings_for_rows_at_google_are_refused_before_a_job_exists(emulator: EmulatorHandle) -> None:
+    with pytest.raises(ConfigurationError, match="generation_config.*already lie at Google"):
+        create(file_name="files/a", generation_config={"temperature": 0}).execute(attempt())
+    assert created(emulator) == 0
+
+
+# --- once -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_adopts_the_running_job(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    first = create().execute(attempt(1))
+    assert create().execute(attempt(2)) == first
+    assert created(emulator) == 1
+
+
+def test_a_retry_uses_the_results_of_the_ended_job(emulator: EmulatorHandle) -> None:
+    emulator.script(mode="at_once")
+    first = create().execute(attempt(1))
+    assert create(wait_for_completion=True).execute(attempt(2)) == first
+    assert created(emulator) == 1
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "EXPIRED"])
+def test_a_retry_after_a_lost_job_submits_a_new_one(emulator: EmulatorHandle, state: str) -> None:
+    emulator.script(mode="at_once", end={"state": state}, times=1)
+    emulator.script(mode="at_once")
+    first = create().execute(attempt(1))
+    assert create().execute(attempt(2)) != first
+    assert created(emulator) == 2
+
+
+def test_other_tasks_runs_and_map_indexes_get_their_own_job(emulator: EmulatorHandle) -> None:
+    names = {
+        create().execute(attempt(1, **facts))
+        for facts in ({}, {"run_id": "manual__2"}, {"task_id": "other"}, {"dag_id": "other"}, {"map_index": 1})
+    }
+    assert len(names) == created(emulator) == 5
+
+
+def test_a_salt_asks_for_a_fresh_job(emulator: EmulatorHandle) -> None:
+    first = create().execute(attempt(1))
+    assert create(submission_salt="again").execute(attempt(1)) != first
+
+
+def test_changed_input_replaces_the_running_job(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    first = create(2).execute(attempt(1))
+    second = create(3).execute(attempt(2))
+    states = {job["name"]: job["state"] for job in emulator.ledger()["jobs"]}
+    assert first != second
+    assert emulator.state.all_jobs[0].cancelled is not None, states
+    assert emulator.state.all_jobs[1].cancelled is None
+
+
+def test_changed_input_may_reuse_the_job(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    first = create(2).execute(attempt(1))
+    assert create(3, on_existing_job="reuse").execute(attempt(2)) == first
+    assert created(emulator) == 1
+
+
+def test_changed_input_may_fail_the_task(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    first = create(2).execute(attempt(1))
+    with pytest.raises(JobConflictError, match=first):
+        create(3, on_existing_job="fail").execute(attempt(2))
+    assert created(emulator) == 1
+    assert emulator.state.all_jobs[0].cancelled is None
+
+
+def test_a_lost_answer_to_create_costs_nothing(emulator: EmulatorHandle) -> None:
+    fault = emulator.fault(match={"method": "POST", "path": CREATE}, action="close", when="after")
+    name = create().execute(attempt())
+    assert fault.fired == 1
+    assert [job["name"] for job in emulator.ledger()["jobs"]] == [name]
+
+
+# --- how a job ended ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(
+    ("end", "error", "words"),
+    [
+        ({"state": "FAILED", "code": 13, "message": "the model broke"}, JobFailedError, "the model broke"),
+        ({"state": "CANCELLED"}, JobCancelledError, "was cancelled"),
+        ({"state": "EXPIRED"}, JobExpiredError, "expired"),
+        ({"state": "PARTIALLY_SUCCEEDED", "share": 0.5}, PartialFailureError, "only in part"),
+    ],
+)
+def test_how_a_job_ended_is_the_tasks_error(
+    emulator: EmulatorHandle, end: dict[str, Any], error: type[Exception], words: str, deferred: bool
+) -> None:
+    emulator.script(mode="at_once", end=end)
+    operator = create(4, wait_for_completion=True, deferrable=deferred)
+    with pytest.raises(error, match=words):
+        if not deferred:
+            operator.execute(attempt())
+        else:
+            event, kwargs = _after_deferral(operator)
+            operator.execute_complete(attempt(), event, **kwargs)
+
+
+def _after_deferral(operator: CreateBatchOperator) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Submit, defer, and run the trigger to its event."""
+    import asyncio
+
+    with pytest.raises(TaskDeferred) as caught:
+        operator.execute(attempt())
+    trigger = caught.value.trigger
+    assert isinstance(trigger, BatchJobTrigger)
+
+    async def first() -> dict[str, Any]:
+        async for event in trigger.run():
+            return dict(event.payload)
+        raise AssertionError("the trigger ended without an event")
+
+    return asyncio.run(first()), dict(caught.value.kwargs or {})
+
+
+def test_a_deferred_task_ends_with_the_jobs_name(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=0.1, running_seconds=0.1)
+    operator = create(wait_for_completion=True, deferrable=True)
+    event, kwargs = _after_deferral(operator)
+    assert operator.execute_complete(attempt(), event, **kwargs) == emulator.ledger()["jobs"][0]["name"]
+
+
+@pytest.mark.parametrize(("allowed", "fails"), [(0, True), (1, False), (0.1, True), (0.25, False), (None, False)])
+def test_max_failed_rows_is_held_when_waiting(emulator: EmulatorHandle, allowed: float | None, fails: bool) -> None:
+    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error", "code": 13}])
+    operator = create(4, wait_for_completion=True, max_failed_rows=allowed)
+    if fails:
+        with pytest.raises(PartialFailureError, match="1 of 4"):
+            operator.execute(attempt())
+    else:
+        operator.execute(attempt())
+
+
+def test_a_job_without_one_answer_fails(emulator: EmulatorHandle) -> None:
+    emulator.script(mode="at_once", rows=[{"outcome": "error", "code": 13}])
+    with pytest.raises(JobFailedError):
+        create(2, wait_for_completion=True).execute(attempt())
+
+
+# --- quota ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_quota_waits_outside_the_worker_and_goes_on(emulator: EmulatorHandle) -> None:
+    emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=60, times=None)
+    operator = create(deferrable=True)
+    with pytest.raises(TaskDeferred) as caught:
+        operator.execute(attempt())
+    deferral = caught.value
+    assert isinstance(deferral.trigger, PauseTrigger)
+    assert deferral.trigger.until >= time.time() + 30
+    assert deferral.method_name == "resume_submission"
+    assert created(emulator) == 0
+    emulator.clear_faults()
+    name = operator.resume_submission(attempt(), {"until": 0}, **(deferral.kwargs or {}))
+    assert [job["name"] for job in emulator.ledger()["jobs"]] == [name]
+
+
+def test_no_quota_ends_at_submit_timeout(emulator: EmulatorHandle) -> None:
+    emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=0, times=None)
+    with pytest.raises(SubmitError, match="submit_timeout.*nothing was submitted"):
+        create(submit_timeout=0.3).execute(attempt())
+    assert created(emulator) == 0
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_a_timeout_follows_its_policy(emulator: EmulatorHandle, policy: str) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    with pytest.raises(JobTimeoutError):
+        create(wait_for_completion=True, timeout=0.3, on_timeout=policy).execute(attempt())
+    assert (emulator.state.all_jobs[0].cancelled is not None) == (policy == "cancel")
+
+
+def test_a_job_stuck_pending_is_submitted_again_within_bounds(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="PENDING")
+    operator = create(
+        wait_for_completion=True, pending_timeout=0.3, on_pending_timeout="resubmit", max_resubmits=1, timeout=60
+    )
+    with pytest.raises(JobStuckError) as caught:
+        operator.execute(attempt())
+    assert caught.value.phase == "pending"
+    assert created(emulator) == 2
+    assert all(job.cancelled is not None for job in emulator.state.all_jobs)
+
+
+def test_a_job_submitted_again_may_succeed(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="PENDING", times=1)
+    emulator.script(mode="at_once")
+    operator = create(wait_for_completion=True, pending_timeout=0.3, on_pending_timeout="resubmit", timeout=60)
+    assert operator.execute(attempt()) == emulator.ledger()["jobs"][1]["name"]
+    assert emulator.state.all_jobs[0].cancelled is not None
+
+
+def test_a_stuck_job_may_be_waited_for(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=0.6, running_seconds=0.1)
+    operator = create(wait_for_completion=True, pending_timeout=0.2, on_pending_timeout="wait")
+    assert operator.execute(attempt()) == emulator.ledger()["jobs"][0]["name"]
+
+
+def test_a_job_that_runs_too_long_fails_the_task(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    with pytest.raises(JobStuckError) as caught:
+        create(wait_for_completion=True, running_timeout=0.3).execute(attempt())
+    assert caught.value.phase == "running"
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [None, "ended", {}, {"outcome": "exploded", "job_name": "batches/a"}, {"outcome": "ended"},
+     {"outcome": "ended", "job_name": "batches/a", "stats": 3}],
+)  # fmt: skip
+def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any) -> None:
+    with pytest.raises(TriggerEventError):
+        create(wait_for_completion=True).execute_complete(attempt(), event)
+
+
+def test_trouble_in_the_triggerer_is_told(emulator: EmulatorHandle) -> None:
+    from airflow_provider_gemini_batch.api.waiting import Outcome
+
+    event = event_for(Outcome.ERROR, "batches/a", None, "the key was refused", "AuthError")
+    with pytest.raises(GeminiBatchError, match="the key was refused"):
+        create(wait_for_completion=True).execute_complete(attempt(), event)
