@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sensor gives the same verdicts in poke, reschedule and deferrable mode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
+
+from airflow_provider_gemini_batch.errors import (
+    AuthError,
+    ConfigurationError,
+    GeminiBatchError,
+    JobCancelledError,
+    JobExpiredError,
+    JobFailedError,
+    JobTimeoutError,
+    NotFoundError,
+    PartialFailureError,
+    TriggerEventError,
+)
+from airflow_provider_gemini_batch.operators import CreateBatchOperator
+from airflow_provider_gemini_batch.sensors import BatchJobSensor
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+from tests.airflow_side import attempt, rows, set_connection
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+
+MODES = ["poke", "reschedule", "deferrable"]
+
+
+@pytest.fixture
+def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    return gemini_batch_emulator
+
+
+def submit(count: int = 4) -> str:
+    operator = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(count))
+    return str(operator.execute(attempt()))
+
+
+def sensor(name: str, mode: str, **arguments: Any) -> BatchJobSensor:
+    arguments = {"poke_interval": 0.05, "timeout": 60, **arguments}
+    if mode == "deferrable":
+        return BatchJobSensor(task_id="wait", job_name=name, deferrable=True, **arguments)
+    return BatchJobSensor(task_id="wait", job_name=name, deferrable=False, mode=mode, **arguments)
+
+
+def outcome(name: str, mode: str, **arguments: Any) -> dict[str, Any]:
+    """Take a sensor to its end: looks follow each other, and a trigger is run to its event."""
+    waiting = sensor(name, mode, **arguments)
+    if mode == "poke":
+        return dict(waiting.execute(attempt()))
+    if mode == "reschedule":
+        while not (value := waiting.poke(attempt())):
+            pass
+        return dict(value.xcom_value)  # type: ignore[union-attr]
+    try:
+        return dict(waiting.execute(attempt()))
+    except TaskDeferred as deferral:
+        assert isinstance(deferral.trigger, BatchJobTrigger)
+        event = asyncio.run(_event(deferral.trigger))
+        return dict(waiting.execute_complete(attempt(), event, **(deferral.kwargs or {})))
+
+
+async def _event(trigger: BatchJobTrigger) -> dict[str, Any]:
+    async for event in trigger.run():
+        return dict(event.payload)
+    raise AssertionError("the trigger ended without an event")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_that_ends_well_returns_its_summary(emulator: EmulatorHandle, mode: str) -> None:
+    emulator.script(pending_seconds=0.1, running_seconds=0.1)
+    name = submit()
+    summary = outcome(name, mode)
+    assert (summary["name"], summary["state"], summary["stats"]["succeeded"]) == (name, "SUCCEEDED", 4)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ended_before", [True, False])
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ({"state": "FAILED", "code": 13, "message": "the model broke"}, JobFailedError),
+        ({"state": "CANCELLED"}, JobCancelledError),
+        ({"state": "EXPIRED"}, JobExpiredError),
+        ({"state": "PARTIALLY_SUCCEEDED", "share": 0.5}, PartialFailureError),
+    ],
+)
+def test_a_job_that_ends_badly_is_the_same_error_in_all_modes(
+    emulator: EmulatorHandle, mode: str, ended_before: bool, end: dict[str, Any], error: type[Exception]
+) -> None:
+    if ended_before:
+        emulator.script(mode="at_once", end=end)
+    else:
+        emulator.script(pending_seconds=0.1, running_seconds=0.1, end=end)
+    with pytest.raises(error, match=end.get("message")):
+        outcome(submit(), mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("allowed", "fails"), [(None, False), (0, True), (1, False), (0.1, True), (0.5, False)])
+def test_max_failed_rows_is_held_in_all_modes(
+    emulator: EmulatorHandle, mode: str, allowed: float | None, fails: bool
+) -> None:
+    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error", "code": 13}])
+    name = submit()
+    if fails:
+        with pytest.raises(PartialFailureError, match="1 of 4"):
+            outcome(name, mode, max_failed_rows=allowed)
+    else:
+        assert outcome(name, mode, max_failed_rows=allowed)["stats"]["failed"] == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_passing_faults_are_waited_out_in_all_modes(emulator: EmulatorHandle, mode: str) -> None:
+    emulator.script(mode="at_once")
+    name = submit()
+    fault = emulator.fault(match={"method": "GET", "path": "batches"}, status=503, times=2)
+    assert outcome(name, mode)["state"] == "SUCCEEDED"
+    assert fault.fired == 2
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_timeout_is_a_sensors_timeout_and_ours(emulator: EmulatorHandle, mode: str) -> None:
+    emulator.script(stuck="RUNNING")
+    with pytest.raises(AirflowSensorTimeout) as caught:
+        outcome(submit(), mode, timeout=0.5)
+    if mode == "deferrable":
+        assert isinstance(caught.value, JobTimeoutError)
+        assert "may" in str(caught.value)
+
+
+def test_reschedule_gives_the_worker_back(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING")
+    waiting = sensor(submit(), "reschedule", poke_interval=120)
+    assert waiting.poke(attempt()) is False
+    assert waiting.reschedule
+
+
+def test_deferring_carries_plain_values_and_no_key(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING")
+    name = submit()
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(name, "deferrable").execute(attempt())
+    path, arguments = caught.value.trigger.serialize()  # type: ignore[union-attr]
+    assert path.endswith(".BatchJobTrigger")
+    assert json.loads(json.dumps(arguments)) == arguments
+    assert arguments["job_name"] == name
+    assert "emulator-key" not in json.dumps([arguments, caught.value.kwargs])
+    assert emulator.url not in json.dumps(arguments)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["", "files/a", "batches/../x", None, "batches/a b"])
+def test_what_is_no_job_name_is_told_at_once(emulator: EmulatorHandle, mode: str, name: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        sensor(name, mode).execute(attempt())
+    assert emulator.journal(path=".*") == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_refused_key_is_told_at_once(
+    emulator: EmulatorHandle, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.script(stuck="RUNNING")
+    name = submit()
+    set_connection(monkeypatch, {**emulator.connection("gemini"), "password": "bad-key"})
+    with pytest.raises(AuthError):
+        outcome(name, mode)
+
+
+@pytest.mark.parametrize("event", [None, {}, {"outcome": "new", "job_name": "batches/a"}, {"outcome": "ended"}])
+def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any) -> None:
+    with pytest.raises(TriggerEventError):
+        sensor("batches/a", "deferrable").execute_complete(attempt(), event)
+
+
+def test_a_job_deleted_meanwhile_is_told_by_the_trigger(emulator: EmulatorHandle) -> None:
+    from airflow_provider_gemini_batch.api.waiting import Outcome
+    from airflow_provider_gemini_batch.triggers.batch_job import event_for
+
+    event = event_for(Outcome.ERROR, "batches/a", None, "batches/a does not exist", NotFoundError.__name__)
+    with pytest.raises(GeminiBatchError, match="does not exist"):
+        sensor("batches/a", "deferrable").execute_complete(attempt(), event)
