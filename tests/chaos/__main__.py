@@ -44,7 +44,7 @@ def prepare() -> None:
     import airflow_provider_gemini_batch.transport.credentials
     import airflow_provider_gemini_batch.triggers.batch_job
     import airflow_provider_gemini_batch.triggers.pause
-    import airflow_provider_gemini_batch.watching
+    import airflow_provider_gemini_batch.watching  # noqa: F401
     import tests.chaos.running  # noqa: F401
 
 

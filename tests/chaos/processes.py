@@ -54,9 +54,10 @@ def quicken(clock: FastClock) -> None:
     def sleep(seconds: float) -> None:
         _sleep(seconds / clock.speed)
 
-    time.sleep = sleep
+    time.sleep = sleep  # type: ignore[assignment]
     defaults = BlockingTransport.__init__.__kwdefaults__
-    assert defaults is not None and "sleep" in defaults
+    assert defaults is not None
+    assert "sleep" in defaults
     defaults["sleep"] = sleep
 
 
@@ -109,7 +110,7 @@ class Reaper:
             self.pass_by("after_request")
             return answer
 
-        BlockingTransport._request = request  # type: ignore[method-assign]
+        BlockingTransport._request = request  # type: ignore[method-assign,assignment]
 
 
 class Store:

@@ -100,7 +100,7 @@ def schedule(seed: int, backend: str, mode: str) -> Schedule:
     draw = random.Random(f"{backend}/{mode}/{seed}")
     faults = tuple(_fault(draw) for _ in range(draw.choice((0, 1, 1, 2, 2, 3, 4))))
     attempts = tuple(_attempt(draw) for _ in range(draw.choice((0, 1, 1, 2, 3))))
-    watchers = ()
+    watchers: tuple[Watcher, ...] = ()
     if mode == "deferrable":
         watchers = tuple(
             Watcher(draw.choice(("kill", "kill", "hand_over", "clear")), draw.uniform(0, 60))
