@@ -188,12 +188,17 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
                 display.step("stopped")
 
 
+def folder(text: str) -> Path:
+    """Read a folder given from here: the processes that are started work elsewhere."""
+    return Path(text).resolve()
+
+
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("story", choices=["run", "ui", "stop"])
-    parser.add_argument("--state", type=lambda text: Path(text).resolve(), default=STATE, help="folder for everything that is written")
-    parser.add_argument("--dags", type=lambda text: Path(text).resolve(), default=DAGS, help="folder with DAG files")
+    parser.add_argument("--state", type=folder, default=STATE, help="folder for everything that is written")
+    parser.add_argument("--dags", type=folder, default=DAGS, help="folder with DAG files")
     parser.add_argument("--dag", default=DAG_ID, help="id of the DAG to run")
     parser.add_argument("--conf", type=json.loads, default=CONF, help="its parameters, a JSON object")
     return parser.parse_args(words)

@@ -79,6 +79,8 @@ def environment(root: Path, home: Path, dags: Path, ports: Ports) -> dict[str, s
         "API__SECRET_KEY": keys["AIRFLOW_API_SECRET_KEY"],
         "API_AUTH__JWT_SECRET": keys["AIRFLOW_JWT_SECRET"],
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        # One run at a time is enough to watch: a nightly DAG would also start its last night's run.
+        "SCHEDULER__USE_JOB_SCHEDULE": "False",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.worker_logs),
