@@ -105,9 +105,10 @@ class JobRequest:
             value = getattr(self, name)
             if isinstance(value, str) and value and not value.startswith(scheme):
                 problems.append(f"{name} must begin with {scheme}, not {value!r}")
-        if isinstance(self.destination, str) and not self.destination.startswith(("gs://", "bq://")):
+        if self.destination is not None and not str(self.destination).startswith(("gs://", "bq://")):
             problems.append(f"destination must be gs://bucket/prefix or bq://project.dataset, not {self.destination!r}")
-        if isinstance(self.inlined_requests, (str, bytes, Mapping)):
+        rows = self.inlined_requests
+        if rows is not None and (isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable)):
             problems.append("inlined_requests must be a list of rows; for a file use input_path")
         if self.generation_config is not None and not isinstance(self.generation_config, Mapping):
             problems.append(f"generation_config must be a dict, not {type(self.generation_config).__name__}")
@@ -118,6 +119,8 @@ class JobRequest:
             isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1
         ):
             problems.append(f"output_dimensionality must be a whole number above 0, not {dimensions!r}")
+        if self.webhook_config is not None and not isinstance(self.webhook_config, Mapping):
+            problems.append(f"webhook_config must be a dict, not {type(self.webhook_config).__name__}")
         if not isinstance(self.labels, Mapping):
             problems.append(f"labels must be a dict, not {type(self.labels).__name__}")
         if problems:
