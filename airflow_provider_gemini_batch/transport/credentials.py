@@ -88,6 +88,20 @@ class ApiKeyCredentials(FixedCredentials):
         super().__init__({"x-goog-api-key": api_key})
 
 
+SHORTEST_KEY = 20
+"""Characters; a real key has 39, and anything short could be a word of an answer."""
+
+
+def without_key(body: bytes, sent: Mapping[str, str]) -> bytes:
+    """
+    Blot out the API key in a reply that repeats it, so that no error text or excerpt made of it shows the key.
+
+    :param sent: Headers of the request.
+    """
+    key = sent.get("x-goog-api-key", "")
+    return body.replace(key.encode(), b"***") if len(key) >= SHORTEST_KEY else body
+
+
 @dataclass(frozen=True, repr=False)
 class _Token:
     headers: Mapping[str, str]
@@ -172,6 +186,7 @@ class GoogleAuthCredentials:
             # Without this, requests would replace a source token by an entry of ~/.netrc for the same host.
             session.auth = lambda request: request
             transport = Request(session)
+            answered = False
 
             def send(
                 url: str,
@@ -181,10 +196,13 @@ class GoogleAuthCredentials:
                 timeout: float | None = None,
                 **more: Any,
             ) -> Any:
+                nonlocal answered
                 # A signed assertion or a source token must not follow a redirect to somebody else.
                 more.setdefault("allow_redirects", False)
                 seconds = min(_TOKEN_TIMEOUT, settings.timeout if timeout is None else timeout)
-                return transport(url, method=method, body=body, headers=headers, timeout=seconds, **more)
+                reply = transport(url, method=method, body=body, headers=headers, timeout=seconds, **more)
+                answered = True
+                return reply
 
             try:
                 if self._source is None:
@@ -196,6 +214,13 @@ class GoogleAuthCredentials:
                 # A half-renewed chain must not be built upon. The cause is not chained: what google-auth puts into
                 # its errors is the reply as it came, and tracebacks are logged.
                 self._source = None
+                if answered and isinstance(error, ValueError | TypeError | KeyError | AttributeError):
+                    # google-auth stumbled over the reply, not over the key: a proxy's page, or a garbled reply.
+                    raise TransportError(
+                        f"{_which(settings)} got no access token for now: the token endpoint's reply cannot be read "
+                        f"({type(error).__name__}).",
+                        sent=False,
+                    ) from None
                 raise _read_failure(error, settings) from None
         if not self._source.token:
             raise AuthError(f"{_which(settings)} gave an empty access token. {_way_out(settings)}", status=401)

@@ -301,6 +301,16 @@ def test_a_token_endpoint_out_of_reach_is_worth_another_try(emulator: EmulatorHa
     assert not error.may_have_taken_effect, "no request went to the API"
 
 
+@pytest.mark.parametrize("body", ["garbage", "html", "empty", "array"])
+def test_a_token_reply_that_cannot_be_read_is_worth_another_try(emulator: EmulatorHandle, body: str) -> None:
+    emulator.fault(match={"path": "/token"}, status=200, body=body)
+    credentials = credentials_for(with_key(emulator))
+    error = failure(credentials)
+    assert isinstance(error, TransportError), "a task must not fail for good for one bad reply"
+    assert not error.may_have_taken_effect, "no request went to the API"
+    assert call(emulator, credentials.headers()) == 200
+
+
 def test_a_good_token_outlives_trouble_at_the_token_endpoint(emulator: EmulatorHandle) -> None:
     clock = [time.time()]
     credentials = GoogleAuthCredentials(with_key(emulator), now=lambda: clock[0])
