@@ -73,6 +73,8 @@ class AsyncTransport:
     async def _send(self, request: HttpRequest) -> HttpReply:
         import httpx
 
+        from airflow_provider_gemini_batch.transport.credentials import without_key
+
         headers = dict(request.headers)
         if request.authorize:
             fresh = self._credentials.fresh_headers()
@@ -87,4 +89,5 @@ class AsyncTransport:
             raise TransportError(f"No connection to the service: {type(error).__name__}.", sent=False) from error
         except httpx.HTTPError as error:
             raise TransportError(f"The connection broke before a complete reply: {type(error).__name__}.") from error
-        return HttpReply(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, reply.content)
+        body = without_key(reply.content, headers)
+        return HttpReply(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, body)

@@ -199,11 +199,15 @@ def _never_connected(error: BaseException) -> bool:
 def _reply(response: requests.Response) -> HttpReply:
     import requests
 
+    from airflow_provider_gemini_batch.transport.credentials import without_key
+
     try:
         body = response.content
     except requests.exceptions.RequestException as error:
         raise TransportError(f"The connection broke in the middle of a reply: {type(error).__name__}.") from error
-    return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+    sent = {k.lower(): str(v) for k, v in response.request.headers.items()}
+    headers = {k.lower(): v for k, v in response.headers.items()}
+    return HttpReply(response.status_code, headers, without_key(body, sent))
 
 
 def _content_length(response: requests.Response) -> int | None:
