@@ -219,7 +219,10 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
     (
         "failed rows for results",
         lambda: DownloadResultsOperator(
-            task_id="t", job_name="batches/a", output_path="/o", max_failed_rows="x"  # type: ignore[arg-type]
+            task_id="t",
+            job_name="batches/a",
+            output_path="/o",
+            max_failed_rows="x",  # type: ignore[arg-type]
         ).execute({}),
         "max_failed_rows",
     ),
@@ -321,9 +324,7 @@ REPLIES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", [pytest.param(b, id=name) for name, b in REPLIES])
-def test_a_bad_reply_is_our_error(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, body: Any
-) -> None:
+def test_a_bad_reply_is_our_error(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, body: Any) -> None:
     set_connection(monkeypatch, emulator.connection("gemini", max_retries=1))
     emulator.fault(match={"method": "GET"}, status=200, body=body, times=None)
     fails_clearly(lambda: GeminiBatchHook().get_batch("batches/a"), "", ReplyFormatError)

@@ -67,9 +67,7 @@ def created(emulator: EmulatorHandle) -> int:
 
 
 @pytest.mark.parametrize("source", ["inlined_requests", "input_path", "file_name"])
-def test_every_source_of_the_developer_api_makes_one_job(
-    emulator: EmulatorHandle, tmp_path: Path, source: str
-) -> None:
+def test_every_source_of_the_developer_api_makes_one_job(emulator: EmulatorHandle, tmp_path: Path, source: str) -> None:
     path = write_rows(tmp_path / "in.jsonl", rows(3))
     value: Any = {"inlined_requests": rows(3), "input_path": path}.get(source)
     if source == "file_name":
@@ -139,7 +137,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def test_settings_for_rows_at_google_are_refused_before_a_job_exists(emulator: EmulatorHandle) -> None:
-    with pytest.raises(ConfigurationError, match="generation_config.*already lie at Google"):
+    with pytest.raises(ConfigurationError, match=r"generation_config.*already lie at Google"):
         create(file_name="files/a", generation_config={"temperature": 0}).execute(attempt())
     assert created(emulator) == 0
 
@@ -303,7 +301,7 @@ def test_no_quota_waits_outside_the_worker_and_goes_on(emulator: EmulatorHandle)
 
 def test_no_quota_ends_at_submit_timeout(emulator: EmulatorHandle) -> None:
     emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=0, times=None)
-    with pytest.raises(SubmitError, match="submit_timeout.*nothing was submitted"):
+    with pytest.raises(SubmitError, match=r"submit_timeout.*nothing was submitted"):
         create(submit_timeout=0.3).execute(attempt())
     assert created(emulator) == 0
 

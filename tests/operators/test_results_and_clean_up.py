@@ -69,9 +69,7 @@ def test_results_land_in_input_order_with_errors_blocked_and_missing_rows(
         ],
     )
     path = write_rows(tmp_path / "in.jsonl", rows(1000))
-    manifest = download(
-        submit(input_path=path), tmp_path, input_path=path, errors_path=str(tmp_path / "errors.jsonl")
-    )
+    manifest = download(submit(input_path=path), tmp_path, input_path=path, errors_path=str(tmp_path / "errors.jsonl"))
     landed = lines_of(tmp_path / "out.jsonl")
     status = {line["key"]: line["status"] for line in landed}
     assert [line["key"] for line in landed] == [f"k{n}" for n in range(1000)]
@@ -90,7 +88,7 @@ def test_good_rows_are_landed_before_a_threshold_fails_the_task(
     emulator.script(mode="at_once", rows=[{"key": k, "outcome": "error", "code": 8} for k in ("k0", "k3")])
     name = submit(inlined_requests=rows(4))
     if fails:
-        with pytest.raises(PartialFailureError, match="2 of 4.*max_failed_rows"):
+        with pytest.raises(PartialFailureError, match=r"2 of 4.*max_failed_rows"):
             download(name, tmp_path, max_failed_rows=allowed)
     else:
         assert download(name, tmp_path, max_failed_rows=allowed)["succeeded"] == 2
@@ -200,9 +198,7 @@ def test_clean_up_removes_what_is_old_and_ours_with_its_files(emulator: Emulator
     GetBatchOperator(task_id="g", job_name=mine).execute({})
 
     def clean(**arguments: Any) -> list[str]:
-        operator = CleanUpBatchesOperator(
-            task_id="c", display_name_prefix="nightly", delete_files=True, **arguments
-        )
+        operator = CleanUpBatchesOperator(task_id="c", display_name_prefix="nightly", delete_files=True, **arguments)
         return [entry["name"] for entry in operator.execute({})]
 
     assert clean(older_than=3600) == []
