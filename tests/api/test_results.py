@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_gemini_batch.api.results import iter_inline_results, read_result, read_row, split_lines
+from airflow_provider_gemini_batch.api.results import (
+    iter_inline_results,
+    quick_line,
+    read_result,
+    read_row,
+    split_lines,
+)
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 
 
@@ -115,6 +121,42 @@ def test_lines_do_not_depend_on_how_the_stream_was_cut(lines: list[bytes], size:
     content = b"\n".join(lines)
     chunks = [content[at : at + size] for at in range(0, len(content), size)]
     assert list(split_lines(chunks)) == [line for line in content.split(b"\n") if line.strip()]
+
+
+_TEXT = b'{"candidates": [{"content": {"parts": [{"text": "a\\n\\u00e9"}]}, "finishReason": "STOP"}]}'
+_VECTOR = b'{"embedding": {"values": [0.5, -1]}, "tokenCount": "7"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "is_common"),
+    [
+        (b'{"key": "a", "response": ' + _TEXT + b"}", True),
+        (b'{"response": ' + _TEXT + b', "key": "a"}', True),
+        (b'{"response":' + _VECTOR + b',"key":"afgb:007"}', True),
+        (b'{"key":"a","response":' + _VECTOR + b"}", True),
+        (b'{"key":"a","response":' + _TEXT.replace(b"STOP", b"SAFETY") + b"}", True),
+        (b'{"key":"a\\u00e9","response":' + _TEXT + b"}", False),
+        (b'{"key":"a","response":' + _TEXT + b',"key":"b"}', False),
+        (b'{"response":' + _TEXT + b',"key":"a","key":"b"}', False),
+        (b'{"key":"a","response":' + _TEXT + b',"error":{"code":3}}', False),
+        (b'{"response":' + _TEXT + b',"error":{"code":3},"key":"a"}', False),
+        (b'{"key":"a","response":{"candidates":[{"content":{"parts":[{"text":""}]}}]}}', False),
+        (b'{"key":"a","response":{"candidates":[{"content":{"parts":[{"text":"x","thought":true}]}}]}}', False),
+        (b'{"key":"a","response":{"embedding":{"values":[ ]}}}', False),
+        (b'{"key":"a","response":{"embedding":{"values":[1]}', False),
+        (b'{"key":"a","response":{"x":' + b"[" * 100_000, False),
+        (b'{"response":{"key":"a"}', False),
+        (b"", False),
+    ],
+)
+def test_common_lines_read_the_quick_way_say_the_same(line: bytes, is_common: bool) -> None:
+    for include_response in (True, False):
+        quick, row = quick_line(line, include_response=include_response), read_row(line)
+        assert (quick is not None) is is_common
+        if quick is not None:
+            usage = row.usage or b"null"
+            assert quick == (row.key, row.line(include_response=include_response), usage)
+            assert row.status == "succeeded"
 
 
 class _Counted(io.BytesIO):

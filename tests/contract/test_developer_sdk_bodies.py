@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpx  # noqa: TC002 - read at run time by a subclass
 import pytest
 from google import genai
 from google.genai import types
@@ -100,10 +101,8 @@ def both(gemini_batch_emulator: EmulatorHandle) -> Both:
 
 def attempt(call: Any) -> None:
     # The answer is of no interest here: a file or a cache that does not exist is refused after the body was sent.
-    try:
+    with contextlib.suppress(genai.errors.ClientError):
         call()
-    except genai.errors.ClientError:
-        pass
 
 
 @pytest.mark.parametrize("parts", [[{"text": "hi"}], [{"text": "what is it?"}, FILE_PART]], ids=["text", "file"])

@@ -232,12 +232,13 @@ def test_how_a_job_ended_is_the_tasks_error(
 ) -> None:
     emulator.script(mode="at_once", end=end)
     operator = create(4, wait_for_completion=True, deferrable=deferred)
-    with pytest.raises(error, match=words):
-        if not deferred:
-            operator.execute(attempt())
-        else:
-            event, kwargs = _after_deferral(operator)
+    if deferred:
+        event, kwargs = _after_deferral(operator)
+        with pytest.raises(error, match=words):
             operator.execute_complete(attempt(), event, **kwargs)
+    else:
+        with pytest.raises(error, match=words):
+            operator.execute(attempt())
 
 
 def _after_deferral(operator: CreateBatchOperator) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,8 +27,8 @@ from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from tests.airflow_side import attempt, rows, set_connection
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
     from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 
 MODES = ["poke", "reschedule", "deferrable"]
 
