@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.results import ResultRow, Status, read_row
+from airflow_provider_gemini_batch.api.results import ResultRow, Status, quick_line, read_row
 from airflow_provider_gemini_batch.api.rows import KeySet, row_keys
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, read_lines
@@ -36,6 +36,26 @@ _MAX_REASONS = 100
 _STATUSES: tuple[Status, ...] = ("succeeded", "failed", "blocked", "missing")
 _encode = msgspec.json.Encoder().encode
 _decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The counts that are known by name; a usage with others is read as a dict."""
+
+    promptTokenCount: int = 0
+    candidatesTokenCount: int = 0
+    totalTokenCount: int = 0
+    thoughtsTokenCount: int = 0
+    cachedContentTokenCount: int = 0
+    toolUsePromptTokenCount: int = 0
+    tokenCount: int = 0
+    trafficType: msgspec.Raw = msgspec.Raw(b"null")
+    promptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
+    candidatesTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
+    cacheTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
+    toolUsePromptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_known_usage = msgspec.json.Decoder(_Usage).decode
 
 
 class _Landed(msgspec.Struct):
@@ -55,6 +75,34 @@ class _Tally:
         self.statuses: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.reasons: Counter[tuple[int, str]] = Counter()
+        self._succeeded = self._prompt = self._candidates = self._total = self._thoughts = self._tokens = 0
+
+    def succeeded(self, usage: bytes) -> None:
+        """Count a success: what :meth:`add` does, for the common kind of usage without a dict."""
+        try:
+            counts = _decode_known_usage(usage)
+        except msgspec.MsgspecError:
+            self.add("succeeded", None, usage)
+            return
+        if counts.cachedContentTokenCount or counts.toolUsePromptTokenCount:
+            self.add("succeeded", None, usage)
+            return
+        self._succeeded += 1
+        self._prompt += counts.promptTokenCount
+        self._candidates += counts.candidatesTokenCount
+        self._total += counts.totalTokenCount
+        self._thoughts += counts.thoughtsTokenCount
+        self._tokens += counts.tokenCount
+
+    def settle(self) -> None:
+        """Bring everything into the counters."""
+        self.statuses["succeeded"] += self._succeeded
+        self.usage["promptTokenCount"] += self._prompt
+        self.usage["candidatesTokenCount"] += self._candidates
+        self.usage["totalTokenCount"] += self._total
+        self.usage["thoughtsTokenCount"] += self._thoughts
+        self.usage["tokenCount"] += self._tokens
+        self._succeeded = self._prompt = self._candidates = self._total = self._thoughts = self._tokens = 0
 
     def add(self, status: str, error: Mapping[str, Any] | None, usage: bytes | None, sign: int = 1) -> None:
         self.statuses[status] += sign
@@ -195,12 +243,24 @@ class _Landing:
         self.unreadable: list[int] = []
         self.unreadable_count = 0
 
-    def rows(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[ResultRow]:
-        """Read results; rows without a key get one by position only where no row has a key and order can be trusted."""
+    def rows(
+        self, results: Iterable[bytes | str | Mapping[str, Any]]
+    ) -> Iterator[tuple[str, bytes, bytes] | ResultRow]:
+        """
+        Read results: common ones as key, line and usage (all successes), others as rows.
+
+        Rows without a key get one by position only where no row has a key and order can be trusted.
+        """
+        include_response = self.include_response
         keyed = False
         number = line_number = 0
         for line in results:
             line_number += 1
+            if type(line) is bytes and (quick := quick_line(line, include_response=include_response)) is not None:
+                number += 1
+                keyed = True
+                yield quick
+                continue
             if not isinstance(line, Mapping) and not line.strip():
                 continue
             number += 1
@@ -221,10 +281,19 @@ class _Landing:
     def plain(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> None:
         """Land every result as it comes."""
         seen = KeySet()
+        write, tally = self.write, self.tally
         for row in self.rows(results):
+            self.total += 1
+            if type(row) is tuple:
+                key, line, usage = row
+                write(line)
+                tally.succeeded(usage)
+                if not seen.add(key):
+                    self.repeated.add(key)
+                continue
+            assert isinstance(row, ResultRow)
             line = row.line(include_response=self.include_response)
             self.write(line)
-            self.total += 1
             self.tally.add(row.status, row.error, row.usage)
             if row.status != "succeeded" and self.errors is not None:
                 self.errors(line)
@@ -243,14 +312,18 @@ class _Landing:
         expected = next(wanted, None)
         rows = self.rows(results)
         straight = 0
-        waiting: ResultRow | None = None
-        include_response, tally, write = self.include_response, self.tally, self.write
+        waiting: tuple[str, bytes, bytes] | ResultRow | None = None
+        tally, write = self.tally, self.write
         for row in rows:
-            if row.key != expected or row.status != "succeeded" or expected is None:
+            if type(row) is tuple and row[0] == expected:
+                write(row[1])
+                tally.succeeded(row[2])
+            elif isinstance(row, ResultRow) and row.key == expected is not None and row.status == "succeeded":
+                write(row.line(include_response=self.include_response))
+                tally.add(row.status, None, row.usage)
+            else:
                 waiting = row
                 break
-            write(row.line(include_response=include_response))
-            tally.add(row.status, None, row.usage)
             straight += 1
             expected = next(wanted, None)
         self.total = straight
@@ -268,7 +341,11 @@ class _Landing:
                 expected = next(wanted, None)
             self._settle_unused(spool, keys, straight)
 
-    def _keep(self, row: ResultRow, spool: _Spool) -> None:
+    def _keep(self, row: tuple[str, bytes, bytes] | ResultRow, spool: _Spool) -> None:
+        if not isinstance(row, ResultRow):
+            spool.add(row[0], row[1], True)
+            self.tally.succeeded(row[2])
+            return
         line = row.line(include_response=self.include_response)
         if row.key is None:
             # It belongs to a row that will be missing, and is counted there.
@@ -374,6 +451,7 @@ def land(
         else:
             landing.joined(results, keys, workdir)
     tally = landing.tally
+    tally.settle()
     return {
         "output_path": os.fspath(output_path),
         "errors_path": os.fspath(errors_path) if errors_path is not None else None,
