@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -76,13 +77,15 @@ def prepare() -> None:
             importlib.import_module(name)
 
 
-def work(share: list[tuple[int, str, str]], keep_log: bool, reports: Any) -> None:
-    """Carry out a share of the schedules in this process, with an emulator of its own."""
+def work(plans: Any, keep_log: bool, reports: Any) -> None:
+    """Carry out schedules in this process until there are no more, with an emulator of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the attempts under way are ended, too
     from airflow_provider_gemini_batch.emulator.server import EmulatorServer
     from tests.chaos.running import run
 
     with EmulatorServer() as server:
-        for seed, backend, mode in share:
+        for seed, backend, mode in iter(plans.get, None):
             reports.put(run(schedule(seed, backend, mode), server, keep_log=keep_log))
     reports.put(None)
 
@@ -116,9 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
     fork = multiprocessing.get_context("fork")
     reports = fork.Queue()
     count = max(1, min(options.processes, len(plans)))
-    workers = [
-        fork.Process(target=work, args=(plans[n::count], options.seed is not None, reports)) for n in range(count)
-    ]
+    waiting = fork.Queue()
+    for plan in (*plans, *[None] * count):
+        waiting.put(plan)
+    workers = [fork.Process(target=work, args=(waiting, options.seed is not None, reports)) for _ in range(count)]
     for worker in workers:
         worker.start()
     bills = []
@@ -128,6 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
             bill = reports.get(timeout=5)
         except KeyboardInterrupt:
             print("Stopped; this is what was done by then.")
+            for worker in workers:
+                worker.terminate()
+            waiting.cancel_join_thread()
             break
         except queue.Empty:
             if not any(worker.is_alive() for worker in workers):

@@ -235,7 +235,7 @@ def fork(work: Callable[[], dict[str, Any]], result: Path, log: Path) -> int:
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         write(result, work())
         code = 0
     except BaseException:

@@ -23,7 +23,7 @@ def test_nobody_pays_twice(backend: str, tmp_path: Path) -> None:
     # A process of its own: schedules fork, and tests beside this one have threads.
     command = [sys.executable, "-m", "tests.chaos", "--seeds", str(SEEDS), "--backend", backend, "--json", str(report)]
     done = subprocess.run(
-        [*command, "--processes", "6"],
+        [*command, "--processes", str(SEEDS)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
