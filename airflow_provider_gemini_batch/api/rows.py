@@ -550,6 +550,8 @@ class _Normaliser:
         return WireRow(row.key, line, body, _line(row.key, body, self.vertex))
 
     def _take_key(self, key: str) -> None:
+        if key.startswith(KEY_PREFIX):
+            raise RowProblem(f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back; rename it")
         if not self.keys.add(key):
             raise RowProblem("this key was there before; keys tell answers apart and must be unique")
 

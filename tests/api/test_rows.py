@@ -216,7 +216,9 @@ def test_too_many_rows_and_too_large_files_are_refused() -> None:
     check_file_size(1024**3 + 1, "gemini")
 
 
-@given(st.lists(st.text(min_size=1, max_size=40), unique=True, min_size=1))
+@given(
+    st.lists(st.text(min_size=1, max_size=40).filter(lambda key: not key.startswith("afgb:")), unique=True, min_size=1)
+)
 def test_keys_survive_the_round_trip_to_either_backend_in_order(keys: list[str]) -> None:
     try:
         lines = [json.dumps({"key": key, "prompt": "x"}, ensure_ascii=False).encode() for key in keys]
@@ -235,3 +237,12 @@ def test_a_key_set_knows_what_it_was_given(keys: list[str]) -> None:
     seen = KeySet()
     assert sum(seen.add(key) for key in keys) == len(set(keys)) == len(seen)
     assert all(key in seen for key in keys)
+
+
+def test_a_key_that_begins_like_our_mark_is_refused() -> None:
+    for row in (
+        {"key": "afgb:a", "prompt": "hi"},
+        b'{"key":"afgb:a","request":{"contents":[{"parts":[{"text":"hi"}]}]}}',
+    ):
+        with pytest.raises(ConfigurationError, match="our own mark"):
+            normalised([row])
