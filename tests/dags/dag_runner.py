@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A process that runs DAGs: one JSON object a line comes in, one goes out.
+
+It is a process of its own because Airflow reads its home and database when it is first imported, which other tests of
+the same session have done already. In: ``{"dag_id", "connection", "deferrable", "conf"}``; out: ``{"state", "tasks":
+{task_id: state}, "run_id"}`` or ``{"error"}``. The first line out says ``{"dags": {dag_id: import path}, "errors"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def load(folder: str) -> Any:
+    """Parse the DAG files of *folder* and make their DAGs known to the database."""
+    try:
+        from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+    except ImportError:
+        from airflow.models.dagbag import DagBag  # up to 3.1
+
+        bag = DagBag(dag_folder=folder, include_examples=False)
+        try:
+            from airflow.dag_processing.bundles.manager import DagBundlesManager
+        except ImportError:
+            return bag  # 2.11 runs a DAG that its database does not know
+        DagBundlesManager().sync_bundles_to_db()
+        bag.sync_to_db("dags-folder", None)
+        return bag
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    DagBundlesManager().sync_bundles_to_db()
+    bag = BundleDagBag(dag_folder=folder, bundle_path=Path(folder), bundle_name="dags-folder")
+    sync_bag_to_db(bag, "dags-folder", None)
+    return bag
+
+
+def run(dag: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """Run a DAG once against the connection of *order*."""
+    os.environ["AIRFLOW_CONN_GEMINI_BATCH_DEFAULT"] = json.dumps(order["connection"])
+    for task in dag.tasks:
+        if hasattr(task, "deferrable"):
+            task.deferrable = order["deferrable"]
+        if hasattr(task, "poll_interval"):
+            task.poll_interval = 0.2
+        if hasattr(task, "poke_interval"):
+            task.poke_interval = 0.2
+    done = dag.test(run_conf=order["conf"])
+    tasks = {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
+    return {"state": str(done.state), "tasks": tasks, "run_id": done.run_id}
+
+
+def main() -> None:
+    """Serve orders until there are no more."""
+    # Airflow's and the tasks' own output must not be taken for answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    bag = load(sys.argv[1])
+    say({"dags": sorted(bag.dags), "errors": dict(bag.import_errors)})
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            say(run(bag.dags[order["dag_id"]], order))
+        except Exception:
+            say({"error": traceback.format_exc()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example DAG, run by Airflow itself, does the same on both backends: the connection alone is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "example_dags"
+ROWS = 40
+
+CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "gemini_batch_nightly_generation": (
+        "results.jsonl",
+        {"rows": ROWS},
+        ["delete_file", "delete_job", "results", "rows_to_file", "submit", "upload", "wait"],
+    ),
+    "gemini_batch_nightly_embeddings": (
+        "vectors.jsonl",
+        {"rows": ROWS},
+        ["clean_up", "embed", "texts_to_file", "vectors"],
+    ),
+    "gemini_batch_ask_from_the_ui": (
+        "answers.jsonl",
+        {"rows": [f"What is {n} and {n}?" for n in range(ROWS)], "temperature": 0.1},
+        ["answers", "ask", "questions", "read_out"],
+    ),
+}
+"""DAG -> the file it leaves, what is asked of it, and its tasks."""
+
+
+class DagRunner:
+    """A process that runs DAGs in an Airflow home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._log = (home / "runner.log").open("wb")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        environment |= {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+            "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        }
+        subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=environment, check=True, timeout=180, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("dag_runner.py")), str(EXAMPLES)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+        self.found = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the DAG runner ended: {self.log()[-3000:]}"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def log(self) -> str:
+        """What Airflow and the tasks have logged."""
+        return (self.home / "runner.log").read_text(errors="replace")
+
+    def run(self, **order: Any) -> dict[str, Any]:
+        """Run a DAG and return how it ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        assert "error" not in answer, answer["error"]
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRunner]:
+    started = DagRunner(tmp_path_factory.mktemp("airflow"))
+    yield started
+    started.close()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_example_is_tried_here(runner: DagRunner) -> None:
+    assert runner.found == {"dags": sorted(CASES), "errors": {}}
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "waiting"])
+@pytest.mark.parametrize("dag_id", sorted(CASES))
+def test_an_example_gets_the_same_rows_from_both_backends(
+    runner: DagRunner, gemini_batch_emulator: EmulatorHandle, dag_id: str, deferrable: bool
+) -> None:
+    file_name, conf, tasks = CASES[dag_id]
+    landed: dict[str, list[dict[str, Any]]] = {}
+    for backend in ("gemini", "vertex_ai"):
+        gemini_batch_emulator.reset()
+        gemini_batch_emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
+        gemini_batch_emulator.script(
+            mode="time", pending_seconds=0.1, running_seconds=0.3, rows=[{"index": 7, "outcome": "error"}]
+        )
+        done = runner.run(
+            dag_id=dag_id, connection=gemini_batch_emulator.connection(backend), deferrable=deferrable, conf=conf
+        )
+        assert done["state"] == "success", runner.log()[-6000:]
+        assert done["tasks"] == dict.fromkeys(tasks, "success")
+        totals = gemini_batch_emulator.ledger()["totals"]
+        assert (totals["created"], totals["rows"]) == (1, ROWS)
+        job = gemini_batch_emulator.ledger()["jobs"][0]
+        assert (job["backend"], job["deleted"]) == (backend, "delete_job" in tasks)
+        landed[backend] = rows_of(runner.home / "gemini_batch" / dag_id / done["run_id"] / file_name)
+    gemini, vertex = landed["gemini"], landed["vertex_ai"]
+    told = ("key", "status", "text", "embedding")
+    by_key = [{row["key"]: [row[name] for name in told] for row in rows} for rows in (gemini, vertex)]
+    assert by_key[0] == by_key[1]
+    assert len(gemini) == len(vertex) == len(by_key[0]) == ROWS
+    answer = "embedding" if "embeddings" in dag_id else "text"
+    assert sum(row["status"] == "succeeded" and bool(row[answer]) for row in gemini) == ROWS - 1
+    if "ask" not in dag_id:
+        # These name their input, and so get its order.
+        assert [row["key"] for row in gemini] == [row["key"] for row in vertex]
+        assert gemini[7]["status"] == vertex[7]["status"] == "failed"
