@@ -207,8 +207,7 @@ class _Attempt(Generic[SourceT]):
             self.since = started if self.since is None else max(self.since, started)
             taken = yield from self._settle_intent()
         if taken is not None:
-            self.remember("job", taken.job.name)
-            return taken
+            return (yield from self._without_twins(taken))
         looked_at = self.now()
         source = yield from self.prepare()
         spec = self.token.mark(self.spec_for(source), self.surface.backend)
@@ -216,9 +215,28 @@ class _Attempt(Generic[SourceT]):
         if self.now() - looked_at > self.policy.fresh:
             taken = yield from self._take_existing()
             if taken is not None:
-                self.remember("job", taken.job.name)
-                return taken
+                return (yield from self._without_twins(taken))
         return (yield from self._create(request))
+
+    def _without_twins(self, taken: Submission) -> Flow[Submission]:
+        """
+        Look again for twins of a live job before taking it, when other attempts may have created one.
+
+        Two attempts that died after their creates may leave two jobs, of which the list shows only the older at first.
+        """
+        self.remember("job", taken.job.name)
+        if not (self.contended and _is_live(taken.job)):
+            return taken
+        for pause in self.policy.settle_contended:
+            yield Pause(pause)
+            try:
+                again = yield from self._take_existing()
+            except GeminiBatchError:
+                return taken  # there is a job to wait for; a later attempt looks again
+            if again is not None:
+                taken = again
+                self.remember("job", taken.job.name)
+        return taken
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

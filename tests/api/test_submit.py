@@ -267,6 +267,14 @@ def test_of_several_live_jobs_the_oldest_stays() -> None:
     assert young.name in done.reason
 
 
+def test_a_twin_that_is_listed_only_after_the_adoption_is_cancelled() -> None:
+    service = Service()
+    old, twin = service.add(TOKEN, "RUNNING", 6), service.add(TOKEN, "PENDING", 2)
+    twin.listed = service.time + 4  # two attempts died after their creates; the list shows the second one late
+    done = drive(Memory().flow(service, contended=True), service)
+    assert (done.job.name, done.surplus, twin.state) == (old.name, (twin.name,), "CANCELLED")
+
+
 def test_a_job_is_found_on_a_late_page_and_the_list_is_read_no_further_than_needed() -> None:
     service = Service()
     service.add(TOKEN, "RUNNING", 3000)
