@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import (
+    ApiError,
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -444,15 +450,47 @@ class GeminiBatchHook(BaseHook):
                 body.seek(0)
                 yield from iter_inline_results(body)
         elif job.output.kind == "file":
-            yield from split_lines(self.transport.stream(lambda offset: self.surface.download_file(place, offset)))
+            yield from split_lines(self._content_of(place))
         elif job.output.kind == "gcs":
-            for name in self._shards(place):
-                yield from split_lines(self.transport.stream(partial(self.surface.download_file, name)))
+            lines = (line for name in self._shards(place) for line in split_lines(self._content_of(name)))
+            yield from self._with_keys(job, lines)
         else:
             from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
 
             rows = BigQuery(self.settings.bigquery_base_url).rows(self.run, place, self.retry)
             yield from map(result_line, rows)
+
+    def _with_keys(self, job: BatchJob, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """Give answers of the older embedding models, which come without keys, those of the job's input."""
+        from airflow_provider_gemini_batch.api.results import split_lines
+        from airflow_provider_gemini_batch.api.rows import RowSettings
+        from airflow_provider_gemini_batch.api.text_rows import with_keys
+
+        place = job.input_place or ""
+        if not place.startswith("gs://") or not RowSettings("embed", "vertex_ai", job.model).is_legacy_embedding:
+            return lines
+
+        def rows() -> Iterator[bytes]:
+            try:
+                yield from split_lines(self._content_of(place))
+            except (NotFoundError, PermissionDeniedError) as error:
+                self.log.warning("The answers of %s stay without keys: its input cannot be read. %s", job.name, error)
+
+        return with_keys(lines, rows)
+
+    def _content_of(self, file_name: str) -> Iterator[bytes]:
+        """Stream a file; what the service says when it refuses is completed by what to do."""
+        try:
+            yield from self.transport.stream(partial(self.surface.download_file, file_name))
+        except ApiError as error:
+            advice = ""
+            if self.backend == "vertex_ai":
+                from airflow_provider_gemini_batch.api.vertex import explain
+
+                advice = explain(error, self.settings)
+            if advice:
+                error.args = (f"{error} - {advice}",)
+            raise
 
     def _shards(self, directory: str) -> list[str]:
         """List every result object under a job's output directory; a long job leaves several."""
@@ -538,7 +576,7 @@ class GeminiBatchHook(BaseHook):
         from airflow_provider_gemini_batch.spool import AtomicFile
 
         with AtomicFile(str(destination)) as target:
-            for piece in self.transport.stream(lambda offset: self.surface.download_file(file_name, offset)):
+            for piece in self._content_of(file_name):
                 target.write(piece)
         return str(destination)
 
