@@ -64,6 +64,7 @@ def _live(emulator: EmulatorHandle) -> list[str]:
 
 
 def test_a_second_attempt_adopts(attempt: Any, gemini_batch_emulator: EmulatorHandle) -> None:
+    gemini_batch_emulator.script(mode="time", pending_seconds=600, running_seconds=600)
     first, second = attempt(), attempt(contended=True)
     assert (first.action, second.action) == ("created", "adopted")
     assert token_of(second.job) == TOKEN
