@@ -11,18 +11,19 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.flows import exchange, get_file, page_numbers
+from airflow_provider_gemini_batch.api.flows import delete_file, exchange, get_file, page_numbers
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
+    GeminiBatchError,
     NotFoundError,
     PermissionDeniedError,
     RequestRejectedError,
@@ -31,6 +32,7 @@ from airflow_provider_gemini_batch.spool import BUFFER_BYTES, SpoolFile, local_p
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
+    from airflow_provider_gemini_batch.api.submit import Submission
     from airflow_provider_gemini_batch.api.surface import Surface, UploadSource
     from airflow_provider_gemini_batch.connection import ConnectionSettings
 
@@ -153,7 +155,8 @@ class Placed:
     """
     Where rows lie for a job: one member is set.
 
-    :param uploaded: The file this attempt sent or found, which goes when nobody uses it.
+    :param uploaded: The file that was sent or found.
+    :param sent: Whether this very attempt sent it, so that nobody else can be using it yet.
     """
 
     requests: tuple[Mapping[str, Any], ...] | None = None
@@ -161,6 +164,7 @@ class Placed:
     gcs_uri: str | None = None
     bigquery_uri: str | None = None
     uploaded: str | None = None
+    sent: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,12 +190,50 @@ class PreparedInput:
             return self.placed
         assert self.file is not None
         assert self.sha256 is not None
-        remote = yield from place_file(
+        remote, sent = yield from place_file(
             surface, settings, retry, self.file, self.sha256, display_name=display_name, mime_type=MIME_TYPE
         )
         if surface.backend == "gemini":
-            return Placed(file_name=remote.name, uploaded=remote.name)
+            return Placed(file_name=remote.name, uploaded=remote.name, sent=sent)
         return Placed(gcs_uri=remote.name, uploaded=remote.name)
+
+
+class Upload:
+    """
+    Rows on their way to a job: sent when it turns out that a job needs them, removed again if none came to use them.
+
+    After a refused create they stay: the next attempt finds them, and the Files API forgets them after two days.
+    """
+
+    def __init__(
+        self,
+        source: PreparedInput,
+        surface: Surface,
+        settings: ConnectionSettings,
+        retry: RetryPolicy,
+        display_name: str,
+    ) -> None:
+        self._source = source
+        self._surface = surface
+        self._settings = settings
+        self._retry = retry
+        self._display_name = display_name
+        self._placed: Placed | None = None
+
+    def place(self) -> Flow[Placed]:
+        """Bring the rows to where the backend wants them."""
+        self._placed = yield from self._source.place(self._surface, self._settings, self._retry, self._display_name)
+        return self._placed
+
+    def removed_if_unused(self, submitting: Flow[Submission]) -> Flow[Submission]:
+        """Carry *submitting* out; if it ends with a job that reads another file, remove what was sent for nothing."""
+        submission = yield from submitting
+        placed, place = self._placed, submission.job.input_place
+        if placed is not None and placed.sent and placed.uploaded and place not in (None, placed.uploaded):
+            # A job's own work is done: a file that stays is a nuisance, not a failure.
+            with suppress(GeminiBatchError):
+                yield from delete_file(self._surface, placed.uploaded, self._retry)
+        return submission
 
 
 @contextmanager
@@ -266,12 +308,15 @@ def place_file(
     display_name: str,
     mime_type: str,
     now: Callable[[], float] = time.time,
-) -> Flow[RemoteFile]:
+) -> Flow[tuple[RemoteFile, bool]]:
     """
     Upload a file, unless one with the same bytes lies there and lives long enough.
 
     On Vertex AI the object is named by its content below the connection's ``storage_uri``; on the Developer API the
     list of files tells each file's SHA-256.
+
+    :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
+        somebody else's too.
     """
     if surface.backend == "vertex_ai":
         if not settings.storage_uri:
@@ -279,12 +324,13 @@ def place_file(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
         name = f"{settings.storage_uri}/inputs/{sha256[:32]}.jsonl"
-        return (yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type))
+        stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
+        return stored, False
     found = yield from find_uploaded(surface, retry, sha256, source.size, now)
     if found is not None:
-        return found
+        return found, False
     uploaded = yield from surface.upload(source, name="", display_name=display_name, mime_type=mime_type)
-    return (yield from until_active(surface, uploaded, retry, now))
+    return (yield from until_active(surface, uploaded, retry, now)), True
 
 
 def find_uploaded(

@@ -290,7 +290,7 @@ class GeminiBatchHook(BaseHook):
         """
         from airflow_provider_gemini_batch.api.identity import SubmissionToken, digest_of
         from airflow_provider_gemini_batch.api.submit import SubmitPolicy, submit
-        from airflow_provider_gemini_batch.submission import look_at_remote, prepared
+        from airflow_provider_gemini_batch.submission import Upload, look_at_remote, prepared
 
         def look(name: str) -> RemoteFile | None:
             return self.run(look_at_remote(self.surface, name, self.retry))
@@ -301,24 +301,24 @@ class GeminiBatchHook(BaseHook):
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
-            return self.run(
-                submit(
-                    self.surface,
-                    lambda placed: request.spec(placed, name),
-                    lambda: source.place(self.surface, self.settings, self.retry, name),
-                    token,
-                    since=since,
-                    known_names=known_names,
-                    on_existing_job=on_existing_job,  # type: ignore[arg-type]
-                    contended=contended,
-                    intent_at=intent_at,
-                    exclude=exclude,
-                    policy=policy or SubmitPolicy(),
-                    now=time.time,
-                    remember=remember or (lambda what, value: None),
-                    is_remnant=self.is_remnant,
-                )
+            upload = Upload(source, self.surface, self.settings, self.retry, name)
+            submitting = submit(
+                self.surface,
+                lambda placed: request.spec(placed, name),
+                upload.place,
+                token,
+                since=since,
+                known_names=known_names,
+                on_existing_job=on_existing_job,  # type: ignore[arg-type]
+                contended=contended,
+                intent_at=intent_at,
+                exclude=exclude,
+                policy=policy or SubmitPolicy(),
+                now=time.time,
+                remember=remember or (lambda what, value: None),
+                is_remnant=self.is_remnant,
             )
+            return self.run(upload.removed_if_unused(submitting))
 
     def _say_what_is_ignored(self, request: JobRequest) -> None:
         """The same DAG runs on both backends, so what one of them lacks is said and left out."""
@@ -518,17 +518,16 @@ class GeminiBatchHook(BaseHook):
         with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder:
             source = spool_as_is(str(path), folder)
             name = display_name or str(path).rstrip("/").rsplit("/", 1)[-1]
-            return self.run(
-                place_file(
-                    self.surface,
-                    self.settings,
-                    self.retry,
-                    source,
-                    source.sha256,
-                    display_name=name,
-                    mime_type=mime_type or MIME_TYPE,
-                )
+            placing = place_file(
+                self.surface,
+                self.settings,
+                self.retry,
+                source,
+                source.sha256,
+                display_name=name,
+                mime_type=mime_type or MIME_TYPE,
             )
+            return self.run(placing)[0]
 
     def get_file(self, file_name: str) -> RemoteFile:
         """Look at a file's metadata."""

@@ -165,7 +165,9 @@ class SubmitOperator(GeminiBatchOperator):
         self.submission_salt = submission_salt
         self.cancel_on_kill = cancel_on_kill
         self.submit_timeout = submit_timeout
-        self._running: tuple[Any, str] | None = None
+        self._job_name: str | None = None
+        self._ti: Any = None
+        self._unwanted: str | None = None
 
     def request(self) -> JobRequest:
         """Return what is to be computed, from rendered arguments."""
@@ -221,8 +223,7 @@ class SubmitOperator(GeminiBatchOperator):
                 break
             except RateLimitedError as error:
                 self._wait_for_quota(error, plan)
-        self._running = (context.get("ti"), submission.job.name)
-        self._tell(context, submission)
+        self._tell(submission)
         if not self.wait_for_completion:
             return submission.job.name
         return self._wait(context, submission.job.name, plan)
@@ -230,8 +231,16 @@ class SubmitOperator(GeminiBatchOperator):
     def _submit(self, context: Any, plan: dict[str, Any]) -> Submission:
         from airflow_provider_gemini_batch.task_context import JobMemory, piece_of_work, submit_policy
 
+        self._ti = context.get("ti") or context.get("task_instance")
         work = piece_of_work(context, self.submission_salt)
         memory = JobMemory(context.get("task_state_store"))
+
+        def remember(what: str, value: str) -> None:
+            memory.note(what, value)
+            if what == "job":
+                self._know_job(value)
+            self._stop_if_unwanted()
+
         noted = memory.recall()
         names = [noted["job"]] if isinstance(noted.get("job"), str) else []
         return self.hook.submit(
@@ -244,22 +253,27 @@ class SubmitOperator(GeminiBatchOperator):
             intent_at=None if names else noted.get("intent_at"),
             exclude=frozenset(plan["exclude"]),
             policy=submit_policy(),
-            remember=memory.note,
-            on_token=lambda token: self._push(context, "submission_token", token),
+            remember=remember,
+            on_token=lambda token: self._push("submission_token", token),
         )
 
-    def _tell(self, context: Any, submission: Submission) -> None:
-        self._push(context, "job_name", submission.job.name)
+    def _know_job(self, job_name: str) -> None:
+        """Tell the job's name as soon as it exists; from now on a kill cancels it."""
+        if job_name != self._job_name:
+            self._job_name = job_name
+            self._push("job_name", job_name)
+
+    def _tell(self, submission: Submission) -> None:
+        self._know_job(submission.job.name)
         self.log.info("%s: %s", submission.action, submission.reason)
         if submission.surplus:
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
         if submission.uncancelled:
             self.log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(submission.uncancelled))
 
-    def _push(self, context: Any, key: str, value: str) -> None:
-        ti = context.get("ti") or context.get("task_instance")
-        if ti is not None:
-            ti.xcom_push(key=key, value=value)
+    def _push(self, key: str, value: str) -> None:
+        if self._ti is not None:
+            self._ti.xcom_push(key=key, value=value)
 
     def _wait_for_quota(self, error: RateLimitedError, plan: dict[str, Any]) -> None:
         """Wait outside the worker where we may, for as long as the service says, within submit_timeout."""
@@ -336,7 +350,7 @@ class SubmitOperator(GeminiBatchOperator):
         if plan is None:
             plan = {"deadline": time.time() + DAY, "submit_deadline": 0.0, "resubmits": 0, "tries": 0, "exclude": [],
                     "waived": []}  # fmt: skip
-        self._running = (context.get("ti"), wait.job_name)
+        self._ti, self._job_name = context.get("ti"), wait.job_name
         with failing_at_once():
             if wait.outcome == "error":
                 raise GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
@@ -377,19 +391,39 @@ class SubmitOperator(GeminiBatchOperator):
             self.hook.cancel_batch(job_name)
         raise not_ended(outcome, job_name, job, waited)
 
+    # --- killed -------------------------------------------------------------------------------------------------------
+
     def on_kill(self) -> None:
-        """Cancel the job if somebody marked the task; a cleared or retried task finds its job again."""
+        """
+        Cancel the job if somebody marked the task; a cleared or retried task finds its job again.
+
+        Runs in the middle of whatever the task was doing, which then goes on: a submission under way is told to stop,
+        before its create call or with its job cancelled right after it.
+        """
         from airflow_provider_gemini_batch.task_context import final_state_of
 
-        if self._running is None:
+        if not self.cancel_on_kill or self._ti is None:
+            self.log.info("%s goes on.", self._job_name or "The submission")
             return
-        ti, job_name = self._running
-        if not self.cancel_on_kill or ti is None:
-            self.log.info("%s goes on.", job_name)
-            return
-        state = final_state_of(ti)
+        state = final_state_of(self._ti)
         if state is None:
-            self.log.info("%s goes on: the next attempt of this task finds it again.", job_name)
+            self.log.info("The next attempt of this task finds its job again%s.", self._job_words())
             return
-        self.log.info("The task was marked %s: %s is cancelled.", state, job_name)
-        self.hook.cancel_batch(job_name)
+        self._unwanted = state
+        if self._job_name is not None:
+            self.log.info("The task was marked %s: %s is cancelled.", state, self._job_name)
+            self.hook.cancel_batch(self._job_name)
+
+    def _job_words(self) -> str:
+        return f": {self._job_name} goes on" if self._job_name else ""
+
+    def _stop_if_unwanted(self) -> None:
+        """Leave a submission that nobody wants any more; called before each create and after a job is known."""
+        if self._unwanted is None:
+            return
+        if self._job_name is None:
+            raise GeminiBatchError(f"The task was marked {self._unwanted} before a job was submitted; none was.")
+        self.hook.cancel_batch(self._job_name)
+        raise GeminiBatchError(
+            f"The task was marked {self._unwanted} while it submitted; {self._job_name} is cancelled."
+        )

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     SubmitError,
     TriggerEventError,
 )
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
@@ -29,7 +32,7 @@ from airflow_provider_gemini_batch.operators import (
 )
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger, event_for
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
-from tests.airflow_side import attempt, rows, set_connection, write_rows
+from tests.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -370,3 +373,87 @@ def test_trouble_in_the_triggerer_is_told(emulator: EmulatorHandle) -> None:
     event = event_for(Outcome.ERROR, "batches/a", None, "the key was refused", "AuthError")
     with pytest.raises(GeminiBatchError, match="the key was refused"):
         create(wait_for_completion=True).execute_complete(attempt(), event)
+
+
+# --- killed while submitting ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class MarkedTaskInstance(TaskInstance):
+    """A task instance whose state somebody has set."""
+
+    state: str = "failed"
+
+    def get_task_states(self, **_: Any) -> dict[str, dict[str, str]]:
+        return {self.run_id: {self.task_id: self.state}}
+
+
+def _killed_during(emulator: EmulatorHandle, path: str, state: str, **arguments: Any) -> tuple[GeminiBatchError, Any]:
+    """Run a create, and call on_kill when a request for *path* has arrived; as the task's process does on SIGTERM."""
+    emulator.fault(match={"path": path}, action="delay", delay=0.5)
+    operator = create(**arguments)
+    context = {"ti": MarkedTaskInstance(state=state)}
+
+    def kill() -> None:
+        while not emulator.journal(path=path):
+            time.sleep(0.01)
+        operator.on_kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(GeminiBatchError, match="was marked") as caught:
+            operator.execute(context)
+    finally:
+        killer.join()
+    return caught.value, context["ti"]
+
+
+def test_a_task_marked_while_its_create_is_on_its_way_leaves_no_job_running(emulator: EmulatorHandle) -> None:
+    _, ti = _killed_during(emulator, CREATE, "failed")
+    job = emulator.state.all_jobs[0]
+    assert job.cancelled is not None
+    assert ti.xcoms["job_name"] == job.name
+
+
+def test_a_task_marked_before_its_create_submits_nothing(emulator: EmulatorHandle) -> None:
+    error, _ = _killed_during(emulator, "/batches$", "success")
+    assert "none was" in str(error)
+    assert created(emulator) == 0
+
+
+def test_a_task_cleared_while_it_submits_keeps_its_job(emulator: EmulatorHandle) -> None:
+    emulator.fault(match={"path": CREATE}, action="delay", delay=0.5)
+    operator = create()
+    context = {"ti": MarkedTaskInstance(state="running")}
+    killer = threading.Timer(0.2, operator.on_kill)
+    killer.start()
+    name = operator.execute(context)
+    killer.join()
+    assert [job.name for job in emulator.state.all_jobs if job.cancelled is None] == [name]
+
+
+# --- what nobody uses is removed ------------------------------------------------------------------------------------
+
+
+def test_a_file_sent_for_nothing_is_removed(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    other = attempt(2)
+    # While this attempt uploads, another one, which sent a file of its own, submits.
+    theirs: list[str] = []
+
+    def submit_beside() -> None:
+        while not emulator.journal(path="/upload/"):
+            time.sleep(0.01)
+        emulator.clear_faults()
+        theirs.append(create(input_path=path).execute(other))
+
+    emulator.fault(match={"path": "/upload/"}, action="delay", delay=6.0, times=1)
+    beside = threading.Thread(target=submit_beside)
+    beside.start()
+    name = create(input_path=path).execute(attempt())
+    beside.join()
+    assert theirs == [name]
+    assert created(emulator) == 1
+    files = [file.name for file in GeminiBatchHook().list_files().files]
+    assert files == [GeminiBatchHook().get_batch(name).input_place]
