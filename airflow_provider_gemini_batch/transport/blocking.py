@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_gemini_batch.api.replies import error_from
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, T
-from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,9 @@ class BlockingTransport:
         self._session = requests.Session()
         # Without this, requests would replace our credentials by an entry of ~/.netrc for the same host.
         self._session.auth = _keep_headers
+        self._sent: dict[str, str] = {}
         self._session.headers["Accept-Encoding"] = "gzip, deflate"
+        self._session.hooks["response"].append(_forget_redirect)
 
     def __enter__(self) -> BlockingTransport:
         return self
@@ -76,7 +78,7 @@ class BlockingTransport:
                 elif isinstance(step, Pause):
                     self._sleep(step.seconds)
                 else:
-                    self._credentials.invalidate()
+                    self._credentials.invalidate(self._sent)
                 step = flow.throw(fault) if fault is not None else flow.send(answer)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
@@ -158,10 +160,11 @@ class BlockingTransport:
 
         headers: dict[str, str] = {**request.headers, **(extra_headers or {})}
         if request.authorize:
-            headers.update(self._credentials.headers())
+            self._sent = self._credentials.headers()
+            headers.update(self._sent)
         options: dict[str, Any] = {"params": request.params} if request.params else {}
         try:
-            return self._session.request(
+            response = self._session.request(
                 request.method,
                 request.url,
                 data=cast("bytes | None", request.body),  # urllib3 takes any buffer
@@ -171,29 +174,72 @@ class BlockingTransport:
                 allow_redirects=False,
                 **options,
             )
-        except requests.exceptions.ConnectTimeout as error:
-            raise TransportError("No connection to the service within the timeout.", sent=False) from error
-        except requests.exceptions.Timeout as error:
-            raise TransportError("The service did not answer within the timeout of the connection.") from error
+        except (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+        ) as error:
+            raise ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).") from error
         except requests.exceptions.RequestException as error:
-            raise TransportError(
-                f"The connection failed before a complete reply: {type(error).__name__}.",
-                sent=not _never_connected(error),
-            ) from error
+            if not _was_sent(error):
+                raise TransportError(f"No connection to the service: {type(error).__name__}.", sent=False) from error
+            if isinstance(error, requests.exceptions.Timeout):
+                raise TransportError("The service did not answer within the timeout of the connection.") from error
+            raise TransportError(f"The connection broke before a complete reply: {type(error).__name__}.") from error
+        if not _is_whole(response):
+            response.close()
+            raise TransportError("The connection broke in the head of a reply.")
+        return response
 
 
 def _keep_headers(request: Any) -> Any:
     return request
 
 
-def _never_connected(error: BaseException) -> bool:
-    """Whether urllib3 says that no connection was made, so that nothing can have been sent."""
-    from urllib3.exceptions import MaxRetryError, NewConnectionError
+def _forget_redirect(response: requests.Response, **_: Any) -> None:
+    """Redirects are not followed; left in, requests would parse the place all the same, and stumble over a bad one."""
+    if 300 <= response.status_code < 400:
+        response.headers.pop("Location", None)
 
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
-    return isinstance(cause, NewConnectionError)
+
+def _was_sent(error: BaseException) -> bool:
+    """
+    Whether a failed call may have reached the service; False only where urllib3 says for sure that it did not.
+
+    A ``ProxyError`` alone says nothing: urllib3 also calls it so when a proxy hangs up on a request it took.
+    """
+    import ssl
+
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    before = (NewConnectionError, ConnectTimeoutError, ssl.SSLCertVerificationError)
+    # Only the standard library's words tell these two from trouble later on.
+    words = ("Tunnel connection failed", "handshake operation timed out")
+    causes: list[Any] = [error]
+    for cause in causes:
+        if isinstance(cause, before) or (isinstance(cause, OSError) and any(word in str(cause) for word in words)):
+            return False
+        inside = (*getattr(cause, "args", ()), getattr(cause, "reason", None), getattr(cause, "original_error", None),
+                  getattr(cause, "__cause__", None))  # fmt: skip
+        causes += [each for each in inside if isinstance(each, BaseException) and each not in causes]
+    return True
+
+
+def _is_whole(response: requests.Response) -> bool:
+    """
+    Whether a reply's head says where its body ends.
+
+    ``http.client`` takes a head that breaks off for a complete one, and what follows for an empty body; HTTP/1.1 knows
+    no other body without a length than one whose end is the connection's, and that is announced.
+    """
+    if response.status_code in (204, 304) or response.raw.version != 11:
+        return True
+    headers = response.headers
+    return (
+        "Content-Length" in headers
+        or headers.get("Transfer-Encoding", "").strip().lower().endswith("chunked")
+        or "close" in headers.get("Connection", "").lower()
+    )
 
 
 def _reply(response: requests.Response) -> HttpReply:

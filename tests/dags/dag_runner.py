@@ -22,21 +22,28 @@ def load(folder: str) -> Any:
     try:
         from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
     except ImportError:
-        from airflow.models.dagbag import DagBag  # up to 3.1
-
-        bag = DagBag(dag_folder=folder, include_examples=False)
-        try:
-            from airflow.dag_processing.bundles.manager import DagBundlesManager
-        except ImportError:
-            return bag  # 2.11 runs a DAG that its database does not know
-        DagBundlesManager().sync_bundles_to_db()
-        bag.sync_to_db("dags-folder", None)
-        return bag
+        return _load_before_3_2(folder)
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     DagBundlesManager().sync_bundles_to_db()
     bag = BundleDagBag(dag_folder=folder, bundle_path=Path(folder), bundle_name="dags-folder")
     sync_bag_to_db(bag, "dags-folder", None)
+    return bag
+
+
+def _load_before_3_2(folder: str) -> Any:
+    from airflow.models import dagbag
+
+    bag = dagbag.DagBag(dag_folder=folder, include_examples=False)
+    try:
+        from airflow.dag_processing.bundles.manager import DagBundlesManager
+    except ImportError:
+        return bag  # 2.11 runs a DAG that its database does not know
+    DagBundlesManager().sync_bundles_to_db()
+    if hasattr(dagbag, "sync_bag_to_db"):
+        dagbag.sync_bag_to_db(bag, "dags-folder", None)  # 3.1
+    else:
+        bag.sync_to_db("dags-folder", None)  # 3.0
     return bag
 
 

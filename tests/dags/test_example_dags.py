@@ -54,6 +54,8 @@ class DagRunner:
             "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            # Airflow 3.2 starts its API in the runner's process, which makes no secret of its own.
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-and-nothing-else",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         }
         subprocess.run(

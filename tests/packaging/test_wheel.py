@@ -91,6 +91,7 @@ def test_metadata_names_what_is_needed_and_caps_nothing(wheel: Path) -> None:
         assert {part.operator for part in specifier} == {">="}
 
 
+@pytest.mark.newest_airflow  # not for Airflow's sake: older locks hold a twine that does not know our metadata version
 def test_index_would_accept_the_distributions(distributions: Path) -> None:
     files = [str(path) for path in distributions.iterdir()]
     command = [sys.executable, "-m", "twine", "check", "--strict", *files]
