@@ -9,7 +9,7 @@ Rules:
 * Times to look are shared. Waits with the same fixed interval tick together, adaptive ones that are nearly due come
   along, and so a round costs one page for a hundred jobs.
 * In a round, few jobs are read one by one and many by the list, newest first. Reading on pays as long as fewer pages
-  were read than jobs are still to be found; the rest is read one by one. Only such a single read can say 404.
+  showed nothing new than jobs are still to be found; the rest is read one by one. Only such a single read can say 404.
 * Trouble that passes is not told to anybody: the poller backs off as a whole (429, an unreachable service) or for one
   job (a read that fails while others work), and whoever waits has a deadline of its own. What no repetition can help
   is told: refused credentials to all, anything else to those who wait for that job.
@@ -179,6 +179,7 @@ class Poller:
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
         self._woken = asyncio.Event()
+        self._asleep_until = math.inf
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self._failures = 0
@@ -200,7 +201,7 @@ class Poller:
             self._registry[self._settings.identity] = self
             # A child task would inherit the first subscriber's log routing and keep it.
             self._task = self._loop.create_task(self._run(), context=contextvars.Context())
-        self._woken.set()
+        self._wake_for(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -218,7 +219,12 @@ class Poller:
     def hurry(self, subscription: Subscription) -> None:
         """Make a wait due now."""
         subscription.due = self._loop.time()
-        self._woken.set()
+        self._wake_for(subscription)
+
+    def _wake_for(self, subscription: Subscription) -> None:
+        # Awake, the poller goes through all waits; woken by each of thousands that begin, it would do little else.
+        if max(subscription.due, self._not_before) < self._asleep_until:
+            self._woken.set()
 
     def _all(self) -> Iterator[Subscription]:
         for waiting in self._by_key.values():
@@ -253,9 +259,9 @@ class Poller:
         try:
             while self._by_key or await self._lingers():
                 now = self._loop.time()
-                wait = max(min(each.due for each in self._all()), self._not_before) - now
-                if wait > 0:
-                    await self._sleep(wait)
+                due = max(min(each.due for each in self._all()), self._not_before)
+                if due > now:
+                    await self._sleep(due)
                     continue
                 try:
                     if transport is None:
@@ -285,17 +291,18 @@ class Poller:
 
         return AsyncTransport(self._settings, credentials_for(self._settings), max_connections=MAX_CONNECTIONS)
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep(self, until: float) -> None:
         # A timer and an event instead of wait_for: no second task for each pause.
         self._woken.clear()
-        timer = self._loop.call_later(seconds, self._woken.set)
+        self._asleep_until = until
+        timer = self._loop.call_at(until, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
 
     async def _lingers(self) -> bool:
-        await self._sleep(LINGER)
+        await self._sleep(self._loop.time() + LINGER)
         return bool(self._by_key)
 
     def _back_off(self, error: GeminiBatchError) -> None:
@@ -338,8 +345,8 @@ class Poller:
         :raises GeminiBatchError: What concerns the poller as a whole.
         """
         token: str | None = None
-        pages = 0
-        while wanted and pages <= len(wanted):
+        fruitless = 0
+        while wanted and fruitless <= len(wanted):
             try:
                 page = await self._page(transport, token)
             except ReplyFormatError:
@@ -356,9 +363,10 @@ class Poller:
                 elif not isinstance(error, RequestRejectedError):
                     raise
                 return wanted
-            pages += 1
             self._recovered()
+            before = len(wanted)
             self._take(page, wanted)
+            fruitless += len(wanted) == before
             # What was delivered runs before the next page is read.
             await asyncio.sleep(0)
             token = page.next_page_token

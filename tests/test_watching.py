@@ -55,6 +55,19 @@ def test_thousand_jobs_cost_a_page_a_hundred_and_one_poller(gemini_batch_emulato
     assert {job.name for job in ended} == set(names)
 
 
+def test_last_page_is_read_however_few_jobs_it_holds(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=406, state="SUCCEEDED")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        return await asyncio.gather(*(end_of(settings, name, 1.0) for name in names))
+
+    assert len(asyncio.run(watch())) == 406
+    asked = [entry["path"] for entry in gemini_batch_emulator.journal() if "batches/" in entry["path"]]
+    # The first to come are read before it is known how many there are.
+    assert len(asked) <= 4
+
+
 def test_cancelled_wait_takes_nothing_from_the_others(gemini_batch_emulator):
     names = gemini_batch_emulator.seed_jobs(count=3, state="RUNNING")
     settings = settings_for(gemini_batch_emulator)
