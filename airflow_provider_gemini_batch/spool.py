@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import tempfile
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_gemini_batch.api.rows import check_file_size
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.overlap import WriteBehind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,13 +128,15 @@ class AtomicFile:
             handle, self.name = tempfile.mkstemp(dir=directory, prefix=".gemini-batch-", suffix=".part")
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
-        self._file: IO[bytes] = os.fdopen(handle, "wb", buffering=BUFFER_BYTES)
+        self._raw = WriteBehind(handle)
+        self._file = io.BufferedWriter(self._raw, BUFFER_BYTES)
         self.write = self._file.write
 
     def publish(self) -> None:
         """Give the file its name. What had the name before is replaced."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        self._raw.settle()
+        os.fsync(self._raw.fileno())
         self._file.close()
         if self._target is not None:
             # mkstemp makes files for the owner alone; a result is as readable as any other file of this user.
@@ -170,7 +174,8 @@ class AtomicFile:
 
     def discard(self) -> None:
         """Remove what was written; nothing appears."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, say, which is why this is discarded
+            self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.name)
 
@@ -242,31 +247,19 @@ def write_input(rows: Iterable[WireRow], directory: str | None = None, *, backen
     handle, path = tempfile.mkstemp(dir=directory, prefix="gemini-batch-", suffix=".jsonl")
     digest = hashlib.sha256()
     size = count = 0
-    pending: list[bytes] = []
-    held = 0
+    checked = BUFFER_BYTES
     try:
-        with os.fdopen(handle, "wb", buffering=0) as out:
-
-            def flush() -> None:
-                block = b"".join(pending)
-                pending.clear()
-                digest.update(block)
-                view = memoryview(block)
-                while view:
-                    view = view[out.write(view) or 0 :]
-
+        with io.BufferedWriter(WriteBehind(handle, digest=digest), BUFFER_BYTES) as out:
+            write = out.write
             for row in rows:
                 line = row.line()
                 count += 1
                 size += len(line)
-                held += len(line)
-                pending.append(line)
-                if held >= BUFFER_BYTES:
+                write(line)
+                if size >= checked:
                     check_file_size(size, backend)
-                    flush()
-                    held = 0
-            check_file_size(size, backend)
-            flush()
+                    checked = size + BUFFER_BYTES
+        check_file_size(size, backend)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

@@ -123,6 +123,9 @@ _SNAKE = re.compile(r"(?<=[a-z0-9A-Z])_([a-z0-9])")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_ABSENT = msgspec.Raw(b"")
+_MAX_FRAMES = 256
+_PLACE = "\ue000"
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,10 @@ class WireRow:
     def line(self) -> bytes:
         """Return one line of an input file, newline included."""
         return self._wire
+
+    def body(self) -> bytes:
+        """Return the request alone."""
+        return self._request
 
     def inline(self) -> dict[str, Any]:
         """Return ``{"request": ..., "metadata": {"key": ...}}``, as the Developer API takes rows in a create call."""
@@ -403,23 +410,42 @@ def check_file_size(size: int, backend: Backend) -> None:
         )
 
 
-# A row that needs no rewriting but for defaults: everything is checked while decoding, without building dicts.
+# The common rows: texts alone, with settings that were seen before. They are checked while they are decoded, and their
+# bytes are kept; every other row goes the long way, which also words what is wrong.
 class _PlainPart(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     text: str
 
 
-class _PlainContent(msgspec.Struct, forbid_unknown_fields=True):
-    role: str
+class _PlainContent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     parts: list[_PlainPart]
+    role: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class _PlainRequest(msgspec.Struct, forbid_unknown_fields=True):
-    contents: list[_PlainContent]
+class _PlainRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    contents: msgspec.Raw
+    generationConfig: msgspec.Raw = _ABSENT
+    systemInstruction: msgspec.Raw = _ABSENT
+    safetySettings: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    toolConfig: msgspec.Raw = _ABSENT
 
 
-class _PlainRow(msgspec.Struct, forbid_unknown_fields=True):
+class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     key: str
-    request: msgspec.Raw
+    request: _PlainRequest
+
+
+_SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
+
+
+class _ShortPrompt(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    key: str
+    prompt: str
+
+
+class _ShortText(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    key: str
+    text: str
 
 
 class _KeyHolder(msgspec.Struct):
@@ -432,7 +458,9 @@ class _KeyRow(msgspec.Struct):
 
 
 _plain_row = msgspec.json.Decoder(_PlainRow).decode
-_plain_request = msgspec.json.Decoder(_PlainRequest).decode
+_plain_contents = msgspec.json.Decoder(list[_PlainContent]).decode
+_short_prompt = msgspec.json.Decoder(_ShortPrompt).decode
+_short_text = msgspec.json.Decoder(_ShortText).decode
 _key_row = msgspec.json.Decoder(_KeyRow).decode
 
 
@@ -444,6 +472,8 @@ class _Normaliser:
     def __init__(self, settings: RowSettings) -> None:
         self.settings = settings
         self.vertex = settings.backend == "vertex_ai"
+        self.is_embedding = settings.kind == "embed"
+        self.is_legacy = settings.is_legacy_embedding
         self.keys = KeySet()
         self.importer = VertexImportCheck() if self.vertex else None
         self.generation_config: dict[str, Any] = {}
@@ -452,13 +482,10 @@ class _Normaliser:
             self._prepare()
         except RowProblem as problem:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
-        defaults: dict[str, Any] = {}
-        if self.generation_config:
-            defaults["generationConfig"] = self.generation_config
-        if self.system_instruction:
-            defaults["systemInstruction"] = self.system_instruction
-        self.suffix = (b"," + _encode(defaults)[1:]) if defaults else b"}"
-        self.plain_seen = False
+        # What stands around the texts of common rows, as the long way made it for the first of each kind.
+        self.frames: dict[Any, tuple[bytes, bytes]] = {}
+        # A missing role is added on Vertex AI, which the long way does.
+        self.roles = ("user", "model") if self.vertex else ("user", "model", msgspec.UNSET)
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -499,23 +526,14 @@ class _Normaliser:
                 value: Any = row
             else:
                 raw = row.encode() if isinstance(row, str) else row
-                plain = self._plain(raw, line) if not self.vertex or self.settings.kind == "generate" else None
-                if plain is not None:
-                    key = plain.key
+                common = self._common(raw, line)
+                if common is not None:
+                    key = common.key
                     self._take_key(key)
-                    return plain
+                    return common
                 value = _parse(raw)
-            if not isinstance(value, Mapping):
-                raise RowProblem(f"a row must be a JSON object, not {_kind(value)}")
-            metadata = value.get("metadata")
-            if metadata is not None and not isinstance(metadata, Mapping):
-                raise RowProblem(f"'metadata' must be an object, not {_kind(metadata)}")
-            key = _key(value, metadata, number)
-            request = self._split(value)
-            if raw is None or b"_" in raw:
-                request = camelise(request)
-            wire_request = self._embed(request) if self.settings.kind == "embed" else self._generate(request)
-            result = self._wire(key, line, wire_request, metadata)
+            key, request, metadata = self._checked(value, number, may_be_snake=raw is None or b"_" in raw)
+            result = self._wire(key, line, request, metadata)
             self._take_key(key)
             return result
         except RowProblem as problem:
@@ -524,30 +542,87 @@ class _Normaliser:
             # What JSON cannot hold: a lone surrogate in a string, an object of some class in a dict.
             raise _RowFault(f"cannot be written as JSON ({fault})", key) from None
 
-    def _plain(self, raw: bytes, line: int) -> WireRow | None:
-        """The quick way for wire rows of text alone; None sends a row the long way, which also words its errors."""
-        if self.settings.kind == "embed":
-            return None
+    def _checked(
+        self, value: Any, number: int, *, may_be_snake: bool
+    ) -> tuple[str, dict[str, Any], Mapping[str, Any] | None]:
+        """Return key, request and metadata of a row of any form, checked and complete."""
+        if not isinstance(value, Mapping):
+            raise RowProblem(f"a row must be a JSON object, not {_kind(value)}")
+        metadata = value.get("metadata")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise RowProblem(f"'metadata' must be an object, not {_kind(metadata)}")
+        key = _key(value, metadata, number)
         try:
-            row = _plain_row(raw)
-            request = _plain_request(row.request)
+            request = self._split(value)
+            if may_be_snake:
+                request = camelise(request)
+            return key, self._embed(request) if self.settings.kind == "embed" else self._generate(request), metadata
+        except RowProblem as problem:
+            raise _RowFault(str(problem), key) from None
+
+    # --- the common rows ----------------------------------------------------------------------------------------------
+
+    def _common(self, raw: bytes, line: int) -> WireRow | None:
+        """The quick way for common rows; None sends a row the long way."""
+        embed = self.is_embedding
+        try:
+            # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
+            if b'"request"' in raw[:MAX_KEY_LENGTH]:
+                return None if embed else self._plain(raw, line)
+            short: _ShortPrompt | _ShortText = _short_text(raw) if embed else _short_prompt(raw)
+            text = short.text if isinstance(short, _ShortText) else short.prompt
         except (msgspec.MsgspecError, UnicodeError):
             return None
-        if not row.key or len(row.key) > MAX_KEY_LENGTH or not request.contents:
+        if self.is_legacy or not text or text.isspace():
             return None
-        for content in request.contents:
-            if content.role not in ("user", "model") or not content.parts:
+        frame = self.frames.get(None)
+        if frame is None:
+            frame = self._frame(None, {"text" if embed else "prompt": _PLACE}, line, _encode(_PLACE))
+        return self._framed(short.key, line, frame, _encode(text)) if frame is not None else None
+
+    def _plain(self, raw: bytes, line: int) -> WireRow | None:
+        row = _plain_row(raw)
+        request = row.request
+        roles = self.roles
+        for content in (contents := _plain_contents(request.contents)):
+            if not content.parts or content.role not in roles:
                 return None
             for part in content.parts:
-                if not part.text.strip():
+                if not part.text or part.text.isspace():
                     return None
-        body = bytes(row.request).strip()
-        # Line breaks between tokens cannot be: the row came as one line.
-        body = body[:-1].rstrip() + self.suffix
-        if self.importer is not None and not self.plain_seen:
-            self.importer.add({"key": row.key, "request": _decode(body)}, line)
-            self.plain_seen = True
-        return WireRow(row.key, line, body, _line(row.key, body, self.vertex))
+        if not contents:
+            return None
+        settings = (
+            bytes(request.generationConfig),
+            bytes(request.systemInstruction),
+            bytes(request.safetySettings),
+            bytes(request.tools),
+            bytes(request.toolConfig),
+        )
+        frame = self.frames.get(settings)
+        if frame is None:
+            place = [{"role": "user", "parts": [{"text": _PLACE}]}]
+            rest = {name: _decode(value) for name, value in zip(_SETTINGS, settings, strict=True) if value}
+            frame = self._frame(settings, {"request": {"contents": place, **rest}}, line, _encode(place))
+        return self._framed(row.key, line, frame, bytes(request.contents)) if frame is not None else None
+
+    def _frame(self, kind: Any, sample: dict[str, Any], line: int, place: bytes) -> tuple[bytes, bytes] | None:
+        """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
+        try:
+            _, request, _ = self._checked(sample, 1, may_be_snake=True)
+            before, _, after = self._wire("", line, request, None).body().partition(place)
+        except (RowProblem, _RowFault):
+            return None
+        if len(self.frames) >= _MAX_FRAMES:
+            self.frames.clear()
+        frame = self.frames[kind] = (before, after)
+        return frame
+
+    def _framed(self, key: str, line: int, frame: tuple[bytes, bytes], inner: bytes) -> WireRow | None:
+        if not key or len(key) > MAX_KEY_LENGTH:
+            return None
+        body = b"%b%b%b" % (frame[0], inner, frame[1])
+        return WireRow(key, line, body, _line(key, body, self.vertex))
 
     def _take_key(self, key: str) -> None:
         if key.startswith(KEY_PREFIX):

@@ -246,3 +246,86 @@ def test_a_key_that_begins_like_our_mark_is_refused() -> None:
     ):
         with pytest.raises(ConfigurationError, match="our own mark"):
             normalised([row])
+
+
+# --- the quick way for common rows ------------------------------------------------------------------------------------
+
+COMMON = [
+    {"key": "a", "prompt": 'Why "so"? \\ / \u00e9 \u2028 \U0001f600 \n'},
+    {"prompt": "x", "key": "b"},
+    {"key": "c", "request": {"contents": [{"role": "user", "parts": [{"text": "one"}, {"text": "two"}]}]}},
+    {"key": "d", "request": {"contents": [{"parts": [{"text": "no role"}]}]}},
+    {
+        "key": "e",
+        "request": {
+            "generationConfig": {
+                "temperature": 0.5,
+                "responseSchema": {"type": "OBJECT", "properties": {"a_b": {"type": "STRING"}}},
+            },
+            "contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}],
+            "systemInstruction": {"parts": [{"text": "Own."}]},
+        },
+    },
+    {"key": "f", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}], "generationConfig": {}}},
+    {
+        "key": "g",
+        "request": {
+            "contents": [{"role": "user", "parts": [{"text": "t"}]}],
+            "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+            "tools": [{"functionDeclarations": [{"name": "f_g", "description": "d"}]}],
+            "toolConfig": {"functionCallingConfig": {"mode": "ANY"}},
+        },
+    },
+    {"key": "request", "prompt": '"request"'},
+]
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"generation_config": {"max_output_tokens": 7}, "system_instruction": "Be brief."}],
+    ids=["plain", "with settings"],
+)
+@pytest.mark.parametrize("row", COMMON, ids=lambda row: row["key"])
+def test_a_common_row_comes_out_as_the_long_way_makes_it(backend: str, settings: dict, row: dict) -> None:
+    def wire(form: object) -> list:
+        twice = [form, json.loads(json.dumps(row) if isinstance(form, dict) else form)]
+        twice[1]["key"] = "again"
+        if not isinstance(form, dict):
+            twice[1] = json.dumps(twice[1])
+        given = normalise_rows(twice, RowSettings(backend=backend, model="gemini-2.5-flash", **settings))
+        return [json.loads(out.line()) for out in given]
+
+    assert wire(json.dumps(row)) == wire(row)
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_a_common_text_to_embed_comes_out_as_the_long_way_makes_it(backend: str) -> None:
+    settings = RowSettings(
+        kind="embed", backend=backend, model="gemini-embedding-001", task_type="RETRIEVAL_DOCUMENT", title="T",
+        output_dimensionality=8,
+    )  # fmt: skip
+    row = {"key": "a", "text": "some \u00e9 text"}
+    assert [out.line() for out in normalise_rows([json.dumps(row)], settings)] == [
+        out.line() for out in normalise_rows([row], settings)
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": "a", "prompt": " \\n\\u3000"}',
+        '{"key": "a", "prompt": ""}',
+        '{"key": "a", "request": {"contents": [{"role": "", "parts": [{"text": "x"}]}]}}',
+        '{"key": "a", "request": {"contents": [{"role": "user", "parts": [{"text": ""}]}]}}',
+        '{"key": "a", "request": {"contents": []}}',
+        '{"key": "a", "request": {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": {"contents": 1}}}',
+        '{"key": "a", "request": {"contents": [{"role": "user", "parts": [{"text": "x"}]}], "generationConfig": 3}}',
+        '{"key": "", "prompt": "x"}',
+        '{"key": "afgb:a", "prompt": "x"}',
+    ],
+)
+def test_a_bad_row_that_looks_common_is_refused_by_its_own_key(line: str) -> None:
+    with pytest.raises(ConfigurationError, match="line 1") as caught:
+        list(normalise_rows([line], RowSettings()))
+    assert "row-1" not in str(caught.value)

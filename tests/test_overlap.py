@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading ahead and writing behind: the same bytes, faults that arrive, and threads that end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_gemini_batch.overlap import BLOCKS, WriteBehind, read_ahead
+from airflow_provider_gemini_batch.spool import AtomicFile
+
+
+def ours() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("gemini-batch")}
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    before = ours()
+    yield
+    assert ours() <= before
+
+
+def test_everything_arrives_in_order() -> None:
+    assert list(read_ahead(iter(range(1000)))) == list(range(1000))
+
+
+def test_a_fault_of_the_source_arrives_after_what_came_before_it() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("broken")
+
+    pieces = read_ahead(source())
+    assert (next(pieces), next(pieces)) == (1, 2)
+    with pytest.raises(ValueError, match="broken"):
+        next(pieces)
+
+
+def test_only_a_few_pieces_are_held() -> None:
+    made = 0
+
+    def source() -> Iterator[int]:
+        nonlocal made
+        while True:
+            made += 1
+            yield made
+
+    pieces = read_ahead(source())
+    next(pieces)
+    time.sleep(0.2)
+    assert made <= BLOCKS + 2
+    pieces.close()
+
+
+def test_leaving_early_closes_the_source() -> None:
+    closed: list[str] = []
+
+    def source() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(threading.current_thread().name)
+
+    pieces = read_ahead(source())
+    next(pieces)
+    pieces.close()
+    assert len(closed) == 1
+
+
+def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path) -> None:
+    digest = hashlib.sha256()
+    path = tmp_path / "out"
+    lines = [os.urandom(size % 5000) for size in range(2000)]
+    with io.BufferedWriter(WriteBehind(os.open(path, os.O_WRONLY | os.O_CREAT), digest=digest), 1 << 16) as out:
+        for line in lines:
+            out.write(line)
+    assert path.read_bytes() == b"".join(lines)
+    assert digest.hexdigest() == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_a_full_disk_fails_the_writer_and_leaves_no_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(OSError) as caught, AtomicFile(str(target)) as out:  # noqa: PT012 - either line may be told
+        # A descriptor that answers as a full disk does.
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, out._raw.fileno())
+        os.close(full)
+        for _ in range(20):
+            out.write(b"x" * (1 << 20))
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_between_writes_leaves_no_file_and_no_thread(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), AtomicFile(str(tmp_path / "out")) as out:  # noqa: PT012 - the write is the point
+        out.write(b"half")
+        raise KeyError("somebody else's fault")
+    assert list(tmp_path.iterdir()) == []
