@@ -194,7 +194,7 @@ class BatchResult:
     :param status: ``succeeded``, ``failed``, ``blocked`` or ``missing``.
     :param text: The answer's text without thoughts, or None.
     :param embedding: The vector, or None.
-    :param error: ``{"code": int, "message": str}``, or None.
+    :param error: ``{"code": int, "message": str}``, or None; the code is the gRPC number on both backends.
     :param usage: Token counts as the service names them, or None.
     :param response: The raw response, or None.
     """

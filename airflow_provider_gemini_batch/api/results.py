@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from airflow_provider_gemini_batch.api.models import BatchResult
+from airflow_provider_gemini_batch.api.replies import grpc_code
 from airflow_provider_gemini_batch.api.rows import KEY_PREFIX
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 
@@ -502,7 +503,7 @@ def _status_error(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         code, message = value.get("code"), value.get("message")
         error: dict[str, Any] = {
-            "code": code if isinstance(code, int) and not isinstance(code, bool) else 0,
+            "code": grpc_code(code if isinstance(code, int) and not isinstance(code, bool) else 0, value.get("status")),
             "message": message if isinstance(message, str) and message else "no message given",
         }
         if value.get("details"):

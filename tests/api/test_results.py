@@ -68,7 +68,7 @@ def test_string_errors_of_vertex_are_taken_apart() -> None:
     body = json.dumps({"error": {"code": 400, "message": "bad role", "status": "INVALID_ARGUMENT"}})
     result = read_result({"key": "afgb:007", "status": f"Bad Request: {body}", "response": {}})
     assert (result.key, result.status, result.response) == ("007", "failed", None)
-    assert result.error == {"code": 400, "message": "bad role"}
+    assert result.error == {"code": 3, "message": "bad role"}
 
 
 @pytest.mark.parametrize(
@@ -184,3 +184,25 @@ def test_inline_results_cut_off_are_an_error() -> None:
 
 def test_a_job_without_results_yields_none() -> None:
     assert list(iter_inline_results(io.BytesIO(b'{"name": "batches/x"}'))) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ({"code": 400, "status": "INVALID_ARGUMENT"}, 3),
+        ({"code": 400, "status": "FAILED_PRECONDITION"}, 9),
+        ({"code": 429}, 8),
+        ({"code": 500}, 13),
+        ({"code": 503, "status": "a word of its own"}, 14),
+        ({"code": 418}, 418),
+        ({"code": 13}, 13),
+        ({}, 0),
+    ],
+)
+def test_an_error_has_the_same_code_whichever_backend_the_row_ran_on(error: dict[str, Any], code: int) -> None:
+    body = {"error": {**error, "message": "m"}}
+    by_text = read_result(
+        json.dumps({"key": "a", "status": f"Bad Request: {json.dumps(body)}", "response": {}}).encode()
+    )
+    by_number = read_result(json.dumps({"key": "a", "error": {"code": code, "message": "m"}}).encode())
+    assert by_text.error == by_number.error == {"code": code, "message": "m"}
