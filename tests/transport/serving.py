@@ -122,26 +122,27 @@ def _read(stream: object) -> Seen | None:
     return Seen(method, target, headers, stream.read(length))  # type: ignore[attr-defined]
 
 
-def _head(status: int, headers: Mapping[str, str]) -> bytes:
+def head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Return the head of an answer."""
     lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def reply(status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None) -> Answer:
     """Answer in full, and keep the connection."""
-    return raw(_head(status, {"Content-Length": str(len(body)), **(headers or {})}) + body, stays_open=True)
+    return raw(head(status, {"Content-Length": str(len(body)), **(headers or {})}) + body, stays_open=True)
 
 
 def chunked(*pieces: bytes, is_complete: bool = True) -> Answer:
     """Answer in chunks; an incomplete answer lacks the last, empty chunk."""
     body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     end = b"0\r\n\r\n" if is_complete else b""
-    return raw(_head(200, {"Transfer-Encoding": "chunked"}) + body + end, stays_open=is_complete)
+    return raw(head(200, {"Transfer-Encoding": "chunked"}) + body + end, stays_open=is_complete)
 
 
 def short(body: bytes, missing: int) -> Answer:
     """Announce *missing* bytes more than are sent, and close."""
-    return raw(_head(200, {"Content-Length": str(len(body) + missing)}) + body)
+    return raw(head(200, {"Content-Length": str(len(body) + missing)}) + body)
 
 
 def raw(data: bytes, *, stays_open: bool = False) -> Answer:
