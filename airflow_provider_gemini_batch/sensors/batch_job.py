@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ class BatchJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.poll_interval = poke_interval.total_seconds() if isinstance(poke_interval, timedelta) else poke_interval
         self.max_failed_rows = max_failed_rows
+        self._started: float | None = None
 
     @cached_property
     def hook(self) -> GeminiBatchHook:
@@ -79,7 +80,7 @@ class BatchJobSensor(BaseSensorOperator):
     def _watch(self) -> Watch:
         from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch
 
-        started = time.time()
+        started = self._started or time.time()
         return Watch(WaitLimits(started + self._seconds), started, ProgressReport(self.log.info, started).see)
 
     @property
@@ -117,11 +118,21 @@ class BatchJobSensor(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue | bool:
         """Look once."""
+        self._started = self._started or self._first_poke(context)
         with failing_at_once():
             job = self._look()
             if job is None or not job.is_done:
                 return False
             return PokeReturnValue(is_done=True, xcom_value=self._summary(job))
+
+    def _first_poke(self, context: Any) -> float | None:
+        """Return when the wait began: a rescheduled sensor is a new process each time, and the wait is one."""
+        ti = context.get("ti")
+        if ti is None or not self.reschedule:
+            return None
+        # Airflow 2.11 keeps it as the task's start.
+        first = getattr(ti, "get_first_reschedule_date", lambda _: getattr(ti, "start_date", None))(context)
+        return first.timestamp() if isinstance(first, datetime) else None
 
     def _look(self) -> BatchJob | None:
         """Look at the job; None after a passing fault."""

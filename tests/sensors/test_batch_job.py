@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,9 +24,10 @@ from airflow_provider_gemini_batch.errors import (
     PartialFailureError,
     TriggerEventError,
 )
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from tests.airflow_side import attempt, rows, set_connection
+from tests.airflow_side import TaskInstance, attempt, rows, set_connection
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
@@ -187,3 +190,23 @@ def test_a_job_deleted_meanwhile_is_told_by_the_trigger(emulator: EmulatorHandle
     event = event_for(Outcome.ERROR, "batches/a", None, "batches/a does not exist", NotFoundError.__name__)
     with pytest.raises(GeminiBatchError, match="does not exist"):
         sensor("batches/a", "deferrable").execute_complete(attempt(), event)
+
+
+@dataclass
+class RescheduledTaskInstance(TaskInstance):
+    """A task instance whose first look was a while ago, as Airflow tells it."""
+
+    first: datetime | None = None
+
+    def get_first_reschedule_date(self, _: Any) -> datetime | None:
+        return self.first
+
+
+def test_a_job_that_is_gone_ends_a_rescheduled_wait_too(emulator: EmulatorHandle) -> None:
+    name = submit()
+    GeminiBatchHook().delete_batch(name)
+    # The first look may come before the service knows the job; each later one is a new process.
+    assert not sensor(name, "reschedule").poke({"ti": RescheduledTaskInstance()})
+    began = datetime.now(UTC) - timedelta(minutes=5)
+    with pytest.raises(NotFoundError):
+        sensor(name, "reschedule").poke({"ti": RescheduledTaskInstance(first=began)})
