@@ -78,8 +78,10 @@ test-airflow-%: .venv-%/.ready
 bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md
 	@exec $(BIN)/python -m benchmarks --google-python .venv-google/bin/python $(BENCH)
 
-chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection: jobs billed / jobs needed, orphans, rows lost. CHAOS="--seed 7" replays
-	@exec $(BIN)/python -m tests.chaos --google-python .venv-google/bin/python $(CHAOS)
+chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the official provider's; writes tests/chaos/RESULTS.md
+	@mkdir -p .cache
+	@$(call TEST_ENV,$(NEWEST)) exec $(BIN)/python -m tests.chaos --google-python .venv-google/bin/python \
+	    --results tests/chaos/RESULTS.md $(CHAOS)
 
 # Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -47,18 +47,22 @@ _sleep = time.sleep
 
 def quicken(clock: FastClock) -> None:
     """Let this process live on the fast clock."""
-    from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
-
     time.time = clock.now
 
     def sleep(seconds: float) -> None:
         _sleep(seconds / clock.speed)
 
     time.sleep = sleep  # type: ignore[assignment]
+
+
+def quicken_transport() -> None:
+    """Let our driver sleep as this process does by now: it holds the sleep it was imported with."""
+    from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
+
     defaults = BlockingTransport.__init__.__kwdefaults__
     assert defaults is not None
     assert "sleep" in defaults
-    defaults["sleep"] = sleep
+    defaults["sleep"] = time.sleep
 
 
 class _FastSelector(selectors.DefaultSelector):
@@ -130,7 +134,11 @@ class Store:
 
 @dataclass
 class TaskInstance:
-    """The part of a task instance that the operator touches."""
+    """
+    The part of a task instance that operators touch.
+
+    :param path: Where XComs go; beside it lies ``state``, Airflow's word for the task instance's state.
+    """
 
     dag_id: str
     run_id: str
@@ -144,6 +152,10 @@ class TaskInstance:
         with self.path.open("a") as file:
             file.write(json.dumps([self.try_number, key, value]) + "\n")
         self.reaper.pass_by("xcom")
+
+    def get_task_states(self, **asked: Any) -> dict[str, dict[str, str]]:
+        state = self.path.with_name("state")
+        return {self.run_id: {self.task_id: state.read_text() if state.exists() else "running"}}
 
 
 def write(path: Path, value: Any) -> None:
@@ -177,9 +189,8 @@ def run_attempt(
     plan: Schedule, folder: Path, clock: FastClock, try_number: int, kill: Kill | None, resume: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Run the task as a worker does; return how it ended."""
-    from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-
     quicken(clock)
+    quicken_transport()
     reaper = Reaper(kill)
     reaper.watch_requests()
     task = operator_for(plan, folder / "rows.jsonl")
@@ -188,11 +199,22 @@ def run_attempt(
     }
     if plan.store:
         context["task_state_store"] = Store(folder / "store.json", reaper)
+    return execute(task, context, resume)
+
+
+def execute(task: Any, context: dict[str, Any], resume: dict[str, Any] | None) -> dict[str, Any]:
+    """
+    Execute a task, or go on where *resume* says.
+
+    :return: How it ended; ``job`` is what it returned.
+    """
+    from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
     try:
         if resume is None:
-            name = task.execute(context)
+            value = task.execute(context)
         else:
-            name = getattr(task, resume["method"])(context, event=resume["event"], **resume["kwargs"])
+            value = getattr(task, resume["method"])(context, event=resume["event"], **resume["kwargs"])
     except TaskDeferred as deferred:
         path, arguments = deferred.trigger.serialize()
         return {
@@ -207,12 +229,18 @@ def run_attempt(
     except Exception as error:
         traceback.print_exc()
         return {"end": "failed", "for_good": False, "error": f"{type(error).__name__}: {error}"}
-    return {"end": "succeeded", "job": name}
+    return {"end": "succeeded", "job": value}
 
 
 def run_trigger(clock: FastClock, path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run a stored trigger as a triggerer does; return its event."""
     quicken(clock)
+    quicken_transport()
+    return first_event(clock, path, arguments)
+
+
+def first_event(clock: FastClock, path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run a stored trigger until its first event."""
     module, _, name = path.rpartition(".")
     trigger = getattr(importlib.import_module(module), name)(**arguments)
 
