@@ -67,6 +67,7 @@ class Processes:
         self._logs = logs
         self._record = record
         self._components: list[Component] = []
+        self._dismissed: list[Component] = []
 
     def __enter__(self) -> Processes:
         return self
@@ -109,15 +110,19 @@ class Processes:
         self._components.remove(component)
         self._remember()
 
+    def dismiss(self, component: Component) -> None:
+        """Let a command end: nobody expects it to be there any more. It is still stopped with the others."""
+        self._dismissed.append(component)
+
     def check(self) -> None:
         """
         Look whether all commands are still there.
 
-        :raises ComponentDiedError: If one has ended.
+        :raises ComponentDiedError: If one has ended that was not dismissed.
         """
         for component in self._components:
             returncode = component.process.poll()
-            if returncode is not None:
+            if returncode is not None and component not in self._dismissed:
                 raise ComponentDiedError(component.name, returncode, component.log)
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo import secrets
-from demo.processes import Processes, free_ports
+from demo.processes import Component, Processes, free_ports
 from demo.rest import AirflowApi, EmulatorControl
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
@@ -49,7 +49,9 @@ class Ports:
         return cls(*free_ports(4))
 
 
-def environment(root: Path, home: Path, dags: Path, ports: Ports) -> dict[str, str]:
+def environment(
+    root: Path, home: Path, dags: Path, ports: Ports, more_settings: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """
     Return the environment of every process of the demo.
 
@@ -57,6 +59,7 @@ def environment(root: Path, home: Path, dags: Path, ports: Ports) -> dict[str, s
     :param home: Airflow's home, also the working directory; everything is written below it.
     :param dags: Folder with the DAG files.
     :param ports: Where the servers listen.
+    :param more_settings: Airflow's settings beside or instead of the demo's, as ``{"SECTION__OPTION": value}``.
     """
     keys = secrets.fresh()
     connection = {
@@ -85,6 +88,7 @@ def environment(root: Path, home: Path, dags: Path, ports: Ports) -> dict[str, s
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.worker_logs),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.trigger_logs),
+        **(more_settings or {}),
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {
@@ -107,24 +111,41 @@ class Stack:
     :param root: The project.
     :param state: Folder for everything that is written.
     :param dags: Folder with the DAG files.
+    :param components: Airflow's parts to start.
+    :param more_settings: See :func:`environment`.
     """
 
-    def __init__(self, root: Path, state: Path, dags: Path, processes: Processes) -> None:
+    def __init__(
+        self,
+        root: Path,
+        state: Path,
+        dags: Path,
+        processes: Processes,
+        *,
+        components: Mapping[str, tuple[str, ...]] = COMPONENTS,
+        more_settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.ports = Ports.choose()
         self.home = state / "airflow"
         self.home.mkdir(parents=True, exist_ok=True)
         self.airflow = AirflowApi(f"http://127.0.0.1:{self.ports.api}")
         self.emulator = EmulatorControl(f"http://127.0.0.1:{self.ports.emulator}")
         self._processes = processes
-        self._env = environment(root, self.home, dags, self.ports)
+        self._components = components
+        self._env = environment(root, self.home, dags, self.ports, more_settings)
 
     def start(self) -> None:
         """Start the emulator, make the database, start Airflow's parts; returns before they are ready."""
         emulator = [sys.executable, "-m", EMULATOR_MODULE, "--host", "127.0.0.1", "--port", str(self.ports.emulator)]
         self._processes.start("emulator", emulator, env=self._env, cwd=self.home)
         self._processes.run("db-migrate", self._airflow(MIGRATE), env=self._env, cwd=self.home, timeout=120)
-        for name, arguments in COMPONENTS.items():
-            self._processes.start(name, self._airflow(arguments), env=self._env, cwd=self.home)
+        for name, arguments in self._components.items():
+            self.start_component(name, arguments)
+
+    def start_component(self, name: str, arguments: tuple[str, ...], **more_environment: str) -> Component:
+        """Start one of Airflow's parts."""
+        env = {**self._env, **more_environment}
+        return self._processes.start(name, self._airflow(arguments), env=env, cwd=self.home)
 
     def waiting_for(self) -> list[str]:
         """Return the names of the parts that are not ready yet."""

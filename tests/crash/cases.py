@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is tried. Each case is one run of a DAG of its own with one task, ``create``, and its jobs stay pending until the
+case's script ends them: who is cancelled in time is billed nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKENDS = ("gemini", "vertex_ai")
+TASK_ID = "create"
+MAX_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One DAG run and what is to come of it.
+
+    :param name: Also the name of its script.
+    :param about: What happens, for people.
+    :param deferrable: Whether the task waits in the triggerer or in its worker.
+    :param needed: How many jobs have to be billed: those whose answers somebody wants.
+    :param created: How many jobs have to come into being; None is as many as needed.
+    :param ends: The states of the task's instances at the end, by map index.
+    :param cancel_on_kill: As the operator knows it.
+    :param run_timeout: ``dagrun_timeout`` in seconds.
+    :param from_file: The rows come from a file and are uploaded on both backends.
+    :param talks: While it waits, the task talks to Airflow without a pause.
+    """
+
+    name: str
+    backend: str
+    about: str
+    deferrable: bool = True
+    needed: int = 1
+    created: int | None = None
+    ends: tuple[str, ...] = ("success",)
+    cancel_on_kill: bool = True
+    run_timeout: float | None = None
+    from_file: bool = False
+    talks: bool = False
+
+    @property
+    def dag_id(self) -> str:
+        """The DAG's id, which the display names of its jobs begin with."""
+        return f"crash_{self.name}_{self.backend}"
+
+    @property
+    def conn_id(self) -> str:
+        """The connection to the emulator."""
+        return f"crash_{self.backend}"
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the task is mapped, over as many lists of rows as it has ends."""
+        return len(self.ends) > 1
+
+    @property
+    def rows_path(self) -> Path:
+        """Where the rows lie, if they come from a file."""
+        return Path(os.environ.get("AIRFLOW_HOME", ".")) / f"{self.dag_id}.jsonl"
+
+    def rows(self, number: int = 0) -> list[dict[str, str]]:
+        """Return the rows of one task instance; no other case has the same ones."""
+        return [{"key": f"k{n}", "prompt": f"{self.dag_id} {number}: say {n}"} for n in range(3)]
+
+
+def _on(backends: tuple[str, ...], name: str, about: str, **members: object) -> list[Case]:
+    return [Case(name, backend, about, **members) for backend in backends]  # type: ignore[arg-type]
+
+
+_GEMINI = BACKENDS[:1]
+_DROPPED = {"needed": 0, "created": 1}
+_TWO = {"needed": 1, "created": 2}
+
+TRIGGERER_CASES: tuple[Case, ...] = (
+    *_on(BACKENDS, "triggerer_stopped", "SIGTERM of the triggerer that watches"),
+    *_on(BACKENDS, "triggerer_killed", "kill -9 of the triggerer that watches"),
+    *_on(
+        BACKENDS, "triggerer_stalled", "the triggerer that watches stands still, and wakes when another has taken over"
+    ),
+)
+"""In the order in which their triggerers meet their fate."""
+
+WORKER_CASES: tuple[Case, ...] = (
+    *_on(_GEMINI, "orphan_creates", "kill -9 of the supervisor during the create call; the task lives on",
+         deferrable=False),
+    *_on(BACKENDS, "orphan_beside_retry", "kill -9 of the supervisor before the create call; both attempts create",
+         deferrable=False, from_file=True, **_TWO),
+    *_on(_GEMINI, "task_killed", "kill -9 of supervisor and task during the create call", deferrable=False),
+    *_on(BACKENDS[1:], "task_killed", "kill -9 of supervisor and task during the create call"),
+    *_on(BACKENDS, "running_failed", "running task marked failed", deferrable=False, ends=("failed",), **_DROPPED),
+    *_on(_GEMINI, "running_succeeded", "running task marked success", deferrable=False, **_DROPPED),
+    *_on(_GEMINI, "running_run_failed", "run with a running task marked failed", deferrable=False, ends=("failed",),
+         **_DROPPED),
+    *_on(_GEMINI, "running_kept", "running task marked failed, cancel_on_kill=False", deferrable=False,
+         ends=("failed",), cancel_on_kill=False),
+    *_on(_GEMINI, "running_cleared", "running task cleared", deferrable=False),
+    *_on(_GEMINI, "creating_failed", "task marked failed during the create call", deferrable=False, ends=("failed",),
+         **_DROPPED),
+    *_on(_GEMINI, "talking_failed", "task marked failed while it talks to Airflow", deferrable=False, ends=("failed",),
+         talks=True, **_DROPPED),
+)  # fmt: skip
+
+DEFERRED_CASES: tuple[Case, ...] = (
+    *_on(BACKENDS, "deferred_cleared", "deferred task cleared"),
+    *_on(BACKENDS, "deferred_failed", "one of two deferred mapped tasks marked failed", ends=("failed", "success"),
+         **_TWO),
+    *_on(BACKENDS, "deferred_succeeded", "deferred task marked success", **_DROPPED),
+    *_on(_GEMINI, "deferred_skipped", "deferred task marked skipped", ends=("skipped",), **_DROPPED),
+    *_on(_GEMINI, "deferred_kept", "deferred task marked failed, cancel_on_kill=False", ends=("failed",),
+         cancel_on_kill=False),
+    *_on(_GEMINI, "deferred_run_failed", "run with a deferred task marked failed", ends=("failed",), **_DROPPED),
+    *_on(_GEMINI, "deferred_run_timeout", "dagrun_timeout of a deferred task", ends=("skipped",), run_timeout=45,
+         **_DROPPED),
+)  # fmt: skip
+"""Those that need the triggerers to stay: what is to be cancelled is cancelled by the one that watches."""
+
+CASES: tuple[Case, ...] = (*TRIGGERER_CASES, *WORKER_CASES, *DEFERRED_CASES)
