@@ -66,6 +66,9 @@ UNLISTED_SECONDS = 600.0
 FIRST_LOOKS_TOGETHER = 1.0
 """Once many wait, first looks gather on ticks of so many seconds: after a restart all begin at once."""
 
+REPEAT_SECONDS = 300.0
+"""A look that shows nothing new is told again after so many seconds."""
+
 _BACK_OFF = RetryPolicy(max_attempts=None)
 
 _POLLERS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = weakref.WeakKeyDictionary()
@@ -95,8 +98,8 @@ class Subscription:
     :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
     """
 
-    __slots__ = ("_born", "_failures", "_key", "_look", "_poller", "_unlisted_until", "_waiter", "due", "job_name",
-                 "poll_interval", "span")  # fmt: skip
+    __slots__ = ("_born", "_failures", "_key", "_look", "_poller", "_told", "_told_at", "_unlisted_until", "_waiter",
+                 "due", "job_name", "poll_interval", "span")  # fmt: skip
 
     def __init__(self, poller: Poller, key: str, job_name: str, poll_interval: float | None, due: float) -> None:
         self.job_name = job_name
@@ -106,6 +109,8 @@ class Subscription:
         self._key = key
         self._poller = poller
         self._look: BatchJob | GeminiBatchError | None = None
+        self._told: BatchJob | None = None
+        self._told_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._born = time.time()
         self._failures = 0
@@ -127,12 +132,13 @@ class Subscription:
         return self._poller.trouble
 
     def hurry(self) -> None:
-        """Ask for a look as soon as the poller may."""
+        """Ask for a look as soon as the poller may, and to be told of it whatever it shows."""
+        self._told = None
         self._poller.hurry(self)
 
     async def look(self, timeout: float | None = None) -> BatchJob | GeminiBatchError | None:
         """
-        Wait for the next look.
+        Wait for the next look that shows something new, or was hurried; others are told every five minutes.
 
         :param timeout: Seconds, or None for no limit.
         :return: The job, what no further look can help (or a 404), or None when the time is over.
@@ -152,6 +158,13 @@ class Subscription:
 
     def deliver(self, look: BatchJob | GeminiBatchError) -> None:
         """Hand a look over; one not taken yet is replaced."""
+        now = time.monotonic()
+        if look == self._told and now - self._told_at < REPEAT_SECONDS:
+            # Waking thousands for nothing costs more than their looks do; and what stays in memory from one round to
+            # the next makes Python's garbage collector stop the loop, to go through all objects of the process.
+            return
+        self._told = None if isinstance(look, GeminiBatchError) else look
+        self._told_at = now
         self._look = look
         if self._waiter is not None:
             _wake(self._waiter)

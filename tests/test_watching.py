@@ -68,6 +68,29 @@ def test_last_page_is_read_however_few_jobs_it_holds(gemini_batch_emulator):
     assert len(asked) <= 4
 
 
+def test_look_that_shows_nothing_new_wakes_nobody_unless_hurried_or_long_ago(gemini_batch_emulator, monkeypatch):
+    [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        with subscribe(settings, name, 0.1) as subscription:
+            first = await subscription.look(5)
+            same = await subscription.look(0.6)
+            subscription.hurry()
+            hurried = await subscription.look(5)
+            monkeypatch.setattr(watching, "REPEAT_SECONDS", 0.2)
+            repeated = await subscription.look(5)
+            monkeypatch.undo()
+            gemini_batch_emulator.finish_jobs()
+            return first, same, hurried, repeated, await subscription.look(5)
+
+    first, same, hurried, repeated, ended = asyncio.run(watch())
+    assert same is None
+    assert first == hurried == repeated
+    assert ended.is_done
+    assert len(gemini_batch_emulator.journal()) >= 6
+
+
 def test_cancelled_wait_takes_nothing_from_the_others(gemini_batch_emulator):
     names = gemini_batch_emulator.seed_jobs(count=3, state="RUNNING")
     settings = settings_for(gemini_batch_emulator)
