@@ -69,7 +69,7 @@ def test_last_page_is_read_however_few_jobs_it_holds(gemini_batch_emulator):
 
 
 def test_look_that_shows_nothing_new_wakes_nobody_unless_hurried_or_long_ago(gemini_batch_emulator, monkeypatch):
-    [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING")
+    [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING", script={"running_seconds": 3600})
     settings = settings_for(gemini_batch_emulator)
 
     async def watch():
