@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_gemini_batch.api.replies import error_from
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, T
-from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.errors import (
+    AuthError,
+    ConfigurationError,
+    GeminiBatchError,
+    ReplyFormatError,
+    TransportError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,15 +109,14 @@ class BlockingTransport:
         """
         policy = retry or RetryPolicy(max_attempts=max(8, self._max_retries))
         offset = 0
+        version = ""
         failures = 0
         refreshed = False
         while True:
             try:
-                with self._open(request_from(offset)) as (response, skip):
-                    expected = _content_length(response)
-                    received = 0
+                with self._open(request_from(offset), offset) as (response, skip):
+                    version = _same_version(response, version, offset)
                     for piece in _pieces(response):
-                        received += len(piece)
                         if skip >= len(piece):
                             skip -= len(piece)
                             continue
@@ -118,8 +125,6 @@ class BlockingTransport:
                         offset += len(fresh)
                         failures = 0
                         yield fresh
-                    if expected is not None and received < expected:
-                        raise TransportError(f"The download ended {expected - received} bytes early.")
                 return
             except AuthError as error:
                 if refreshed or error.status != 401:
@@ -127,8 +132,6 @@ class BlockingTransport:
                 refreshed = True
                 self._credentials.invalidate()
             except GeminiBatchError as error:
-                if offset and getattr(error, "status", 0) == 416:
-                    return  # nothing lies beyond what we have
                 failures += 1
                 delay = policy.delay_after(error, failures)
                 if delay is None:
@@ -136,16 +139,23 @@ class BlockingTransport:
                 self._sleep(delay)
 
     @contextmanager
-    def _open(self, request: HttpRequest) -> Iterator[tuple[requests.Response, int]]:
-        """Open a streamed reply; the second value says how many of its bytes we have already."""
+    def _open(self, request: HttpRequest, offset: int) -> Iterator[tuple[requests.Response, int]]:
+        """Open a streamed reply for bytes from *offset* on; the second value says how many to skip of what comes."""
         # Compressed bodies could not be resumed at an offset of the plain bytes.
         response = self._request(request, stream=True, extra_headers={"Accept-Encoding": "identity"})
         try:
+            first, total = _content_range(response)
+            if response.status_code == 416 and offset and total in (None, offset):
+                yield response, sys.maxsize  # nothing lies beyond what we have
+                return
             if not 200 <= response.status_code < 300:
                 raise error_from(_reply(response))
-            wanted = request.headers.get("Range", "")
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-            yield response, 0 if response.status_code == 206 else start
+            if response.status_code != 206:
+                yield response, offset
+            elif first is None or first <= offset:
+                yield response, 0 if first is None else offset - first
+            else:
+                raise ReplyFormatError(f"Asked for the bytes from {offset} on, the service sent those from {first} on.")
         finally:
             response.close()
 
@@ -261,16 +271,51 @@ def _content_length(response: requests.Response) -> int | None:
     return int(text) if text.isdigit() and not response.headers.get("Content-Encoding") else None
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    import requests
+_RANGE = re.compile(r"bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)")
 
-    pieces = response.iter_content(READ_BYTES)
+
+def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
+    """Return the first byte of a partial reply and the length of the whole, each None if not told."""
+    match = _RANGE.match(response.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    return int(match[1]) if match[1] else None, int(match[2]) if match[2] != "*" else None
+
+
+def _same_version(response: requests.Response, before: str, offset: int) -> str:
+    """Return what tells versions of a file apart; the halves of two of them must not be joined."""
+    version = response.headers.get("x-goog-generation") or response.headers.get("ETag") or ""
+    if offset and version and before and version != before:
+        raise GeminiBatchError("The file was replaced by another one while it was downloaded. Download it again.")
+    return version or before
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Yield a body in pieces of about READ_BYTES; what came before a cut is yielded before the cut is raised."""
+    import urllib3
+
+    expected = _content_length(response)
+    received = 0
+    held: list[bytes] = []
+    size = 0
+    fault: Exception | None = None
     while True:
         try:
-            piece = next(pieces)
-        except StopIteration:
-            return
-        except (requests.exceptions.RequestException, OSError) as error:
-            raise TransportError(f"The connection broke during a download: {type(error).__name__}.") from error
-        if piece:
-            yield piece
+            # Not iter_content: it drops the piece in which the connection breaks.
+            piece = response.raw.read1(READ_BYTES, decode_content=True)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            fault, piece = error, b""
+        received += len(piece)
+        size += len(piece)
+        held.append(piece)
+        if held and (not piece or size >= READ_BYTES):
+            whole = b"".join(held)
+            held, size = [], 0
+            if whole:
+                yield whole
+        if not piece:
+            break
+    if fault is not None:
+        raise TransportError(f"The connection broke during a download: {type(fault).__name__}.") from fault
+    if expected is not None and received < expected:
+        raise TransportError(f"The download ended {expected - received} bytes early.")
