@@ -109,7 +109,7 @@ class Subscription:
         self._key = key
         self._poller = poller
         self._look: BatchJob | GeminiBatchError | None = None
-        self._told: BatchJob | None = None
+        self._told: tuple[object, ...] | None = None
         self._told_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._born = time.time()
@@ -138,7 +138,8 @@ class Subscription:
 
     async def look(self, timeout: float | None = None) -> BatchJob | GeminiBatchError | None:
         """
-        Wait for the next look that shows something new, or was hurried; others are told every five minutes.
+        Wait for the next look that shows another state or number of failed rows, or that was hurried; others are told
+        every five minutes.
 
         :param timeout: Seconds, or None for no limit.
         :return: The job, what no further look can help (or a 404), or None when the time is over.
@@ -159,11 +160,12 @@ class Subscription:
     def deliver(self, look: BatchJob | GeminiBatchError) -> None:
         """Hand a look over; one not taken yet is replaced."""
         now = time.monotonic()
-        if look == self._told and now - self._told_at < REPEAT_SECONDS:
+        news = None if isinstance(look, GeminiBatchError) else (look.state, look.state_text, look.stats.failed)
+        if news is not None and news == self._told and now - self._told_at < REPEAT_SECONDS:
             # Waking thousands for nothing costs more than their looks do; and what stays in memory from one round to
             # the next makes Python's garbage collector stop the loop, to go through all objects of the process.
             return
-        self._told = None if isinstance(look, GeminiBatchError) else look
+        self._told = news
         self._told_at = now
         self._look = look
         if self._waiter is not None:
