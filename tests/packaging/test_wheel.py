@@ -86,6 +86,7 @@ def test_metadata_names_what_is_needed_and_caps_nothing(wheel: Path) -> None:
         "httpx",
         "msgspec",
         "requests",
+        "urllib3",
     }
     for specifier in always.values():
         assert {part.operator for part in specifier} == {">="}
