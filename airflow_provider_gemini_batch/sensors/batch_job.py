@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutErr
 from airflow_provider_gemini_batch.operators.base import failing_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.api.waiting import Watch
@@ -96,12 +97,37 @@ class BatchJobSensor(BaseSensorOperator):
             # Everything that can be known at once is said at once: a connection or a name that cannot work.
             self.job_name = self.hook.surface.check_job_name(self.job_name)
             if not self.deferrable:
-                return super().execute(context)
-            job = self._look()
-            if job is not None and job.is_done:
-                return self._summary(job)
+                return self._look_until_over(context)
+            with self._never_failing():
+                job = self._look()
+                if job is not None and job.is_done:
+                    return self._summary(job)
             self._defer(time.time() + self._seconds)
         return None
+
+    def _look_until_over(self, context: Any) -> Any:
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            raise self._timeout(self._watch.job) from error
+
+    def _timeout(self, job: BatchJob | None) -> BatchJobTimeoutError:
+        from airflow_provider_gemini_batch.api.policy import not_ended
+        from airflow_provider_gemini_batch.api.waiting import Outcome
+
+        return BatchJobTimeoutError(str(not_ended(Outcome.TIMEOUT, self.job_name, job, self._seconds)), job=job)
+
+    @contextmanager
+    def _never_failing(self) -> Iterator[None]:
+        """Do in deferrable mode what Airflow does with ``never_fail`` in the others."""
+        try:
+            yield
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            if getattr(self, "never_fail", False):
+                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
+            raise
 
     def _defer(self, deadline: float) -> None:
         from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
@@ -150,23 +176,30 @@ class BatchJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
         """Go on after the wait in the triggerer."""
-        from airflow_provider_gemini_batch.api.policy import not_ended
         from airflow_provider_gemini_batch.api.waiting import Outcome
         from airflow_provider_gemini_batch.triggers.batch_job import read_event
 
         wait = read_event(event)
-        with failing_at_once():
+        self.job_name = wait.job_name
+        deadline = deadline or time.time() + self._seconds
+        with self._never_failing(), failing_at_once():
             if wait.outcome is Outcome.ERROR:
                 raise GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
-            job = self.hook.get_batch(wait.job_name)
-            if job.is_done:
+            try:
+                job = self.hook.get_batch(wait.job_name)
+            except GeminiBatchError as error:
+                if not error.is_transient:
+                    raise
+                self.log.warning("%s could not be looked at. %s", wait.job_name, error)
+                job = None
+            if job is not None and job.is_done:
                 return self._summary(job)
-            if wait.outcome is Outcome.ENDED:
-                self._defer(deadline or time.time() + self._seconds)  # a list said so, the job itself does not
-            error = not_ended(Outcome.TIMEOUT, job.name, job, self._seconds)
+            if wait.outcome is Outcome.ENDED and time.time() < deadline:
+                self._defer(deadline)  # a list said so, the job itself does not, or cannot be asked for now
+            timeout = self._timeout(job)
             if self.soft_fail:
-                raise AirflowSkipException(str(error)) from error
-            raise BatchJobTimeoutError(str(error), job=job) from error
+                raise AirflowSkipException(str(timeout)) from timeout
+            raise timeout
 
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.policy import check_ended

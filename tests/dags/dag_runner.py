@@ -9,6 +9,7 @@ the same session have done already. In: ``{"dag_id", "connection", "deferrable",
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -47,6 +48,20 @@ def _load_before_3_2(folder: str) -> Any:
     return bag
 
 
+def keep_api_server() -> None:
+    """
+    Let ``dag.test`` use one API server in this process for all tasks, as it does from Airflow 3.3 on.
+
+    Earlier ones start one for each task, which takes long, and drop the object that holds its lifespan, whereupon
+    svcs 26.2 takes the server's services away.
+    """
+    try:
+        from airflow.sdk.execution_time import supervisor
+    except ImportError:
+        return  # 2.11
+    supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
+
+
 def run(dag: Any, order: dict[str, Any]) -> dict[str, Any]:
     """Run a DAG once against the connection of *order*."""
     os.environ["AIRFLOW_CONN_GEMINI_BATCH_DEFAULT"] = json.dumps(order["connection"])
@@ -72,6 +87,7 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
+    keep_api_server()
     bag = load(sys.argv[1])
     say({"dags": sorted(bag.dags), "errors": dict(bag.import_errors)})
     for line in sys.stdin:
