@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
 from airflow_provider_gemini_batch.api.submit import SubmitPolicy
+from airflow_provider_gemini_batch.errors import SubmitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ LOOKBACK = 14 * 24 * 3600.0
 """Seconds before now beyond which a job of an old run is no longer looked for."""
 
 FINAL_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
+
+HANDLER_PATIENCE = 2.0
+"""Seconds that a signal handler waits for a thread: less than the 5 s after which a supervisor kills its task."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,21 @@ class JobMemory:
         Keep an ``intent`` (a token, right before a create) or a ``job`` (its name).
 
         A new intent outdates the job noted before it.
+
+        :raises SubmitError: For an intent, if the supervisor is gone: whatever this process submits nobody will hear
+            of, and Airflow starts another attempt beside it.
         """
         if self._store is None:
             return
         noted = {"intent": value, "intent_at": time.time()} if what == "intent" else {**self.recall(), what: value}
         try:
             self._store.set(self.KEY, noted)
+        except (EOFError, ConnectionError) as error:
+            log.warning("This task's supervisor is gone (%s).", type(error).__name__)
+            if what == "intent":
+                raise SubmitError(
+                    "This task's supervisor is gone; nothing was submitted. The next attempt at this task does it."
+                ) from error
         except Exception as error:  # the service's list decides
             log.warning("The task state store could not be written (%s).", type(error).__name__)
 
@@ -131,12 +145,41 @@ def final_state_of(ti: Any) -> str | None:
         Airflow cannot be asked; in all of these the job may still be wanted.
     """
     try:
-        key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
-        states = ti.get_task_states(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-        )
-        state = str((states.get(ti.run_id) or {}).get(key))
+        if hasattr(ti, "get_task_states"):
+            key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
+            states = ti.get_task_states(
+                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+            )
+            state = str((states.get(ti.run_id) or {}).get(key))
+        else:
+            state = str(ti.current_state())  # Airflow 2.11, whose tasks may look into the database
     except Exception as error:
         log.info("Airflow could not be asked for the task's state: %s", type(error).__name__)
         return None
     return state if state in FINAL_STATES else None
+
+
+def if_final(ti: Any, act: Callable[[str], None], patience: float = HANDLER_PATIENCE) -> None:
+    """
+    Call *act* with a task instance's state if that is final; for the handler of the signal that ends a task.
+
+    The signal may have come in the middle of a conversation with the supervisor, or of a call to the service, whose
+    locks the interrupted code holds: the question is asked in a thread. It is waited for, as the process may end right
+    after the handler, but not for long, as what was interrupted may have to go on first.
+
+    :param act: Is called in that thread.
+    """
+
+    def ask_and_act() -> None:
+        state = final_state_of(ti)
+        if state is None:
+            log.info("The task was not marked: the next attempt finds its job again.")
+            return
+        try:
+            act(state)
+        except Exception as error:  # the last word of a thread that nobody listens to
+            log.error("The task was marked %s, and its job may still run and bill: %s", state, error)
+
+    thread = threading.Thread(target=ask_and_act, name="gemini-batch-kill", daemon=True)
+    thread.start()
+    thread.join(patience)

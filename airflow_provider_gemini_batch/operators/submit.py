@@ -400,22 +400,18 @@ class SubmitOperator(GeminiBatchOperator):
         Runs in the middle of whatever the task was doing, which then goes on: a submission under way is told to stop,
         before its create call or with its job cancelled right after it.
         """
-        from airflow_provider_gemini_batch.task_context import final_state_of
+        from airflow_provider_gemini_batch.task_context import if_final
 
         if not self.cancel_on_kill or self._ti is None:
             self.log.info("%s goes on.", self._job_name or "The submission")
             return
-        state = final_state_of(self._ti)
-        if state is None:
-            self.log.info("The next attempt of this task finds its job again%s.", self._job_words())
-            return
+        if_final(self._ti, self._abandon)
+
+    def _abandon(self, state: str) -> None:
         self._unwanted = state
         if self._job_name is not None:
             self.log.info("The task was marked %s: %s is cancelled.", state, self._job_name)
             self.hook.cancel_batch(self._job_name)
-
-    def _job_words(self) -> str:
-        return f": {self._job_name} goes on" if self._job_name else ""
 
     def _stop_if_unwanted(self) -> None:
         """Leave a submission that nobody wants any more; called before each create and after a job is known."""
