@@ -23,6 +23,7 @@ LOOKBACK = 14 * 24 * 3600.0
 """Seconds before now beyond which a job of an old run is no longer looked for."""
 
 FINAL_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
+"""States of a task after which no attempt at it can want its job any more."""
 
 HANDLER_PATIENCE = 2.0
 """Seconds that a signal handler waits for a thread: less than the 5 s after which a supervisor kills its task."""
@@ -137,6 +138,18 @@ class JobMemory:
             log.warning("The task state store could not be written (%s).", type(error).__name__)
 
 
+def state_in(states: Mapping[str, Any], run_id: str, task_id: str, map_index: int) -> str | None:
+    """
+    Pick one task's state from what Airflow answers.
+
+    :param states: ``{run_id: {task_id: state}}``; a mapped task is named ``<task_id>_<map_index>``.
+    :return: E.g. ``failed``, or None for a task without a state.
+    """
+    key = task_id if map_index < 0 else f"{task_id}_{map_index}"
+    state = (states.get(run_id) or {}).get(key)
+    return None if state is None else str(getattr(state, "value", state))
+
+
 def final_state_of(ti: Any) -> str | None:
     """
     Ask Airflow for a task instance's state, in a task process that is being ended.
@@ -146,11 +159,10 @@ def final_state_of(ti: Any) -> str | None:
     """
     try:
         if hasattr(ti, "get_task_states"):
-            key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
             states = ti.get_task_states(
                 dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
             )
-            state = str((states.get(ti.run_id) or {}).get(key))
+            state = state_in(states, ti.run_id, ti.task_id, ti.map_index)
         else:
             state = str(ti.current_state())  # Airflow 2.11, whose tasks may look into the database
     except Exception as error:

@@ -27,6 +27,7 @@ from airflow_provider_gemini_batch.api.models import BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, duration, epoch
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TriggerEventError
+from airflow_provider_gemini_batch.task_context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
@@ -40,9 +41,6 @@ MESSAGE_CHARACTERS = 1000
 
 CANCEL_TIMEOUT = 10.0
 """Seconds for one call when a killed task's job is cancelled."""
-
-FINAL_TASK_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
-"""States after which no try of a task can want its job any more."""
 
 _TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
 
@@ -259,7 +257,7 @@ class BatchJobTrigger(BaseTrigger):
     async def _cancel_if_final(self) -> None:
         try:
             state = await self._task_state()
-            if state not in FINAL_TASK_STATES:
+            if state not in FINAL_STATES:
                 self.log.info("%s is kept: its task is %s.", self.job_name, state or "without a state")
                 return
             await self._cancel()
@@ -292,18 +290,6 @@ class BatchJobTrigger(BaseTrigger):
         settings = dataclasses.replace(settings, timeout=min(settings.timeout, CANCEL_TIMEOUT))
         async with AsyncTransport(settings, credentials_for(settings), max_connections=1) as transport:
             await transport.arun(cancel_job(surface_for(settings), self.job_name, RetryPolicy(max_attempts=3, cap=3.0)))
-
-
-def state_in(states: Mapping[str, Any], run_id: str, task_id: str, map_index: int) -> str | None:
-    """
-    Pick one task's state.
-
-    :param states: ``{run_id: {task_id: state}}``; a mapped task is named ``<task_id>_<map_index>``.
-    :return: E.g. ``failed``, or None for a task without a state.
-    """
-    key = task_id if map_index < 0 else f"{task_id}_{map_index}"
-    state = (states.get(run_id) or {}).get(key)
-    return None if state is None else str(getattr(state, "value", state))
 
 
 async def _watch_until_over(watch: Watch, subscription: Subscription) -> Outcome:
