@@ -10,12 +10,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.identity import make_task_id
-from airflow_provider_gemini_batch.api.submit import SubmitPolicy
 from airflow_provider_gemini_batch.errors import SubmitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from airflow_provider_gemini_batch.api.submit import SubmitPolicy
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ def piece_of_work(context: Mapping[str, Any], salt: str = "") -> PieceOfWork:
         return PieceOfWork(uuid.uuid4().hex[:16], now - 60, contended=False)
     from airflow.providers.common.compat.sdk import conf
 
+    from airflow_provider_gemini_batch.api.identity import make_task_id
+
     namespace = conf.get("gemini_batch", "namespace", fallback="") or ""
     map_index = getattr(ti, "map_index", -1)
     task = make_task_id(
@@ -78,6 +80,8 @@ def piece_of_work(context: Mapping[str, Any], salt: str = "") -> PieceOfWork:
 def submit_policy() -> SubmitPolicy:
     """Return how patiently a submission is settled, stretched as ``[gemini_batch] settle_seconds`` says."""
     from airflow.providers.common.compat.sdk import conf
+
+    from airflow_provider_gemini_batch.api.submit import SubmitPolicy
 
     usual = SubmitPolicy()
     factor = conf.getfloat("gemini_batch", "settle_seconds", fallback=45.0) / 45.0
