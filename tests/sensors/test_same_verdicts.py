@@ -62,8 +62,12 @@ def create(**arguments: Any) -> CreateBatchOperator:
     return CreateBatchOperator(task_id="create", model="gemini-2.5-flash", **arguments)
 
 
-def to_the_end(task: Any) -> Any:
-    """Run a task; what it defers is watched by its trigger, and what it reschedules is run again."""
+def to_the_end(task: Any, after_event: Callable[[], Any] = lambda: None) -> Any:
+    """
+    Run a task; what it defers is watched by its trigger, and what it reschedules is run again.
+
+    :param after_event: Called when a trigger has ended, before the task is resumed.
+    """
 
     async def event_of(trigger: Any) -> Any:
         async for event in trigger.run():
@@ -81,6 +85,7 @@ def to_the_end(task: Any) -> Any:
             began = began or again.reschedule_date
         except TaskDeferred as deferral:
             event = asyncio.run(event_of(deferral.trigger))
+            after_event()
             method, kwargs = getattr(task, deferral.method_name), deferral.kwargs or {}
             step = lambda method=method, kwargs=kwargs, event=event: method(context, event, **kwargs)  # noqa: E731
 
@@ -201,6 +206,7 @@ def test_a_timeout_is_a_timeout_and_leaves_the_job(emulator: EmulatorHandle, wai
     assert emulator.ledger()["totals"]["running"] == 1
 
 
+@pytest.mark.parametrize("wait", [WAYS[way] for way in ("poke", "reschedule", "deferrable", "hook")])
 def test_a_timeout_while_the_service_is_down_is_a_timeout(emulator: EmulatorHandle, wait: Wait) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     emulator.fault(match={"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}, status=503, times=None)
@@ -288,3 +294,22 @@ def test_a_job_deleted_meanwhile_is_not_found_in_every_mode(emulator: EmulatorHa
         task(timeout=20)
     assert isinstance(caught.value, NotFoundError) or "404" in str(caught.value)
     assert not isinstance(caught.value, JobTimeoutError)
+
+
+@pytest.mark.parametrize("who", ["sensor"])
+def test_trouble_between_the_trigger_and_the_resumed_task_is_waited_out(emulator: EmulatorHandle, who: str) -> None:
+    emulator.script(pending_seconds=0.2, running_seconds=0.2)
+    faults: list[Any] = []
+
+    def break_down() -> None:
+        if not faults:
+            match = {"method": "GET", "path": r"batches/\w"}
+            faults.append(emulator.fault(match=match, status=503, times=3))
+
+    if who == "operator":
+        task: Any = create(wait_for_completion=True, deferrable=True, timeout=60)
+    else:
+        name = create().execute(attempt())
+        task = BatchJobSensor(task_id="wait", job_name=name, deferrable=True, poke_interval=0.05, timeout=60)
+    to_the_end(task, break_down)
+    assert faults[0].fired == 3
