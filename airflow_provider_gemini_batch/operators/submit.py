@@ -344,7 +344,7 @@ class SubmitOperator(GeminiBatchOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any], plan: dict[str, Any] | None = None) -> str:
         """Go on after the wait in the triggerer."""
-        from airflow_provider_gemini_batch.triggers.batch_job import read_event
+        from airflow_provider_gemini_batch.triggers.wait import read_event
 
         wait = read_event(event)
         if plan is None:

@@ -177,7 +177,7 @@ class BatchJobSensor(BaseSensorOperator):
     def execute_complete(self, context: Any, event: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
         """Go on after the wait in the triggerer."""
         from airflow_provider_gemini_batch.api.waiting import Outcome
-        from airflow_provider_gemini_batch.triggers.batch_job import read_event
+        from airflow_provider_gemini_batch.triggers.wait import read_event
 
         wait = read_event(event)
         self.job_name = wait.job_name

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Waiting for a batch job in the triggerer, and the event that ends such a wait.
+Waiting for a batch job in the triggerer.
 
 A trigger may run again from the start, or twice at once (restart, hand-over, split network): it only watches. Times are
 UTC epoch seconds, so that they mean the same wherever it runs again.
-
-:func:`event_for` alone makes events, and :func:`read_event` alone reads them.
 """
 
 from __future__ import annotations
@@ -17,108 +15,29 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_gemini_batch.api.models import BatchStats
-from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, duration, epoch
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TriggerEventError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.task_context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.connection import ConnectionSettings
-    from airflow_provider_gemini_batch.watching import Subscription
-
-LAST_LOOK = 3.0
-"""Seconds that a limit waits for one more look: a job that has just ended, or begun to run, is not given up."""
-
-MESSAGE_CHARACTERS = 1000
 
 CANCEL_TIMEOUT = 10.0
 """Seconds for one call when a killed task's job is cancelled."""
 
 _TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
+_NEEDED = (
+    "airflow_provider_gemini_batch.triggers.wait",
+    "airflow_provider_gemini_batch.watching",
+    "airflow_provider_gemini_batch.hooks.gemini_batch",
+    "airflow_provider_gemini_batch.connection",
+)
 
 _cancelling: set[asyncio.Task[None]] = set()
-
-
-@dataclass(frozen=True)
-class WaitEvent:
-    """
-    How a wait ended, as the resumed task reads it.
-
-    :param state: As last seen; UNKNOWN if the job never was.
-    :param message: For people; why the wait ended without an ended job.
-    :param error: Class name of the error behind the outcome ``error``.
-    """
-
-    outcome: Outcome
-    job_name: str
-    state: JobState = JobState.UNKNOWN
-    stats: BatchStats = field(default_factory=BatchStats)
-    message: str = ""
-    error: str = ""
-
-
-def event_for(
-    outcome: Outcome, job_name: str, job: BatchJob | None, message: str = "", error: str = ""
-) -> dict[str, Any]:
-    """
-    Make the payload of an event: a few names and numbers, since it is logged and stored in the open.
-
-    :param job: As last seen, or None.
-    :param error: Class name of an error.
-    """
-    return {
-        "outcome": outcome.value,
-        "job_name": job_name,
-        "state": job.state.value if job is not None else JobState.UNKNOWN.value,
-        "stats": job.stats.as_dict() if job is not None else BatchStats().as_dict(),
-        "message": message[:MESSAGE_CHARACTERS],
-        "error": error,
-    }
-
-
-def read_event(event: Any) -> WaitEvent:
-    """
-    Read the payload that :func:`event_for` made.
-
-    :raises TriggerEventError: For anything else.
-    """
-    if not isinstance(event, Mapping):
-        raise TriggerEventError(f"The task was resumed with {type(event).__name__}, not with a batch job's event.")
-    try:
-        outcome = Outcome(event["outcome"])
-        job_name = event["job_name"]
-        state = JobState(event.get("state") or JobState.UNKNOWN.value)
-        stats = _read_stats(event.get("stats"))
-    except (KeyError, ValueError, TypeError) as error:
-        raise TriggerEventError(
-            f"The task was resumed with an event that this version does not know ({error}); it may stem from another "
-            "version of the provider. Clear the task: it finds its job again."
-        ) from error
-    if not isinstance(job_name, str) or not job_name:
-        raise TriggerEventError("The task was resumed with an event that names no batch job.")
-    return WaitEvent(outcome, job_name, state, stats, str(event.get("message") or ""), str(event.get("error") or ""))
-
-
-def _read_stats(value: Any) -> BatchStats:
-    if value is None:
-        return BatchStats()
-    if not isinstance(value, Mapping):
-        raise TypeError("stats is not an object")
-    numbers = {}
-    for member in dataclasses.fields(BatchStats):
-        number = value.get(member.name)
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-            raise TypeError(f"stats.{member.name} is not a whole number")
-        numbers[member.name] = number
-    return BatchStats(**numbers)
 
 
 class BatchJobTrigger(BaseTrigger):
@@ -189,6 +108,11 @@ class BatchJobTrigger(BaseTrigger):
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
+        for name in _NEEDED:
+            if name not in sys.modules:
+                await asyncio.to_thread(importlib.import_module, name)
+        from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.triggers.wait import event_for, watch_until_over, why
         from airflow_provider_gemini_batch.watching import subscribe
 
         limits = WaitLimits(
@@ -199,8 +123,8 @@ class BatchJobTrigger(BaseTrigger):
             self._settings = await self._look_up_connection()
             await self._prepare_for_kill()
             with subscribe(self._settings, self.job_name, self.poll_interval) as subscription:
-                outcome = await _watch_until_over(watch, subscription)
-                message = self._why(outcome, subscription.trouble)
+                outcome = await watch_until_over(watch, subscription)
+                message = why(outcome, self.job_name, time.time() - self.started, subscription.trouble)
         except GeminiBatchError as error:
             return event_for(Outcome.ERROR, self.job_name, watch.job, str(error), type(error).__name__)
         except Exception as error:
@@ -211,12 +135,6 @@ class BatchJobTrigger(BaseTrigger):
             )
             return event_for(Outcome.ERROR, self.job_name, watch.job, text, type(error).__name__)
         return event_for(outcome, self.job_name, watch.job, message)
-
-    def _why(self, outcome: Outcome, trouble: GeminiBatchError | None) -> str:
-        if outcome is Outcome.ENDED:
-            return ""
-        text = f"stopped waiting for {self.job_name} after {duration(time.time() - self.started)}"
-        return f"{text}; the last looks failed: {trouble}" if trouble is not None else text
 
     async def _look_up_connection(self) -> ConnectionSettings:
         """Look the connection up; only ever in the trigger's own task, where every Airflow version allows it."""
@@ -290,41 +208,3 @@ class BatchJobTrigger(BaseTrigger):
         settings = dataclasses.replace(settings, timeout=min(settings.timeout, CANCEL_TIMEOUT))
         async with AsyncTransport(settings, credentials_for(settings), max_connections=1) as transport:
             await transport.arun(cancel_job(surface_for(settings), self.job_name, RetryPolicy(max_attempts=3, cap=3.0)))
-
-
-async def _watch_until_over(watch: Watch, subscription: Subscription) -> Outcome:
-    """
-    Take looks until the wait is over. Limits are kept by our own timer, whatever the poller does.
-
-    :raises GeminiBatchError: What no further look can help.
-    """
-    while True:
-        limit = _next_limit(watch)
-        look = await subscription.look(None if limit == math.inf else limit - time.time())
-        if look is None and time.time() < limit:
-            continue  # a timer may fire a moment early
-        if look is None:
-            subscription.hurry()
-            look = await subscription.look(LAST_LOOK)
-        now = time.time()
-        if look is None:
-            outcome = watch.limits.outcome_of(watch.job, now, watch.running_since)
-        elif isinstance(look, GeminiBatchError):
-            outcome = watch.fault(look, now)
-        else:
-            outcome = watch.see(look, now)
-        if outcome is not None:
-            return outcome
-
-
-def _next_limit(watch: Watch) -> float:
-    """Return the UTC epoch second at which, without a further look, the wait would be over."""
-    limits, job = watch.limits, watch.job
-    times = [limits.deadline]
-    if job is not None and job.state.is_waiting and limits.pending_timeout is not None:
-        created = epoch(job.create_time)
-        if created is not None:
-            times.append(created + limits.pending_timeout)
-    if job is not None and job.state is JobState.RUNNING and limits.running_timeout is not None:
-        times.append((watch.running_since or time.time()) + limits.running_timeout)
-    return min(times)

@@ -30,8 +30,9 @@ from airflow_provider_gemini_batch.operators import (
     CreateEmbeddingBatchOperator,
     UploadFileOperator,
 )
-from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger, event_for
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
+from airflow_provider_gemini_batch.triggers.wait import event_for
 from tests.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:

@@ -142,7 +142,7 @@ def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any)
 
 def test_a_job_deleted_meanwhile_is_told_by_the_trigger(emulator: EmulatorHandle) -> None:
     from airflow_provider_gemini_batch.api.waiting import Outcome
-    from airflow_provider_gemini_batch.triggers.batch_job import event_for
+    from airflow_provider_gemini_batch.triggers.wait import event_for
 
     event = event_for(Outcome.ERROR, "batches/a", None, "batches/a does not exist", NotFoundError.__name__)
     with pytest.raises(GeminiBatchError, match="does not exist"):

@@ -14,7 +14,8 @@ from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome
 from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.task_context import state_in
-from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger, event_for, read_event
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+from airflow_provider_gemini_batch.triggers.wait import event_for, read_event
 
 
 @pytest.fixture
