@@ -19,7 +19,7 @@ COMPAT_TESTS := hooks operators sensors triggers dags packaging
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
 
-.PHONY: help demo ui stop env test lint types unit format test-all bench chaos lock build clean
+.PHONY: help demo ui stop env test lint types unit format test-all bench chaos crash lock build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -82,6 +82,9 @@ chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the offic
 	@mkdir -p .cache
 	@$(call TEST_ENV,$(NEWEST)) exec $(BIN)/python -m tests.chaos --google-python .venv-google/bin/python \
 	    --results tests/chaos/RESULTS.md $(CHAOS)
+
+crash: $(VENV)/.ready ## A real Airflow on PostgreSQL, killed and stalled; needs PostgreSQL's programs. CRASH="--only NAME" narrows
+	@exec $(BIN)/python -m tests.crash $(CRASH)
 
 # Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -25,6 +25,8 @@ from tests.crash.world import NotSeenError, Run, Script, Until, World
 ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".cache" / "crash"
 TICK = 1.0
+STAGGER = 1.5
+"""Seconds between the beginnings of two cases: a dozen tasks that start at once would keep each other waiting."""
 TASKS_AT_ONCE = 16
 
 
@@ -33,10 +35,12 @@ class Thread:
     A script that is being carried out.
 
     :param run: The case, or None for what concerns them all.
+    :param delay: Seconds until it begins.
     """
 
-    def __init__(self, script: Script, run: Run | None = None) -> None:
+    def __init__(self, script: Script, run: Run | None = None, delay: float = 0.0) -> None:
         self.run = run
+        self._not_before = time.monotonic() + delay
         self.trouble = ""
         self.is_over = False
         self._script = script
@@ -45,6 +49,8 @@ class Thread:
 
     def go_on(self) -> None:
         """Carry the script out as far as it goes at the moment."""
+        if time.monotonic() < self._not_before:
+            return
         try:
             while self._step is None or self._step.question():
                 self._step = next(self._script)
@@ -90,15 +96,15 @@ def _judge(world: World, thread: Thread, display: Display) -> Verdict:
     return verdict
 
 
-def play(world: World, cases: Sequence[Case]) -> list[Thread]:
-    """Return the scripts of cases, to be carried out."""
+def play(world: World, cases: Sequence[Case], delay: float = 0.0) -> list[Thread]:
+    """Return the scripts of cases, to be carried out one after the other's beginning."""
 
     def script(run: Run) -> Script:
         yield from SCRIPTS[run.case.name](run)
         yield settled(run)
 
     runs = [Run(case, world) for case in cases]
-    return [Thread(script(run), run) for run in runs]
+    return [Thread(script(run), run, delay + number * STAGGER) for number, run in enumerate(runs)]
 
 
 def tell(stack: CrashStack, display: Display, chosen: Sequence[Case]) -> list[Verdict]:
@@ -110,7 +116,8 @@ def tell(stack: CrashStack, display: Display, chosen: Sequence[Case]) -> list[Ve
     stack.write_rows(chosen)
     world = World(stack)
     of_triggerers = play(world, [case for case in TRIGGERER_CASES if case in chosen])
-    of_workers = play(world, [case for case in WORKER_CASES if case in chosen])
+    delay = len(of_triggerers) * STAGGER
+    of_workers = play(world, [case for case in WORKER_CASES if case in chosen], delay)
     watched = [thread.run for thread in of_triggerers if thread.run is not None]
     fates = [Thread(triggerers(world, watched))] if watched else []
     display.step(f"{len(of_triggerers)} cases of triggerers, {len(of_workers)} of workers")

@@ -89,8 +89,10 @@ TRIGGERER_CASES: tuple[Case, ...] = (
 WORKER_CASES: tuple[Case, ...] = (
     *_on(_GEMINI, "orphan_creates", "kill -9 of the supervisor during the create call; the task lives on",
          deferrable=False),
-    *_on(BACKENDS, "orphan_beside_retry", "kill -9 of the supervisor before the create call; both attempts create",
-         deferrable=False, from_file=True, **_TWO),
+    *_on(BACKENDS, "orphan_beside_retry", "the same, and the call takes so long that the retry creates, too",
+         deferrable=False, **_TWO),
+    *_on(BACKENDS, "orphan_stops", "kill -9 of the supervisor before the create call; the task lives on",
+         deferrable=False, from_file=True),
     *_on(_GEMINI, "task_killed", "kill -9 of supervisor and task during the create call", deferrable=False),
     *_on(BACKENDS[1:], "task_killed", "kill -9 of supervisor and task during the create call"),
     *_on(BACKENDS, "running_failed", "running task marked failed", deferrable=False, ends=("failed",), **_DROPPED),

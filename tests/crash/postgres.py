@@ -21,26 +21,28 @@ ACCOUNT = "postgres"
 """Whom PostgreSQL runs as where we are root, which it refuses to be."""
 
 READY_TIMEOUT = 30.0
+DEBIAN = Path("/usr/lib/postgresql")
+"""Where Debian's packages keep each version's programs; they are not on PATH there."""
 
 
 class NoPostgresError(Exception):
     """PostgreSQL's programs cannot be found."""
 
 
-def find_programs(path: str | None = None, debian: Path = Path("/usr/lib/postgresql")) -> Path:
+def find_programs() -> Path:
     """
     Return the folder with ``initdb`` and ``postgres``: that of ``PATH``, else the newest of Debian's.
 
     :raises NoPostgresError: Saying what to install.
     """
-    found = shutil.which("initdb", path=path)
+    found = shutil.which("initdb")
     if found is not None:
         return Path(found).resolve().parent
-    versions = [each for each in debian.glob("*/bin") if (each / "initdb").exists()]
+    versions = [each for each in DEBIAN.glob("*/bin") if (each / "initdb").exists()]
     if not versions:
         raise NoPostgresError(
             "PostgreSQL's server programs are needed (initdb, postgres): neither on PATH nor in "
-            f"{debian}/*/bin. Install the package postgresql (Debian, Ubuntu), postgresql-server (Fedora) or "
+            f"{DEBIAN}/*/bin. Install the package postgresql (Debian, Ubuntu), postgresql-server (Fedora) or "
             "postgresql (Homebrew); no server has to run."
         )
     return max(versions, key=lambda each: [int(part) for part in each.parent.name.split(".") if part.isdigit()])

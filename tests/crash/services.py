@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
+
+import requests
 
 from demo.rest import AirflowApi, EmulatorControl
 from tests.crash.cases import TASK_ID
 
 PAGE = 100
+READ_TRIES = 4
+"""A busy machine may take longer for an answer than the demo waits."""
 
 
 class Airflow(AirflowApi):
@@ -34,6 +39,12 @@ class Airflow(AirflowApi):
         """Return the host names of the triggerers that Airflow takes to be alive."""
         jobs = self._send("GET", "/jobs?job_type=TriggererJob&job_state=running&is_alive=true")["jobs"]
         return [job["hostname"] for job in jobs]
+
+    def _send(self, method: str, path: str, body: Any = None, *, missing_is_none: bool = False) -> Any:
+        for _ in range(READ_TRIES - 1 if method == "GET" else 0):
+            with suppress(requests.Timeout):
+                return super()._send(method, path, body, missing_is_none=missing_is_none)
+        return super()._send(method, path, body, missing_is_none=missing_is_none)
 
     def mark_task(self, dag_id: str, run_id: str, state: str, map_index: int = -1) -> None:
         """Mark a task instance failed, success or skipped."""

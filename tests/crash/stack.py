@@ -21,6 +21,9 @@ from tests.crash.services import Airflow, Emulator
 HEARTBEAT_TIMEOUT = 25
 """Seconds after which Airflow gives a worker up; 300 by default."""
 
+CALL_TIMEOUT = 180
+"""Seconds for one call to the service: what waits longest there is not to be given up, see :mod:`.scripts`."""
+
 TRIGGERER = (*COMPONENTS["triggerer"], "--skip-serve-logs")
 FIRST = "triggerer-1"
 LOCATION = "us-central1"
@@ -76,9 +79,10 @@ class CrashStack(Stack):
         url = self.emulator.base_url
         connection: dict[str, Any] = {"conn_type": "gemini_batch", "host": url}
         if backend == "gemini":
-            return {**connection, "password": "crash-key", "extra": {"backend": backend}}
+            return {**connection, "password": "crash-key", "extra": {"backend": backend, "timeout": CALL_TIMEOUT}}
         extra = {
             "backend": backend,
+            "timeout": CALL_TIMEOUT,
             "project": PROJECT,
             "location": LOCATION,
             "storage_uri": "gs://emulator/crash",

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -137,10 +138,18 @@ class Run:
         """Whether all its task instances have ended."""
         return len(self.states) == len(self.case.ends) and all(state in FINAL for state in self.states)
 
+    @property
+    def triggers_that_looked(self) -> int:
+        """How many triggers of the present try have told of their job."""
+        logs = self._logs(f"attempt={self.try_number}.log.trigger.*")
+        return sum(": PENDING, " in log.read_text(errors="replace") for log in logs)
+
     def log_says(self, text: str) -> bool:
         """Whether a text is in a log of its task instances: the tasks' own, or the triggers'."""
-        logs = (self.world.stack.home / "logs").glob(f"dag_id={self.case.dag_id}/**/*.log*")
-        return any(text in log.read_text(errors="replace") for log in logs)
+        return any(text in log.read_text(errors="replace") for log in self._logs("*.log*"))
+
+    def _logs(self, name: str) -> list[Path]:
+        return list((self.world.stack.home / "logs").glob(f"dag_id={self.case.dag_id}/**/{name}"))
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
