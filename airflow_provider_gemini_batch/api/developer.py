@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import exchange
+from airflow_provider_gemini_batch.api.flows import exchange, understood
 from airflow_provider_gemini_batch.api.models import (
     Backend,
     BatchJob,
@@ -55,8 +55,9 @@ _ITEM_FIELDS = (
     "name,done,error,metadata(state,displayName,model,batchStats,createTime,endTime,updateTime,"
     "inputConfig/fileName,output/responsesFile),response/responsesFile"
 )
-_JOB_NAME = re.compile(r"^batches/[^/\s]+$")
-_FILE_NAME = re.compile(r"^files/[^/\s:]+$")
+# No character that means something in a URL: the name of another job would be left of it.
+_JOB_NAME = re.compile(r"batches/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_FILE_NAME = re.compile(r"files/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 class DeveloperSurface:
@@ -79,7 +80,7 @@ class DeveloperSurface:
 
     def check_job_name(self, job_name: str) -> str:
         name = str(job_name or "").strip()
-        if _JOB_NAME.match(name):
+        if _JOB_NAME.fullmatch(name):
             return name
         hint = " It is a Vertex AI job; use a Vertex AI connection." if name.startswith("projects/") else ""
         raise ConfigurationError(f"job_name must look like 'batches/...' on the Developer API, not {name!r}.{hint}")
@@ -128,12 +129,16 @@ class DeveloperSurface:
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
     ) -> HttpRequest:
+        if filter:
+            # The declared parameter is answered with UNIMPLEMENTED, which looks like trouble that passes.
+            raise ConfigurationError(
+                "filter works on Vertex AI only. Pick from the list by state and display name instead: "
+                "ListBatchesOperator and CleanUpBatchesOperator have states and display_name_prefix."
+            )
         # A list without a page size was reported to come back empty (googleapis/python-genai#1250).
         params = [("pageSize", str(page_size))]
         if page_token:
             params.append(("pageToken", page_token))
-        if filter:
-            params.append(("filter", filter))
         if masked:
             params.append(("fields", f"operations({_ITEM_FIELDS}),nextPageToken"))
         return HttpRequest("GET", f"{self._base}/batches", tuple(params))
@@ -166,7 +171,7 @@ class DeveloperSurface:
     def check_file_name(self, file_name: str) -> str:
         """Return the file name, or raise ConfigurationError if it cannot be one of the Files API."""
         name = str(file_name or "").strip()
-        if _FILE_NAME.match(name):
+        if _FILE_NAME.fullmatch(name):
             return name
         hint = " It lies in Cloud Storage; use a Vertex AI connection." if name.startswith("gs://") else ""
         raise ConfigurationError(f"file_name must look like 'files/...' on the Developer API, not {name!r}.{hint}")
@@ -242,7 +247,7 @@ class DeveloperSurface:
                 assert reply is not None
                 status = reply.headers.get("x-goog-upload-status", "").lower()
                 if 200 <= reply.status < 300 and status == "final":
-                    return self._read_uploaded(reply)
+                    return understood(self._read_uploaded, reply)
                 if 200 <= reply.status < 300 and status == "active" and not last:
                     offset += len(data)
                     failures = 0
@@ -350,9 +355,9 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
         state=state,
         stats=_read_stats(stats, state) if isinstance(stats, dict) else BatchStats(),
         error=error_info(item.get("error")),
-        create_time=metadata.get("createTime"),
-        end_time=metadata.get("endTime"),
-        update_time=metadata.get("updateTime"),
+        create_time=_time(metadata.get("createTime")),
+        end_time=_time(metadata.get("endTime")),
+        update_time=_time(metadata.get("updateTime")),
         output=output,
         input_place=str(input_config["fileName"])
         if isinstance(input_config, dict) and input_config.get("fileName")
@@ -371,8 +376,8 @@ def read_file_resource(item: Mapping[str, Any], reply: HttpReply) -> RemoteFile:
         display_name=str(item.get("displayName") or ""),
         mime_type=str(item.get("mimeType") or ""),
         size=whole_number(item.get("sizeBytes")),
-        create_time=item.get("createTime"),
-        expiration_time=item.get("expirationTime"),
+        create_time=_time(item.get("createTime")),
+        expiration_time=_time(item.get("expirationTime")),
         sha256=_hex_digest(item.get("sha256Hash")),
         uri=str(item.get("uri") or ""),
         state=str(item.get("state") or "ACTIVE"),
@@ -414,6 +419,10 @@ def _read_stats(stats: Mapping[str, Any], state: JobState) -> BatchStats:
         # Such a job has counts that were not brought up to date; nobody may take them for "no answers".
         return BatchStats(total or None, None, None, None)
     return BatchStats(total, succeeded, failed, pending)
+
+
+def _time(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _hex_digest(text: object) -> str | None:

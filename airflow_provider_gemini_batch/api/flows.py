@@ -10,7 +10,15 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.api.wire import Flow, HttpRequest, Pause, Reader, RefreshCredentials, T
+from airflow_provider_gemini_batch.api.wire import (
+    Flow,
+    HttpReply,
+    HttpRequest,
+    Pause,
+    Reader,
+    RefreshCredentials,
+    T,
+)
 from airflow_provider_gemini_batch.errors import (
     AuthError,
     GeminiBatchError,
@@ -43,7 +51,7 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
         try:
             reply = yield request
             assert reply is not None  # the driver's promise
-            return read(reply)
+            return understood(read, reply)
         except AuthError as error:
             if refreshed or error.status != 401:
                 raise
@@ -56,6 +64,22 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
                 raise
             attempt += 1
         yield Pause(delay)
+
+
+def understood(read: Reader[T], reply: HttpReply) -> T:
+    """
+    Return what *read* makes of a reply.
+
+    :raises ReplyFormatError: If a member has another type than the service documents, which *read* stumbles over.
+    """
+    try:
+        return read(reply)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ReplyFormatError(
+            f"The service answered HTTP {reply.status} in a shape that is not known ({type(error).__name__}): "
+            f"{reply.excerpt()!r}",
+            excerpt=reply.excerpt(),
+        ) from error
 
 
 def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJob]:

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from airflow_provider_gemini_batch.api.flows import exchange
+from airflow_provider_gemini_batch.api.flows import exchange, understood
 from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -267,7 +267,7 @@ class CloudStorage:
                     if asked and is_sure:
                         continue
                     raise TransportError("Cloud Storage kept nothing of what was sent.")
-                return _remote_file(expect_success(reply).json_object(), reply)
+                return understood(self.read_object, reply)
             except GeminiBatchError as error:
                 failures += 1
                 delay = self._retry.delay_after(error, failures)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever shape a reply has, what comes of it is a value or an error of ours: flows stepped by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.api.developer import DeveloperSurface
+from airflow_provider_gemini_batch.api.flows import delete_job, exchange, get_file, get_job, list_page
+from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
+from airflow_provider_gemini_batch.api.policy import check_ended
+from airflow_provider_gemini_batch.api.retry import NO_RETRY
+from airflow_provider_gemini_batch.api.vertex import VertexSurface
+from airflow_provider_gemini_batch.api.waiting import WaitLimits, Watch, progress_line
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+
+TIME = "2026-11-23T10:00:00.123456789Z"
+JOB = "projects/p/locations/us-central1/batchPredictionJobs/1"
+OPERATION = {
+    "name": "batches/a",
+    "done": True,
+    "error": {"code": 3, "message": "m", "details": [{"@type": "t"}]},
+    "metadata": {
+        "state": "BATCH_STATE_SUCCEEDED",
+        "displayName": "nightly",
+        "model": "models/gemini-2.5-flash",
+        "batchStats": {"requestCount": "2", "successfulRequestCount": "1", "failedRequestCount": "1"},
+        "createTime": TIME,
+        "endTime": TIME,
+        "inputConfig": {"fileName": "files/a"},
+        "output": {"responsesFile": "files/b"},
+    },
+    "response": {"responsesFile": "files/b"},
+}
+FILE = {"name": "files/a", "sizeBytes": "5", "sha256Hash": "abcd", "state": "ACTIVE", "error": {"code": 1},
+        "expirationTime": TIME}  # fmt: skip
+VERTEX_JOB = {
+    "name": JOB,
+    "state": "JOB_STATE_PARTIALLY_SUCCEEDED",
+    "error": {"code": 9, "message": "Failed to get GCS bucket location for b", "details": []},
+    "partialFailures": [{"code": 1, "message": "x"}],
+    "completionStats": {"successfulCount": "1", "failedCount": "-1"},
+    "outputInfo": {"gcsOutputDirectory": "gs://a/b", "bigqueryOutputDataset": "bq://p.d", "bigqueryOutputTable": "t"},
+    "outputConfig": {"bigqueryDestination": {"outputUri": "bq://p.d.t"}},
+    "inputConfig": {"gcsSource": {"uris": ["gs://a/b"]}, "bigquerySource": {"inputUri": "bq://a.b.c"}},
+    "labels": {"team": "search"},
+    "createTime": TIME,
+    "startTime": TIME,
+}
+OBJECT = {"name": "a", "bucket": "bucket", "size": "5", "md5Hash": "abcd", "metadata": {"a": "b"}, "generation": "1"}
+
+DEVELOPER = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
+VERTEX = VertexSurface(
+    ConnectionSettings("vertex_ai", "https://host", "v1", project="p", location="us-central1", storage_uri="gs://b/x")
+)
+JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [1], ["a"], {"a": 1}, [None], [[]]]
+FLOWS: dict[str, tuple[Any, Callable[[], Flow[Any]]]] = {
+    "job": (OPERATION, lambda: get_job(DEVELOPER, "batches/a", NO_RETRY)),
+    "jobs": ({"operations": [OPERATION], "nextPageToken": "t"}, lambda: list_page(DEVELOPER, NO_RETRY)),
+    "file": (FILE, lambda: get_file(DEVELOPER, "files/a", NO_RETRY)),
+    "files": ({"files": [FILE]}, lambda: exchange(DEVELOPER.list_files(), DEVELOPER.read_file_page, NO_RETRY)),
+    "vertex-job": (VERTEX_JOB, lambda: get_job(VERTEX, JOB, NO_RETRY)),
+    "vertex-jobs": ({"batchPredictionJobs": [VERTEX_JOB]}, lambda: list_page(VERTEX, NO_RETRY)),
+    "object": (OBJECT, lambda: get_file(VERTEX, "gs://bucket/a", NO_RETRY)),
+    "objects": (
+        {"items": [OBJECT]},
+        lambda: exchange(VERTEX.list_files(prefix="gs://bucket/a"), VERTEX.read_file_page, NO_RETRY),
+    ),
+    "deleted": (
+        {"name": "operations/1", "error": {"code": 9, "message": "m"}},
+        lambda: delete_job(VERTEX, JOB, NO_RETRY),
+    ),
+}
+
+
+def places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield here
+    if isinstance(value, dict):
+        for name in value:
+            yield from places(value[name], (*here, name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from places(item, (*here, number))
+
+
+def changed(value: Any, place: tuple[Any, ...], junk: Any) -> Any:
+    if not place:
+        return junk
+    value = copy.deepcopy(value)
+    holder = value
+    for step in place[:-1]:
+        holder = holder[step]
+    holder[place[-1]] = junk
+    return value
+
+
+def answered(flow: Flow[Any], body: bytes, status: int = 200) -> Any:
+    """Answer every request of a flow with one reply."""
+    reply = HttpReply(status, {}, body)
+    try:
+        step = next(flow)
+        while True:
+            step = flow.send(reply if isinstance(step, HttpRequest) else None)
+    except StopIteration as stop:
+        return stop.value
+
+
+def used(value: Any) -> None:
+    """Do what a wait does with a job."""
+    for job in value.jobs if isinstance(value, JobPage) else [value]:
+        if isinstance(job, BatchJob):
+            json.dumps(job.summary())
+            progress_line(job, 1.0)
+            Watch(WaitLimits(9e9), 0.0).see(job, 100.0)
+            check_ended(job, 0.5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_member_of_another_type_is_a_value_or_our_own_error(name: str) -> None:
+    base, flow = FLOWS[name]
+    tried = refused = 0
+    for place in places(base):
+        for junk in JUNK:
+            try:
+                used(answered(flow(), json.dumps(changed(base, place, junk)).encode()))
+            except GeminiBatchError:
+                refused += 1
+            tried += 1
+    assert 0 < refused < tried
+
+
+@pytest.mark.parametrize("name", ["batches/a?x=1", "batches/a#b", "batches/a%2Fb", "batches/..", "batches/a\x01b",
+                                  "batches/ü", "batches/a:cancel", "batches/a/b", "batches/ ", "a"])  # fmt: skip
+def test_a_name_that_would_lead_elsewhere_is_refused(name: str) -> None:
+    for look in (DEVELOPER.check_job_name, lambda text: DEVELOPER.check_file_name(text.replace("batches", "files"))):
+        with pytest.raises(ConfigurationError, match=r"must look like"):
+            look(name)
+
+
+def test_names_of_the_service_are_accepted() -> None:
+    assert DEVELOPER.check_job_name(" batches/0123456789abcdefghijklmnopqrstuvwxyz ")
+    assert DEVELOPER.check_file_name("files/batch-0123456789abcdefghijklmnopqrstuvwxyz")
+    assert DEVELOPER.check_file_name("files/my-id_1")
+
+
+def test_a_filter_on_the_developer_api_is_told_before_it_is_sent() -> None:
+    with pytest.raises(ConfigurationError, match="filter works on Vertex AI only"):
+        next(list_page(DEVELOPER, NO_RETRY, filter='state="JOB_STATE_SUCCEEDED"'))
+    assert isinstance(next(list_page(DEVELOPER, NO_RETRY, filter="")), HttpRequest)
