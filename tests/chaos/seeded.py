@@ -75,14 +75,21 @@ def carry_out(plans: list[Plan], processes: int, *, is_replay: bool, keep_in: Pa
     prepare()
     started = time.monotonic()
     bills: list[Bill] = []
-    for bill in _bills(plans, processes, is_replay):
-        bills.append(bill)
-        _tell(bill, is_replay)
+    was_stopped = False
+    try:
+        for bill in _bills(plans, processes, is_replay):
+            bills.append(bill)
+            _tell(bill, is_replay)
+    except KeyboardInterrupt:
+        print("Stopped; this is what was done by then.")
+        was_stopped = True
     if keep_in is not None:
         kept = [{k: v for k, v in asdict(bill).items() if k != "log"} for bill in bills]
         keep_in.write_text(json.dumps(kept, indent=1))
     text = _summary(bills, time.monotonic() - started)
     print(text)
+    if was_stopped:
+        raise SystemExit(130)
     if len(bills) != len(plans):
         print(f"Only {len(bills)} of {len(plans)} schedules reported.")
         return False, text
@@ -100,25 +107,25 @@ def _bills(plans: list[Plan], processes: int, is_replay: bool) -> Iterator[Bill]
     for worker in workers:
         worker.start()
     left = count
-    while left:
-        try:
-            bill = reports.get(timeout=5)
-        except KeyboardInterrupt:
-            print("Stopped; this is what was done by then.")
+    try:
+        while left:
+            try:
+                bill = reports.get(timeout=5)
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in workers):
+                    break
+                continue
+            if bill is None:
+                left -= 1
+            else:
+                yield bill
+    finally:
+        if left:
             for worker in workers:
                 worker.terminate()
             waiting.cancel_join_thread()
-            break
-        except queue.Empty:
-            if not any(worker.is_alive() for worker in workers):
-                break
-            continue
-        if bill is None:
-            left -= 1
-        else:
-            yield bill
-    for worker in workers:
-        worker.join()
+        for worker in workers:
+            worker.join()
 
 
 def _work(plans: Any, keep_log: bool, reports: Any) -> None:
