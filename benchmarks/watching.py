@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What it costs to watch many jobs in one triggerer: CPU, requests, connections, memory, pauses of the loop.
+
+Our triggers run in one event loop with the shared poller, the official provider's in another. Both speak to an emulator
+in a process of its own, without TLS: that spares the official provider a handshake for each poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.control import between, rounds_of
+from benchmarks.processes import MeasureFailedError
+from benchmarks.report import Part, Row, milliseconds, ratio, size
+from benchmarks.usage import LoopWatch, collection_seconds, forget_peak, peak, resident
+from benchmarks.waits import Waits
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+
+CPU_TARGET = 1 / 500
+MEMORY_TARGET = 20_000
+MEMORY_IN_ALL_TARGET = 250_000_000
+CONNECTIONS_TARGET = 2
+BLOCK_TARGET = 0.05
+
+
+def parts(bench: Bench) -> Iterator[Part]:
+    """Yield the parts of this measure."""
+    yield Part(f"{bench.jobs:,} jobs", lambda: _rows(bench, bench.jobs, rounds=5, is_many=False))
+    yield Part(f"{bench.many:,} jobs", lambda: _rows(bench, bench.many, rounds=4, is_many=True))
+
+
+def _rows(bench: Bench, jobs: int, *, rounds: int, is_many: bool) -> list[Row]:
+    with bench.emulator() as (url, control):
+        # Counters move between any two looks, as those of running jobs may.
+        progress = {"running_seconds": 1800}
+        control.post("seed_jobs", {"count": jobs, "state": "RUNNING", "rows": 500, "script": progress})
+        with bench.names(control) as names:
+            ours = bench.call("watching:watch", url=url, names=names, interval=bench.interval, rounds=rounds)
+        journal = control.journal()
+    requests = rounds_of(between(journal, ours["window"]))
+    if not requests:
+        raise MeasureFailedError("there was no round of looks in the time that was measured")
+    connections = len({entry["connection"] for entry in journal})
+    official = bench.official_waits or {}
+    title = f"{jobs:,} watched jobs"
+    cpu = ours["cpu"] / rounds / jobs
+    share = cpu / official["cpu"] if official else None
+    most = jobs // 100 + 2
+    rows = [
+        Row(
+            f"{title}: CPU for each job and round",
+            milliseconds(cpu),
+            milliseconds(official["cpu"]) if official else "",
+            ratio(cpu, official["cpu"]) if official else "",
+            target="" if is_many else "1/500",
+            met=None if is_many or share is None else share <= CPU_TARGET,
+        ),
+        Row(
+            f"{title}: HTTP requests in a round",
+            f"{max(requests)}",
+            f"{jobs:,} (one a job)" if official else "",
+            ratio(max(requests), jobs) if official else "",
+            target=f"{most}",
+            met=max(requests) <= most,
+        ),
+        Row(
+            f"{title}: TCP connections, all in all",
+            f"{connections}",
+            f"{official['connections']:.2f} new ones a poll" if official else "",
+            target=f"{CONNECTIONS_TARGET}",
+            met=connections <= CONNECTIONS_TARGET,
+        ),
+        Row(
+            f"{title}: memory for each job",
+            size(ours["memory"] / jobs),
+            size(official["memory"]) if official else "",
+            ratio(ours["memory"] / jobs, official["memory"]) if official else "",
+            target=size(MEMORY_TARGET),
+            met=ours["memory"] / jobs <= MEMORY_TARGET,
+        ),
+        *(
+            Row(
+                f"{title}: longest pause of the loop, {when}",
+                milliseconds(ours[name]),
+                milliseconds(official["block"]) + f" ({bench.official_jobs} jobs)" if official else "",
+                ratio(ours[name], official["block"]) if official else "",
+                limit=f"{milliseconds(ours['collection'])}: a garbage collection of Airflow alone",
+                target=milliseconds(BLOCK_TARGET),
+                met=ours[name] <= BLOCK_TARGET,
+            )
+            for name, when in (("block_start", "while all start at once"), ("block", "from then on"))
+        ),
+        Row(f"{title}: CPU to start each wait", milliseconds(ours["cpu_start"] / jobs)),
+    ]
+    if is_many:
+        rows.append(
+            Row(
+                f"{title}: peak memory of the whole process, Airflow included",
+                size(ours["peak"]),
+                target=size(MEMORY_IN_ALL_TARGET),
+                met=ours["peak"] <= MEMORY_IN_ALL_TARGET,
+            )
+        )
+    return rows
+
+
+def watch(names: str, interval: float, rounds: int) -> dict[str, Any]:
+    """Watch the jobs named in a file; runs in a process of its own."""
+    return asyncio.run(_watch(names, interval, rounds))
+
+
+async def _watch(names: str, interval: float, rounds: int) -> dict[str, Any]:
+    from airflow_provider_gemini_batch.triggers import BatchJobTrigger
+
+    waits = Waits(lambda line: BatchJobTrigger(job_name=line.strip(), poll_interval=interval))
+    with open(names) as file:  # noqa: ASYNC230 - before anything is measured
+        # What is loaded for the first wait is paid once, however many follow.
+        await waits.start(islice(file, 1))
+        await asyncio.sleep(interval)
+        collection = collection_seconds()
+        forget_peak()
+        before, cpu = resident(), time.process_time()
+        async with LoopWatch() as at_start:
+            await waits.start(file)
+            await asyncio.sleep(2 * interval)
+        cpu_start = time.process_time() - cpu
+    async with LoopWatch() as later:
+        await asyncio.sleep(rounds * interval)
+    begin, cpu = time.time(), time.process_time()
+    await asyncio.sleep(rounds * interval)
+    found = {
+        "window": (begin, time.time()),
+        "cpu": time.process_time() - cpu,
+        "cpu_start": cpu_start,
+        "block_start": at_start.longest,
+        "block": later.longest,
+        "collection": collection,
+        "memory": peak() - before,
+        "peak": peak(),
+    }
+    if any(task.done() for task in waits.tasks):
+        raise RuntimeError(f"a wait ended early: {waits.events[:1]}")
+    await waits.stop()
+    return found
