@@ -114,8 +114,8 @@ def connection_form_widgets() -> dict[str, Any]:
     """
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
-    from wtforms import BooleanField, FloatField, IntegerField, PasswordField, StringField
-    from wtforms.validators import AnyOf, NumberRange, Optional
+    from wtforms import BooleanField, IntegerField, PasswordField, StringField
+    from wtforms.validators import NumberRange, Optional, Regexp, any_of
 
     widgets: dict[str, Any] = {}
     for name, field in EXTRA_FIELDS.items():
@@ -127,8 +127,11 @@ def connection_form_widgets() -> dict[str, Any]:
         elif field.kind == "whole":
             widgets[name] = IntegerField(**words, widget=BS3TextFieldWidget(), validators=[Optional(), NumberRange(1)])
         elif field.kind == "number":
-            widgets[name] = FloatField(**words, widget=BS3TextFieldWidget(), validators=[Optional(), NumberRange(1)])
+            # One field of a class that Airflow does not know, such as FloatField, costs the whole form.
+            checks = [Optional(), Regexp(r"^\d+(\.\d+)?$", message="a number of seconds")]
+            widgets[name] = StringField(**words, widget=BS3TextFieldWidget(), validators=checks)
         else:
-            checks = [Optional(), AnyOf(field.choices)] if field.choices else []
+            # Airflow 3.1 knows a list of choices by this spelling alone.
+            checks = [Optional(), any_of(list(field.choices))] if field.choices else []
             widgets[name] = StringField(**words, widget=BS3TextFieldWidget(), validators=checks)
     return widgets
