@@ -75,7 +75,7 @@ test-airflow-%: .venv-%/.ready
 	@$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m "not newest_airflow" \
 	    $(wildcard $(COMPAT_TESTS:%=tests/%)) $(PYTEST)
 
-bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md
+bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md. BENCH="--only watching" narrows it
 	@exec $(BIN)/python -m benchmarks --google-python .venv-google/bin/python $(BENCH)
 
 chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the official provider's; writes tests/chaos/RESULTS.md

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.control import Control, between
+from benchmarks.control import Control, between, connections_to
 from benchmarks.processes import MeasureFailedError, call, emulator
 
 
@@ -77,13 +77,14 @@ class Bench:
                 seconds = quiet + self.minute * number / self.official_jobs
                 script = {"mode": "time", "pending_seconds": 0, "running_seconds": seconds}
                 control.post("jobs/script", {"times": 1, "script": script})
-            found: dict[str, Any] | None = self.official(
-                "watch",
-                url=url,
-                jobs=self.official_jobs,
-                interval=self.interval,
-                timeout=2 * (quiet + self.minute) + 60,
-            )
+            with connections_to(url) as connections:
+                found: dict[str, Any] | None = self.official(
+                    "watch",
+                    url=url,
+                    jobs=self.official_jobs,
+                    interval=self.interval,
+                    timeout=2 * (quiet + self.minute) + 60,
+                )
             if found is None:
                 return None
             window = between(control.journal(), found["window"])
@@ -95,7 +96,8 @@ class Bench:
             **found,
             "polls": len(polls),
             "cpu": found["cpu"] / len(polls),
-            "connections": len({entry["connection"] for entry in polls}) / len(polls),
+            "connections": connections.most,
+            "opened": len({entry["connection"] for entry in polls}) / len(polls),
             "memory": found["memory"] / self.official_jobs,
             "latencies": latencies(found["events"], ends),
             "lost": self.official_jobs - len(found["events"]),

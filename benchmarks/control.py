@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.processes import KEY
+
+_ESTABLISHED = "01"
 
 
 class Control:
@@ -62,6 +68,39 @@ class Control:
         """Return the requests seen, oldest first."""
         entries: list[dict[str, Any]] = self.ask("GET", "/_emulator/journal")["requests"]
         return entries
+
+
+class Connections:
+    """The most TCP connections to an emulator that were open at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = f"{port:04X}"
+        self._is_over = threading.Event()
+        self.most = 0
+
+    def count(self) -> None:
+        """Look ten times a second, from this process: the one that is measured does not notice."""
+        while not self._is_over.wait(0.1):
+            lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+            remote = [words[2] for words in map(str.split, lines) if words[3] == _ESTABLISHED]
+            self.most = max(self.most, sum(place.endswith(f":{self._port}") for place in remote))
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._is_over.set()
+
+
+@contextmanager
+def connections_to(url: str) -> Iterator[Connections]:
+    """Count the connections to an emulator meanwhile; our own calls to it wait until then."""
+    connections = Connections(urlsplit(url).port or 80)
+    counting = threading.Thread(target=connections.count, daemon=True)
+    counting.start()
+    try:
+        yield connections
+    finally:
+        connections.stop()
+        counting.join()
 
 
 def between(entries: list[dict[str, Any]], window: tuple[float, float]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.bench import Bench, latencies
 from benchmarks.report import Part, Row, milliseconds, ratio
 from benchmarks.usage import LoopWatch, collection_seconds
-from benchmarks.waits import Waits
+from benchmarks.waits import Waits, lines_of
 from benchmarks.watching import BLOCK_TARGET
 
 ADAPTIVE_INTERVAL = 5.0
@@ -88,10 +88,9 @@ def wait(names: str, interval: float | None, seconds: float) -> dict[str, Any]:
 async def _wait(names: str, interval: float | None, seconds: float) -> dict[str, Any]:
     from airflow_provider_gemini_batch.triggers import BatchJobTrigger
 
-    waits = Waits(lambda line: BatchJobTrigger(job_name=line.strip(), poll_interval=interval))
+    waits = Waits(lambda name: BatchJobTrigger(job_name=name, poll_interval=interval))
     collection = collection_seconds()
-    with open(names) as file:  # noqa: ASYNC230 - before anything is measured
-        await waits.start(file)
+    await waits.start(lines_of(names))
     # All have begun and were looked at once before the first one ends.
     await asyncio.sleep(2)
     async with LoopWatch() as loop:

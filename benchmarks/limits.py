@@ -41,7 +41,7 @@ def socket_copy(source: str, target: str) -> float:
 
             def copy() -> None:
                 with socket.create_connection(("127.0.0.1", port)) as connection, open(target, "wb", 0) as file:
-                    _receive(connection, file.write)
+                    _pass_on(connection.recv_into, file.write)
                     os.fsync(file.fileno())
 
             return _seconds(copy)
@@ -54,7 +54,7 @@ def file_copy(source: str, target: str) -> float:
 
     def copy() -> None:
         with open(source, "rb", 0) as read, open(target, "wb", 0) as write:
-            _receive(read, write.write)
+            _pass_on(read.readinto, write.write)
             os.fsync(write.fileno())
 
     return _seconds(copy)
@@ -65,7 +65,7 @@ def file_read(path: str) -> float:
 
     def read() -> None:
         with open(path, "rb", 0) as file:
-            _receive(file, lambda piece: None)
+            _pass_on(file.readinto, lambda piece: None)
 
     return _seconds(read)
 
@@ -75,7 +75,7 @@ def emulator_sends(url: str, path: str) -> float:
 
     def download() -> None:
         with _request(url, f"GET {path} HTTP/1.1", {"Connection": "close"}) as connection:
-            _receive(connection, lambda piece: None)
+            _pass_on(connection.recv_into, lambda piece: None)
 
     return _seconds(download)
 
@@ -123,9 +123,8 @@ def _request(url: str, line: str, headers: dict[str, str], body: bytes = b"") ->
         yield connection
 
 
-def _receive(source: socket.socket | object, take: Callable[[memoryview], object]) -> None:
+def _pass_on(read: Callable[[memoryview], int | None], take: Callable[[memoryview], object]) -> None:
     buffer = memoryview(bytearray(BUFFER))
-    read = getattr(source, "recv_into", None) or source.readinto  # type: ignore[union-attr]
     while count := read(buffer):
         take(buffer[:count])
 

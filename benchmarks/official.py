@@ -27,12 +27,15 @@ async def _watch(jobs: int, interval: float) -> dict[str, Any]:
     hooks: Any = importlib.import_module(f"{GEN_AI}.hooks.gen_ai")
     triggers: Any = importlib.import_module(f"{GEN_AI}.triggers.gen_ai")
     created = 0
+    all_created = asyncio.Event()
 
     class CountingHook(hooks.GenAIGeminiAPIAsyncHook):
         async def create_batch_job(self, *args: Any, **kwargs: Any) -> Any:
             nonlocal created
             job = await super().create_batch_job(*args, **kwargs)
             created += 1
+            if created == jobs:
+                all_created.set()
             return job
 
     triggers.GenAIGeminiAPIAsyncHook = CountingHook
@@ -54,8 +57,7 @@ async def _watch(jobs: int, interval: float) -> dict[str, Any]:
     forget_peak()
     before = resident()
     await waits.start(range(jobs - 1))
-    while created < jobs:  # noqa: ASYNC110 - counted in a thread
-        await asyncio.sleep(0.2)
+    await all_created.wait()
     await asyncio.sleep(interval)
     begin, cpu = time.time(), time.process_time()
     await asyncio.sleep(2 * interval)

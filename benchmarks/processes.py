@@ -51,12 +51,14 @@ def call(
     with tempfile.TemporaryDirectory(dir=work, prefix="measure-") as folder:
         result, output = Path(folder) / "result.json", Path(folder) / "output.txt"
         command = [python, "-m", "benchmarks.processes", function, json.dumps(arguments), str(result)]
-        with output.open("wb") as sink:  # noqa: SIM117 - the output is read after the process has ended
-            with _running(command, stdout=sink, stderr=sink, env=_environment(folder, url)) as process:
-                try:
-                    process.wait(timeout)
-                except subprocess.TimeoutExpired:
-                    raise MeasureFailedError(f"{function} took longer than {timeout:.0f} s") from None
+        with (
+            output.open("wb") as sink,
+            _running(command, stdout=sink, stderr=sink, env=_environment(folder, url)) as process,
+        ):
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise MeasureFailedError(f"{function} took longer than {timeout:.0f} s") from None
         if process.returncode or not result.exists():
             said = output.read_text(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
             raise MeasureFailedError(f"{function}: {said[-1][:300]}")

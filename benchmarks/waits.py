@@ -5,8 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """Yield a file's lines, each read when it is needed: memory is measured meanwhile."""
+    with open(path) as file:
+        for line in file:
+            yield line.strip()
 
 
 class Waits:
