@@ -20,11 +20,10 @@ import binascii
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import exchange, understood
+from airflow_provider_gemini_batch.api.flows import exchange, on_host, understood
 from airflow_provider_gemini_batch.api.models import (
     Backend,
     BatchJob,
@@ -284,12 +283,7 @@ class DeveloperSurface:
         if not url:
             raise ReplyFormatError("The service opened no upload session.", excerpt=reply.excerpt())
         granularity = whole_number(reply.headers.get("x-goog-upload-chunk-granularity")) or 1
-        return self._on_our_host(url), granularity
-
-    def _on_our_host(self, url: str) -> str:
-        """Keep a session on the connection's host, as Google's SDK does: credentials never go anywhere else."""
-        ours, theirs = urlsplit(self._host), urlsplit(url)
-        return urlunsplit((ours.scheme, ours.netloc, theirs.path, theirs.query, ""))
+        return on_host(self._host, url), granularity
 
     def _read_query(self, reply: HttpReply) -> int | RemoteFile:
         expect_success(reply)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_gemini_batch.api.wire import (
     Flow,
@@ -80,6 +81,18 @@ def understood(read: Reader[T], reply: HttpReply) -> T:
             f"{reply.excerpt()!r}",
             excerpt=reply.excerpt(),
         ) from error
+
+
+def on_host(base_url: str, url: str) -> str:
+    """
+    Return a URL that the service named, on the host it is called by: credentials never go anywhere else.
+
+    :param base_url: Of the connection; a gateway's may have a path in front of the service's own.
+    """
+    ours, theirs = urlsplit(base_url), urlsplit(url)
+    prefix = ours.path.rstrip("/")
+    path = theirs.path if theirs.path.startswith(f"{prefix}/") else prefix + theirs.path
+    return urlunsplit((ours.scheme, ours.netloc, path, theirs.query, ""))
 
 
 def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJob]:

@@ -22,9 +22,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
-from airflow_provider_gemini_batch.api.flows import exchange, understood
+from airflow_provider_gemini_batch.api.flows import exchange, on_host, understood
 from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -179,8 +179,7 @@ class CloudStorage:
         location = reply.headers.get("location", "")
         if not urlsplit(location).query:
             raise ReplyFormatError("Cloud Storage opened an upload, but did not say where to send it.")
-        ours, theirs = urlsplit(self._base), urlsplit(location)
-        return urlunsplit((ours.scheme, ours.netloc, theirs.path, theirs.query, ""))
+        return on_host(self._base, location)
 
     # --- the upload ---------------------------------------------------------------------------------------------------
 
