@@ -19,11 +19,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import exchange, on_host, understood
+from airflow_provider_gemini_batch.api.flows import exchange, on_host
 from airflow_provider_gemini_batch.api.models import (
     Backend,
     BatchJob,
@@ -35,10 +36,18 @@ from airflow_provider_gemini_batch.api.models import (
     RemoteFile,
 )
 from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
-from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, ReplyFormatError
+from airflow_provider_gemini_batch.errors import (
+    ApiError,
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    ReplyFormatError,
+    RequestRejectedError,
+    TransportError,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.surface import UploadSource
@@ -46,6 +55,9 @@ if TYPE_CHECKING:
 
 MAX_INLINE_BYTES = 20_971_520
 """The service's limit for the whole body of a create call."""
+
+MAX_RESTARTS = 3
+"""How often an upload begins anew after its session was dropped."""
 
 UPLOAD_CHUNK_BYTES = 16 * 1024 * 1024
 """A multiple of the 8 MiB granularity that the service announces."""
@@ -208,6 +220,8 @@ class DeveloperSurface:
         """
         Upload with the resumable protocol; after a fault ask how much arrived, and go on from there.
 
+        :raises ConfigurationError: If *source* changes its size meanwhile.
+
         Source: https://ai.google.dev/api/files; for the query command
         https://developers.google.com/photos/library/guides/resumable-uploads.
         """
@@ -224,58 +238,61 @@ class DeveloperSurface:
             },
             msgspec.json.encode({"file": {"displayName": display_name[:512], "mimeType": mime_type}}),
         )
-        session, granularity = yield from exchange(start, self._read_session, self._transfer)
-        chunk = max(granularity, UPLOAD_CHUNK_BYTES // granularity * granularity)
-        offset = 0
-        failures = 0
+        for _restart in range(MAX_RESTARTS):
+            session, granularity = yield from exchange(start, self._read_session, self._transfer)
+            chunk = max(granularity, UPLOAD_CHUNK_BYTES // granularity * granularity)
+            try:
+                return (yield from self._send(source, session, chunk))
+            except ApiError as error:
+                if error.status not in (404, 410):
+                    raise  # else the session is gone, which costs what was sent
+        raise TransportError(
+            f"The service dropped the upload of {display_name!r} {MAX_RESTARTS} times. Try again later."
+        )
+
+    def _send(self, source: UploadSource, session: str, chunk: int) -> Flow[RemoteFile]:
+        """Send everything to a session; ApiError 404 or 410 if it is gone."""
+        offset = failures = 0
         while True:
             data = source.read(offset, chunk)
-            last = offset + len(data) >= source.size
-            request = HttpRequest(
-                "POST",
-                session,
-                (),
-                {
-                    "X-Goog-Upload-Offset": str(offset),
-                    "X-Goog-Upload-Command": "upload, finalize" if last else "upload",
-                },
-                data,
-            )
+            if len(data) != min(chunk, source.size - offset):
+                raise ConfigurationError("The file changed its size while it was uploaded. Upload it once complete.")
+            is_last = offset + len(data) == source.size
+            headers = {
+                "X-Goog-Upload-Offset": str(offset),
+                "X-Goog-Upload-Command": "upload, finalize" if is_last else "upload",
+            }
             try:
-                reply = yield request
-                assert reply is not None
-                status = reply.headers.get("x-goog-upload-status", "").lower()
-                if 200 <= reply.status < 300 and status == "final":
-                    return understood(self._read_uploaded, reply)
-                if 200 <= reply.status < 300 and status == "active" and not last:
-                    offset += len(data)
-                    failures = 0
-                    continue
-                if reply.status not in (400, 412, 416) and not 200 <= reply.status < 300:
-                    error: GeminiBatchError = error_from(reply)
-                    if not error.is_transient:
-                        raise error
-                elif 200 <= reply.status < 300:
-                    error = ReplyFormatError("The upload's answer has no usable status.", excerpt=reply.excerpt())
-                else:
-                    error = error_from(reply)  # an offset the service does not have: ask and go on
-            except GeminiBatchError as fault:
-                if not fault.is_transient:
+                done = yield from exchange(
+                    HttpRequest("POST", session, (), headers, data), partial(self._read_piece, is_last), NO_RETRY
+                )
+            except GeminiBatchError as error:
+                failures += 1
+                delay = self._delay_after(error, failures)
+                if delay is None:
                     raise
-                error = fault
-            # The session's own word decides where to go on; bytes may have been kept in part.
-            failures += 1
-            delay = self._transfer.delay_after(error, failures) if error.is_transient else 0.5
-            if delay is None or failures > (self._transfer.max_attempts or 8):
-                raise error
+            else:
+                if done is not None:
+                    return done
+                offset += len(data)
+                failures = 0
+                continue
             yield Pause(delay)
+            # The session's own word decides where to go on; bytes may have been kept in part.
             query = HttpRequest("POST", session, (), {"X-Goog-Upload-Command": "query"}, b"")
-            received = yield from exchange(query, self._read_query, self._transfer)
+            received = yield from exchange(query, partial(self._read_query, source.size), self._transfer)
             if isinstance(received, RemoteFile):
                 return received
             if received > offset:
                 failures = 0
             offset = received
+
+    def _delay_after(self, error: GeminiBatchError, failures: int) -> float | None:
+        """Say how long to pause before asking how much arrived; None if that cannot help."""
+        # Also how the service refuses bytes at an offset that is not its own.
+        if isinstance(error, RequestRejectedError) and error.status in (400, 412, 416):
+            return 0.5 if failures < (self._transfer.max_attempts or 8) else None
+        return self._transfer.delay_after(error, failures)
 
     def _read_session(self, reply: HttpReply) -> tuple[str, int]:
         expect_success(reply)
@@ -283,14 +300,21 @@ class DeveloperSurface:
         if not url:
             raise ReplyFormatError("The service opened no upload session.", excerpt=reply.excerpt())
         granularity = whole_number(reply.headers.get("x-goog-upload-chunk-granularity")) or 1
-        return on_host(self._host, url), granularity
+        return on_host(self._host, url), max(1, granularity)
 
-    def _read_query(self, reply: HttpReply) -> int | RemoteFile:
-        expect_success(reply)
-        if reply.headers.get("x-goog-upload-status", "").lower() == "final":
+    def _read_piece(self, is_last: bool, reply: HttpReply) -> RemoteFile | None:
+        status = _upload_status(reply)
+        if status == "final":
+            return self._read_uploaded(reply)
+        if status == "active" and not is_last:
+            return None
+        raise ReplyFormatError("The upload's answer has no usable status.", excerpt=reply.excerpt())
+
+    def _read_query(self, size: int, reply: HttpReply) -> int | RemoteFile:
+        if _upload_status(reply) == "final":
             return self._read_uploaded(reply)
         received = whole_number(reply.headers.get("x-goog-upload-size-received"))
-        if received is None:
+        if received is None or not 0 <= received <= size:
             raise ReplyFormatError("The service did not say how much of the upload arrived.", excerpt=reply.excerpt())
         return received
 
@@ -303,6 +327,15 @@ class DeveloperSurface:
         if not isinstance(resource, dict) or not resource.get("name"):
             raise ReplyFormatError("The finished upload names no file.", excerpt=reply.excerpt())
         return read_file_resource(resource, reply)
+
+
+def _upload_status(reply: HttpReply) -> str:
+    """Return the session's state; NotFoundError if it is over without a file."""
+    expect_success(reply)
+    status = reply.headers.get("x-goog-upload-status", "").lower()
+    if status == "cancelled":
+        raise NotFoundError("The service cancelled the upload.", status=410)
+    return status
 
 
 def model_path(model: str) -> str:

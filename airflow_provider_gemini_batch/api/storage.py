@@ -266,7 +266,10 @@ class CloudStorage:
                     if asked and is_sure:
                         continue
                     raise TransportError("Cloud Storage kept nothing of what was sent.")
-                return understood(self.read_object, reply)
+                stored = understood(self.read_object, reply)
+                if stored.size not in (None, size):
+                    raise ReplyFormatError(f"Cloud Storage has {stored.size} of {size} bytes.", excerpt=reply.excerpt())
+                return stored
             except GeminiBatchError as error:
                 failures += 1
                 delay = self._retry.delay_after(error, failures)

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
@@ -190,3 +193,69 @@ def test_rows_are_uploaded_and_landed_through_cuts(
     manifest = land(hook.result_lines(job), tmp_path / "out.jsonl", input_path=source)
     assert [fault.fired for fault in (*up, *down)] == [1] * 6
     assert (manifest["total"], manifest["succeeded"]) == (2000, 2000)
+
+
+# --- sessions that end, and files that change -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backend", "gone"),
+    [
+        ("gemini", {"status": 404}),
+        ("gemini", {"status": 410}),
+        ("gemini", {"status": 200, "headers": {"x-goog-upload-status": "cancelled"}, "body": {}}),
+        ("gemini", {"status": 401}),
+        ("vertex_ai", {"status": 404}),
+        ("vertex_ai", {"status": 410}),
+    ],
+    indirect=["backend"],
+)
+def test_an_upload_whose_session_is_gone_begins_anew(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, payload: Path, gone: dict[str, Any]
+) -> None:
+    fault = emulator.fault(match=UPLOAD[backend], skip=1, **gone)
+    remote = hook.upload_file(payload)
+    assert fault.fired == 1
+    assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(payload)
+
+
+def test_an_upload_whose_sessions_are_always_dropped_ends(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, payload: Path
+) -> None:
+    emulator.fault(match=UPLOAD[backend], times=None, status=404)
+    with pytest.raises(TransportError, match="dropped the upload"):
+        hook.upload_file(payload)
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_an_error(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "growing.jsonl"
+    path.write_bytes(bytes(SIZE))
+    # While the first piece is under way, somebody begins the file anew.
+    emulator.fault(match=UPLOAD[backend], action="delay", delay=0.5)
+
+    def shrink() -> None:
+        while not emulator.journal(path="upload"):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.truncate(path, MIB)
+
+    shrinking = threading.Thread(target=shrink)
+    shrinking.start()
+    with pytest.raises(ConfigurationError, match="changed its size"):
+        hook.upload_file(path)
+    shrinking.join()
+
+
+@pytest.mark.parametrize("backend", ["gemini"], indirect=True)
+def test_a_size_that_cannot_be_is_no_answer(hook: GeminiBatchHook, emulator: EmulatorHandle, payload: Path) -> None:
+    match = {"path": "^/upload/", "query": "upload_id"}
+    emulator.fault(match=match, action="close", skip=1)
+    lie = emulator.fault(
+        match=match, status=200, body={}, times=2,
+        headers={"x-goog-upload-status": "active", "x-goog-upload-size-received": "-5"},
+    )  # fmt: skip
+    remote = hook.upload_file(payload)
+    assert lie.fired == 2
+    assert remote.sha256 == digest(payload)
