@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.errors import SubmitError
+from airflow_provider_gemini_batch.errors import ConfigurationError, SubmitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,8 +25,14 @@ LOOKBACK = 14 * 24 * 3600.0
 FINAL_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
 """States of a task after which no attempt at it can want its job any more."""
 
+SETTLE_SECONDS = 45.0
+LEAST_SETTLE_SECONDS = 15.0
+
 HANDLER_PATIENCE = 2.0
 """Seconds that a signal handler waits for a thread: less than the 5 s after which a supervisor kills its task."""
+
+LAST_PATIENCE = 30.0
+"""The same on Airflow 2.11: the process ends right after the handler, but is given a minute until then."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,27 @@ def submit_policy() -> SubmitPolicy:
     from airflow_provider_gemini_batch.api.submit import SubmitPolicy
 
     usual = SubmitPolicy()
-    factor = conf.getfloat("gemini_batch", "settle_seconds", fallback=45.0) / 45.0
+    factor = _settle_seconds(conf) / SETTLE_SECONDS
     return replace(
         usual,
         settle=tuple(pause * factor for pause in usual.settle),
         settle_contended=tuple(pause * factor for pause in usual.settle_contended),
         in_flight=usual.in_flight * factor,
     )
+
+
+def _settle_seconds(conf: Any) -> float:
+    text = conf.get("gemini_batch", "settle_seconds", fallback=None)
+    try:
+        number = SETTLE_SECONDS if text is None else float(text)
+    except ValueError:
+        number = 0.0
+    if not LEAST_SETTLE_SECONDS <= number <= 3600:
+        raise ConfigurationError(
+            f"[gemini_batch] settle_seconds must be {LEAST_SETTLE_SECONDS:g} to 3600 seconds, not {text!r}: a job whose "
+            "answer was lost shows up in the list some seconds later, and would be paid for twice."
+        )
+    return number
 
 
 class JobMemory:
@@ -175,12 +195,12 @@ def final_state_of(ti: Any) -> str | None:
     return state if state in FINAL_STATES else None
 
 
-def if_final(ti: Any, act: Callable[[str], None], patience: float = HANDLER_PATIENCE) -> None:
+def if_final(ti: Any, act: Callable[[str], None]) -> None:
     """
     Call *act* with a task instance's state if that is final; for the handler of the signal that ends a task.
 
     The signal may have come in the middle of a conversation with the supervisor, or of a call to the service, whose
-    locks the interrupted code holds: the question is asked in a thread. It is waited for, as the process may end right
+    locks the interrupted code holds: the question is asked in a thread. It is waited for, as the process may end soon
     after the handler, but not for long, as what was interrupted may have to go on first.
 
     :param act: Is called in that thread.
@@ -198,4 +218,4 @@ def if_final(ti: Any, act: Callable[[str], None], patience: float = HANDLER_PATI
 
     thread = threading.Thread(target=ask_and_act, name="gemini-batch-kill", daemon=True)
     thread.start()
-    thread.join(patience)
+    thread.join(HANDLER_PATIENCE if hasattr(ti, "get_task_states") else LAST_PATIENCE)

@@ -8,13 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_gemini_batch.errors import SubmitError
-from airflow_provider_gemini_batch.task_context import JobMemory, if_final
+from airflow_provider_gemini_batch.task_context import HANDLER_PATIENCE, JobMemory, if_final
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,3 +145,18 @@ def test_a_cancel_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture
 
     if_final(TaskInstance(), act)
     assert "may still run and bill: no cancel for failed" in caplog.text
+
+
+def test_where_the_process_ends_right_after_the_handler_a_slow_cancel_is_waited_for() -> None:
+    class TaskInstance211:
+        def current_state(self) -> str:
+            return "failed"
+
+    acted: list[str] = []
+
+    def act(state: str) -> None:
+        time.sleep(HANDLER_PATIENCE + 0.3)
+        acted.append(state)
+
+    if_final(TaskInstance211(), act)
+    assert acted == ["failed"]
