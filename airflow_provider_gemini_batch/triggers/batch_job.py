@@ -20,11 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.task_context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection import ConnectionSettings
+
+LOOK_UP_TRIES = 10
+"""How often the connection is looked up while Airflow fails, which takes some three minutes."""
+
+MISSING_TRIES = 3
+"""How often Airflow has to say that there is no such connection."""
 
 CANCEL_TIMEOUT = 10.0
 """Seconds for one call when a killed task's job is cancelled."""
@@ -120,7 +126,7 @@ class BatchJobTrigger(BaseTrigger):
         )
         watch = Watch(limits, self.started, ProgressReport(self.log.info, self.started).see)
         try:
-            self._settings = await self._look_up_connection()
+            self._settings = await self._find_connection(limits.deadline)
             await self._prepare_for_kill()
             with subscribe(self._settings, self.job_name, self.poll_interval) as subscription:
                 outcome = await watch_until_over(watch, subscription)
@@ -135,6 +141,35 @@ class BatchJobTrigger(BaseTrigger):
             )
             return event_for(Outcome.ERROR, self.job_name, watch.job, text, type(error).__name__)
         return event_for(outcome, self.job_name, watch.job, message)
+
+    async def _find_connection(self, deadline: float) -> ConnectionSettings:
+        """
+        Look the connection up, a few times if need be.
+
+        After a restart all waits ask Airflow at once, and a job that is paid for is not given up because Airflow could
+        not answer just then. Where it could not ask, it may say that there is no such connection.
+        """
+        from airflow_provider_gemini_batch.api.retry import RetryPolicy
+
+        policy = RetryPolicy(max_attempts=LOOK_UP_TRIES)
+        failures = 0
+        while True:
+            try:
+                return await self._look_up_connection()
+            except Exception as error:
+                failures += 1
+                is_missing = isinstance(error, ConfigurationError)
+                if is_missing and (error.__cause__ is None or failures >= MISSING_TRIES):
+                    raise
+                pause = policy.delay_after(TransportError(), failures)
+                left = deadline - time.time()
+                if pause is None or left <= 0:
+                    raise
+                self.log.warning(
+                    "The connection %s could not be looked up (%s); next try in %.0f s.",
+                    self.gemini_batch_conn_id, type(error).__name__, pause,
+                )  # fmt: skip
+            await asyncio.sleep(min(pause, left))
 
     async def _look_up_connection(self) -> ConnectionSettings:
         """Look the connection up; only ever in the trigger's own task, where every Airflow version allows it."""

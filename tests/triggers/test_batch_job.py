@@ -91,6 +91,49 @@ def test_unknown_connection_is_an_error_event(emulator):
     assert "no_such_connection" in event.message
 
 
+@pytest.mark.parametrize(("fault", "times"), [(OSError("no database"), 3), ("missing", 2)], ids=["broken", "missing"])
+def test_trouble_with_looking_the_connection_up_is_waited_out(emulator, mocker, fault, times):
+    from airflow.providers.common.compat import connection
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+    [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
+    real, asked = connection.get_async_connection, []
+
+    async def sometimes(conn_id):
+        asked.append(conn_id)
+        if len(asked) <= times:
+            raise AirflowNotFoundException("not defined") if fault == "missing" else fault
+        return await real(conn_id)
+
+    mocker.patch.object(connection, "get_async_connection", sometimes)
+    [payload] = events_of(BatchJobTrigger(name, deadline=time.time() + 60))
+    assert read_event(payload).outcome is Outcome.ENDED
+    assert len(asked) == times + 1
+
+
+def test_a_connection_that_cannot_work_is_told_at_once(emulator, monkeypatch):
+    wrong = {"conn_type": "gemini_batch", "password": "k", "host": "http://example.org"}
+    monkeypatch.setenv("AIRFLOW_CONN_GEMINI_BATCH_DEFAULT", json.dumps(wrong))
+    begin = time.time()
+    [payload] = events_of(BatchJobTrigger("batches/a", deadline=begin + 60))
+    assert payload["error"] == "ConfigurationError"
+    assert "plain http://" in payload["message"]
+    assert time.time() - begin < 2
+
+
+def test_the_deadline_holds_while_the_connection_cannot_be_looked_up(emulator, mocker):
+    from airflow.providers.common.compat import connection
+
+    async def never(conn_id):
+        raise OSError("no database")
+
+    mocker.patch.object(connection, "get_async_connection", never)
+    begin = time.time()
+    [payload] = events_of(BatchJobTrigger("batches/a", deadline=begin + 1))
+    assert payload["outcome"] == "error"
+    assert time.time() - begin < 4
+
+
 def test_refused_key_is_an_error_event_without_the_key(emulator):
     [name] = emulator.seed_jobs(count=1, state="RUNNING")
     emulator.fault(match={"path": "batches"}, times=None, status=401, reason="UNAUTHENTICATED")
