@@ -26,7 +26,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.api.results import ResultRow, Status, quick_line, read_row
 from airflow_provider_gemini_batch.api.rows import KeySet, row_keys
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
 from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, read_lines
 
 NAMED_KEYS = 10
@@ -242,6 +242,7 @@ class _Landing:
         self.missing, self.repeated, self.unknown = _Names(), _Names(), _Names()
         self.unreadable: list[int] = []
         self.unreadable_count = 0
+        self.has_answers = False
 
     def rows(
         self, results: Iterable[bytes | str | Mapping[str, Any]]
@@ -258,13 +259,15 @@ class _Landing:
             line_number += 1
             if type(line) is bytes and (quick := quick_line(line, include_response=include_response)) is not None:
                 number += 1
-                keyed = True
+                keyed = self.has_answers = True
                 yield quick
                 continue
             if not isinstance(line, Mapping) and not line.strip():
                 continue
             number += 1
             row = read_row(line)
+            if row.key is not None or row.status == "succeeded":
+                self.has_answers = True
             if row.key is not None:
                 keyed = True
             elif row.is_ordered and not keyed:
@@ -409,6 +412,7 @@ def land(
     errors_path: str | os.PathLike[str] | None = None,
     include_response: bool = True,
     workdir: str | None = None,
+    expects_answers: bool = False,
 ) -> dict[str, Any]:
     """
     Write results as result rows, joined to the input by key if it is known.
@@ -424,7 +428,10 @@ def land(
         ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first
         ``missing_keys``, ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
         ``first_errors`` (``code``, ``message``, ``count``; the most frequent first).
+    :param expects_answers: Whether the service counts answers: then results without one that can be read are a fault of
+        the transfer (a proxy's page, say), and no file appears.
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
+    :raises ReplyFormatError: With *expects_answers*, if nothing that came is an answer.
     """
     places = [os.fspath(place) for place in (output_path, errors_path, input_path) if place is not None]
     real = [place if (local := local_path(place)) is None else os.path.realpath(local) for place in places]
@@ -450,6 +457,11 @@ def land(
             landing.plain(results)
         else:
             landing.joined(results, keys, workdir)
+        if expects_answers and not landing.has_answers:
+            raise ReplyFormatError(
+                "The service counts answers for this job, but what it sent holds none that can be read. Nothing was "
+                "written; try again."
+            )
     tally = landing.tally
     tally.settle()
     return {

@@ -17,6 +17,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -114,7 +115,9 @@ class AtomicFile:
 
     def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None) -> None:
         self.place = os.fspath(place)
-        self._target = local_path(place)
+        local = local_path(place)
+        # A link stays one, and what it points to is replaced.
+        self._target = None if local is None else os.path.realpath(local)
         if self._target is None:
             self._path = _remote(self.place)
             directory = workdir
@@ -123,8 +126,8 @@ class AtomicFile:
         try:
             if directory is not None:
                 os.makedirs(directory, exist_ok=True)
-            if self._target is not None and os.path.isdir(self._target):
-                raise IsADirectoryError(21, "it is a directory")
+            if self._target is not None and os.path.exists(self._target) and not os.path.isfile(self._target):
+                raise OSError("it is a directory or a device, not a file")
             handle, self.name = tempfile.mkstemp(dir=directory, prefix=".gemini-batch-", suffix=".part")
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
@@ -140,9 +143,7 @@ class AtomicFile:
         self._file.close()
         if self._target is not None:
             # mkstemp makes files for the owner alone; a result is as readable as any other file of this user.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(self.name, 0o666 & ~mask)
+            os.chmod(self.name, _mode_for(self._target))
             os.replace(self.name, self._target)
             directory = os.open(os.path.dirname(os.path.abspath(self._target)), os.O_RDONLY)
             try:
@@ -189,6 +190,15 @@ class AtomicFile:
             self.publish()
         else:
             self.discard()
+
+
+def _mode_for(path: str) -> int:
+    """Return the mode of the file that is replaced, else that of any new file of this user."""
+    with contextlib.suppress(OSError):
+        return stat.S_IMODE(os.stat(path).st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 class SpoolFile:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.flows import delete_file, exchange, get_file, page_numbers
+from airflow_provider_gemini_batch.api.flows import delete_file, exchange, get_file, next_token, page_numbers
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
@@ -345,7 +345,7 @@ def find_uploaded(
             lives = expires is None or expires - now() > STILL_NEEDED
             if file.sha256 == sha256 and file.size == size and file.state == "ACTIVE" and lives:
                 return file
-        token = page.next_page_token
+        token = next_token(page, token)
         if not token:
             break
     return None

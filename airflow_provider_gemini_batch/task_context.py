@@ -107,8 +107,8 @@ def _settle_seconds(conf: Any) -> float:
         number = 0.0
     if not LEAST_SETTLE_SECONDS <= number <= 3600:
         raise ConfigurationError(
-            f"[gemini_batch] settle_seconds must be {LEAST_SETTLE_SECONDS:g} to 3600 seconds, not {text!r}: a job whose "
-            "answer was lost shows up in the list some seconds later, and would be paid for twice."
+            f"[gemini_batch] settle_seconds must be {LEAST_SETTLE_SECONDS:g} to 3600 seconds, not {text!r}: a job "
+            "whose answer was lost shows up in the list some seconds later, and would be paid for twice."
         )
     return number
 

@@ -70,7 +70,7 @@ def check_ended(job: BatchJob, max_failed_rows: float | None = None) -> str | No
         raise JobFailedError(f"{job.name} ended in the state {job.state_text or job.state.value}.{reason}", job=job)
     stats = job.stats
     succeeded, failed = stats.succeeded, stats.failed or 0
-    total = stats.total if stats.total is not None else (succeeded or 0) + failed
+    total = max(stats.total or 0, (succeeded or 0) + failed)
     if job.state is JobState.PARTIALLY_SUCCEEDED and max_failed_rows is None:
         counts = f"{succeeded} of {total} rows have an answer" if succeeded is not None else "row counts are not known"
         raise PartialFailureError(

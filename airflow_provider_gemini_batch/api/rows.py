@@ -15,6 +15,7 @@ The rules of this module:
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -391,6 +392,11 @@ def camelise(value: Any) -> Any:
         return out
     if isinstance(value, (list, tuple)):
         return [camelise(entry) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        # Its order differs from process to process, and with it what is computed and the mark of it.
+        raise RowProblem("a set has no order; write a list")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowProblem(f"{value} is no number of JSON")
     return value
 
 

@@ -358,13 +358,13 @@ class GeminiBatchHook(BaseHook):
 
     def list_all_batches(self, filter: str | None = None) -> Iterator[BatchJob]:
         """Yield all jobs, newest first, reading pages as they are needed."""
-        from airflow_provider_gemini_batch.api.flows import page_numbers
+        from airflow_provider_gemini_batch.api.flows import next_token, page_numbers
 
         token: str | None = None
         for _ in page_numbers():
             page = self.list_batches(page_token=token, filter=filter)
             yield from page.jobs
-            token = page.next_page_token
+            token = next_token(page, token)
             if not token:
                 return
 
@@ -387,6 +387,8 @@ class GeminiBatchHook(BaseHook):
         from airflow_provider_gemini_batch.api.policy import check_ended, not_ended
         from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 
+        if poll_interval is not None and not 0 < poll_interval < float("inf"):
+            raise ConfigurationError(f"poll_interval must be seconds above 0, or None, not {poll_interval!r}.")
         started = time.time()
         report = ProgressReport(self.log.info, started)
 
@@ -551,13 +553,13 @@ class GeminiBatchHook(BaseHook):
         )
 
     def _files(self, prefix: str = "") -> Iterator[RemoteFile]:
-        from airflow_provider_gemini_batch.api.flows import page_numbers
+        from airflow_provider_gemini_batch.api.flows import next_token, page_numbers
 
         token: str | None = None
         for _ in page_numbers():
             page = self.list_files(100, token, prefix=prefix)
             yield from page.files
-            token = page.next_page_token
+            token = next_token(page, token)
             if not token:
                 return
 

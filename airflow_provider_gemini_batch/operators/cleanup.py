@@ -7,9 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, NotFoundError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, seconds
 from airflow_provider_gemini_batch.operators.jobs import selected, states_from
-from airflow_provider_gemini_batch.operators.submit import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +124,11 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.waiting import epoch
 
         age = seconds(self.older_than, "older_than")
-        states = states_from(self.states) or TERMINAL
+        states = states_from(self.states)
+        if states is None:
+            states = TERMINAL
+        if self.display_name_prefix == "":
+            raise ConfigurationError("display_name_prefix is empty: every name begins so. To mean that, leave it out.")
         hook = self.hook
         now = time.time()
         # The list is read to its end first: removing while paging could skip jobs.

@@ -79,6 +79,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
                 input_path=str(self.input_path) if self.input_path else None,
                 errors_path=str(self.errors_path) if self.errors_path else None,
                 include_response=self.include_response,
+                expects_answers=bool(job.stats.succeeded),
             ),
         }
         without = manifest["total"] - manifest["succeeded"]

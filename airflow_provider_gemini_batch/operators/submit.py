@@ -9,6 +9,7 @@ exists, before any wait; a deferred task hands over a name and never submits fro
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from airflow_provider_gemini_batch.errors import (
     RateLimitedError,
     SubmitError,
 )
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, failing_at_once
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, failing_at_once, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,16 +43,6 @@ _CHOICES = {
 }
 
 
-def seconds(value: float | timedelta | None, name: str) -> float | None:
-    """Read a duration given in seconds or as a timedelta."""
-    if value is None:
-        return None
-    number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0:
-        raise ConfigurationError(f"{name} must be seconds above 0 or a timedelta, not {value!r}.")
-    return float(number)
-
-
 class SubmitOperator(GeminiBatchOperator):
     """
     Base of the create operators; :meth:`request` says what is to be computed.
@@ -69,7 +60,7 @@ class SubmitOperator(GeminiBatchOperator):
     :param webhook_config: ``{"uris": [...], "userMetadata": {...}}`` (Developer API).
     :param wait_for_completion: Return only when the job has ended.
     :param deferrable: Wait in the triggerer instead of holding a worker.
-    :param poll_interval: Seconds between looks; None for a rhythm that grows with the job's age.
+    :param poll_interval: Seconds or timedelta between looks; None for a rhythm that grows with the job's age.
     :param timeout: Seconds or timedelta to wait in all, default four days.
     :param on_timeout: ``leave`` the job running at the timeout, so that a retry finds it again, or ``cancel`` it.
     :param pending_timeout: Longest time a job may wait for its turn; None for no limit.
@@ -123,7 +114,7 @@ class SubmitOperator(GeminiBatchOperator):
         webhook_config: Mapping[str, Any] | None = None,
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float | None = None,
+        poll_interval: float | timedelta | None = None,
         timeout: float | timedelta = DEFAULT_TIMEOUT,
         on_timeout: str = "leave",
         pending_timeout: float | timedelta | None = None,
@@ -205,6 +196,8 @@ class SubmitOperator(GeminiBatchOperator):
     def carry_out(self, context: Any) -> str:
         """Submit, tell the job's name, and wait if asked to."""
         self._check()
+        if isinstance(self.inlined_requests, Iterator):
+            self.inlined_requests = list(self.inlined_requests)  # a second try reads them again
         now = time.time()
         plan = {
             "deadline": now + (seconds(self.timeout, "timeout") or DEFAULT_TIMEOUT),
@@ -304,6 +297,10 @@ class SubmitOperator(GeminiBatchOperator):
         with failing_at_once():
             return self._submit_and_wait(context, plan)
 
+    @property
+    def _interval(self) -> float | None:
+        return seconds(self.poll_interval, "poll_interval")
+
     def _limits(self, plan: dict[str, Any]) -> dict[str, Any]:
         return {
             name: None if name in plan["waived"] else seconds(getattr(self, name), name)
@@ -320,7 +317,7 @@ class SubmitOperator(GeminiBatchOperator):
             WaitLimits(plan["deadline"], **self._limits(plan)), started, ProgressReport(self.log.info, started).see
         )
         outcome = self.hook.run(
-            wait_for_end(self.hook.surface, job_name, watch, time.time, poll_interval=self.poll_interval)
+            wait_for_end(self.hook.surface, job_name, watch, time.time, poll_interval=self._interval)
         )
         return self._conclude(context, outcome, job_name, watch.job, plan)
 
@@ -331,7 +328,7 @@ class SubmitOperator(GeminiBatchOperator):
             trigger=BatchJobTrigger(
                 job_name,
                 self.gemini_batch_conn_id,
-                self.poll_interval,
+                self._interval,
                 plan["deadline"],
                 cancel_on_kill=self.cancel_on_kill,
                 **self._limits(plan),
