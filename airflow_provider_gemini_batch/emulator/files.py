@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 from starlette.responses import Response
@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from airflow_provider_gemini_batch.emulator.answering import member
 from airflow_provider_gemini_batch.emulator.core import (
+    CHUNK_BYTES,
     GoogleError,
     file_reply,
     parse_range,
@@ -115,6 +116,44 @@ class UploadSession:
     outcome: dict[str, Any] | None = None
     is_cancelled: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class _Receipt:
+    """Writes and hashes in a worker thread while the server receives on; what has arrived is kept, come what may."""
+
+    def __init__(self, session: UploadSession, file: BinaryIO) -> None:
+        self._session = session
+        self._file = file
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._work: asyncio.Future[None] | None = None
+        self.arrived = session.received
+
+    async def add(self, piece: bytes) -> None:
+        """Take what has just arrived."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self.arrived += len(piece)
+        if self._size >= CHUNK_BYTES:
+            await self._settle()
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            self._work = asyncio.get_running_loop().run_in_executor(None, self._keep, pieces)
+
+    async def finish(self) -> None:
+        """Keep the rest."""
+        await self._settle()
+        self._keep(self._pieces)
+
+    async def _settle(self) -> None:
+        if self._work is not None:
+            work, self._work = self._work, None
+            await work
+
+    def _keep(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            self._session.digest.update(piece)
+            self._session.received += len(piece)
 
 
 class FileStore:
@@ -362,13 +401,18 @@ class _Uploads:
                 pass
             raise GoogleError(400, f"Chunks but the last must be a multiple of {granularity} bytes, not {length}.")
         with session.path.open("ab") as file:
-            async for chunk in request.stream():
-                self._check_size(session.received + len(chunk))
-                if session.total is not None and session.received + len(chunk) > session.total:
-                    raise GoogleError(400, f"Upload is longer than the {session.total} bytes announced at its start.")
-                file.write(chunk)
-                session.digest.update(chunk)
-                session.received += len(chunk)
+            receipt = _Receipt(session, file)
+            try:
+                async for chunk in request.stream():
+                    arrived = receipt.arrived + len(chunk)
+                    self._check_size(arrived)
+                    if session.total is not None and arrived > session.total:
+                        raise GoogleError(
+                            400, f"Upload is longer than the {session.total} bytes announced at its start."
+                        )
+                    await receipt.add(chunk)
+            finally:
+                await receipt.finish()
 
     def _finalize(self, request: Request, session: UploadSession) -> None:
         if session.mime_type in self._state.config.reject_mime_types:
