@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' own workings: what fails is told and costs nothing else, and what is counted is counted right."""
+
+from __future__ import annotations
+
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+from benchmarks.control import Control, connections_to, rounds_of
+from benchmarks.installed import closure
+from benchmarks.limits import emulator_takes, file_copy, socket_copy
+from benchmarks.processes import MeasureFailedError, call
+from benchmarks.report import Part, Row, carry_out, failed, ratio, table
+from benchmarks.usage import measured
+
+
+def test_failing_part_is_a_row_and_loses_no_other():
+    def parts():
+        yield Part("good", lambda: [Row("first", "1")])
+        yield Part("bad", lambda: [Row("never", str(1 / 0))])
+        yield Part("good", lambda: [Row("last", "2")])
+
+    shown: list[str] = []
+    rows = carry_out("measure", parts, shown.append)
+    assert [row.measure for row in rows] == ["first", "measure: bad", "last"]
+    assert rows[1].is_failure
+    assert rows[1].met is False
+    assert "ZeroDivisionError" in shown[1]
+
+
+def test_measure_that_cannot_begin_keeps_what_it_had():
+    def parts():
+        yield Part("good", lambda: [Row("first", "1")])
+        raise OSError("no | emulator")
+
+    rows = carry_out("measure", parts, lambda text: None)
+    assert [row.measure for row in rows] == ["first", "measure"]
+    assert len({text.count("|") for text in table(rows).splitlines()}) == 1
+
+
+def test_process_that_fails_says_why(tmp_path):
+    with pytest.raises(MeasureFailedError, match="No such file"):
+        call("limits:file_read", work=tmp_path, path=str(tmp_path / "absent"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_process_that_takes_too_long_is_ended(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(MeasureFailedError, match="longer than"):
+        call("limits:file_read", work=tmp_path, timeout=1, path="/dev/zero")
+    assert time.monotonic() - start < 10
+
+
+def test_process_returns_its_result(tmp_path):
+    assert set(call("machine:named_versions", work=tmp_path, names=["httpx", "no-such-thing"])) == {"Python", "httpx"}
+
+
+def test_memory_is_that_of_the_work_alone():
+    before = measured(lambda: bytearray(80_000_000))
+    after = measured(lambda: bytearray(1_000))
+    assert 75_000_000 < before["memory"] < 90_000_000
+    assert after["memory"] < 5_000_000
+
+
+def test_copies_of_the_limit_are_copies(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 20_000)
+    for number, copy in enumerate((socket_copy, file_copy)):
+        target = tmp_path / str(number)
+        assert copy(str(source), str(target)) > 0
+        assert target.read_bytes() == source.read_bytes()
+
+
+def test_bare_upload_arrives_whole(gemini_batch_emulator, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"0123456789" * 300_000)
+    assert emulator_takes(gemini_batch_emulator.url, str(source)) > 0
+    control = Control(gemini_batch_emulator.url)
+    assert [file["sizeBytes"] for file in control.ask("GET", "/v1beta/files")["files"]] == ["3000000"]
+
+
+def test_connections_are_counted_from_outside(gemini_batch_emulator):
+    with connections_to(gemini_batch_emulator.url) as connections:
+        place = urlsplit(gemini_batch_emulator.url)
+        held = [socket.create_connection((place.hostname, place.port)) for _ in range(3)]
+        time.sleep(0.5)
+        for connection in held:
+            connection.close()
+    assert connections.most == 3
+
+
+def test_rounds_are_told_apart_by_their_first_page():
+    first, more = (
+        {"path": "/v1beta/batches", "query": "pageSize=100"},
+        {
+            "path": "/v1beta/batches",
+            "query": "pageSize=100&pageToken=p1",
+        },
+    )
+    single = {"path": "/v1beta/batches/a", "query": ""}
+    assert rounds_of([more, single, first, more, single, first, more, more, first]) == [3, 3]
+
+
+def test_what_a_distribution_brings_leaves_its_extras_out():
+    ours = closure("airflow-provider-gemini-batch")
+    assert {"apache-airflow", "google-auth", "httpx", "msgspec", "requests"} <= ours
+    assert "pytest" not in ours
+
+
+def test_failure_fits_into_a_cell():
+    row = failed("measure", ValueError("two\nlines | and a bar"))
+    assert "\n" not in row.ours
+    assert "|" not in row.ours
+
+
+@pytest.mark.parametrize(
+    ("ours", "official", "text"), [(1, 1000, "1/1,000"), (3, 4, "0.75"), (3, 1, "3.00"), (0, 1, "")]
+)
+def test_ratio_reads_as_ours_to_theirs(ours, official, text):
+    assert ratio(ours, official) == text
