@@ -196,7 +196,7 @@ class BlockingTransport:
             if isinstance(error, requests.exceptions.Timeout):
                 raise TransportError("The service did not answer within the timeout of the connection.") from error
             raise TransportError(f"The connection broke before a complete reply: {type(error).__name__}.") from error
-        if not _is_whole(response):
+        if not _says_its_end(response) and (stream or not response.content):
             response.close()
             raise TransportError("The connection broke in the head of a reply.")
         return response
@@ -235,12 +235,12 @@ def _was_sent(error: BaseException) -> bool:
     return True
 
 
-def _is_whole(response: requests.Response) -> bool:
+def _says_its_end(response: requests.Response) -> bool:
     """
     Whether a reply's head says where its body ends.
 
-    ``http.client`` takes a head that breaks off for a complete one, and what follows for an empty body; HTTP/1.1 knows
-    no other body without a length than one whose end is the connection's, and that is announced.
+    ``http.client`` takes a head that breaks off for a complete one, and what follows for an empty body. A body that
+    came proves the head; so does the word that it ends with the connection.
     """
     if response.status_code in (204, 304) or response.raw.version != 11:
         return True
