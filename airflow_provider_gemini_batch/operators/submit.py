@@ -8,6 +8,7 @@ exists, before any wait; a deferred task hands over a name and never submits fro
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.submit import Submission
     from airflow_provider_gemini_batch.api.waiting import Outcome
     from airflow_provider_gemini_batch.submission import JobRequest
+
+log = logging.getLogger(__name__)
 
 DAY = 24 * 3600.0
 DEFAULT_TIMEOUT = 4 * DAY
@@ -157,6 +160,7 @@ class SubmitOperator(GeminiBatchOperator):
         self.cancel_on_kill = cancel_on_kill
         self.submit_timeout = submit_timeout
         self._job_name: str | None = None
+        self._told: str | None = None
         self._ti: Any = None
         self._unwanted: str | None = None
 
@@ -251,13 +255,27 @@ class SubmitOperator(GeminiBatchOperator):
         )
 
     def _know_job(self, job_name: str) -> None:
-        """Tell the job's name as soon as it exists; from now on a kill cancels it."""
-        if job_name != self._job_name:
-            self._job_name = job_name
-            self._push("job_name", job_name)
+        """
+        Tell the job's name as soon as it exists; from now on a kill cancels it.
+
+        Whether Airflow hears of it or not (this task's supervisor may be dead), the submission goes on: a twin of the
+        job may have to be cancelled. :meth:`_tell` tells the name again.
+        """
+        self._job_name = job_name
+        try:
+            self._tell_name()
+        except Exception as error:
+            # Not self.log, which goes through the supervisor.
+            log.warning("Airflow could not be told of %s yet: %s", job_name, type(error).__name__)
+
+    def _tell_name(self) -> None:
+        if self._told != self._job_name:
+            self._push("job_name", str(self._job_name))
+            self._told = self._job_name
 
     def _tell(self, submission: Submission) -> None:
-        self._know_job(submission.job.name)
+        self._job_name = submission.job.name
+        self._tell_name()
         self.log.info("%s: %s", submission.action, submission.reason)
         if submission.surplus:
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
@@ -407,8 +425,8 @@ class SubmitOperator(GeminiBatchOperator):
     def _abandon(self, state: str) -> None:
         self._unwanted = state
         if self._job_name is not None:
-            self.log.info("The task was marked %s: %s is cancelled.", state, self._job_name)
             self.hook.cancel_batch(self._job_name)
+            self.log.info("The task was marked %s: %s is cancelled.", state, self._job_name)
 
     def _stop_if_unwanted(self) -> None:
         """Leave a submission that nobody wants any more; called before each create and after a job is known."""

@@ -459,3 +459,32 @@ def test_a_file_sent_for_nothing_is_removed(emulator: EmulatorHandle, tmp_path: 
     assert created(emulator) == 1
     files = [file.name for file in GeminiBatchHook().list_files().files]
     assert files == [GeminiBatchHook().get_batch(name).input_place]
+
+
+@dataclass
+class OrphanedTaskInstance(TaskInstance):
+    """A task instance whose supervisor is dead: what it is told of a job goes nowhere."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        if key == "job_name":
+            raise EOFError("no supervisor")
+
+
+def test_an_orphan_that_cannot_tell_its_jobs_name_still_cancels_the_twin_it_made(emulator: EmulatorHandle) -> None:
+    theirs: list[str] = []
+
+    def create_beside() -> None:
+        while not emulator.journal(path=CREATE):
+            time.sleep(0.01)
+        emulator.clear_faults()
+        theirs.append(create().execute(attempt(2)))
+
+    # Its create is so slow that the retry beside it creates, too.
+    emulator.fault(match={"path": CREATE}, action="delay", delay=2.0, times=1)
+    beside = threading.Thread(target=create_beside)
+    beside.start()
+    with pytest.raises(EOFError):
+        create().execute({"ti": OrphanedTaskInstance()})
+    beside.join()
+    assert created(emulator) == 2
+    assert [job.name for job in emulator.state.all_jobs if job.cancelled is None] == theirs
