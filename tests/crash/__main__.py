@@ -170,6 +170,7 @@ def main(words: list[str] | None = None) -> int:
         with stopping_on_signals():
             verdicts = run_all(arguments.state, chosen, display)
     except StoppedError as stopped:
+        print(f"Stopped by signal {stopped.signal_number}; nothing is judged.", file=sys.stderr)
         return 128 + stopped.signal_number
     except (DemoError, postgres.NoPostgresError, TimeoutError, requests.RequestException) as error:
         for line in getattr(error, "lines", []):
