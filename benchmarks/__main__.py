@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import data_path, imports, installed, latency, machine, watching
 from benchmarks.bench import Bench
 from benchmarks.processes import MeasureFailedError
-from benchmarks.report import HEAD, Row, carry_out, line, table
+from benchmarks.report import HEAD, Row, carry_out, failed, line, table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
@@ -60,12 +60,9 @@ def about(bench: Bench, seconds: float) -> str:
     """Say when, where and with what the figures were taken."""
     ours = ", ".join(f"{name} {number}" for name, number in machine.versions(*VERSIONS).items())
     lines = [f"{machine.today()}, {seconds / 60:.0f} minutes. {machine.machine()}.", "", f"Ours: {ours}."]
-    if bench.google_python is not None:
-        try:
-            found = bench.call("machine:named_versions", python=bench.google_python, names=OFFICIAL_VERSIONS)
-            lines.append("Official provider: " + ", ".join(f"{name} {number}" for name, number in found.items()) + ".")
-        except MeasureFailedError as error:
-            lines.append(f"Official provider: {error}.")
+    found = bench.official("machine:named_versions", names=OFFICIAL_VERSIONS)
+    if found:
+        lines.append("Official provider: " + ", ".join(f"{name} {number}" for name, number in found.items()) + ".")
     return "\n".join(lines)
 
 
@@ -83,9 +80,9 @@ def main() -> int:
     for name, parts in MEASURES.items():
         if words.only is None or name in words.only:
             rows += carry_out(name, lambda parts=parts: parts(bench), lambda text: print(text, flush=True))  # type: ignore[misc]
-    text = "\n".join(
-        ["# Results of `make bench`", "", about(bench, time.perf_counter() - start), "", NOTES, "", table(rows), ""]
-    )
+    head = about(bench, time.perf_counter() - start)
+    rows += [failed("official provider", MeasureFailedError(reason)) for reason in bench.official_failures]
+    text = "\n".join(["# Results of `make bench`", "", head, "", NOTES, "", table(rows), ""])
     print("\n" + text)
     print(f"{sum(row.met is False for row in rows)} of {sum(row.met is not None for row in rows)} targets missed")
     if words.only is None and not words.quick:

@@ -29,9 +29,8 @@ def parts(bench: Bench) -> Iterator[Part]:
 def _rows(bench: Bench) -> list[Row]:
     # The first one of each also finds or writes the compiled files; the least is what a parse pays.
     ours = _least([bench.call("imports:imports", modules=OURS) for _ in range(bench.repeats + 1)])
-    official = None
-    if bench.google_python is not None:
-        official = _least([bench.official("imports", modules=OFFICIAL) for _ in range(bench.repeats + 1)])
+    found = [bench.official("imports:imports", modules=OFFICIAL) for _ in range(bench.repeats + 1)]
+    official = _least(found) if all(found) else None
     title = "import of all operators, sensors and triggers over airflow.sdk"
     return [
         Row(

@@ -40,9 +40,7 @@ def parts(bench: Bench) -> Iterator[Part]:
 def _rows(bench: Bench) -> list[Row]:
     added = bench.call("installed:added", provider=OURS)
     added[OURS] = bench.call("installed:wheel_size")
-    official = None
-    if bench.google_python is not None:
-        official = bench.call("installed:added", provider=OFFICIAL, python=bench.google_python)
+    official = bench.official("installed:added", provider=OFFICIAL)
     ours = sum(added.values())
     return [
         Row(

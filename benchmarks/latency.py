@@ -10,10 +10,10 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.bench import Bench, latencies
-from benchmarks.report import Part, Row, milliseconds, ratio
+from benchmarks.report import Part, Row, ratio
 from benchmarks.usage import LoopWatch, collection_seconds
 from benchmarks.waits import Waits, lines_of
-from benchmarks.watching import BLOCK_TARGET
+from benchmarks.watching import pause_row
 
 ADAPTIVE_INTERVAL = 5.0
 """Seconds between looks at a job of this age, when they are not fixed."""
@@ -68,15 +68,7 @@ def _rows(bench: Bench, interval: float | None) -> list[Row]:
             target="0",
             met=lost == 0 and not ours["failed"],
         ),
-        Row(
-            f"{title}: longest pause of the loop",
-            milliseconds(ours["block"]),
-            f"{milliseconds(official['block'])} ({bench.official_jobs} jobs)" if official else "",
-            ratio(ours["block"], official["block"]) if official else "",
-            limit=f"{milliseconds(ours['collection'])}: a garbage collection of Airflow alone",
-            target=milliseconds(BLOCK_TARGET),
-            met=ours["block"] <= BLOCK_TARGET,
-        ),
+        pause_row(f"{title}: longest pause of the loop (CPU)", ours, ours["collection"], official, bench.official_jobs),
     ]
 
 
@@ -99,6 +91,6 @@ async def _wait(names: str, interval: float | None, seconds: float) -> dict[str,
     return {
         "events": {payload["job_name"]: at for at, payload in waits.events if payload["outcome"] == "ended"},
         "failed": sum(payload["outcome"] != "ended" for _, payload in waits.events),
-        "block": loop.longest,
+        **loop.pauses(),
         "collection": collection,
     }

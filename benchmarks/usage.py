@@ -75,7 +75,7 @@ class LoopWatch:
     """Async context manager that finds the longest time for which the event loop ran nothing else."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self._longest = self._busiest = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> LoopWatch:
@@ -87,11 +87,20 @@ class LoopWatch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def pauses(self) -> dict[str, float]:
+        """
+        Return the longest pause, and the most CPU of the loop's thread in any pause, in seconds.
+
+        Where other programs compete for the cores, the first is theirs as much as ours.
+        """
+        return {"pause": self._longest, "pause_cpu": self._busiest}
+
     async def _watch(self) -> None:
-        last = time.perf_counter()
+        last, last_cpu = time.perf_counter(), time.thread_time()
         while True:
             await asyncio.sleep(TICK)
-            now = time.perf_counter()
+            now, cpu = time.perf_counter(), time.thread_time()
             # The whole time since the last look: a pause may have begun right after it.
-            self.longest = max(self.longest, now - last)
-            last = now
+            self._longest = max(self._longest, now - last)
+            self._busiest = max(self._busiest, cpu - last_cpu)
+            last, last_cpu = now, cpu
