@@ -348,34 +348,31 @@ class Poller:
     async def _round(self, transport: AsyncTransport, due: list[Subscription]) -> None:
         """Look at every due job once, as far as one round goes."""
         now = self._loop.time()
-        wanted = {each._key: each.job_name for each in due}
-        listed = {each._key for each in due if each._unlisted_until <= now} if self._may_list else set()
-        missed: set[str] = set()
-        if len(listed) > FEW:
-            missed = await self._sweep(transport, set(listed))
-        else:
-            listed = set()
-        one_by_one = [key for key in wanted if key not in listed or key in missed]
-        for key in missed:
-            for subscription in self._by_key.get(key, ()):
-                subscription._unlisted_until = now + UNLISTED_SECONDS
-        await self._get_each(transport, [(key, wanted[key]) for key in one_by_one[:GETS_PER_ROUND]])
+        unseen = {each._key: each.job_name for each in due}
+        hoped = {each._key for each in due if each._unlisted_until <= now} if self._may_list else set()
+        if len(hoped) > FEW:
+            await self._sweep(transport, unseen, hoped)
+            for key in hoped:
+                for subscription in self._by_key.get(key, ()):
+                    subscription._unlisted_until = now + UNLISTED_SECONDS
+        await self._get_each(transport, list(unseen.items())[:GETS_PER_ROUND])
 
-    async def _sweep(self, transport: AsyncTransport, wanted: set[str]) -> set[str]:
+    async def _sweep(self, transport: AsyncTransport, unseen: dict[str, str], hoped: set[str]) -> None:
         """
-        Read the list, newest first, until every wanted job was seen or single reads are cheaper.
+        Read the list, newest first, until every job hoped for was seen or single reads are cheaper.
 
-        :return: The wanted jobs that were not seen.
+        :param unseen: Keys and names of all that are due; those that were seen are taken out.
+        :param hoped: Keys of those that the list should show; those that were seen are taken out.
         :raises GeminiBatchError: What concerns the poller as a whole.
         """
         token: str | None = None
         fruitless = 0
-        while wanted and fruitless <= len(wanted):
+        while hoped and fruitless <= len(hoped):
             try:
                 page = await self._page(transport, token)
             except ReplyFormatError:
                 # One item that cannot be read spoils its page; single reads get around it.
-                return wanted
+                return
             except (AuthError, RateLimitedError):
                 raise
             except GeminiBatchError as error:
@@ -386,17 +383,16 @@ class Poller:
                     self._may_list = False
                 elif not isinstance(error, RequestRejectedError):
                     raise
-                return wanted
+                return
             self._recovered()
-            before = len(wanted)
-            self._take(page, wanted)
-            fruitless += len(wanted) == before
+            before = len(hoped)
+            self._take(page, unseen, hoped)
+            fruitless += len(hoped) == before
             # What was delivered runs before the next page is read.
             await asyncio.sleep(0)
             token = page.next_page_token
             if not token:
-                break
-        return wanted
+                return
 
     async def _page(self, transport: AsyncTransport, token: str | None) -> JobPage:
         try:
@@ -404,20 +400,18 @@ class Poller:
         except ReplyFormatError:
             return await transport.arun(list_page(self._surface, NO_RETRY, page_token=token))
 
-    def _take(self, page: JobPage, wanted: set[str]) -> None:
+    def _take(self, page: JobPage, unseen: dict[str, str], hoped: set[str]) -> None:
         now = self._loop.time()
         for job in page.jobs:
             key = key_of(job.name)
-            waiting = self._by_key.get(key)
-            if not waiting:
-                wanted.discard(key)
-                continue
-            is_wanted = key in wanted
-            wanted.discard(key)
-            for subscription in waiting:
+            is_due = unseen.pop(key, None) is not None
+            hoped.discard(key)
+            for subscription in self._by_key.get(key, ()):
+                # It was missed by a sweep that ended before it, when few others were wanted.
+                subscription._unlisted_until = 0.0
                 # A look that comes for free is taken where it is useful, which also brings the phases together.
                 nearly = subscription.due - now <= subscription.span / 2
-                if is_wanted or job.is_done or nearly:
+                if is_due or job.is_done or nearly:
                     self._hand(subscription, job)
 
     async def _get_each(self, transport: AsyncTransport, jobs: list[tuple[str, str]]) -> None:
