@@ -64,7 +64,7 @@ async def _watch(jobs: int, interval: float) -> dict[str, Any]:
     found = {"window": (begin, time.time()), "cpu": time.process_time() - cpu, "memory": peak() - before}
     async with LoopWatch() as loop:
         await waits.ended(600)
-    found |= loop.pauses()
+    found["pauses"] = loop.pauses()
     found["events"] = {payload["job_name"]: at for at, payload in waits.events if payload.get("status") == "success"}
     return found
 

@@ -75,25 +75,34 @@ class LoopWatch:
     """Async context manager that finds the longest time for which the event loop ran nothing else."""
 
     def __init__(self) -> None:
-        self._longest = self._busiest = 0.0
+        self._longest = self._busiest = self._collection = self._collecting = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> LoopWatch:
+        gc.callbacks.append(self._on_collection)
         self._task = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._on_collection)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def pauses(self) -> dict[str, float]:
         """
-        Return the longest pause, and the most CPU of the loop's thread in any pause, in seconds.
+        Return the longest pause, the most CPU of the loop's thread in any pause, and the longest garbage collection.
 
-        Where other programs compete for the cores, the first is theirs as much as ours.
+        All in seconds. Where other programs compete for the cores, the first is theirs as much as ours.
         """
-        return {"pause": self._longest, "pause_cpu": self._busiest}
+        return {"pause": self._longest, "cpu": self._busiest, "collection": self._collection}
+
+    def _on_collection(self, phase: str, _: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self._collecting = now
+        else:
+            self._collection = max(self._collection, now - self._collecting)
 
     async def _watch(self) -> None:
         last, last_cpu = time.perf_counter(), time.thread_time()

@@ -87,13 +87,7 @@ def _rows(bench: Bench, jobs: int, *, rounds: int, is_many: bool) -> list[Row]:
             met=ours["memory"] / jobs <= MEMORY_TARGET,
         ),
         *(
-            pause_row(
-                f"{title}: longest pause of the loop (CPU), {when}",
-                ours[name],
-                ours["collection"],
-                official,
-                bench.official_jobs,
-            )
+            pause_row(f"{title}: longest pause of the loop, {when}", ours[name], ours["collection"], bench)
             for name, when in (("at_start", "while all start at once"), ("later", "from then on"))
         ),
         Row(f"{title}: CPU to start each wait", milliseconds(ours["cpu_start"] / jobs)),
@@ -110,24 +104,23 @@ def _rows(bench: Bench, jobs: int, *, rounds: int, is_many: bool) -> list[Row]:
     return rows
 
 
-def pause_row(
-    title: str, ours: dict[str, float], collection: float, official: dict[str, Any], official_jobs: int
-) -> Row:
+def pause_row(title: str, ours: dict[str, float], collection: float, bench: Bench) -> Row:
     """
     Return the row of the loop's longest pause.
 
     :param ours: What :class:`~benchmarks.usage.LoopWatch` found.
     :param collection: Seconds of a full garbage collection in our process before there was a wait.
-    :param official: The official provider's figures, or nothing.
     """
+    official = (bench.official_waits or {}).get("pauses")
 
-    def both(found: dict[str, float]) -> str:
-        return f"{milliseconds(found['pause'])} ({milliseconds(found['pause_cpu'])})"
+    def told(found: dict[str, float]) -> str:
+        most, collector = milliseconds(found["cpu"]), milliseconds(found["collection"])
+        return f"{milliseconds(found['pause'])} (CPU {most}, garbage collector {collector})"
 
     return Row(
         title,
-        both(ours),
-        f"{both(official)} with {official_jobs} jobs" if official else "",
+        told(ours),
+        f"{told(official)} with {bench.official_jobs} jobs" if official else "",
         ratio(ours["pause"], official["pause"]) if official else "",
         limit=f"{milliseconds(collection)}: a garbage collection of Airflow alone",
         target=milliseconds(BLOCK_TARGET),
