@@ -75,6 +75,12 @@ class Bench:
             yield file.name
 
     @cached_property
+    def collection(self) -> float:
+        """Seconds of one full garbage collection in a process that has loaded Airflow and our trigger, and no more."""
+        seconds: float = self.call("watching:collection")
+        return seconds
+
+    @cached_property
     def official_waits(self) -> dict[str, Any] | None:
         """Watch jobs with the official provider's trigger: first while they run, then while they end."""
         quiet = 5 * self.interval + 0.3 * self.official_jobs

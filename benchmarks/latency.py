@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.bench import Bench, latencies
 from benchmarks.report import Part, Row, ratio
-from benchmarks.usage import LoopWatch, collection_seconds
+from benchmarks.usage import LoopWatch
 from benchmarks.waits import Waits, lines_of
 from benchmarks.watching import pause_row
 
@@ -68,7 +68,7 @@ def _rows(bench: Bench, interval: float | None) -> list[Row]:
             target="0",
             met=lost == 0 and not ours["failed"],
         ),
-        pause_row(f"{title}: longest pause of the loop", ours["pauses"], ours["collection"], bench),
+        pause_row(f"{title}: longest pause of the loop", ours["pauses"], bench),
     ]
 
 
@@ -81,7 +81,6 @@ async def _wait(names: str, interval: float | None, seconds: float) -> dict[str,
     from airflow_provider_gemini_batch.triggers import BatchJobTrigger
 
     waits = Waits(lambda name: BatchJobTrigger(job_name=name, poll_interval=interval))
-    collection = collection_seconds()
     await waits.start(lines_of(names))
     # All have begun and were looked at once before the first one ends.
     await asyncio.sleep(2)
@@ -92,5 +91,4 @@ async def _wait(names: str, interval: float | None, seconds: float) -> dict[str,
         "events": {payload["job_name"]: at for at, payload in waits.events if payload["outcome"] == "ended"},
         "failed": sum(payload["outcome"] != "ended" for _, payload in waits.events),
         "pauses": loop.pauses(),
-        "collection": collection,
     }

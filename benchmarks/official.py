@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import time
 from pathlib import Path
@@ -53,7 +52,6 @@ async def _watch(jobs: int, interval: float) -> dict[str, Any]:
     waits = Waits(make)
     await waits.start(range(1))
     await asyncio.sleep(interval)
-    gc.collect()
     forget_peak()
     before = resident()
     await waits.start(range(jobs - 1))
