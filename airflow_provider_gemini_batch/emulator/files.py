@@ -25,7 +25,6 @@ from starlette.routing import Route
 
 from airflow_provider_gemini_batch.emulator.answering import member
 from airflow_provider_gemini_batch.emulator.core import (
-    CHUNK_BYTES,
     GoogleError,
     file_reply,
     parse_range,
@@ -45,6 +44,9 @@ VERSIONS = ("v1beta", "v1")
 MAX_ID = 40
 MAX_DISPLAY_NAME = 512
 FILE_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+RECEIPT_BYTES = 2 << 20
+"""What has arrived of an upload is handed to a worker thread in pieces of this size."""
+
 SESSION_IS_BUSY_FOR = 5.0
 """Seconds a query waits for an earlier request of the same session to be noticed as dead."""
 
@@ -134,7 +136,7 @@ class _Receipt:
         self._pieces.append(piece)
         self._size += len(piece)
         self.arrived += len(piece)
-        if self._size >= CHUNK_BYTES:
+        if self._size >= RECEIPT_BYTES:
             await self._settle()
             pieces, self._pieces, self._size = self._pieces, [], 0
             self._work = asyncio.get_running_loop().run_in_executor(None, self._keep, pieces)
@@ -150,10 +152,11 @@ class _Receipt:
             await work
 
     def _keep(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self._file.write(piece)
-            self._session.digest.update(piece)
-            self._session.received += len(piece)
+        # In one: each call lets go of the interpreter and has to wait until the receiving thread gives it back.
+        whole = b"".join(pieces)
+        self._file.write(whole)
+        self._session.digest.update(whole)
+        self._session.received += len(whole)
 
 
 class FileStore:
