@@ -424,12 +424,12 @@ def land(
     :param input_keys: In its place, a function that gives the keys in order each time it is called.
     :param errors_path: Where failed, blocked and missing rows go a second time; unknown ones go there only.
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
+    :param expects_answers: Whether the service counts answers: then results without one that can be read are a fault of
+        the transfer (a proxy's page, say), and no file appears.
     :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``,
         ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first
         ``missing_keys``, ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
         ``first_errors`` (``code``, ``message``, ``count``; the most frequent first).
-    :param expects_answers: Whether the service counts answers: then results without one that can be read are a fault of
-        the transfer (a proxy's page, say), and no file appears.
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
     :raises ReplyFormatError: With *expects_answers*, if nothing that came is an answer.
     """

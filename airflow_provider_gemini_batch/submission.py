@@ -156,7 +156,7 @@ class Placed:
     Where rows lie for a job: one member is set.
 
     :param uploaded: The file that was sent or found.
-    :param sent: Whether this very attempt sent it, so that nobody else can be using it yet.
+    :param sent: Whether this very attempt sent it. Another task with the same rows may have found it since.
     """
 
     requests: tuple[Mapping[str, Any], ...] | None = None

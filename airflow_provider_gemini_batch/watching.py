@@ -27,12 +27,11 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.flows import get_job, list_page
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
-from airflow_provider_gemini_batch.api.rhythm import next_interval
+from airflow_provider_gemini_batch.api.rhythm import check_interval, next_interval
 from airflow_provider_gemini_batch.api.surfaces import surface_for
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.errors import (
     AuthError,
-    ConfigurationError,
     GeminiBatchError,
     RateLimitedError,
     ReplyFormatError,
@@ -173,11 +172,6 @@ class Subscription:
             _wake(self._waiter)
 
 
-def _is_interval(value: object) -> bool:
-    """Whether it is None or seconds above 0; a stored trigger may hold anything."""
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9)
-
-
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
@@ -212,9 +206,7 @@ class Poller:
     def subscribe(self, job_name: str, poll_interval: float | None) -> Subscription:
         """Take a wait on; see :func:`subscribe`."""
         name = self._surface.check_job_name(job_name)
-        if not _is_interval(poll_interval):
-            # One wait's odd rhythm must not stop the rounds of all.
-            raise ConfigurationError(f"poll_interval must be seconds above 0, or None, not {poll_interval!r}.")
+        check_interval(poll_interval)  # one wait's odd rhythm must not stop the rounds of all
         due = self._loop.time()
         if self._count >= FEW:
             due = self._next_tick(due, min(FIRST_LOOKS_TOGETHER, poll_interval or FIRST_LOOKS_TOGETHER))

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import exchange
+from airflow_provider_gemini_batch.api.flows import exchange, next_token
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 from airflow_provider_gemini_batch.errors import (
@@ -151,11 +151,9 @@ class BigQuery:
         while True:
             page: RowPage = run(self.page(table, token, retry))
             yield from page.rows
-            if page.next_page_token is None:
+            token = next_token(page, token, f"BigQuery's list of {uri}")
+            if token is None:
                 return
-            if page.next_page_token == token:
-                raise ReplyFormatError(f"BigQuery's list of {uri} does not end: the same page token came twice.")
-            token = page.next_page_token
 
     def _url(self, uri: str) -> str:
         project, dataset, table = parse_table_uri(uri)

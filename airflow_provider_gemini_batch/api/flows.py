@@ -32,6 +32,7 @@ from airflow_provider_gemini_batch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_gemini_batch.api.bigquery import RowPage
     from airflow_provider_gemini_batch.api.models import BatchJob, FilePage, JobPage, RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.surface import Surface
@@ -187,16 +188,17 @@ def get_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[Remot
     return (yield from exchange(surface.get_file(file_name), surface.read_file, retry))
 
 
-def next_token(page: JobPage | FilePage, before: str | None) -> str | None:
+def next_token(page: JobPage | FilePage | RowPage, before: str | None, what: str = "The service's list") -> str | None:
     """
     Return the token of the page after *page*, None after the last one.
 
     :param before: The token that *page* was asked for with.
+    :param what: Named in the message.
     :raises ReplyFormatError: If it is the same again: such a list has no end.
     """
     token = page.next_page_token
     if token and token == before:
-        raise ReplyFormatError("The service's list does not end: the same page token came twice.")
+        raise ReplyFormatError(f"{what} does not end: the same page token came twice.")
     return token
 
 

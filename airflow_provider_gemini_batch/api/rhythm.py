@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -13,6 +15,17 @@ SHORTEST = 5.0
 LONGEST = 600.0
 SHARE_OF_AGE = 0.06
 JITTER = 0.1
+
+
+def check_interval(value: object) -> None:
+    """
+    Check seconds between two looks; a stored trigger may hold anything.
+
+    :raises ConfigurationError: If *value* is neither None nor seconds above 0.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value < 1e9):  # type: ignore[operator]
+        raise ConfigurationError(f"poll_interval must be seconds above 0, or None, not {value!r}.")
 
 
 def next_interval(age: float, poll_interval: float | None = None, rng: Callable[[], float] = random.random) -> float:

@@ -562,7 +562,7 @@ class _Normaliser:
             request = self._split(value)
             if may_be_snake:
                 request = camelise(request)
-            return key, self._embed(request) if self.settings.kind == "embed" else self._generate(request), metadata
+            return key, self._embed(request) if self.is_embedding else self._generate(request), metadata
         except RowProblem as problem:
             raise _RowFault(str(problem), key) from None
 

@@ -385,10 +385,10 @@ class GeminiBatchHook(BaseHook):
         :raises JobError: The subclass says how it ended; ``JobTimeoutError`` if it has not.
         """
         from airflow_provider_gemini_batch.api.policy import check_ended, not_ended
+        from airflow_provider_gemini_batch.api.rhythm import check_interval
         from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 
-        if poll_interval is not None and not 0 < poll_interval < float("inf"):
-            raise ConfigurationError(f"poll_interval must be seconds above 0, or None, not {poll_interval!r}.")
+        check_interval(poll_interval)
         started = time.time()
         report = ProgressReport(self.log.info, started)
 

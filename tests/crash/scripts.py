@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 from tests.crash.verdict import is_live
 from tests.crash.world import NotSeenError, Run, Script, Until, World, pending_signals
+
+if TYPE_CHECKING:
+    from psutil import Process
 
 CREATE = r":batchGenerateContent$|/batchPredictionJobs$"
 UPLOAD = "^/upload/"
@@ -58,6 +62,23 @@ def _cancelled(run: Run) -> Until:
 def _for(seconds: float) -> Until:
     end = time.monotonic() + seconds
     return Until("time to pass", lambda: time.monotonic() >= end)
+
+
+def _to_the_end(run: Run) -> Script:
+    """Give a cancel that nobody wants its time to come, let the job end, and the task."""
+    yield _for(QUIET)
+    run.finish_jobs()
+    yield _over(run)
+
+
+def _without_supervisor(run: Run, call: str, delay: float) -> Generator[Until, None, Process]:
+    """Begin, and kill the supervisor while *call* is under way for *delay* seconds; return the task that lives on."""
+    run.delay(call, delay)
+    run.begin()
+    yield Until(f"the call {call}", lambda: run.has_arrived(call))
+    task, supervisor = run.find_processes()
+    supervisor.kill()
+    return task
 
 
 # --- triggerers -------------------------------------------------------------------------------------------------------
@@ -119,70 +140,46 @@ def _hand_over(
 
 def orphan_creates(run: Run) -> Script:
     """The supervisor dies while the create call is under way: the orphan's job comes to be when the retry is there."""
-    run.delay(CREATE, ORPHAN_DELAY)
-    run.begin()
-    yield Until("the create call", lambda: run.has_arrived(CREATE))
-    task, supervisor = run.find_processes()
-    supervisor.kill()
+    task = yield from _without_supervisor(run, CREATE, ORPHAN_DELAY)
     yield Until("the retry", lambda: run.try_number == 2 and run.are_all("running"))
     if not run.lives(task) or run.jobs:
         raise NotSeenError("an orphan that is still at it when the retry begins")
     yield Until("the job", lambda: bool(run.jobs))
     yield Until("the orphan's end", lambda: not run.lives(task))
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def orphan_beside_retry(run: Run) -> Script:
     """The same, but the orphan's call is so late that the retry creates, too: of two jobs one is cancelled."""
-    run.delay(CREATE, LATE_DELAY)
-    run.begin()
-    yield Until("the create call", lambda: run.has_arrived(CREATE))
-    task, supervisor = run.find_processes()
-    supervisor.kill()
+    task = yield from _without_supervisor(run, CREATE, LATE_DELAY)
     yield Until("the retry's job", lambda: run.try_number == 2 and bool(run.jobs))
     if not run.lives(task) or len(run.jobs) > 1:
         raise NotSeenError("an orphan that creates after the retry has")
     yield Until("the orphan's job", lambda: len(run.jobs) == 2)
     yield Until("one live job", lambda: len(run.live_jobs) == 1, 30)
     yield Until("the orphan's end", lambda: not run.lives(task))
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def orphan_stops(run: Run) -> Script:
     """The supervisor dies before the create call: the orphan notices, and leaves the work to the retry."""
-    run.delay(UPLOAD, SHORT_DELAY)
-    run.begin()
-    yield Until("the upload", lambda: run.has_arrived(UPLOAD))
-    task, supervisor = run.find_processes()
-    supervisor.kill()
+    task = yield from _without_supervisor(run, UPLOAD, SHORT_DELAY)
     yield Until("the orphan's end", lambda: not run.lives(task), SHORT_DELAY + 20)
     if run.jobs:
         raise NotSeenError("an orphan that does not submit")
     yield Until("the retry", lambda: run.try_number == 2)
     yield _waits(run)
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def task_killed(run: Run) -> Script:
     """Supervisor and task die after the create call has reached the service: nobody hears the answer."""
-    run.delay(CREATE, SHORT_DELAY)
-    run.begin()
-    yield Until("the create call", lambda: run.has_arrived(CREATE))
-    task, supervisor = run.find_processes()
-    supervisor.kill()
+    task = yield from _without_supervisor(run, CREATE, SHORT_DELAY)
     task.kill()
     yield Until("the job of the dead", lambda: bool(run.jobs), 30)
     yield Until("the retry", lambda: run.try_number == 2)
     yield _waits(run)
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def _marked(state: str, map_index: int = -1) -> Callable[[Run], Script]:
@@ -227,9 +224,7 @@ def cleared(run: Run) -> Script:
     if run.case.deferrable:
         # Airflow ends the old trigger as if a person had ended the task, when the new try has deferred already.
         yield Until("the old trigger to let the job alone", lambda: run.log_says("is kept: its task is"))
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def creating_failed(run: Run) -> Script:
@@ -254,9 +249,7 @@ def mapped_failed(run: Run) -> Script:
     yield _waits(run)
     run.mark("failed", 0)
     yield Until("one job to be cancelled", lambda: len(run.live_jobs) == 1, 30)
-    yield _for(QUIET)
-    run.finish_jobs()
-    yield _over(run)
+    yield from _to_the_end(run)
 
 
 def run_timeout(run: Run) -> Script:

@@ -42,6 +42,9 @@ ROWS = 4
 Wait = Callable[..., Any]
 """``wait(timeout=..., max_failed_rows=...)`` submits a job and waits for its end."""
 
+LOOK = {"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}
+"""A look at one job, on either backend."""
+
 
 @pytest.fixture
 def backend() -> str:
@@ -223,7 +226,7 @@ def test_a_timeout_is_a_timeout_and_leaves_the_job(emulator: EmulatorHandle, wai
 @pytest.mark.parametrize("wait", [WAYS[way] for way in ("poke", "reschedule", "deferrable", "hook")])
 def test_a_timeout_while_the_service_is_down_is_a_timeout(emulator: EmulatorHandle, wait: Wait) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
-    emulator.fault(match={"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}, status=503, times=None)
+    emulator.fault(match=LOOK, status=503, times=None)
     with pytest.raises(JobTimeoutError):
         wait(timeout=0.5)
 
@@ -262,9 +265,7 @@ def test_a_state_that_never_ends_ends_by_the_deadline(emulator: EmulatorHandle, 
 )
 def test_passing_trouble_is_waited_out(emulator: EmulatorHandle, wait: Wait, fault: dict[str, Any]) -> None:
     emulator.script(pending_seconds=0.1, running_seconds=0.1)
-    rule = emulator.fault(
-        match={"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}, times=1, skip=1, **fault
-    )
+    rule = emulator.fault(match=LOOK, times=1, skip=1, **fault)
     wait()
     assert rule.fired == 1
 
@@ -272,7 +273,7 @@ def test_passing_trouble_is_waited_out(emulator: EmulatorHandle, wait: Wait, fau
 def test_a_refused_key_is_told_at_once(emulator: EmulatorHandle, wait: Wait) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     emulator.fault(
-        match={"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}, times=None, status=401, skip=1,
+        match=LOOK, times=None, status=401, skip=1,
         reason="UNAUTHENTICATED",
     )  # fmt: skip
     with pytest.raises(GeminiBatchError) as caught:
@@ -301,7 +302,7 @@ def test_a_job_deleted_meanwhile_is_not_found_in_every_mode(emulator: EmulatorHa
     mocker.patch("airflow_provider_gemini_batch.api.waiting.MISSING_GRACE", 0.0)
     emulator.script(stuck="RUNNING", pending_seconds=0)
     emulator.fault(
-        match={"method": "GET", "path": r"batches/\w|batchPredictionJobs/\d"}, times=None, status=404, skip=1,
+        match=LOOK, times=None, status=404, skip=1,
         reason="NOT_FOUND",
     )  # fmt: skip
     with pytest.raises(GeminiBatchError) as caught:
