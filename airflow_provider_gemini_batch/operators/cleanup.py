@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,11 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
     Remove old jobs, and on request their input files; returns what was (or would be) removed.
 
     :param older_than: Only jobs created longer ago than this, in seconds or as timedelta; None for any age.
-    :param states: Only jobs in these states; default the end states. Others are cancelled first.
+    :param states: Only jobs in these states (a list, or names with commas); default the end states. Others are
+        cancelled first.
     :param display_name_prefix: Only jobs whose display name begins so.
-    :param delete_files: Remove each job's uploaded input as well. On Vertex AI only what lies below the connection's
-        ``storage_uri`` is removed.
+    :param delete_files: Remove each job's uploaded input as well, unless a job that stays still reads it. On Vertex AI
+        only what lies below the connection's ``storage_uri`` is removed.
     :param dry_run: Remove nothing, only say what would be.
     """
 
@@ -123,7 +125,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.states import TERMINAL
         from airflow_provider_gemini_batch.api.waiting import epoch
 
-        age = seconds(self.older_than, "older_than")
+        age = seconds(_number(self.older_than), "older_than")
         states = states_from(self.states)
         if states is None:
             states = TERMINAL
@@ -132,15 +134,19 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         hook = self.hook
         now = time.time()
         # The list is read to its end first: removing while paging could skip jobs.
+        everything = list(hook.list_all_batches())
         jobs = [
             job
-            for job in selected(hook.list_all_batches(), states, self.display_name_prefix or "")
+            for job in selected(everything, states, self.display_name_prefix or "")
             if age is None or ((created := epoch(job.create_time)) is not None and now - created > age)
         ]
+        # Jobs of the same rows share one file.
+        going = {job.name for job in jobs}
+        needed = {job.input_place for job in everything if job.is_running and job.name not in going}
         removed: list[dict[str, Any]] = []
         failures: list[str] = []
         for job in jobs:
-            file = self._own_file(hook, job) if self.delete_files else None
+            file = self._own_file(hook, job) if self.delete_files and job.input_place not in needed else None
             entry = {"name": job.name, "display_name": job.display_name, "state": job.state.value, "file": file}
             if not self.only_say:
                 try:
@@ -164,6 +170,14 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
             return place
         home = hook.settings.storage_uri
         return place if home and place.startswith(home + "/") else None
+
+
+def _number(value: Any) -> Any:
+    """Read a number that a template has made text of."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def remove_job(hook: GeminiBatchHook, job: BatchJob) -> None:

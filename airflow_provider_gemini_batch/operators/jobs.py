@@ -72,12 +72,12 @@ class ListBatchesOperator(GeminiBatchOperator):
 
 
 def states_from(words: Sequence[str] | None) -> frozenset[JobState] | None:
-    """Read state names in any spelling; None for no restriction."""
+    """Read state names in any spelling, also with commas as a template leaves them; None for no restriction."""
     from airflow_provider_gemini_batch.api.states import JobState
 
     if words is None:
         return None
-    given = [words] if isinstance(words, str) else list(words)
+    given = [word.strip() for word in words.split(",")] if isinstance(words, str) else list(words)
     known = [state for state in JobState if state is not JobState.UNKNOWN]
     bad = [word for word in given if JobState.from_wire(word) not in known]
     if bad:

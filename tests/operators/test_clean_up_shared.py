@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clean-up spares what others use, and takes what templates make of its arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator
+from tests.airflow_side import attempt, rows, set_connection, write_rows
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+
+
+@pytest.fixture(params=["gemini", "vertex_ai"])
+def emulator(
+    gemini_batch_emulator: EmulatorHandle, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
+    return gemini_batch_emulator
+
+
+def submit(path: str, run_id: str) -> str:
+    operator = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", input_path=path)
+    return str(operator.execute(attempt(run_id=run_id)))
+
+
+def test_the_file_of_a_job_that_still_runs_is_kept(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(5))
+    emulator.script(mode="at_once", times=1)
+    emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    old, new = submit(path, "monday"), submit(path, "tuesday")
+    hook = GeminiBatchHook()
+    place = hook.get_batch(new).input_place
+    assert place == hook.get_batch(old).input_place, "the same rows are sent once"
+    [removed] = CleanUpBatchesOperator(task_id="clean_up", delete_files=True).execute({})
+    assert (removed["name"], removed["file"]) == (old, None)
+    emulator.advance(600)
+    assert hook.get_batch(new).state is JobState.SUCCEEDED
+    [removed] = CleanUpBatchesOperator(task_id="clean_up", delete_files=True).execute({})
+    assert (removed["name"], removed["file"]) == (new, place)
+
+
+@pytest.mark.parametrize(("age", "states", "count"), [("3600", "SUCCEEDED, FAILED", 0), (None, "SUCCEEDED", 1)])
+def test_templated_arguments_are_text(emulator: EmulatorHandle, age: Any, states: Any, count: int) -> None:
+    emulator.script(mode="at_once")
+    CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(1)).execute(attempt())
+    operator = CleanUpBatchesOperator(task_id="clean_up", older_than=age, states=states, dry_run=True)
+    assert len(operator.execute({})) == count
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"older_than": "a week"}, {"older_than": "-5"}, {"older_than": ""}, {"states": "DONE"}, {"states": ""}]
+)
+def test_text_that_means_nothing_is_refused(emulator: EmulatorHandle, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        CleanUpBatchesOperator(task_id="clean_up", **wrong).execute({})
