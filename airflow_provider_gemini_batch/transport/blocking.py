@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_gemini_batch.api.replies import error_from
@@ -106,32 +106,34 @@ class BlockingTransport:
             answer 200 with everything; what is already here is then skipped.
         :return: The bytes in order, in pieces of up to 1 MiB.
         :raises TransportError: If the connection keeps breaking without one new byte in between.
+        :raises GeminiBatchError: If the file is replaced meanwhile.
         """
         policy = retry or RetryPolicy(max_attempts=max(8, self._max_retries))
-        offset = 0
-        version = ""
+        got = _Got()
         failures = 0
         refreshed = False
         while True:
+            before = got.offset
             try:
-                with self._open(request_from(offset), offset) as (response, skip):
-                    version = _same_version(response, version, offset)
-                    for piece in _pieces(response):
+                with self._open(request_from(got.offset), got) as (pieces, skip):
+                    for piece in pieces:
                         if skip >= len(piece):
                             skip -= len(piece)
                             continue
                         fresh = piece[skip:] if skip else piece
                         skip = 0
-                        offset += len(fresh)
-                        failures = 0
+                        got.offset += len(fresh)
                         yield fresh
-                return
-            except AuthError as error:
-                if refreshed or error.status != 401:
-                    raise
-                refreshed = True
-                self._credentials.invalidate()
+                if got.is_whole:
+                    return
+                raise TransportError(f"The download ended after {got.offset} of {got.size} bytes.")
             except GeminiBatchError as error:
+                if got.offset > before:
+                    failures, refreshed = 0, False
+                if isinstance(error, AuthError) and error.status == 401 and not refreshed:
+                    refreshed = True
+                    self._credentials.invalidate(self._sent)
+                    continue
                 failures += 1
                 delay = policy.delay_after(error, failures)
                 if delay is None:
@@ -139,23 +141,18 @@ class BlockingTransport:
                 self._sleep(delay)
 
     @contextmanager
-    def _open(self, request: HttpRequest, offset: int) -> Iterator[tuple[requests.Response, int]]:
-        """Open a streamed reply for bytes from *offset* on; the second value says how many to skip of what comes."""
+    def _open(self, request: HttpRequest, got: _Got) -> Iterator[tuple[Iterator[bytes], int]]:
+        """Open a streamed reply: its pieces, and how many of its bytes we have already."""
         # Compressed bodies could not be resumed at an offset of the plain bytes.
         response = self._request(request, stream=True, extra_headers={"Accept-Encoding": "identity"})
         try:
-            first, total = _content_range(response)
-            if response.status_code == 416 and offset and total in (None, offset):
-                yield response, sys.maxsize  # nothing lies beyond what we have
+            if response.status_code == 416 and got.ends_here(response):
+                yield iter(()), 0
                 return
             if not 200 <= response.status_code < 300:
                 raise error_from(_reply(response))
-            if response.status_code != 206:
-                yield response, offset
-            elif first is None or first <= offset:
-                yield response, 0 if first is None else offset - first
-            else:
-                raise ReplyFormatError(f"Asked for the bytes from {offset} on, the service sent those from {first} on.")
+            skip = got.offset - got.first_of(response)
+            yield _pieces(response), skip
         finally:
             response.close()
 
@@ -282,12 +279,61 @@ def _content_range(response: requests.Response) -> tuple[int | None, int | None]
     return int(match[1]) if match[1] else None, int(match[2]) if match[2] != "*" else None
 
 
-def _same_version(response: requests.Response, before: str, offset: int) -> str:
-    """Return what tells versions of a file apart; the halves of two of them must not be joined."""
-    version = response.headers.get("x-goog-generation") or response.headers.get("ETag") or ""
-    if offset and version and before and version != before:
-        raise GeminiBatchError("The file was replaced by another one while it was downloaded. Download it again.")
-    return version or before
+@dataclass
+class _Got:
+    """
+    What a download has of its file, and what it was told about the file.
+
+    :param offset: Bytes handed out.
+    :param size: Bytes of the whole file, once a reply has told.
+    :param names: What tells versions of a file apart, by the headers that told it.
+    """
+
+    offset: int = 0
+    size: int | None = None
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is known to be lacking, now that a reply has ended."""
+        return self.size is None or self.offset == self.size
+
+    def first_of(self, response: requests.Response) -> int:
+        """
+        Return where in the file a reply's first byte belongs.
+
+        :raises GeminiBatchError: If it does not go on from what we have.
+        """
+        length = _content_length(response)
+        names = {name: response.headers[name] for name in ("x-goog-generation", "ETag") if name in response.headers}
+        if response.status_code != 206:
+            self._compare(length, names)
+            return 0
+        first, total = _content_range(response)
+        self._compare(total, names)
+        if first is None and length is not None and length == (self.size or 0) - self.offset:
+            first = self.offset  # exactly what is lacking, though it is not said where it belongs
+        if first is None or first > self.offset or response.headers.get("Content-Encoding", "identity") != "identity":
+            told = "bytes without their place" if first is None else f"those from {first} on"
+            raise ReplyFormatError(f"Asked for the bytes from {self.offset} on, the service sent {told}.")
+        return first
+
+    def ends_here(self, response: requests.Response) -> bool:
+        """Whether a 416 says that nothing lies beyond what we have."""
+        total = _content_range(response)[1]
+        return bool(self.offset) and all(size in (None, self.offset) for size in (total, self.size))
+
+    def _compare(self, size: int | None, names: dict[str, str]) -> None:
+        """Make sure that a reply is of the same file: the halves of two of them must not be joined."""
+        if self.offset and (
+            (size is not None and self.size is not None and size != self.size)
+            or (size is not None and size < self.offset)
+            or any(self.names.get(name, value) != value for name, value in names.items())
+        ):
+            raise GeminiBatchError("The file was replaced by another one while it was downloaded. Download it again.")
+        # Until a byte was handed out, the newest reply counts.
+        self.size = size if size is not None or not self.offset else self.size
+        self.names = {**(self.names if self.offset else {}), **names}
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
