@@ -379,8 +379,15 @@ class SubmitOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.waiting import Outcome
 
         # The job may have ended since; and a list, from which the triggerer may have it, has old counts.
-        job = self.hook.get_batch(job_name)
-        if job.is_done:
+        try:
+            job = self.hook.get_batch(job_name)
+        except GeminiBatchError as error:
+            if not error.is_transient:
+                raise
+            self.log.warning("%s could not be looked at. %s", job_name, error)
+            if time.time() < plan["deadline"]:
+                return self._wait(context, job_name, plan)  # trouble that passes ends no wait
+        if job is not None and job.is_done:
             warning = check_ended(job, self.max_failed_rows)
             if warning:
                 self.log.warning("%s", warning)
@@ -389,9 +396,13 @@ class SubmitOperator(GeminiBatchOperator):
         if outcome is Outcome.ENDED:
             return self._wait(context, job_name, plan)  # a list said so, the job itself does not
         if outcome is Outcome.TIMEOUT:
+            timeout = not_ended(outcome, job_name, job, waited)
             if self.on_timeout == "cancel":
-                self.hook.cancel_batch(job_name)
-            raise not_ended(outcome, job_name, job, waited)
+                try:
+                    self.hook.cancel_batch(job_name)
+                except GeminiBatchError as error:
+                    self.log.error("%s could not be cancelled, and may bill: %s", job_name, error)
+            raise timeout
         name = outcome.value
         choice = getattr(self, f"on_{name}")
         if choice == "wait":

@@ -223,7 +223,6 @@ def test_a_timeout_is_a_timeout_and_leaves_the_job(emulator: EmulatorHandle, wai
     assert emulator.ledger()["totals"]["running"] == 1
 
 
-@pytest.mark.parametrize("wait", [WAYS[way] for way in ("poke", "reschedule", "deferrable", "hook")])
 def test_a_timeout_while_the_service_is_down_is_a_timeout(emulator: EmulatorHandle, wait: Wait) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     emulator.fault(match=LOOK, status=503, times=None)
@@ -311,7 +310,7 @@ def test_a_job_deleted_meanwhile_is_not_found_in_every_mode(emulator: EmulatorHa
     assert not isinstance(caught.value, JobTimeoutError)
 
 
-@pytest.mark.parametrize("who", ["sensor"])
+@pytest.mark.parametrize("who", ["sensor", "operator"])
 def test_trouble_between_the_trigger_and_the_resumed_task_is_waited_out(emulator: EmulatorHandle, who: str) -> None:
     emulator.script(pending_seconds=0.2, running_seconds=0.2)
     faults: list[Any] = []
