@@ -117,7 +117,7 @@ class RateLimitedError(ApiError):
 
 class ServerError(ApiError):
     """
-    HTTP 408 or 5xx: the service's own trouble.
+    HTTP 408 or 5xx: the service's own trouble. 501 stays as it is: what is not implemented is not so a minute later.
 
     :param retry_after: Seconds the service asked us to wait, or None.
     """
@@ -128,7 +128,7 @@ class ServerError(ApiError):
 
     @property
     def is_transient(self) -> bool:
-        return True
+        return self.status != 501
 
     @property
     def may_have_taken_effect(self) -> bool:

@@ -66,7 +66,7 @@ def error_from(reply: HttpReply) -> ApiError:
     body = _error_body(reply)
     message = str(body.get("message") or "").strip()
     status_word = str(body.get("status") or "")
-    details = tuple(item for item in body.get("details") or () if isinstance(item, dict))
+    details = tuple(item for item in _list(body.get("details")) if isinstance(item, dict))
     reason = next((str(item["reason"]) for item in details if item.get("reason")), "") or status_word
     facts: dict[str, Any] = {"status": reply.status, "reason": status_word or reason, "details": details}
     text = f"HTTP {reply.status}{' ' + status_word if status_word else ''}: {message or _bare_text(reply)}"
@@ -119,16 +119,21 @@ def error_info(status: Mapping[str, Any] | None) -> JobErrorInfo | None:
     return JobErrorInfo(
         int(code) if isinstance(code, (int, str)) and str(code).lstrip("-").isdigit() else 0,
         str(status.get("message") or ""),
-        tuple(status.get("details") or ()),
+        tuple(_list(status.get("details"))),
     )
 
 
 def whole_number(value: object) -> int | None:
-    """Read a count, which proto JSON sends as a string; None for anything that is none."""
+    """Read a count, which proto JSON sends as a string; None for anything that is none, or not in 64 bits."""
     try:
-        return int(str(value))
+        number = int(str(value))
     except ValueError:
         return None
+    return number if abs(number) < 2**63 else None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _error_body(reply: HttpReply) -> dict[str, Any]:
@@ -152,7 +157,7 @@ def _bare_text(reply: HttpReply) -> str:
 
 def _quota(details: tuple[dict[str, Any], ...]) -> str:
     for item in details:
-        for violation in item.get("violations") or ():
+        for violation in _list(item.get("violations")):
             if isinstance(violation, dict) and (violation.get("quotaId") or violation.get("quotaMetric")):
                 return str(violation.get("quotaId") or violation.get("quotaMetric"))
     return ""

@@ -138,7 +138,7 @@ def epoch(text: str | None) -> float | None:
         return None
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

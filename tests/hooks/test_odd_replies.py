@@ -14,12 +14,20 @@ from airflow_provider_gemini_batch.api.developer import DeveloperSurface
 from airflow_provider_gemini_batch.api.flows import delete_job, exchange, get_file, get_job, list_page
 from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
 from airflow_provider_gemini_batch.api.policy import check_ended
-from airflow_provider_gemini_batch.api.retry import NO_RETRY
+from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.vertex import VertexSurface
 from airflow_provider_gemini_batch.api.waiting import WaitLimits, Watch, progress_line
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import (
+    ApiError,
+    ConfigurationError,
+    GeminiBatchError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RequestRejectedError,
+    ServerError,
+)
 
 TIME = "2026-11-23T10:00:00.123456789Z"
 JOB = "projects/p/locations/us-central1/batchPredictionJobs/1"
@@ -60,7 +68,9 @@ DEVELOPER = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1bet
 VERTEX = VertexSurface(
     ConnectionSettings("vertex_ai", "https://host", "v1", project="p", location="us-central1", storage_uri="gs://b/x")
 )
-JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [1], ["a"], {"a": 1}, [None], [[]]]
+JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [1], ["a"], {"a": 1}, [None], [[]], "9" * 400]
+ERROR = {"error": {"code": 429, "message": "m", "status": "S", "details": [
+    {"@type": "t", "retryDelay": "3s", "reason": "R", "violations": [{"quotaId": "q"}]}]}}  # fmt: skip
 FLOWS: dict[str, tuple[Any, Callable[[], Flow[Any]]]] = {
     "job": (OPERATION, lambda: get_job(DEVELOPER, "batches/a", NO_RETRY)),
     "jobs": ({"operations": [OPERATION], "nextPageToken": "t"}, lambda: list_page(DEVELOPER, NO_RETRY)),
@@ -118,7 +128,9 @@ def used(value: Any) -> None:
         if isinstance(job, BatchJob):
             json.dumps(job.summary())
             progress_line(job, 1.0)
-            Watch(WaitLimits(9e9), 0.0).see(job, 100.0)
+            watch = Watch(WaitLimits(9e9, 1, 1), 0.0)
+            watch.see(job, 100.0)
+            watch.pause(100.0, None)
             check_ended(job, 0.5)
 
 
@@ -134,6 +146,24 @@ def test_a_member_of_another_type_is_a_value_or_our_own_error(name: str) -> None
                 refused += 1
             tried += 1
     assert 0 < refused < tried
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, RequestRejectedError), (403, PermissionDeniedError), (429, RateLimitedError), (503, ServerError)],
+)
+def test_an_error_of_any_shape_is_the_error_of_its_status(status: int, kind: type[ApiError]) -> None:
+    for place in places(ERROR):
+        for junk in JUNK:
+            body = json.dumps(changed(ERROR, place, junk)).encode()
+            with pytest.raises(kind):
+                answered(get_job(VERTEX, JOB, NO_RETRY), body, status)
+
+
+def test_what_is_not_implemented_is_not_tried_again() -> None:
+    with pytest.raises(ServerError) as caught:
+        answered(get_job(VERTEX, JOB, RetryPolicy(max_attempts=2)), b"{}", 501)
+    assert not caught.value.is_transient
 
 
 @pytest.mark.parametrize("name", ["batches/a?x=1", "batches/a#b", "batches/a%2Fb", "batches/..", "batches/a\x01b",
