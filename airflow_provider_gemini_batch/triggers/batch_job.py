@@ -57,7 +57,8 @@ class BatchJobTrigger(BaseTrigger):
     :param pending_timeout: Seconds that the job may wait for its turn, from its creation.
     :param running_timeout: Seconds that the job may run.
     :param started: UTC epoch seconds when the wait began; None is now.
-    :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task (Airflow 3.3 and later).
+    :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task. Airflow tells that to a
+        trigger from 3.3 on; see also :mod:`airflow_provider_gemini_batch.plugin`.
     :param backend: Overrides the connection's backend.
     :param retired: Arguments of other versions: stored triggers outlive an upgrade.
     """

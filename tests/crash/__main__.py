@@ -16,7 +16,7 @@ from demo.__main__ import DemoError, StoppedError, bring_up, folder, only_one, s
 from demo.display import Display
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from tests.crash import postgres
-from tests.crash.cases import CASES, DEFERRED_CASES, TRIGGERER_CASES, WORKER_CASES, Case
+from tests.crash.cases import CASES, DEFERRED_CASES, TRIGGERER_CASES, UNTOLD_CASES, WORKER_CASES, Case
 from tests.crash.scripts import SCRIPTS, settled, triggerers
 from tests.crash.stack import CrashStack
 from tests.crash.verdict import Verdict, table
@@ -128,6 +128,11 @@ def tell(stack: CrashStack, display: Display, chosen: Sequence[Case]) -> list[Ve
         if not watched:
             stack.start_triggerer("triggerer-2")
         verdicts += carry_out(world, of_deferred, display)
+    of_untold = play(world, [case for case in UNTOLD_CASES if case in chosen])
+    if of_untold:
+        display.step(f"{len(of_untold)} cases without a triggerer")
+        stack.kill_triggerers()
+        verdicts += carry_out(world, of_untold, display)
     return sorted(verdicts, key=lambda verdict: CASES.index(verdict.case))
 
 

@@ -122,4 +122,14 @@ DEFERRED_CASES: tuple[Case, ...] = (
 )  # fmt: skip
 """Those that need the triggerers to stay: what is to be cancelled is cancelled by the one that watches."""
 
-CASES: tuple[Case, ...] = (*TRIGGERER_CASES, *WORKER_CASES, *DEFERRED_CASES)
+UNTOLD_CASES: tuple[Case, ...] = (
+    *_on(BACKENDS, "untold_failed", "deferred task marked failed, with no triggerer", ends=("failed",), **_DROPPED),
+    *_on(_GEMINI, "untold_succeeded", "deferred task marked success, with no triggerer", **_DROPPED),
+    *_on(_GEMINI, "untold_run_failed", "run with a deferred task marked failed, with no triggerer", ends=("failed",),
+         **_DROPPED),
+    *_on(_GEMINI, "untold_kept", "deferred task marked failed, with no triggerer, cancel_on_kill=False",
+         ends=("failed",), cancel_on_kill=False),
+)  # fmt: skip
+"""Those of marks that no trigger is told of, as in the second or two before one runs."""
+
+CASES: tuple[Case, ...] = (*TRIGGERER_CASES, *WORKER_CASES, *DEFERRED_CASES, *UNTOLD_CASES)

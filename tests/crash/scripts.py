@@ -36,16 +36,16 @@ within 5 s + 5 s."""
 
 def _waits(run: Run) -> Until:
     """
-    Wait until the task waits for its job, and is looked after.
+    Wait until the task waits for its job, and is looked after where there is a triggerer.
 
-    A task that has deferred is with its trigger a second or two later; what a person does in between Airflow tells
-    nobody.
+    A task that has deferred is with its trigger a second or two later.
     """
     state = "deferred" if run.case.deferrable else "running"
     count = len(run.case.ends)
 
     def waits() -> bool:
-        is_looked_after = not run.case.deferrable or run.triggers_that_looked == count
+        is_alone = not run.case.deferrable or not run.world.stack.has_triggerers
+        is_looked_after = is_alone or run.triggers_that_looked == count
         return run.are_all(state) and len(run.live_jobs) == count and is_looked_after
 
     return Until(f"{state}, with {count} live job(s)", waits)
@@ -287,5 +287,9 @@ SCRIPTS: dict[str, Callable[[Run], Script]] = {
     "deferred_kept": _marked_and_kept,
     "deferred_run_failed": run_failed,
     "deferred_run_timeout": run_timeout,
+    "untold_failed": _marked("failed"),
+    "untold_succeeded": _marked("success"),
+    "untold_run_failed": run_failed,
+    "untold_kept": _marked_and_kept,
 }
 """By the names of the cases."""

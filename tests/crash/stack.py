@@ -113,6 +113,17 @@ class CrashStack(Stack):
         self._processes.dismiss(self.triggerers[name])
         self._signal(name, signal.SIGKILL)
 
+    @property
+    def has_triggerers(self) -> bool:
+        """Whether any triggerer that was started is still there."""
+        return not all(self.has_ended(name) for name in self.triggerers)
+
+    def kill_triggerers(self) -> None:
+        """Kill all triggerers that are left."""
+        for name in self.triggerers:
+            if not self.has_ended(name):
+                self.kill(name)
+
     def stall(self, name: str) -> None:
         """Let a triggerer stand still."""
         self._signal(name, signal.SIGSTOP)

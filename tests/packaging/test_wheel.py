@@ -100,10 +100,11 @@ def test_index_would_accept_the_distributions(distributions: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_entry_points_lead_to_the_provider_and_the_pytest_plugin(wheel: Path, installed: Path, tmp_path: Path) -> None:
+def test_entry_points_lead_to_the_provider_and_the_plugins(wheel: Path, installed: Path, tmp_path: Path) -> None:
     declared = configparser.ConfigParser()
     declared.read_string(member(wheel, "entry_points.txt"))
     assert set(declared["apache_airflow_provider"]) == {"provider_info"}
+    assert set(declared["airflow.plugins"]) == {"gemini_batch"}
     assert set(declared["pytest11"]) == {"gemini_batch"}
     found = run_installed(
         installed,
@@ -115,13 +116,17 @@ from importlib.metadata import distributions
 points = {{point.group: point.load() for point in ours.entry_points}}
 info = points["apache_airflow_provider"]()
 plugin = points["pytest11"]
-print(json.dumps([info["package-name"], plugin.__file__, hasattr(plugin, "gemini_batch_emulator")]))
+listeners = points["airflow.plugins"].listeners
+print(json.dumps([
+    info["package-name"], plugin.__file__, hasattr(plugin, "gemini_batch_emulator"), listeners[0].__file__
+]))
 """,
     )
     assert found == [
         "airflow-provider-gemini-batch",
         str(installed / NAME / "emulator" / "pytest_plugin.py"),
         True,
+        str(installed / NAME / "plugin.py"),
     ]
 
 
