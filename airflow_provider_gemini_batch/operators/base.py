@@ -46,6 +46,17 @@ def seconds(value: float | timedelta | None, name: str) -> float | None:
     return float(number)
 
 
+class _TemplateFields(tuple[str, ...]):
+    """
+    Names of template fields, of which ``task_type`` is found too, as the operators keep it under another name.
+
+    A mapped operator waits only for tasks that it is told of in arguments found here.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__("embed_task_type" if name == "task_type" else name)
+
+
 class GeminiBatchOperator(BaseOperator):
     """
     Base of the operators of this package.
@@ -55,6 +66,10 @@ class GeminiBatchOperator(BaseOperator):
 
     ui_color = "#e8f0fe"
     template_fields: Sequence[str] = ("gemini_batch_conn_id",)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.template_fields = _TemplateFields(cls.template_fields)
 
     def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
