@@ -2,8 +2,8 @@
 """
 Files, here and in object storage: read in pieces, published whole.
 
-A place is a local path (``file://`` too) or a URI that Airflow's object storage understands, with a connection inside
-if need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears under a final name:
+A place is a local path (``~`` and ``file:///`` too) or a URI that Airflow's object storage understands, with a
+connection inside if need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears under a final name:
 
 * Local: written beside the target, synced, then renamed over it.
 * Object stores: written to a local file first and sent with one upload, which the store publishes when it is complete.
@@ -13,6 +13,7 @@ if need be: ``s3://aws_default@bucket/key``. Nothing half written ever appears u
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 1 << 20
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_ONE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_FILE_URI = re.compile(r"^file:(?://(?:localhost)?)?(/(?!/).*)$", re.IGNORECASE | re.DOTALL)
 # Their uploads appear when they are complete, and only then; a move would be a second copy of all bytes.
 _PUBLISHES_ON_CLOSE = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "oss"})
+_NEVER_A_FILE = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP})
 _PROVIDERS = {
     "s3": "apache-airflow-providers-amazon[s3fs]",
     "s3a": "apache-airflow-providers-amazon[s3fs]",
@@ -53,15 +57,57 @@ _PROVIDERS = {
 }
 
 
+def place_of(value: Any, name: str = "A path") -> str:
+    """
+    Return a path or URI as text, ``~`` expanded.
+
+    :param value: Text, any path object, or Airflow's ``ObjectStoragePath``.
+    :param name: The argument, for the message.
+    :raises ConfigurationError: If it can be neither a path nor a URI, or can be read in two ways.
+    """
+    text = value
+    if not isinstance(value, str):
+        from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+        # The one of Airflow 3 is no os.PathLike.
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+        text = str(value) if isinstance(value, ObjectStoragePath) else text
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{name} must be a path or a URI, not {value!r}.")
+    if not text.strip():
+        raise ConfigurationError(f"{name} is empty.")
+    try:
+        if b"\0" in os.fsencode(text):
+            raise ConfigurationError(f"{name} holds a NUL character, which no path may: {text!r}.")
+    except UnicodeEncodeError as fault:
+        raise ConfigurationError(f"{name} holds a character that no path may: {text!r}.") from fault
+    uri = _ONE_SLASH.match(text)
+    if uri is not None and uri[1].lower() != "file":
+        raise ConfigurationError(
+            f"{name} {text!r} lacks a slash of {uri[1]}://, as a URI does that was made a pathlib.Path: give it as text."
+        )
+    return os.path.expanduser(text)
+
+
 def local_path(place: str | os.PathLike[str]) -> str | None:
-    """Return *place* as a local path, or None if it lies elsewhere."""
-    text = os.fspath(place)
-    if not text:
-        raise ConfigurationError("A path is empty.")
-    match = _SCHEME.match(text)
+    """
+    Return *place* as a local path, or None if it lies elsewhere.
+
+    :raises ConfigurationError: For a ``file:`` URI of another machine, or one with percent-escapes: RFC 8089 decodes
+        them and Airflow's object storage does not.
+    """
+    text = place_of(place)
+    match = _SCHEME.match(text) or _ONE_SLASH.match(text)
     if match is None:
         return text
-    return text[len(match[0]) :] if match[1].lower() == "file" else None
+    if match[1].lower() != "file":
+        return None
+    uri = _FILE_URI.match(text)
+    if uri is None:
+        raise ConfigurationError(f"{text!r} names a file of another machine. A file of this one is file:///its/path.")
+    if re.search("%[0-9A-Fa-f]{2}", uri[1]):
+        raise ConfigurationError(f"{text!r} has percent-escapes, which not everybody decodes: give the path itself.")
+    return uri[1]
 
 
 def _remote(place: str) -> Any:
@@ -86,17 +132,24 @@ def open_read(place: str | os.PathLike[str]) -> BinaryIO:
     """
     Open a file for reading bytes from its start.
 
-    :raises ConfigurationError: If it is not there, cannot be read, or its file system needs a package.
+    :raises ConfigurationError: If it is not there, cannot be read, is no regular file, or its file system needs a
+        package.
     """
+    place = place_of(place)
+    local = local_path(place)
     try:
-        local = local_path(place)
-        if local is not None:
-            return open(local, "rb", buffering=BUFFER_BYTES)
-        return cast("BinaryIO", _remote(os.fspath(place)).open("rb"))
+        if local is None:
+            return cast("BinaryIO", _remote(place).open("rb"))
+        # To open a pipe is to wait for its writer.
+        if not stat.S_ISREG(os.stat(local).st_mode):
+            raise ConfigurationError(f"{place!r} is not a regular file.")
+        return open(local, "rb", buffering=BUFFER_BYTES)
     except FileNotFoundError as fault:
-        raise ConfigurationError(f"There is no file {os.fspath(place)!r}.") from fault
-    except (IsADirectoryError, PermissionError) as fault:
-        raise ConfigurationError(f"{os.fspath(place)!r} cannot be read: {fault.strerror or fault}.") from fault
+        raise ConfigurationError(f"There is no file {place!r}.") from fault
+    except OSError as fault:
+        if isinstance(fault, (IsADirectoryError, PermissionError)) or fault.errno in _NEVER_A_FILE:
+            raise ConfigurationError(f"{place!r} cannot be read: {fault.strerror or fault}.") from fault
+        raise
 
 
 def read_lines(place: str | os.PathLike[str]) -> Iterator[bytes]:
@@ -114,8 +167,8 @@ class AtomicFile:
     """
 
     def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None) -> None:
-        self.place = os.fspath(place)
-        local = local_path(place)
+        self.place = place_of(place)
+        local = local_path(self.place)
         # A link stays one, and what it points to is replaced.
         self._target = None if local is None else os.path.realpath(local)
         if self._target is None:
@@ -126,7 +179,7 @@ class AtomicFile:
         try:
             if directory is not None:
                 os.makedirs(directory, exist_ok=True)
-            if self._target is not None and os.path.exists(self._target) and not os.path.isfile(self._target):
+            if self._target is not None and not _is_free_or_file(self._target):
                 raise OSError("it is a directory or a device, not a file")
             handle, self.name = tempfile.mkstemp(dir=directory, prefix=".gemini-batch-", suffix=".part")
         except OSError as fault:
@@ -190,6 +243,14 @@ class AtomicFile:
             self.publish()
         else:
             self.discard()
+
+
+def _is_free_or_file(path: str) -> bool:
+    """Say whether a file may be put at *path*; a name that cannot be is an OSError now, not once all is written."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _mode_for(path: str) -> int:

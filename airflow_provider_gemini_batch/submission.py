@@ -28,7 +28,7 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
     RequestRejectedError,
 )
-from airflow_provider_gemini_batch.spool import BUFFER_BYTES, SpoolFile, local_path, open_read, write_input
+from airflow_provider_gemini_batch.spool import BUFFER_BYTES, SpoolFile, local_path, open_read, place_of, write_input
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -284,8 +284,7 @@ def _rows(request: JobRequest) -> Iterator[Iterable[Any]]:
     if request.inlined_requests is not None:
         yield request.inlined_requests
         return
-    assert request.input_path is not None
-    with open_read(request.input_path) as stream:
+    with open_read(place_of(request.input_path, "input_path")) as stream:
         yield stream
 
 

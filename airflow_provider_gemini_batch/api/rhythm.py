@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -13,8 +14,19 @@ if TYPE_CHECKING:
 
 SHORTEST = 5.0
 LONGEST = 600.0
+LONGEST_WAIT = 10 * 365 * 24 * 3600.0
 SHARE_OF_AGE = 0.06
 JITTER = 0.1
+
+
+def seconds(value: float | timedelta | None, name: str) -> float | None:
+    """Read a duration given in seconds or as a timedelta."""
+    if value is None:
+        return None
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= LONGEST_WAIT:
+        raise ConfigurationError(f"{name} must be seconds above 0 (ten years at most) or a timedelta, not {value!r}.")
+    return float(number)
 
 
 def check_interval(value: object) -> None:

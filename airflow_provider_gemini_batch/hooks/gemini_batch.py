@@ -25,6 +25,7 @@ from airflow_provider_gemini_batch.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from airflow_provider_gemini_batch.api.models import (
@@ -371,24 +372,26 @@ class GeminiBatchHook(BaseHook):
     def wait_for_batch(
         self,
         job_name: str,
-        poll_interval: float | None = 30,
-        timeout: float = 3600,
+        poll_interval: float | timedelta | None = 30,
+        timeout: float | timedelta = 3600,
         on_progress: Callable[[BatchJob], None] | None = None,
     ) -> BatchJob:
         """
         Wait until a job has ended, holding this process.
 
-        :param poll_interval: Seconds between looks; None for a rhythm that grows with the job's age.
-        :param timeout: Seconds in all.
+        :param poll_interval: Seconds or timedelta between looks; None for a rhythm that grows with the job's age.
+        :param timeout: Seconds or timedelta in all.
         :param on_progress: Called with the job after every look.
         :return: The job, ended well.
         :raises JobError: The subclass says how it ended; ``JobTimeoutError`` if it has not.
         """
         from airflow_provider_gemini_batch.api.policy import check_ended, not_ended
-        from airflow_provider_gemini_batch.api.rhythm import check_interval
+        from airflow_provider_gemini_batch.api.rhythm import seconds
         from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 
-        check_interval(poll_interval)
+        interval, limit = seconds(poll_interval, "poll_interval"), seconds(timeout, "timeout")
+        if limit is None:
+            raise ConfigurationError("timeout must be seconds or a timedelta, not None: no wait is endless.")
         started = time.time()
         report = ProgressReport(self.log.info, started)
 
@@ -397,8 +400,8 @@ class GeminiBatchHook(BaseHook):
             if on_progress is not None:
                 on_progress(job)
 
-        watch = Watch(WaitLimits(started + timeout), started, look)
-        outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=poll_interval))
+        watch = Watch(WaitLimits(started + limit), started, look)
+        outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=interval))
         if outcome is not Outcome.ENDED or watch.job is None:
             raise not_ended(outcome, job_name, watch.job, time.time() - started)
         warning = check_ended(watch.job)
@@ -517,11 +520,13 @@ class GeminiBatchHook(BaseHook):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
+        from airflow_provider_gemini_batch.spool import place_of
         from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file, spool_as_is
 
+        path = place_of(path, "path")
         with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder:
-            source = spool_as_is(str(path), folder)
-            name = display_name or str(path).rstrip("/").rsplit("/", 1)[-1]
+            source = spool_as_is(path, folder)
+            name = display_name or path.rstrip("/").rsplit("/", 1)[-1]
             placing = place_file(
                 self.surface,
                 self.settings,
@@ -576,12 +581,13 @@ class GeminiBatchHook(BaseHook):
         :param destination: Local path or object-storage URI.
         :return: *destination* as a string.
         """
-        from airflow_provider_gemini_batch.spool import AtomicFile
+        from airflow_provider_gemini_batch.spool import AtomicFile, place_of
 
-        with AtomicFile(str(destination)) as target:
+        place = place_of(destination, "destination")
+        with AtomicFile(place) as target:
             for piece in self._content_of(file_name):
                 target.write(piece)
-        return str(destination)
+        return place
 
     def test_connection(self) -> tuple[bool, str]:
         """Try the connection with one cheap call; never raises, never shows a secret."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +30,6 @@ def failing_at_once() -> Iterator[None]:
         raise
     except ConfigurationError as error:
         raise InvalidInputError(str(error)) from error
-
-
-LONGEST = 10 * 365 * 24 * 3600.0
-
-
-def seconds(value: float | timedelta | None, name: str) -> float | None:
-    """Read a duration given in seconds or as a timedelta."""
-    if value is None:
-        return None
-    number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= LONGEST:
-        raise ConfigurationError(f"{name} must be seconds above 0 (ten years at most) or a timedelta, not {value!r}.")
-    return float(number)
 
 
 class _TemplateFields(tuple[str, ...]):

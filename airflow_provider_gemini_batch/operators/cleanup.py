@@ -7,8 +7,9 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, NotFoundError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, seconds
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 from airflow_provider_gemini_batch.operators.jobs import selected, states_from
 
 if TYPE_CHECKING:

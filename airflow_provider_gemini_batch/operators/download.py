@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, JobError
+from airflow_provider_gemini_batch.errors import JobError
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ class DownloadResultsOperator(GeminiBatchOperator):
     def carry_out(self, context: Any) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.policy import check_ended, check_max_failed_rows, check_rows
         from airflow_provider_gemini_batch.landing import land
+        from airflow_provider_gemini_batch.spool import place_of
 
         check_max_failed_rows(self.max_failed_rows)
-        if not self.output_path:
-            raise ConfigurationError("output_path is empty.")
+        output_path = place_of(self.output_path, "output_path")
+        input_path = place_of(self.input_path, "input_path") if self.input_path else None
+        errors_path = place_of(self.errors_path, "errors_path") if self.errors_path else None
         hook = self.hook
         job = hook.get_batch(self.job_name)
         if job.is_running:
@@ -75,9 +77,9 @@ class DownloadResultsOperator(GeminiBatchOperator):
             "model": job.model,
             **land(
                 hook.result_lines(job),
-                str(self.output_path),
-                input_path=str(self.input_path) if self.input_path else None,
-                errors_path=str(self.errors_path) if self.errors_path else None,
+                output_path,
+                input_path=input_path,
+                errors_path=errors_path,
                 include_response=self.include_response,
                 expects_answers=bool(job.stats.succeeded),
             ),
@@ -85,7 +87,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         without = manifest["total"] - manifest["succeeded"]
         self.log.info(
             "%s: %d rows landed at %s, %d of them without a usable answer",
-            job.name, manifest["total"], self.output_path, without,
+            job.name, manifest["total"], output_path, without,
         )  # fmt: skip
         warning = check_rows(
             manifest["total"],

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
     RateLimitedError,
     SubmitError,
 )
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, failing_at_once, seconds
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, failing_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -71,14 +71,16 @@ class UploadFileOperator(GeminiBatchOperator):
         self.output_dimensionality = output_dimensionality
 
     def carry_out(self, context: Any) -> str:
+        from airflow_provider_gemini_batch.spool import place_of
         from airflow_provider_gemini_batch.submission import JobRequest, prepared
 
         if self.kind not in _ANY_MODEL:
             raise ConfigurationError(f"kind must be 'generate' or 'embed', not {self.kind!r}.")
+        path = place_of(self.input_path, "input_path")
         request = JobRequest(
             self.kind,  # type: ignore[arg-type]
             self.model or _ANY_MODEL[self.kind],
-            input_path=str(self.input_path),
+            input_path=path,
             generation_config=self.generation_config,
             system_instruction=self.system_instruction or None,
             task_type=self.embed_task_type or None,
@@ -86,10 +88,10 @@ class UploadFileOperator(GeminiBatchOperator):
             output_dimensionality=self.output_dimensionality,
         )
         hook = self.hook
-        name = self.display_name or str(self.input_path).rstrip("/").rsplit("/", 1)[-1]
+        name = self.display_name or path.rstrip("/").rsplit("/", 1)[-1]
         with prepared(request, hook.backend, lambda _: None) as source:
             placed = hook.run(source.place(hook.surface, hook.settings, hook.retry, name))
-            self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, self.input_path)
+            self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)
         if placed.uploaded is None:
-            raise ConfigurationError(f"{self.input_path} was not uploaded.")
+            raise ConfigurationError(f"{path} was not uploaded.")
         return placed.uploaded
