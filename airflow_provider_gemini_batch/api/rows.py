@@ -127,6 +127,7 @@ _decode = msgspec.json.Decoder().decode
 _ABSENT = msgspec.Raw(b"")
 _MAX_FRAMES = 256
 _PLACE = "\ue000"
+_TOO_DEEP = "objects or lists are nested too deeply"
 
 
 @dataclass(frozen=True)
@@ -488,6 +489,8 @@ class _Normaliser:
             self._prepare()
         except RowProblem as problem:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
+        except RecursionError:
+            raise ConfigurationError(f"These settings cannot be applied to the rows: {_TOO_DEEP}.") from None
         # What stands around the texts of common rows, as the long way made it for the first of each kind.
         self.frames: dict[Any, tuple[bytes, bytes]] = {}
         # A missing role is added on Vertex AI, which the long way does.
@@ -547,6 +550,8 @@ class _Normaliser:
         except (UnicodeError, TypeError, ValueError) as fault:
             # What JSON cannot hold: a lone surrogate in a string, an object of some class in a dict.
             raise _RowFault(f"cannot be written as JSON ({fault})", key) from None
+        except RecursionError:
+            raise _RowFault(_TOO_DEEP, key) from None
 
     def _checked(
         self, value: Any, number: int, *, may_be_snake: bool
@@ -577,7 +582,7 @@ class _Normaliser:
                 return None if embed else self._plain(raw, line)
             short: _ShortPrompt | _ShortText = _short_text(raw) if embed else _short_prompt(raw)
             text = short.text if isinstance(short, _ShortText) else short.prompt
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
         if self.is_legacy or not text or text.isspace():
             return None
@@ -912,7 +917,7 @@ def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
         try:
             found = _key_row(text)
             key = found.key if found.key is not None else found.metadata.key if found.metadata is not None else None
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             try:
                 value = _parse(text.encode() if isinstance(text, str) else text)
                 if not isinstance(value, dict):
@@ -937,7 +942,9 @@ def _without_mark(text: Any) -> Any:
 def _parse(raw: bytes) -> Any:
     try:
         return _decode(raw)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+    except RecursionError:
+        raise RowProblem(_TOO_DEEP) from None
+    except (msgspec.MsgspecError, UnicodeError) as fault:
         text = str(fault).removeprefix("JSON is malformed: ")
         byte = re.search(r"\s*\(byte (\d+)\)", text)
         if byte is None:

@@ -29,7 +29,7 @@ def failing_at_once() -> Iterator[None]:
     except InvalidInputError:
         raise
     except ConfigurationError as error:
-        raise InvalidInputError(str(error)) from error
+        raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
 
 
 class _TemplateFields(tuple[str, ...]):

@@ -277,7 +277,7 @@ class SubmitOperator(GeminiBatchOperator):
     def _tell(self, submission: Submission) -> None:
         self._job_name = submission.job.name
         self._tell_name()
-        self.log.info("%s: %s", submission.action, submission.reason)
+        self.log.info("%s", submission.reason)
         if submission.surplus:
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
         if submission.uncancelled:

@@ -193,6 +193,29 @@ def test_what_fails_a_whole_file_on_vertex_is_found_before_submitting(rows: list
     assert says in refusal(rows, VERTEX)
 
 
+@pytest.mark.parametrize("depth", [499, 5_000, 100_000])
+@pytest.mark.parametrize("place", ["responseSchema", "responseJsonSchema", "unknown"])
+def test_a_row_that_is_nested_without_end_is_refused(depth: int, place: str) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    line = f'{{"key": "k", "prompt": "a", "generationConfig": {{"{place}": {deep}}}}}'
+    try:
+        assert f'"{place}":' in next(normalise_rows([line], GENERATE)).line().decode()
+    except ConfigurationError as error:
+        assert "line 1" in str(error)
+        assert "nested too deeply" in str(error)
+    try:
+        assert list(row_keys([line])) == ["k"]
+    except ConfigurationError as error:
+        assert "line 1" in str(error)
+
+
+def test_an_object_in_itself_is_refused() -> None:
+    config: dict[str, Any] = {}
+    config["a"] = config
+    assert "nested too deeply" in refusal([{"prompt": "a", "generationConfig": config}])
+    assert "nested too deeply" in refusal([{"prompt": "a"}], RowSettings(generation_config=config))
+
+
 def test_what_means_nothing_is_left_out_for_vertex() -> None:
     row = {
         "request": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,14 @@ def test_a_duration_beyond_all_bounds_is_refused_before_a_job_exists(
     with pytest.raises(ConfigurationError, match=name):
         create(wait_for_completion=True, deferrable=True, **{name: value}).execute(attempt())
     assert created(emulator) == 0
+
+
+def test_what_cannot_work_is_one_error_in_the_log(emulator: EmulatorHandle) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        create(inlined_requests=None, input_path="/nowhere/in.jsonl").execute(attempt())
+    told = "".join(traceback.format_exception(caught.value))
+    assert told.count("Traceback") == 1
+    assert told.count("There is no file '/nowhere/in.jsonl'.") == 1
 
 
 @pytest.mark.parametrize("config", [{"stop_sequences": {"END", "STOP"}}, {"temperature": float("nan")}])
