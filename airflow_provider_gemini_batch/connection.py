@@ -396,7 +396,7 @@ class _Reader:
 
     def which_backend(self, argument: str | None, password: str) -> str:
         asked = argument or self.text("backend")
-        name = asked.strip().lower()
+        name = str(asked).strip().lower()
         if name in BACKENDS:
             return name
         if name:

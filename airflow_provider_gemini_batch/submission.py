@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_provider_gemini_batch.api.flows import delete_file, exchange, get_file, next_token, page_numbers
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
@@ -125,6 +127,13 @@ class JobRequest:
             problems.append(f"webhook_config must be a dict, not {type(self.webhook_config).__name__}")
         if not isinstance(self.labels, Mapping):
             problems.append(f"labels must be a dict, not {type(self.labels).__name__}")
+        if self.display_name is not None and not isinstance(self.display_name, str):
+            problems.append(f"display_name must be a text, not {self.display_name!r}")
+        for name in ("model", "display_name", "webhook_config"):
+            try:
+                msgspec.json.encode(getattr(self, name))
+            except (TypeError, ValueError, RecursionError) as fault:
+                problems.append(f"{name} cannot be written as JSON ({fault})")
         if problems:
             raise ConfigurationError("; ".join(problems) + ".")
 

@@ -149,6 +149,10 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
     ("requests as a text", create(inlined_requests="rows.jsonl"), "list of rows"),
     ("requests as one row", create(inlined_requests={"prompt": "a"}), "list of rows"),
     ("requests as a number", create(inlined_requests=5), "inlined_requests"),
+    ("a path that is a number", create(input_path=5), "input_path must be a path"),
+    ("a path with a NUL", create(input_path="/a\0b"), "input_path holds a NUL"),
+    ("a path that is too long", create(input_path="/" + "a" * 300), "cannot be read"),
+    ("a path of a device", create(input_path="/dev/null"), "not a regular file"),
     ("a file that is not there", create(input_path="/nowhere/in.jsonl"), "/nowhere/in.jsonl"),
     ("a folder as a file", create(input_path="/"), "/"),
     ("a path of an unknown kind", create(input_path="nosuch://bucket/a"), "nosuch"),
@@ -165,10 +169,13 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
     ("an instruction for rows at Google", create(file_name="files/a", system_instruction="a"), "system_instruction"),
     ("an instruction that is a number", create(**ONE, system_instruction=5), "system_instruction"),
     ("a config with one name twice", create(**ONE, generation_config={"topK": 1, "top_k": 2}), "twice"),
+    ("a display name that is a number", create(**ONE, display_name=5), "display_name"),
+    ("a display name of no characters", create(**ONE, display_name="\ud800"), "display_name"),
     ("a priority in words", create(**ONE, priority="high"), "priority"),
     ("a priority that is a flag", create(**ONE, priority=True), "priority"),
     ("labels that are a list", create(**ONE, labels=["a"]), "labels"),
     ("a webhook that is a text", create(**ONE, webhook_config="https://a"), "webhook_config"),
+    ("a webhook that is no JSON", create(**ONE, webhook_config={"uris": [object]}), "webhook_config"),
     ("an unknown policy for jobs", create(**ONE, on_existing_job="ignore"), "on_existing_job"),
     ("an unknown policy for timeouts", create(**ONE, on_timeout="explode"), "on_timeout"),
     ("an unknown policy for waiting jobs", create(**ONE, on_pending_timeout="x"), "on_pending_timeout"),
@@ -197,6 +204,12 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
         lambda: UploadFileOperator(task_id="t", input_path="/a", kind="chat").execute({}),
         "kind",
     ),
+    (
+        "an upload of many kinds",
+        lambda: UploadFileOperator(task_id="t", input_path="/a", kind=["embed"]).execute({}),  # type: ignore[arg-type]
+        "kind",
+    ),
+    ("an upload of a number", lambda: UploadFileOperator(task_id="t", input_path=5).execute({}), "input_path"),  # type: ignore[arg-type]
     ("a job name that is empty", lambda: GetBatchOperator(task_id="t", job_name="").execute({}), "job"),
     ("a job name that climbs", lambda: GetBatchOperator(task_id="t", job_name="batches/../a").execute({}), "batches"),
     ("a file as a job", lambda: CancelBatchOperator(task_id="t", job_name="files/a").execute({}), "files/a"),
@@ -208,6 +221,19 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
         "max_failed_rows",
     ),
     ("a limit of zero", lambda: ListBatchesOperator(task_id="t", limit=0).execute({}), "limit"),
+    ("a limit beyond all bounds", lambda: ListBatchesOperator(task_id="t", limit=10**30).execute({}), "limit"),
+    ("states that are a number", lambda: ListBatchesOperator(task_id="t", states=5).execute({}), "states"),  # type: ignore[arg-type]
+    ("states that are none", lambda: ListBatchesOperator(task_id="t", states=[None]).execute({}), "None"),  # type: ignore[list-item]
+    (
+        "a prefix that is a number",
+        lambda: ListBatchesOperator(task_id="t", display_name_prefix=5).execute({}),  # type: ignore[arg-type]
+        "display_name_prefix",
+    ),
+    (
+        "a prefix to clean that is no text",
+        lambda: CleanUpBatchesOperator(task_id="t", display_name_prefix=0).execute({}),  # type: ignore[arg-type]
+        "display_name_prefix",
+    ),
     ("a state nobody knows", lambda: ListBatchesOperator(task_id="t", states=["HAPPY"]).execute({}), "HAPPY"),
     ("an age in words", lambda: CleanUpBatchesOperator(task_id="t", older_than="old").execute({}), "older_than"),  # type: ignore[arg-type]
     ("states to clean nobody knows", lambda: CleanUpBatchesOperator(task_id="t", states=["X"]).execute({}), "'X'"),
@@ -216,6 +242,15 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
         lambda: DownloadResultsOperator(task_id="t", job_name="batches/a", output_path="").execute({}),
         "output_path",
     ),
+    (
+        "a number as the place of results",
+        lambda: DownloadResultsOperator(task_id="t", job_name="batches/a", output_path=5).execute({}),  # type: ignore[arg-type]
+        "output_path",
+    ),
+    ("a number as a job's answers", lambda: list(GeminiBatchHook().get_responses(5)), "job_name"),  # type: ignore[arg-type]
+    ("a number as a backend", lambda: GeminiBatchHook(backend=5).get_batch("batches/a"), "backend"),  # type: ignore[arg-type]
+    ("an endless wait", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout=None), "timeout"),  # type: ignore[arg-type]
+    ("a wait in words", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout="1"), "timeout"),  # type: ignore[arg-type]
     (
         "failed rows for results",
         lambda: DownloadResultsOperator(

@@ -436,10 +436,11 @@ class GeminiBatchHook(BaseHook):
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""
+        from airflow_provider_gemini_batch.api.models import BatchJob
         from airflow_provider_gemini_batch.api.policy import check_ended
         from airflow_provider_gemini_batch.api.results import iter_inline_results, split_lines
 
-        job = self.get_batch(job_or_name) if isinstance(job_or_name, str) else job_or_name
+        job = job_or_name if isinstance(job_or_name, BatchJob) else self.get_batch(job_or_name)
         if job.is_running:
             job = self.get_batch(job.name)  # a job as it was submitted knows nothing of its end
         if job.output is None:

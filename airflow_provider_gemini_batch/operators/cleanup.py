@@ -138,7 +138,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         everything = list(hook.list_all_batches())
         jobs = [
             job
-            for job in selected(everything, states, self.display_name_prefix or "")
+            for job in selected(everything, states, self.display_name_prefix)
             if age is None or ((created := epoch(job.create_time)) is not None and now - created > age)
         ]
         # Jobs of the same rows share one file.

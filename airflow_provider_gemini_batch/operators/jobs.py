@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.api.states import JobState
@@ -62,11 +64,11 @@ class ListBatchesOperator(GeminiBatchOperator):
 
     def carry_out(self, context: Any) -> list[dict[str, Any]]:
         if self.limit is not None and (
-            isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1
+            isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 0 < self.limit <= sys.maxsize
         ):
             raise ConfigurationError(f"limit must be a whole number above 0, or None, not {self.limit!r}.")
         jobs = selected(
-            self.hook.list_all_batches(self.filter or None), states_from(self.states), self.display_name_prefix or ""
+            self.hook.list_all_batches(self.filter or None), states_from(self.states), self.display_name_prefix
         )
         return [job.summary() for job in islice(jobs, self.limit)]
 
@@ -77,6 +79,8 @@ def states_from(words: Sequence[str] | None) -> frozenset[JobState] | None:
 
     if words is None:
         return None
+    if not isinstance(words, Iterable):
+        raise ConfigurationError(f"states must be a list of states, not {words!r}.")
     given = [word.strip() for word in words.split(",")] if isinstance(words, str) else list(words)
     known = [state for state in JobState if state is not JobState.UNKNOWN]
     bad = [word for word in given if JobState.from_wire(word) not in known]
@@ -88,9 +92,11 @@ def states_from(words: Sequence[str] | None) -> frozenset[JobState] | None:
 
 
 def selected(
-    jobs: Iterable[BatchJob], states: frozenset[JobState] | None, display_name_prefix: str
+    jobs: Iterable[BatchJob], states: frozenset[JobState] | None, display_name_prefix: str | None
 ) -> Iterator[BatchJob]:
     """Yield the jobs with one of *states* whose display name begins with *display_name_prefix*."""
+    if display_name_prefix is not None and not isinstance(display_name_prefix, str):
+        raise ConfigurationError(f"display_name_prefix must be a text, not {display_name_prefix!r}.")
     for job in jobs:
-        if (states is None or job.state in states) and job.display_name.startswith(display_name_prefix):
+        if (states is None or job.state in states) and job.display_name.startswith(display_name_prefix or ""):
             yield job

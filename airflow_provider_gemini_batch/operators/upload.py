@@ -74,13 +74,14 @@ class UploadFileOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.spool import place_of
         from airflow_provider_gemini_batch.submission import JobRequest, prepared
 
-        if self.kind not in _ANY_MODEL:
+        if self.kind not in tuple(_ANY_MODEL):
             raise ConfigurationError(f"kind must be 'generate' or 'embed', not {self.kind!r}.")
         path = place_of(self.input_path, "input_path")
         request = JobRequest(
             self.kind,  # type: ignore[arg-type]
             self.model or _ANY_MODEL[self.kind],
             input_path=path,
+            display_name=self.display_name,
             generation_config=self.generation_config,
             system_instruction=self.system_instruction or None,
             task_type=self.embed_task_type or None,

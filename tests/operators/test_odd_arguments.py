@@ -47,6 +47,14 @@ def test_an_interval_may_be_a_timedelta(emulator: EmulatorHandle) -> None:
     assert created(emulator) == 1
 
 
+def test_the_hook_waits_by_timedelta(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=0.1, running_seconds=0.1)
+    hook = GeminiBatchHook()
+    job = hook.create_batch("gemini-2.5-flash", inlined_requests=rows(1))
+    ended = hook.wait_for_batch(job.name, poll_interval=timedelta(seconds=0.05), timeout=timedelta(minutes=1))
+    assert ended.is_succeeded
+
+
 @pytest.mark.parametrize("value", [timedelta(seconds=30), "30", 0, -1, float("nan"), True])
 def test_an_odd_interval_ends_its_own_wait_and_no_other(emulator: EmulatorHandle, value: Any) -> None:
     emulator.script(pending_seconds=0.2, running_seconds=0.2)
