@@ -84,7 +84,7 @@ def place_of(value: Any, name: str = "A path") -> str:
     uri = _ONE_SLASH.match(text)
     if uri is not None and uri[1].lower() != "file":
         raise ConfigurationError(
-            f"{name} {text!r} lacks a slash of {uri[1]}://, as a URI does that was made a pathlib.Path: give it as text."
+            f"{name} {text!r} lacks a slash of {uri[1]}://, as URIs do that were made a pathlib.Path: give it as text."
         )
     return os.path.expanduser(text)
 

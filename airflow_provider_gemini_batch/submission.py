@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import delete_file, exchange, get_file, next_token, page_numbers
+from airflow_provider_gemini_batch.api.flows import (
+    delete_file,
+    exchange,
+    find_reader,
+    get_file,
+    next_token,
+    page_numbers,
+)
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
@@ -241,7 +248,10 @@ class Upload:
         if placed is not None and placed.sent and placed.uploaded and place not in (None, placed.uploaded):
             # A job's own work is done: a file that stays is a nuisance, not a failure.
             with suppress(GeminiBatchError):
-                yield from delete_file(self._surface, placed.uploaded, self._retry)
+                # Another task with the same rows may have found it. One that is about to create its job with it is not
+                # seen; it is refused then, which costs a try and no money.
+                if (yield from find_reader(self._surface, placed.uploaded, self._retry)) is None:
+                    yield from delete_file(self._surface, placed.uploaded, self._retry)
         return submission
 
 

@@ -183,6 +183,20 @@ def delete_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[No
             raise
 
 
+def find_reader(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[BatchJob | None]:
+    """Look for a job that has not ended and reads a file: the same rows are sent once, and tasks share them."""
+    token: str | None = None
+    for _ in page_numbers():
+        page = yield from list_page(surface, retry, page_token=token)
+        for job in page.jobs:
+            if job.needs == file_name:
+                return job
+        token = next_token(page, token)
+        if not token:
+            break
+    return None
+
+
 def get_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[RemoteFile]:
     """Look at a file's metadata."""
     return (yield from exchange(surface.get_file(file_name), surface.read_file, retry))

@@ -121,6 +121,11 @@ class BatchJob:
         return not self.is_done
 
     @property
+    def needs(self) -> str | None:
+        """The place of the rows that the job may still read: ``input_place`` until it has ended."""
+        return self.input_place if self.is_running else None
+
+    @property
     def progress(self) -> float | None:
         """Percent of rows done, 0 to 100, or None while unknown."""
         if self.state is JobState.SUCCEEDED:

@@ -23,7 +23,7 @@ def seconds(value: float | timedelta | None, name: str) -> float | None:
     """Read a duration given in seconds or as a timedelta."""
     if value is None:
         return None
-    number = value.total_seconds() if isinstance(value, timedelta) else value
+    number: object = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= LONGEST_WAIT:
         raise ConfigurationError(f"{name} must be seconds above 0 (ten years at most) or a timedelta, not {value!r}.")
     return float(number)

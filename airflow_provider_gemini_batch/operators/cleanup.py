@@ -71,6 +71,8 @@ class DeleteFileOperator(GeminiBatchOperator):
     """
     Delete a file at Google; one already gone is fine.
 
+    A file that a job which has not ended reads is left: tasks with the same rows share it, also in different runs.
+
     :param file_name: ``files/...``, or ``gs://...`` on Vertex AI.
     """
 
@@ -81,7 +83,15 @@ class DeleteFileOperator(GeminiBatchOperator):
         self.file_name = file_name
 
     def carry_out(self, context: Any) -> None:
-        self.hook.delete_file(self.file_name)
+        from airflow_provider_gemini_batch.api.flows import find_reader
+
+        hook = self.hook
+        name = str(self.file_name or "").strip()
+        reader = hook.run(find_reader(hook.surface, name, hook.retry)) if name else None
+        if reader is not None:
+            self.log.warning("%s stays: %s (%s) may still read it.", name, reader.name, reader.state.value)
+            return
+        hook.delete_file(name)
 
 
 class CleanUpBatchesOperator(GeminiBatchOperator):
@@ -143,7 +153,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         ]
         # Jobs of the same rows share one file.
         going = {job.name for job in jobs}
-        needed = {job.input_place for job in everything if job.is_running and job.name not in going}
+        needed = {job.needs for job in everything if job.name not in going}
         removed: list[dict[str, Any]] = []
         failures: list[str] = []
         for job in jobs:

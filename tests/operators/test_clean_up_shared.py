@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, NotFoundError, PermissionDeniedError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator
+from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator, DeleteFileOperator
 from tests.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
@@ -45,6 +45,21 @@ def test_the_file_of_a_job_that_still_runs_is_kept(emulator: EmulatorHandle, tmp
     assert hook.get_batch(new).state is JobState.SUCCEEDED
     [removed] = CleanUpBatchesOperator(task_id="clean_up", delete_files=True).execute({})
     assert (removed["name"], removed["file"]) == (new, place)
+
+
+def test_a_file_is_deleted_once_no_job_reads_it(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(5))
+    emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    hook = GeminiBatchHook()
+    job = hook.get_batch(submit(path, "tuesday"))
+    assert job.input_place is not None
+    DeleteFileOperator(task_id="delete", file_name=job.input_place).execute({})
+    assert hook.get_file(job.input_place).state == "ACTIVE"
+    emulator.advance(600)
+    assert hook.get_batch(job.name).stats.succeeded == 5
+    DeleteFileOperator(task_id="delete", file_name=job.input_place).execute({})
+    with pytest.raises((NotFoundError, PermissionDeniedError)):
+        hook.get_file(job.input_place)
 
 
 @pytest.mark.parametrize(("age", "states", "count"), [("3600", "SUCCEEDED, FAILED", 0), (None, "SUCCEEDED", 1)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_gemini_batch.api.submit import Submission
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -30,6 +31,7 @@ from airflow_provider_gemini_batch.operators import (
     CreateEmbeddingBatchOperator,
     UploadFileOperator,
 )
+from airflow_provider_gemini_batch.submission import JobRequest, Upload, prepared
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.triggers.wait import event_for
@@ -38,6 +40,7 @@ from tests.airflow_side import TaskInstance, attempt, rows, set_connection, writ
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airflow_provider_gemini_batch.api.wire import Flow
     from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
 
 CREATE = ":(asyncB|b)atch(GenerateContent|EmbedContent)|/batchPredictionJobs$"
@@ -459,6 +462,27 @@ def test_a_file_sent_for_nothing_is_removed(emulator: EmulatorHandle, tmp_path: 
     assert created(emulator) == 1
     files = [file.name for file in GeminiBatchHook().list_files().files]
     assert files == [GeminiBatchHook().get_batch(name).input_place]
+
+
+def test_a_file_sent_for_nothing_stays_while_another_task_reads_it(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    hook = GeminiBatchHook()
+    taken = hook.get_batch(create(input_path=write_rows(tmp_path / "own.jsonl", rows(1))).execute(attempt()))
+    theirs: list[str] = []
+    request = JobRequest("generate", "gemini-2.5-flash", input_path=path)
+    with prepared(request, "gemini", lambda _: None) as source:
+        upload = Upload(source, hook.surface, hook.settings, hook.retry, "a file")
+
+        def submitting() -> Flow[Submission]:
+            yield from upload.place()
+            theirs.append(create(input_path=path).execute(attempt(run_id="another")))
+            return Submission(taken, "adopted", "")
+
+        hook.run(upload.removed_if_unused(submitting()))
+    job = hook.get_batch(theirs[0])
+    assert len(hook.list_files().files) == 2
+    assert job.input_place is not None
+    assert hook.get_file(job.input_place).state == "ACTIVE"
 
 
 @dataclass
