@@ -31,6 +31,7 @@ with DAG(
         "model": Param(
             "gemini-2.5-flash",
             type="string",
+            pattern=r"^\S+$",
             title="Model",
             examples=["gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"],
         ),
@@ -39,6 +40,7 @@ with DAG(
             type="array",
             items={"type": "string"},
             minItems=1,
+            contains={"pattern": r"\S"},
             title="Questions",
             description_md="One question a line.",
         ),

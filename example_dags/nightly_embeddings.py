@@ -35,7 +35,7 @@ with DAG(
     tags=["gemini-batch", "example"],
     params={
         "rows": Param(1000, type="integer", minimum=1, title="Rows"),
-        "model": Param("gemini-embedding-001", type="string", minLength=1, title="Model"),
+        "model": Param("gemini-embedding-001", type="string", pattern=r"^\S+$", title="Model"),
     },
 ):
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +117,39 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_every_example_is_tried_here(runner: DagRunner) -> None:
     assert runner.found == {"dags": sorted(CASES), "errors": {}}
+
+
+def params_of(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    operator: Any = next(value for value in vars(module).values() if isinstance(value, BaseOperator))
+    return operator.dag.params
+
+
+NIGHTLY_GENERATION, NIGHTLY_EMBEDDINGS, ASK = "nightly_generation", "nightly_embeddings", "ask_from_the_ui"
+
+
+@pytest.mark.parametrize(
+    ("name", "param", "value"),
+    [
+        *((name, "model", bad) for name in (NIGHTLY_GENERATION, NIGHTLY_EMBEDDINGS, ASK) for bad in ("", " ", None, 5)),
+        *((name, "rows", bad) for name in (NIGHTLY_GENERATION, NIGHTLY_EMBEDDINGS) for bad in (0, -1, None, "5", 1.5)),
+        *((ASK, "rows", bad) for bad in ([], [""], [" ", "\n"], [5], "a", None)),
+        *((ASK, "temperature", bad) for bad in (-1, 3, "hot", None)),
+        (ASK, "system_instruction", 5),
+    ],
+)
+def test_the_form_refuses_what_cannot_run(name: str, param: str, value: Any) -> None:
+    with pytest.raises(AirflowException):
+        params_of(name).get_param(param).resolve(value)
+
+
+@pytest.mark.parametrize(("param", "value"), [("rows", ["a", ""]), ("system_instruction", None), ("temperature", 1)])
+def test_the_form_takes_what_can_run(param: str, value: Any) -> None:
+    assert params_of(ASK).get_param(param).resolve(value) == value
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "waiting"])
