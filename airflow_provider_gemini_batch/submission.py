@@ -67,7 +67,7 @@ class JobRequest:
     kind: Kind
     model: str
     inlined_requests: Sequence[Mapping[str, Any]] | None = None
-    input_path: str | None = None
+    input_path: str | os.PathLike[str] | None = None
     file_name: str | None = None
     gcs_uri: str | None = None
     bigquery_uri: str | None = None

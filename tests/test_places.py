@@ -62,6 +62,7 @@ def test_what_is_no_place_is_refused(given: Any, says: str) -> None:
         AtomicFile(given)
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_an_object_storage_path_is_a_place() -> None:
     assert place_of(ObjectStoragePath("/a")) == "/a"
 

@@ -176,7 +176,7 @@ class GeminiBatchHook(BaseHook):
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         webhook_config: Mapping[str, Any] | None = None,
-        input_path: str | None = None,
+        input_path: str | Path | None = None,
     ) -> BatchJob:
         """
         Start a job that generates an answer to each row. Every call starts (and bills) a new one.
@@ -231,7 +231,7 @@ class GeminiBatchHook(BaseHook):
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         webhook_config: Mapping[str, Any] | None = None,
-        input_path: str | None = None,
+        input_path: str | Path | None = None,
     ) -> BatchJob:
         """
         Start a job that embeds each row. Every call starts (and bills) a new one; see :meth:`create_batch`.

@@ -10,6 +10,7 @@ from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
 
 class DownloadResultsOperator(GeminiBatchOperator):
@@ -40,9 +41,9 @@ class DownloadResultsOperator(GeminiBatchOperator):
         self,
         *,
         job_name: str,
-        output_path: str,
-        input_path: str | None = None,
-        errors_path: str | None = None,
+        output_path: str | PathLike[str],
+        input_path: str | PathLike[str] | None = None,
+        errors_path: str | PathLike[str] | None = None,
         max_failed_rows: float | None = None,
         include_response: bool = True,
         **kwargs: Any,

@@ -27,6 +27,7 @@ from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, fa
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.api.submit import Submission
@@ -107,7 +108,7 @@ class SubmitOperator(GeminiBatchOperator):
         *,
         model: str,
         inlined_requests: Sequence[Mapping[str, Any]] | None = None,
-        input_path: str | None = None,
+        input_path: str | PathLike[str] | None = None,
         file_name: str | None = None,
         gcs_uri: str | None = None,
         bigquery_uri: str | None = None,

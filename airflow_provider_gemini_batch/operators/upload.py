@@ -10,6 +10,7 @@ from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
 
 _ANY_MODEL = {"generate": "gemini-2.5-flash", "embed": "gemini-embedding-001"}
 
@@ -47,7 +48,7 @@ class UploadFileOperator(GeminiBatchOperator):
     def __init__(
         self,
         *,
-        input_path: str,
+        input_path: str | PathLike[str],
         display_name: str | None = None,
         kind: str = "generate",
         model: str | None = None,
