@@ -55,7 +55,8 @@ class GeminiBatchOperator(BaseOperator):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.template_fields = _TemplateFields(cls.template_fields)
+        if isinstance(cls.template_fields, (list, tuple)):  # Airflow has its own word for a text
+            cls.template_fields = _TemplateFields(cls.template_fields)
 
     def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)

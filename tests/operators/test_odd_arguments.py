@@ -92,6 +92,31 @@ def test_what_cannot_work_is_one_error_in_the_log(emulator: EmulatorHandle) -> N
     assert told.count("There is no file '/nowhere/in.jsonl'.") == 1
 
 
+class Heard:
+    """Takes the place of an operator's log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str, *values: Any) -> None:
+        self.lines.append(text % values)
+
+    def warning(self, text: str, *values: Any) -> None:
+        """Airflow says that no task runner is there."""
+
+
+def test_what_came_of_a_submission_is_said_once(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator.script(pending_seconds=60)
+    heard = Heard()
+    monkeypatch.setattr(CreateBatchOperator, "log", heard, raising=False)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    name = create().execute(attempt())
+    create().execute(attempt(2))
+    first, second = heard.lines
+    assert first.startswith(f"Created {name}: ")
+    assert second.startswith(f"Adopting {name} (PENDING), ")
+
+
 @pytest.mark.parametrize("config", [{"stop_sequences": {"END", "STOP"}}, {"temperature": float("nan")}])
 def test_a_setting_without_one_meaning_is_refused(emulator: EmulatorHandle, config: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
