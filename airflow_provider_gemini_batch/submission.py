@@ -137,10 +137,8 @@ class JobRequest:
         if self.display_name is not None and not isinstance(self.display_name, str):
             problems.append(f"display_name must be a text, not {self.display_name!r}")
         for name in ("model", "display_name", "webhook_config"):
-            try:
-                msgspec.json.encode(getattr(self, name))
-            except (TypeError, ValueError, RecursionError) as fault:
-                problems.append(f"{name} cannot be written as JSON ({fault})")
+            if problem := _unwritable(name, getattr(self, name)):
+                problems.append(problem)
         if problems:
             raise ConfigurationError("; ".join(problems) + ".")
 
@@ -316,6 +314,15 @@ def _content_identity(remote: RemoteFile | None, name: str) -> str:
     return remote.sha256 or (f"md5:{remote.md5}" if remote.md5 else name)
 
 
+def _unwritable(name: str, value: Any) -> str:
+    """Say why an argument cannot be sent, or nothing."""
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as fault:
+        return f"{name} cannot be written as JSON ({fault})"
+    return ""
+
+
 def place_file(
     surface: Surface,
     settings: ConnectionSettings,
@@ -335,7 +342,12 @@ def place_file(
 
     :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
         somebody else's too.
+    :raises ConfigurationError: If *display_name* or *mime_type* cannot be sent.
     """
+    if not isinstance(mime_type, str) or not (mime_type.isascii() and mime_type.isprintable()):
+        raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
+    if not isinstance(display_name, str) or _unwritable("display_name", display_name):
+        raise ConfigurationError(f"display_name must be a text of whole characters, not {display_name!r}.")
     if surface.backend == "vertex_ai":
         if not settings.storage_uri:
             raise ConfigurationError(

@@ -248,6 +248,9 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
         "output_path",
     ),
     ("a number as a job's answers", lambda: list(GeminiBatchHook().get_responses(5)), "job_name"),  # type: ignore[arg-type]
+    ("a number as a file's name", lambda: GeminiBatchHook().upload_file(__file__, display_name=5), "display_name"),  # type: ignore[arg-type]
+    ("half a character as a name", lambda: GeminiBatchHook().upload_file(__file__, display_name="\ud800"), "name"),
+    ("a type nobody knows", lambda: GeminiBatchHook().upload_file(__file__, mime_type="é"), "mime_type"),
     ("a number as a backend", lambda: GeminiBatchHook(backend=5).get_batch("batches/a"), "backend"),  # type: ignore[arg-type]
     ("an endless wait", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout=None), "timeout"),  # type: ignore[arg-type]
     ("a wait in words", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout="1"), "timeout"),  # type: ignore[arg-type]
