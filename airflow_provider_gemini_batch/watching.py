@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.flows import get_job, list_page
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
-from airflow_provider_gemini_batch.api.rhythm import check_interval, next_interval
+from airflow_provider_gemini_batch.api.rhythm import next_interval, seconds
 from airflow_provider_gemini_batch.api.surfaces import surface_for
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.errors import (
@@ -206,7 +206,7 @@ class Poller:
     def subscribe(self, job_name: str, poll_interval: float | None) -> Subscription:
         """Take a wait on; see :func:`subscribe`."""
         name = self._surface.check_job_name(job_name)
-        check_interval(poll_interval)  # one wait's odd rhythm must not stop the rounds of all
+        poll_interval = seconds(poll_interval, "poll_interval")  # one wait's odd rhythm must not stop the rounds of all
         due = self._loop.time()
         if self._count >= FEW:
             due = self._next_tick(due, min(FIRST_LOOKS_TOGETHER, poll_interval or FIRST_LOOKS_TOGETHER))

@@ -20,24 +20,18 @@ JITTER = 0.1
 
 
 def seconds(value: float | timedelta | None, name: str) -> float | None:
-    """Read a duration given in seconds or as a timedelta."""
+    """
+    Read a duration given in seconds or as a timedelta.
+
+    :param name: The argument, for the message.
+    :raises ConfigurationError: If *value* is neither of these nor None; a stored trigger, too, may hold anything.
+    """
     if value is None:
         return None
     number: object = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= LONGEST_WAIT:
         raise ConfigurationError(f"{name} must be seconds above 0 (ten years at most) or a timedelta, not {value!r}.")
     return float(number)
-
-
-def check_interval(value: object) -> None:
-    """
-    Check seconds between two looks; a stored trigger may hold anything.
-
-    :raises ConfigurationError: If *value* is neither None nor seconds above 0.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 < value < 1e9):  # type: ignore[operator]
-        raise ConfigurationError(f"poll_interval must be seconds above 0, or None, not {value!r}.")
 
 
 def next_interval(age: float, poll_interval: float | None = None, rng: Callable[[], float] = random.random) -> float:

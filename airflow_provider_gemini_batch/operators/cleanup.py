@@ -136,6 +136,9 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.states import TERMINAL
         from airflow_provider_gemini_batch.api.waiting import epoch
 
+        for name, value in (("delete_files", self.delete_files), ("dry_run", self.only_say)):
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{name} must be True or False, not {value!r}.")  # "False" would be true
         age = seconds(_number(self.older_than), "older_than")
         states = states_from(self.states)
         if states is None:
