@@ -11,6 +11,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /tmp/wheels /tmp/provider
 FROM apache/airflow:${AIRFLOW_VERSION}
 ARG AIRFLOW_VERSION
 COPY --from=build /tmp/wheels /tmp/wheels
+# The folder is made here so that the volume mounted there belongs to Airflow's user.
 # Naming Airflow keeps pip from moving it to another version.
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" /tmp/wheels/*.whl \
-    && mkdir -p /opt/airflow/results
+    && mkdir -p /opt/airflow/gemini_batch

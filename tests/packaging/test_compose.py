@@ -141,6 +141,26 @@ def test_mounted_and_copied_files_exist(root: Path, services: dict[str, Any], co
         assert f"!{source}" in let_in, source
 
 
+def test_results_of_the_example_dags_lie_in_a_volume(root: Path, services: dict[str, Any]) -> None:
+    sources = [path.read_text() for path in (root / "example_dags").glob("*.py")]
+    folders = [re.findall(r'^FOLDER = .*"AIRFLOW_HOME".*"(\w+)"\)$', text, re.MULTILINE) for text in sources]
+    assert folders == [["gemini_batch"]] * len(sources)
+    place = "/opt/airflow/gemini_batch"  # the image's AIRFLOW_HOME is /opt/airflow
+    for name, service in services.items():
+        if name.startswith("airflow-"):
+            assert f"results:{place}" in service["volumes"], name
+            assert service["working_dir"] == place, name
+    # A volume takes its owner from the image's folder.
+    assert f"mkdir -p {place}" in (root / "Dockerfile").read_text()
+
+
+def test_one_service_builds_the_image_and_the_others_use_it(services: dict[str, Any]) -> None:
+    ours = {name: service for name, service in services.items() if name != "postgres"}
+    assert [name for name, service in services.items() if "build" in service] == ["emulator"]
+    assert len({service["image"] for service in ours.values()}) == 1
+    assert {service["pull_policy"] for service in ours.values()} == {"never"}
+
+
 def test_image_is_the_airflow_of_the_lock_file(root: Path) -> None:
     (locked,) = re.findall(r"^apache-airflow==(\S+)", (root / "requirements/airflow-3.3.txt").read_text(), re.MULTILINE)
     assert f"ARG AIRFLOW_VERSION={locked}\n" in (root / "Dockerfile").read_text()
