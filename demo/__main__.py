@@ -83,7 +83,7 @@ def only_one(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DemoError(f"Another demo runs in {state}; stop it first (Ctrl-C where it runs).") from None
+            raise DemoError(f"a demo is running in {state}; end it first (Ctrl-C where it runs).") from None
         yield
 
 
@@ -161,6 +161,7 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
         if stopped := stop_leftovers(record):
             display.step("stopped what an earlier demo left: " + ", ".join(stopped))
         if arguments.story == "stop":
+            display.step(f"nothing of a demo runs any more in {state}")
             return
         for folder in ("airflow", "logs"):
             shutil.rmtree(state / folder, ignore_errors=True)
@@ -217,7 +218,8 @@ def main(words: list[str] | None = None) -> int:
     except (DemoError, NoManifestError, requests.RequestException) as error:
         for line in getattr(error, "lines", []):
             print(line, file=sys.stderr)
-        print(f"The demo failed: {error}", file=sys.stderr)
+        failure = "Nothing was stopped" if arguments.story == "stop" else "The demo failed"
+        print(f"{failure}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -15,6 +15,7 @@ import pytest
 
 from demo.__main__ import CONF, DAG_ID, DAGS, StoppedError, main, only_one, read_arguments, stopping_on_signals
 from demo.display import Display, job_words, task_words
+from demo.processes import Processes
 from demo.report import NoManifestError, find_manifest, lines_of_report, local_path
 from demo.rest import upstream_first
 from demo.stack import Ports, environment
@@ -137,11 +138,29 @@ def test_request_to_stop_unwinds_once(number: signal.Signals) -> None:
 def test_second_demo_in_the_same_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with only_one(tmp_path):
         assert main(["run", "--state", str(tmp_path)]) == 1
-    assert "Another demo runs" in capsys.readouterr().err
+    assert f"The demo failed: a demo is running in {tmp_path}" in capsys.readouterr().err
 
 
-def test_stop_with_nothing_left_is_fine(tmp_path: Path) -> None:
+def test_stop_with_nothing_left_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stop", "--state", str(tmp_path)]) == 0
+    assert f"nothing of a demo runs any more in {tmp_path}" in capsys.readouterr().out
+
+
+def test_stop_names_what_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = Processes(tmp_path, tmp_path / "processes.json")
+    component = left.start("sleeper", ["sleep", "60"], env=os.environ, cwd=tmp_path)
+    try:
+        assert main(["stop", "--state", str(tmp_path)]) == 0
+    finally:
+        left.stop()
+    assert "stopped what an earlier demo left: sleeper" in capsys.readouterr().out
+    assert component.process.returncode == -signal.SIGTERM
+
+
+def test_stop_leaves_a_demo_that_runs_to_its_own_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with only_one(tmp_path):
+        assert main(["stop", "--state", str(tmp_path)]) == 1
+    assert f"Nothing was stopped: a demo is running in {tmp_path}" in capsys.readouterr().err
 
 
 def test_demo_runs_the_nightly_example_unless_told_otherwise() -> None:
