@@ -44,16 +44,16 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 
 
 class DagRunner:
-    """A process that runs DAGs in an Airflow home of its own."""
+    """A process that runs the DAGs of a folder in an Airflow home of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, folder: Path = EXAMPLES) -> None:
         self.home = home
         self._log = (home / "runner.log").open("wb")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         environment |= {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             # Airflow 3.2 starts its API in the runner's process, which makes no secret of its own.
@@ -65,7 +65,7 @@ class DagRunner:
             env=environment, check=True, timeout=180, stdout=self._log, stderr=self._log,
         )  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("dag_runner.py")), str(EXAMPLES)],
+            [sys.executable, str(Path(__file__).with_name("dag_runner.py")), str(folder)],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
         self.found = self._answer()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What README and ``docs/`` list is what there is: arguments with defaults, connection fields, members of results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch import operators
+from airflow_provider_gemini_batch.api.models import BatchJob
+from airflow_provider_gemini_batch.api.results import ResultRow
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.connection_form import EXTRA_FIELDS
+from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+from airflow_provider_gemini_batch.get_provider_info import get_provider_info
+from airflow_provider_gemini_batch.landing import land
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.submit import SubmitOperator
+from airflow_provider_gemini_batch.sensors import BatchJobSensor
+
+SECTIONS: dict[str, type[Any]] = {
+    "Every operator": GeminiBatchOperator,
+    "CreateBatchOperator and CreateEmbeddingBatchOperator": SubmitOperator,
+    "BatchJobSensor": BatchJobSensor,
+    **{name: getattr(operators, name) for name in operators.__all__},
+}
+KEPT_AS = {"task_type": "embed_task_type"}
+"""Arguments whose attribute has another name; templates are found by the attribute's."""
+
+
+def tables(path: Path) -> dict[str, list[list[str]]]:
+    """Return the first table of each section, as cells of its rows without the head."""
+    found: dict[str, list[list[str]]] = {}
+    for section in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        table = re.search(r"(?:^\|.*\n?)+", body, flags=re.MULTILINE)
+        lines = table[0].splitlines()[2:] if table else []
+        found[title] = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return found
+
+
+def names_in(cells: list[str]) -> list[str]:
+    """Return what stands in backticks in the first of *cells*."""
+    return re.findall(r"`([\w.]+)", cells[0])
+
+
+def own_arguments(cls: type[Any]) -> dict[str, Any]:
+    """Return the arguments that *cls* itself adds, with their defaults."""
+    if "__init__" not in vars(cls):
+        return {}
+    parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
+    return {each.name: each.default for each in parameters if each.kind is not each.VAR_KEYWORD}
+
+
+def shown(name: str, default: Any) -> str:
+    if name == "deferrable":
+        return "`[operators] default_deferrable`"
+    if default is inspect.Parameter.empty:
+        return "-"
+    return f'`"{default}"`' if isinstance(default, str) else f"`{default!r}`"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_arguments_are_listed_with_their_defaults(root: Path, section: str) -> None:
+    listed = {cells[0].strip("`"): cells[1] for cells in tables(root / "docs/operators.md")[section]}
+    own = own_arguments(SECTIONS[section])
+    assert listed == {name: shown(name, default) for name, default in own.items()}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_templated_arguments_are_marked(root: Path, section: str) -> None:
+    cls = SECTIONS[section]
+    for name, _, mark, *_ in tables(root / "docs/operators.md")[section]:
+        argument = name.strip("`")
+        assert (mark == "T") == (KEPT_AS.get(argument, argument) in tuple(cls.template_fields)), argument
+
+
+def test_every_class_has_its_section(root: Path) -> None:
+    assert set(tables(root / "docs/operators.md")) == set(SECTIONS)
+
+
+def test_every_class_is_in_the_table_of_needs(root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    needs = text[text.index("## Which class") : text.index("## Connection")]
+    assert set(operators.__all__) | {"BatchJobSensor", "GeminiBatchHook"} <= set(re.findall(r"`(\w+)", needs))
+
+
+def test_every_connection_field_is_listed(root: Path) -> None:
+    words = [word for cells in tables(root / "README.md")["Connection"] for word in re.findall(r"\w+", cells[0])]
+    assert sorted(set(words) - {"extra"}) == sorted(["password", "host", *EXTRA_FIELDS])
+
+
+def test_every_option_of_the_configuration_is_listed(root: Path) -> None:
+    options = get_provider_info()["config"]["gemini_batch"]["options"]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for name, option in options.items():
+        assert f"| `{name}` | {option['default'] or 'empty'} |" in text
+
+
+def test_members_of_rows_manifest_and_summary_are_listed(root: Path, tmp_path: Path) -> None:
+    found = {
+        title: [name for cells in rows for name in names_in(cells)]
+        for title, rows in tables(root / "docs/results.md").items()
+    }
+    assert found["Result rows"] == list(json.loads(ResultRow.missing("a").line()))
+    manifest = land([], tmp_path / "out.jsonl")
+    assert sorted(found["The manifest"]) == sorted(["job_name", "model", *manifest])
+    assert found["The job summary"] == list(BatchJob("batches/a").summary())
+    text = (root / "docs/results.md").read_text(encoding="utf-8")
+    assert all(f"`{state}`" in text for state in JobState)
+
+
+def test_everything_the_fixture_can_do_is_listed(root: Path) -> None:
+    text = (root / "docs/testing.md").read_text(encoding="utf-8")
+    can = {name for name in vars(EmulatorHandle) if not name.startswith("_")}
+    listed = [name for cells in tables(root / "docs/testing.md")["In pytest"] for name in names_in(cells)]
+    assert sorted(listed) == sorted(can)
+    for name, words in re.findall(r"`(\w+)\((.*?)\)`", text):
+        parameters = list(inspect.signature(getattr(EmulatorHandle, name)).parameters.values())[1:]
+        assert [word.split("=")[0].strip("* ") for word in words.split(",") if word] == [
+            each.name for each in parameters
+        ]
+
+
+def test_the_pytest_example_passes_as_printed(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs/testing.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "test_example.py").write_text(example, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "1 passed" in done.stdout
+
+
+def test_links_lead_to_files_and_headings(root: Path) -> None:
+    for page in [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = target.partition("#")
+            to = page.parent / path if path else page
+            assert to.exists(), f"{page.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", to.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert heading in [title.lower().replace(" ", "-") for title in titles], f"{page.name}: {target}"
