@@ -66,6 +66,7 @@ def test_sdist_can_be_tested_and_has_no_leftovers(distributions: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "tests/packaging/test_wheel.py"} <= names
+    assert {"docs/operators.md", ".dockerignore", ".pre-commit-config.yaml"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", ".demo"))]
     assert ".env" not in names
 
