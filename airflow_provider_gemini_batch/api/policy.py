@@ -47,7 +47,7 @@ def check_ended(job: BatchJob, max_failed_rows: float | None = None) -> str | No
     :return: A warning about rows without an answer, or None.
     :raises JobFailedError, JobCancelledError, JobExpiredError: For a job that ended so; with the service's reason.
     :raises PartialFailureError: If more rows failed than *max_failed_rows* allows, or, without that, if the service
-        calls the job partially succeeded and left no count of answers.
+        calls the job partially succeeded.
     """
     reason = f" The service says: {job.error}." if job.error else " The service gave no reason."
     if job.partial_failures:

@@ -74,8 +74,8 @@ class GeminiBatchHook(BaseHook):
     """
     Batch jobs and files of the Gemini API, on the Developer API or on Vertex AI as the connection says.
 
-    Calls that are safe to repeat are repeated after passing faults, ``max_retries`` times. Starting a job is not: a
-    lost answer is settled by looking for the job under its name.
+    Calls that are safe to repeat are tried up to ``max_retries`` times, while faults pass. Starting a job is not such a
+    call: a lost answer is settled by looking for the job under its name.
 
     :param gemini_batch_conn_id: Connection of type ``gemini_batch`` or ``google_cloud_platform``.
     :param backend: ``gemini`` or ``vertex_ai``; None for the connection's own.
@@ -182,7 +182,7 @@ class GeminiBatchHook(BaseHook):
         Start a job that generates an answer to each row. Every call starts (and bills) a new one.
 
         :param model: E.g. ``gemini-2.5-flash``.
-        :param inlined_requests: Rows in any form of the input rows; those above 4 MiB travel as a file.
+        :param inlined_requests: Rows in any of the forms that the README lists; above 4 MiB they travel as a file.
         :param input_path: Local path or object-storage URI of a JSONL file with rows.
         :param file_name: What :meth:`upload_file` returned, ``files/...`` or ``gs://...``.
         :param destination: ``gs://`` prefix or ``bq://`` table for the answers (Vertex AI).

@@ -53,19 +53,21 @@ class SubmitOperator(GeminiBatchOperator):
     Base of the create operators; :meth:`request` says what is to be computed.
 
     :param model: E.g. ``gemini-2.5-flash``.
-    :param inlined_requests: Rows as a list of dicts. Exactly one source is given.
+    :param inlined_requests: Rows as a list of dicts; above 4 MiB they travel as a file. Exactly one of this and the
+        next four is given.
     :param input_path: Local path or object-storage URI of a JSONL file; its rows are checked and uploaded.
     :param file_name: What ``UploadFileOperator`` returned.
     :param gcs_uri: ``gs://...`` of a JSONL object in wire form (Vertex AI).
     :param bigquery_uri: ``bq://project.dataset.table`` (Vertex AI).
-    :param destination: Where answers go on Vertex AI; default below the connection's ``storage_uri``.
+    :param destination: ``gs://`` prefix or ``bq://`` table for the answers (Vertex AI); default below the connection's
+        ``storage_uri``.
     :param display_name: Shown at Google; default ``<dag_id>.<task_id>``.
     :param priority: Higher runs first (Developer API).
     :param labels: On the job (Vertex AI).
     :param webhook_config: ``{"uris": [...], "userMetadata": {...}}`` (Developer API).
     :param wait_for_completion: Return only when the job has ended.
     :param deferrable: Wait in the triggerer instead of holding a worker.
-    :param poll_interval: Seconds or timedelta between looks; None for a rhythm that grows with the job's age.
+    :param poll_interval: Seconds or timedelta between looks; None for 6 % of the job's age, 5 s to 10 min.
     :param timeout: Seconds or timedelta to wait in all, default four days.
     :param on_timeout: ``leave`` the job running at the timeout, so that a retry finds it again, or ``cancel`` it.
     :param pending_timeout: Longest time a job may wait for its turn; None for no limit.
@@ -74,11 +76,12 @@ class SubmitOperator(GeminiBatchOperator):
     :param on_running_timeout: As *on_pending_timeout*.
     :param max_resubmits: How often a stuck job is submitted again at most.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; checked
-        when the task waits.
+        when the task waits. None warns, and fails only if no row has an answer.
     :param on_existing_job: What to do if this very task has a job with other input: ``replace`` (cancel it),
         ``reuse`` it or ``fail``.
     :param submission_salt: Change it to ask for a fresh job on purpose, e.g. ``"{{ params.salt }}"``.
-    :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped.
+    :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped; while the task is
+        deferred, Airflow tells us of it from 3.3 on only.
     :param submit_timeout: Longest time to wait for quota (HTTP 429 on create), default one day.
     """
 

@@ -21,7 +21,7 @@ class UploadFileOperator(GeminiBatchOperator):
 
     A file with the same rows that is already there, and lives long enough, is used instead of being sent again.
 
-    :param input_path: Local path or object-storage URI of a JSONL file, rows in any form of the input rows.
+    :param input_path: Local path or object-storage URI of a JSONL file, rows in any of the forms that the README lists.
     :param display_name: Shown at Google; default the file's name.
     :param kind: ``generate`` or ``embed``: what the rows are for.
     :param model: Only needed where rows depend on it (the older text-embedding models on Vertex AI).

@@ -41,9 +41,9 @@ class BatchJobSensor(BaseSensorOperator):
 
     :param job_name: What a create operator returned.
     :param deferrable: Wait in the triggerer instead of holding a worker.
-    :param poke_interval: Seconds between looks; None for a rhythm that grows with the job's age (deferrable mode;
-        the other modes then look once a minute).
-    :param timeout: Seconds to wait in all, default four days.
+    :param poke_interval: Seconds or timedelta between looks; None for once a minute, and in deferrable mode for 6 % of
+        the job's age, 5 s to 10 min.
+    :param timeout: Seconds or timedelta to wait in all, default four days. A timeout is not retried; the job runs on.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
         warns, and fails only if no row has one.
     """
