@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from airflow_provider_gemini_batch import operators
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.results import ResultRow
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.connection_form import EXTRA_FIELDS
+from airflow_provider_gemini_batch.connection import settings_from_connection
+from airflow_provider_gemini_batch.connection_form import DEFAULT_CONNECTION_ID, EXTRA_FIELDS
 from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
 from airflow_provider_gemini_batch.landing import land
@@ -95,6 +97,25 @@ def test_every_class_is_in_the_table_of_needs(root: Path) -> None:
 def test_every_connection_field_is_listed(root: Path) -> None:
     words = [word for cells in tables(root / "README.md")["Connection"] for word in re.findall(r"\w+", cells[0])]
     assert sorted(set(words) - {"extra"}) == sorted(["password", "host", *EXTRA_FIELDS])
+
+
+def test_the_commands_that_add_a_connection_make_one_for_each_backend(root: Path) -> None:
+    from airflow.cli import cli_parser
+
+    text = (root / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = re.findall(r"^airflow (connections add .+)$", text, flags=re.MULTILINE)
+    given = [cli_parser.get_parser().parse_args(shlex.split(command)) for command in commands]
+    settings = [
+        settings_from_connection(
+            conn_id=each.conn_id,
+            conn_type=each.conn_type,
+            password=each.conn_password,
+            extra=json.loads(each.conn_extra or "{}"),
+        )
+        for each in given
+    ]
+    assert [each.backend for each in settings] == ["gemini", "vertex_ai"]
+    assert {each.conn_id for each in settings} == {DEFAULT_CONNECTION_ID}
 
 
 def test_every_option_of_the_configuration_is_listed(root: Path) -> None:
