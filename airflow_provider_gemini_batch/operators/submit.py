@@ -80,8 +80,7 @@ class SubmitOperator(GeminiBatchOperator):
     :param on_existing_job: What to do if this very task has a job with other input: ``replace`` (cancel it),
         ``reuse`` it or ``fail``.
     :param submission_salt: Change it to ask for a fresh job on purpose, e.g. ``"{{ params.salt }}"``.
-    :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped; while the task is
-        deferred, Airflow tells us of it from 3.3 on only.
+    :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped.
     :param submit_timeout: Longest time to wait for quota (HTTP 429 on create), default one day.
     """
 

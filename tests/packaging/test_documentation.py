@@ -99,23 +99,28 @@ def test_every_connection_field_is_listed(root: Path) -> None:
     assert sorted(set(words) - {"extra"}) == sorted(["password", "host", *EXTRA_FIELDS])
 
 
-def test_the_commands_that_add_a_connection_make_one_for_each_backend(root: Path) -> None:
+def test_the_commands_that_add_a_connection_make_one_for_the_backend_they_speak_of(root: Path) -> None:
     from airflow.cli import cli_parser
 
-    text = (root / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
-    commands = re.findall(r"^airflow (connections add .+)$", text, flags=re.MULTILINE)
-    given = [cli_parser.get_parser().parse_args(shlex.split(command)) for command in commands]
-    settings = [
-        settings_from_connection(
-            conn_id=each.conn_id,
-            conn_type=each.conn_type,
-            password=each.conn_password,
-            extra=json.loads(each.conn_extra or "{}"),
+    text = (root / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\nairflow (connections add .+?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    settings = []
+    for block in blocks:
+        given = cli_parser.get_parser().parse_args(shlex.split(block.replace("\\\n", "")))
+        assert given.conn_id == DEFAULT_CONNECTION_ID
+        settings.append(
+            settings_from_connection(
+                conn_type=given.conn_type,
+                host=given.conn_host,
+                password=given.conn_password,
+                extra=json.loads(given.conn_extra or "{}"),
+            )
         )
-        for each in given
+    assert [(each.backend, each.is_anonymous) for each in settings] == [
+        ("gemini", False),
+        ("vertex_ai", False),
+        ("vertex_ai", True),
     ]
-    assert [each.backend for each in settings] == ["gemini", "vertex_ai"]
-    assert {each.conn_id for each in settings} == {DEFAULT_CONNECTION_ID}
 
 
 def test_every_option_of_the_configuration_is_listed(root: Path) -> None:
