@@ -103,6 +103,7 @@ class ConnectionSettings:
     :param project: Google Cloud project; empty for the Developer API unless given.
     :param location: Vertex AI location; empty for the Developer API unless given.
     :param storage_uri: ``gs://bucket/prefix`` without a slash at the end, or empty.
+    :param iam_base_url: Where accounts are impersonated; empty leaves that to google-auth.
     :param timeout: Seconds for one HTTP call.
     :param max_retries: Tries for a call that is safe to repeat, at least 1.
     :param keyfile_dict: A service account's key as JSON text, or None.
@@ -122,6 +123,7 @@ class ConnectionSettings:
     storage_uri: str = ""
     storage_base_url: str = STORAGE_BASE_URL
     bigquery_base_url: str = BIGQUERY_BASE_URL
+    iam_base_url: str = ""
     timeout: float = DEFAULT_TIMEOUT
     max_retries: int = DEFAULT_MAX_RETRIES
     keyfile_dict: Secret | None = field(default=None, repr=False)
@@ -203,6 +205,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_google(host: str) -> bool:
+    """Return whether a host name is Google's; private endpoints (``...p.googleapis.com``) are."""
+    return f".{host.rstrip('.').lower()}".endswith(".googleapis.com")
 
 
 def vertex_base_url(location: str) -> str:
@@ -474,7 +481,11 @@ class _Reader:
         )  # fmt: skip
         storage_host = self.text("storage_host")
         bigquery_host = self.text("bigquery_host")
-        is_here = is_loopback(urlsplit(base_url).hostname or "")
+        server = urlsplit(base_url).hostname or ""
+        # Who names another server has not agreed to send rows and tokens to Google: what else is needed is asked there.
+        elsewhere = "" if is_google(server) else base_url
+        # But a proxy of Vertex AI makes no tokens, and a source token says more than the one it is exchanged for.
+        is_emulator = is_loopback(server) or base_url.startswith("http://")
         storage_base_url = self.url("storage_host", storage_host, allow_http=allow_http) if storage_host else ""
         bigquery_base_url = self.url("bigquery_host", bigquery_host, allow_http=allow_http) if bigquery_host else ""
 
@@ -482,7 +493,7 @@ class _Reader:
         for account in impersonation_chain:
             if not re.fullmatch(r"[^@\s/]+@[^@\s/]+", account):
                 self.bad("impersonation_chain", f"{account!r} is not a service account's e-mail address.")
-        if is_anonymous and (urlsplit(base_url).hostname or "").endswith("googleapis.com"):
+        if is_anonymous and is_google(server):
             self.bad("is_anonymous", f"Google refuses calls without credentials; unset it, or set {label_of('host')}.")
         has_credential = bool(ways or impersonation_chain or is_anonymous)
         if backend == GEMINI and not api_key and not has_credential:
@@ -515,8 +526,9 @@ class _Reader:
             project=project,
             location=location,
             storage_uri=storage_uri,
-            storage_base_url=storage_base_url or STORAGE_BASE_URL,
-            bigquery_base_url=bigquery_base_url or (base_url if is_here else BIGQUERY_BASE_URL),
+            storage_base_url=storage_base_url or elsewhere or STORAGE_BASE_URL,
+            bigquery_base_url=bigquery_base_url or elsewhere or BIGQUERY_BASE_URL,
+            iam_base_url=base_url if is_emulator else "",
             timeout=timeout,
             max_retries=max(1, int(max_retries)),
             keyfile_dict=None if key is None else Secret(json.dumps(key, sort_keys=True)),

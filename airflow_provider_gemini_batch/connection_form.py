@@ -56,10 +56,12 @@ EXTRA_FIELDS: dict[str, Field] = {
     "api_version": Field("API version", "Empty: v1beta for the Developer API, v1 for Vertex AI."),
     "timeout": Field("Timeout", "Seconds for one HTTP call. Empty: 60.", "number"),
     "max_retries": Field("Tries", "Tries for a call that is safe to repeat. Empty: 5.", "whole"),
-    "storage_host": Field("Cloud Storage URL", "Base URL of Cloud Storage. Empty: Google's."),
-    "bigquery_host": Field(
-        "BigQuery URL", "Base URL of BigQuery. Empty: Google's, or the base URL above if that is this machine."
+    "storage_host": Field(
+        "Cloud Storage URL",
+        "Base URL of Cloud Storage. Empty: Google's, or the base URL above if that is not Google's; behind a proxy of "
+        "Vertex AI alone write https://storage.googleapis.com.",
     ),
+    "bigquery_host": Field("BigQuery URL", "Base URL of BigQuery. Empty: as for the Cloud Storage URL."),
     "allow_http": Field("Allow plain HTTP", "Allow http:// to other machines; credentials are then readable.", "flag"),
     "is_anonymous": Field("Anonymous", "Send no credentials at all: for an emulator.", "flag"),
 }

@@ -111,8 +111,36 @@ def test_services_beside_the_api_are_googles_unless_named() -> None:
     assert vertex().bigquery_base_url == "https://bigquery.googleapis.com"
     named = vertex(storage_host="http://127.0.0.1:1/", bigquery_host="https://bq.example.com")
     assert (named.storage_base_url, named.bigquery_base_url) == ("http://127.0.0.1:1", "https://bq.example.com")
-    here = read(host="http://127.0.0.1:9", extra={"project": "p-123"})
-    assert here.bigquery_base_url == "http://127.0.0.1:9"
+
+
+GOOGLE = {"storage": "https://storage.googleapis.com", "bigquery": "https://bigquery.googleapis.com"}
+
+
+@pytest.mark.parametrize(
+    ("host", "follows", "iam_follows"),
+    [
+        ("", False, False),
+        ("https://us-aiplatform.googleapis.com", False, False),
+        ("https://aiplatform-ours.p.googleapis.com", False, False),
+        ("http://127.0.0.1:9", True, True),
+        ("https://localhost:9", True, True),
+        ("http://emulator:9", True, True),
+        # A proxy of Vertex AI: what it serves beside that nobody knows, so nothing goes past it unless named.
+        ("https://vertex.example.com/google", True, False),
+        ("https://evilgoogleapis.com", True, False),
+    ],
+)
+def test_rows_and_tokens_go_to_google_only_where_the_host_is_googles(
+    host: str, follows: bool, iam_follows: bool
+) -> None:
+    extra = {"project": "p-123", "allow_http": True}
+    settings = read(host=host, extra=extra)
+    wanted = {"storage": host, "bigquery": host} if follows else GOOGLE
+    assert {"storage": settings.storage_base_url, "bigquery": settings.bigquery_base_url} == wanted
+    assert settings.iam_base_url == (host if iam_follows else "")
+    named = {f"{name}_host": url for name, url in GOOGLE.items()}
+    settings = read(host=host, extra={**extra, **named})
+    assert {"storage": settings.storage_base_url, "bigquery": settings.bigquery_base_url} == GOOGLE, "named ones win"
 
 
 def test_numbers_may_be_text() -> None:

@@ -38,7 +38,7 @@ from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.storage import CloudStorage, join_gs_uri, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
-from airflow_provider_gemini_batch.connection import ConnectionSettings, vertex_base_url
+from airflow_provider_gemini_batch.connection import ConnectionSettings, is_google, vertex_base_url
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
@@ -279,7 +279,7 @@ class VertexSurface:
         """Google's hosts serve one location each; a host of one's own (proxy, emulator) may serve all."""
         ours = urlsplit(self._settings.base_url).hostname or ""
         fitting = {urlsplit(vertex_base_url(location)).hostname, f"{location}-aiplatform.googleapis.com"}
-        if ours.endswith(".googleapis.com") and ours not in fitting:
+        if location != self._settings.location and is_google(ours) and ours not in fitting:
             raise ConfigurationError(
                 f"{what} is in location {location}, the connection in {self._settings.location} ({ours}), and each "
                 f"host serves its own location only. Use a connection with location {location}."

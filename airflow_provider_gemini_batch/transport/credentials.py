@@ -19,14 +19,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret, is_loopback
 from airflow_provider_gemini_batch.connection_form import label_of
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials as GoogleCredentials
+
+    from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
 
 RENEW_BEFORE_SECONDS = 225.0
 """How long before its end a token is renewed; google-auth's own threshold. Short tokens: their last quarter."""
@@ -284,9 +285,9 @@ def _google_credentials(settings: ConnectionSettings, send: Any) -> GoogleCreden
 
     *delegates, target = settings.impersonation_chain
     endpoint = None
-    if is_loopback(urlsplit(settings.base_url).hostname or ""):
-        # A base URL on this machine is an emulator (or a proxy) of Google as a whole; its tokens mean nothing there.
-        endpoint = f"{settings.base_url}/v1/projects/-/serviceAccounts/{quote(target, safe='@')}:generateAccessToken"
+    if settings.iam_base_url:
+        account = quote(target, safe="@")
+        endpoint = f"{settings.iam_base_url}/v1/projects/-/serviceAccounts/{account}:generateAccessToken"
     # https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken
     names = [f"projects/-/serviceAccounts/{account}" for account in delegates]
     return impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]

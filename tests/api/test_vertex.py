@@ -121,6 +121,16 @@ def test_a_job_of_another_location_names_both_locations() -> None:
         surface().check_job_name(JOB.replace("us-central1", "global"))
 
 
+def test_a_private_endpoint_of_google_takes_the_jobs_of_the_connections_location() -> None:
+    ours = VertexSurface(
+        settings_from_connection(
+            host="https://aiplatform-ours.p.googleapis.com",
+            extra={"backend": "vertex_ai", "project": "p-1", "location": "us-central1"},
+        )
+    )
+    assert ours.check_job_name(JOB) == JOB
+
+
 def test_a_host_of_ones_own_may_serve_every_location() -> None:
     settings = settings_from_connection(
         host="http://127.0.0.1:1", extra={"backend": "vertex_ai", "project": "p-1", "location": "us-central1"}

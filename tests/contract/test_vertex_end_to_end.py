@@ -298,6 +298,13 @@ def test_a_missing_bucket_of_the_connection_is_named(emulator: EmulatorHandle, m
     assert emulator.ledger()["totals"]["created"] == 0
 
 
+def test_a_proxy_that_does_not_serve_cloud_storage_is_told_how_to_name_it(emulator: EmulatorHandle) -> None:
+    emulator.fault(match={"path": "^/upload/"}, status=404, body="html", times=None)
+    text = failure(submit)
+    assert emulator.url in text
+    assert "storage_host" in text
+
+
 def test_a_missing_bucket_of_the_destination_is_named(emulator: EmulatorHandle) -> None:
     text = failure(lambda: submit(destination="gs://nobodys-bucket/x"))
     assert "gs://nobodys-bucket does not exist" in text
