@@ -317,7 +317,8 @@ class Config:
     :param script: Members of :class:`JobScript` for jobs without a script of their own.
     :param accepted_keys: API keys that are accepted; None is every key that does not start with ``bad``.
     :param accepted_tokens: Bearer tokens that are accepted beside those the token endpoint gave out; None is every
-        token that does not start with ``bad`` or ``expired``.
+        token that does not start with ``bad`` or ``expired``. While neither this nor *accepted_keys* is set, calls
+        without key and token are accepted, too.
     :param models: Models that exist; None is every name that looks like a Gemini or embedding model.
     :param max_active_jobs: More jobs that have not ended are refused with 429.
     :param enqueued_tokens: Most input tokens of all active jobs of one model; None is no limit.

@@ -19,9 +19,6 @@ Cut connections come from the core's faults (``cut_upload``, ``cut_response``). 
 here: ``create_missing_buckets``, ``forbidden_buckets``, and in ``extra``:
 
 ==============================  ======================================================================================
-``storage_anonymous``           True (default): a request without a bearer token is served, as client libraries send
-                                none once ``STORAGE_EMULATOR_HOST`` is set. False: 401. A token that is sent must be
-                                valid either way.
 ``storage_denied``              ``{"bucket": ["storage.objects.create", ...]}``: permissions the caller lacks (403).
 ``storage_keep_bytes``          ``[n, ...]``: of the next data requests of resumable uploads only so many bytes are
                                 kept, and 308 is answered; first in, first out.
@@ -491,14 +488,12 @@ def routes(state: EmulatorState) -> list[Route]:
         """Who asks, and may they? StorageError 401 or 403 if not."""
         knobs = state.config.extra
         token = bearer(request)
-        who: str | None = "Anonymous caller"
-        if token is None and not knobs.get("storage_anonymous", True):
+        who = token_desk(state).caller(token)
+        if who is None and token is None:
             message = f"Anonymous caller does not have {permission} access to the Google Cloud Storage bucket."
             raise StorageError(401, message, "required")
-        if token is not None:
-            who = token_desk(state).holder(token)
-            if who is None:
-                raise StorageError(401, "Invalid Credentials")
+        if who is None:
+            raise StorageError(401, "Invalid Credentials")
         if bucket is None:
             return
         denied = knobs.get("storage_denied", {}).get(bucket.name, ())

@@ -19,8 +19,9 @@ Access tokens: OAuth token endpoint, IAM Credentials and Security Token Service,
 ==========================================================  ===========================================================
 
 Knobs of :class:`~.core.Config` used here: ``token_lifetime_seconds`` (emulated; what clients are told is the real
-time it will take), ``accepted_tokens`` (which tokens pass that were not given out here; ``[]`` is none), and in
-``extra``: ``impersonation_denied``, a list of accounts that nobody may impersonate (403).
+time it will take), ``accepted_tokens`` (which tokens pass that were not given out here; ``[]`` is none; unless it is
+set, calls without a token pass too, as client libraries of Cloud Storage send none to an emulator), and in ``extra``:
+``impersonation_denied``, a list of accounts that nobody may impersonate (403).
 
 Sources: https://developers.google.com/identity/protocols/oauth2/service-account,
 https://cloud.google.com/iam/docs/reference/credentials/rest, https://cloud.google.com/iam/docs/reference/sts/rest.
@@ -125,6 +126,12 @@ class TokenDesk:
             self.refused += 1
         return who
 
+    def caller(self, token: str | None) -> str | None:
+        """Return whom a request with this token (None: without one) is from, None if it may not pass."""
+        if token is None:
+            return "Anonymous caller" if self._state.config.accepted_tokens is None else None
+        return self.holder(token)
+
     def expire_all(self) -> None:
         """Let every token given out so far be expired."""
         for token in self.tokens.values():
@@ -214,10 +221,10 @@ def require_caller(state: EmulatorState, request: Request) -> str:
     """
     Return who calls.
 
-    :raises GoogleError: 401 without a token, or with one that is unknown or expired.
+    :raises GoogleError: 401 with a token that is unknown or expired, or without one where ``accepted_tokens`` is set.
     """
     token = bearer(request)
-    who = None if token is None else token_desk(state).holder(token)
+    who = token_desk(state).caller(token)
     if who is not None:
         return who
     reason = "CREDENTIALS_MISSING" if token is None else "ACCESS_TOKEN_EXPIRED"

@@ -38,7 +38,7 @@ MODEL = "gemini-2.5-flash"
 @pytest.fixture
 def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
     """An emulator that takes no token but those that its token endpoint gave out."""
-    gemini_batch_emulator.configure(accepted_tokens=[], extra={"storage_anonymous": False})
+    gemini_batch_emulator.configure(accepted_tokens=[])
     gemini_batch_emulator.script(mode="at_once")
     set_connection(monkeypatch, gemini_batch_emulator.connection("vertex_ai"))
     return gemini_batch_emulator
@@ -206,6 +206,24 @@ def test_a_token_that_is_refused_in_mid_poll_costs_one_try(emulator: EmulatorHan
     assert after
     assert set(after) == {200}
     assert token_desk(emulator.state).issued == 2
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"backend": "gemini"}, {"project": PROJECT, "storage_uri": "gs://emulator/airflow"}],
+    ids=["gemini", "vertex_ai"],
+)
+def test_an_anonymous_connection_is_enough_for_an_emulator(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    emulator.configure(accepted_tokens=None)
+    connection = {"conn_type": "gemini_batch", "host": emulator.url, "extra": {"is_anonymous": True, **extra}}
+    set_connection(monkeypatch, connection)
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    name = CreateBatchOperator(task_id="create", model=MODEL, input_path=path).execute(attempt())
+    _, lines = download(name, tmp_path, input_path=path)
+    assert [line["status"] for line in lines] == ["succeeded"] * 3
+    assert token_desk(emulator.state).issued == 0
 
 
 def test_a_google_cloud_connection_is_taken_as_it_is(

@@ -309,6 +309,8 @@ def test_keys_are_taken_from_header_query_and_bearer(one: Caller) -> None:
     url = f"{one.emulator.url}/v1beta/batches"
     assert requests.get(url, params={"key": "k"}, timeout=10).status_code == 200
     assert requests.get(url, headers={"Authorization": "Bearer t"}, timeout=10).status_code == 200
+    assert requests.get(url, timeout=10).status_code == 200
+    one.emulator.configure(accepted_keys=["k"])
     assert requests.get(url, timeout=10).json()["error"]["status"] == "PERMISSION_DENIED"
     refused = requests.get(url, headers={"x-goog-api-key": "bad-key"}, timeout=10)
     assert refused.status_code == 400

@@ -301,7 +301,7 @@ def test_a_bad_token_is_401_and_none_only_where_the_knob_says_so(served: Served)
     del served.http.headers["Authorization"]
     assert served.call("GET", OBJECTS).status_code == 200
     assert served.call("GET", OBJECTS, headers={"Authorization": "Bearer expired-1"}).status_code == 401
-    served.state.configure({"extra": {"storage_anonymous": False}})
+    served.state.configure({"accepted_tokens": []})
     assert served.call("GET", OBJECTS).status_code == 401
 
 

@@ -79,6 +79,18 @@ def test_no_token_and_a_made_up_token_are_401(served: Served) -> None:
     assert reply.json()["error"]["status"] == "UNAUTHENTICATED"
 
 
+def test_no_token_passes_until_a_test_says_which_ones_do(served: Served) -> None:
+    served.state.configure({"accepted_tokens": None})
+    assert jobs(served, None) == 200
+    assert served.call("GET", "/storage/v1/b/emulator/o").status_code == 200
+    assert served.call("GET", "/bigquery/v2/projects/p/datasets/d/tables/t").status_code == 404
+    assert jobs(served, "expired-1") == 401
+    assert served.call("GET", "/v1beta/batches").status_code == 200
+    for knobs in ({"accepted_keys": ["k"]}, {"accepted_keys": None, "accepted_tokens": ["t"]}):
+        served.state.configure(knobs)
+        assert served.call("GET", "/v1beta/batches").status_code == 403
+
+
 def test_a_token_ends_with_its_lifetime(served: Served) -> None:
     served.state.configure({"token_lifetime_seconds": 2})
     credentials = service_account.Credentials.from_service_account_info(served.service_account(), scopes=SCOPES)
