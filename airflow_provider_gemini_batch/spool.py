@@ -267,13 +267,15 @@ class SpoolFile:
     Checked rows on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
 
     :param sha256: Lower-case hex digest of the bytes.
+    :param md5: The same for a file that is not ours alone, so that a change of it under the upload can be told.
     """
 
-    def __init__(self, path: str, size: int, sha256: str, rows: int) -> None:
+    def __init__(self, path: str, size: int, sha256: str, rows: int, md5: str | None = None) -> None:
         self.path = path
         self.size = size
         self.sha256 = sha256
         self.rows = rows
+        self.md5 = md5
         self._handle: int | None = None
 
     def read(self, offset: int, length: int) -> bytes:

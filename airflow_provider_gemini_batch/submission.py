@@ -342,7 +342,7 @@ def place_file(
 
     :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
         somebody else's too.
-    :raises ConfigurationError: If *display_name* or *mime_type* cannot be sent.
+    :raises ConfigurationError: If *display_name* or *mime_type* cannot be sent, or *source* changes meanwhile.
     """
     if not isinstance(mime_type, str) or not (mime_type.isascii() and mime_type.isprintable()):
         raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
@@ -355,12 +355,25 @@ def place_file(
             )
         name = f"{settings.storage_uri}/inputs/{sha256[:32]}.jsonl"
         stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
-        return stored, False
+        return (yield from _kept_if_unchanged(surface, retry, stored, source, sha256)), False
     found = yield from find_uploaded(surface, retry, sha256, source.size, now)
     if found is not None:
         return found, False
     uploaded = yield from surface.upload(source, name="", display_name=display_name, mime_type=mime_type)
-    return (yield from until_active(surface, uploaded, retry, now)), True
+    uploaded = yield from until_active(surface, uploaded, retry, now)
+    return (yield from _kept_if_unchanged(surface, retry, uploaded, source, sha256)), True
+
+
+def _kept_if_unchanged(
+    surface: Surface, retry: RetryPolicy, stored: RemoteFile, source: UploadSource, sha256: str
+) -> Flow[RemoteFile]:
+    """Return what was uploaded, or delete it: *source* was changed since its digest was taken."""
+    if stored.sha256 in (None, sha256) and (source.md5 is None or stored.md5 in (None, source.md5)):
+        return stored
+    yield from delete_file(surface, stored.name, retry)
+    raise ConfigurationError(
+        f"The file changed while it was read for the upload; {stored.name} was deleted again. Upload it once complete."
+    )
 
 
 def find_uploaded(
@@ -421,6 +434,7 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
     :param folder: Where the copy goes.
     """
     digest = hashlib.sha256()
+    md5 = hashlib.md5(usedforsecurity=False)
     size = 0
     local = local_path(path)
     copy = None if local is not None else os.path.join(folder, "copy")
@@ -430,4 +444,6 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
             size += len(block)
             if copy is not None:
                 target.write(block)
-    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0)
+            else:
+                md5.update(block)
+    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0, None if copy else md5.hexdigest())

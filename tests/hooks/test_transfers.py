@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from tests.airflow_side import set_connection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
 
 MIB = 1 << 20
@@ -70,6 +73,31 @@ def digest_of_what_arrived(hook: GeminiBatchHook, emulator: EmulatorHandle, back
     stored = object_store(emulator.state).get(bucket, place)
     assert stored is not None
     return hashlib.sha256(stored.path.read_bytes()).hexdigest()
+
+
+def overwrite(path: Path, position: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(b"x")
+
+
+@contextmanager
+def meanwhile(emulator: EmulatorHandle, match: dict[str, str], act: Callable[[], None]) -> Iterator[None]:
+    """Do something while the next matching request is under way."""
+    emulator.fault(match=match, action="delay", delay=0.5)
+
+    def wait_and_act() -> None:
+        while not emulator.journal(path="upload"):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        act()
+
+    acting = threading.Thread(target=wait_and_act)
+    acting.start()
+    try:
+        yield
+    finally:
+        acting.join()
 
 
 CUTS: dict[str, list[dict[str, Any]]] = {
@@ -232,20 +260,36 @@ def test_a_file_that_shrinks_while_it_is_sent_is_an_error(
 ) -> None:
     path = tmp_path / "growing.jsonl"
     path.write_bytes(bytes(SIZE))
-    # While the first piece is under way, somebody begins the file anew.
-    emulator.fault(match=UPLOAD[backend], action="delay", delay=0.5)
-
-    def shrink() -> None:
-        while not emulator.journal(path="upload"):
-            time.sleep(0.01)
-        time.sleep(0.1)
-        os.truncate(path, MIB)
-
-    shrinking = threading.Thread(target=shrink)
-    shrinking.start()
-    with pytest.raises(ConfigurationError, match="changed its size"):
+    # Somebody begins the file anew.
+    shrink = meanwhile(emulator, UPLOAD[backend], lambda: os.truncate(path, MIB))
+    with shrink, pytest.raises(ConfigurationError, match="changed its size"):
         hook.upload_file(path)
-    shrinking.join()
+
+
+def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_its_old_digest(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "edited.jsonl"
+    path.write_bytes(bytes(SIZE))
+    edit = meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1))
+    with edit, pytest.raises(ConfigurationError, match="changed while it was read"):
+        hook.upload_file(path)
+    assert hook.list_files().files == ()
+    remote = hook.upload_file(path)
+    assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(path)
+
+
+@pytest.mark.parametrize("backend", ["vertex_ai"], indirect=True)
+def test_an_object_with_the_digests_bytes_is_taken_whatever_became_of_the_file(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "edited.jsonl"
+    path.write_bytes(bytes(MIB))
+    was, first = digest(path), hook.upload_file(path)
+    emulator.state.journal.clear()
+    with meanwhile(emulator, {"method": "POST", "path": "^/upload/"}, lambda: overwrite(path, 0)):
+        assert hook.upload_file(path).name == first.name
+    assert digest_of_what_arrived(hook, emulator, backend, first.name) == was != digest(path)
 
 
 @pytest.mark.parametrize("backend", ["gemini"], indirect=True)
