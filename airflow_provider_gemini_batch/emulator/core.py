@@ -47,8 +47,9 @@ Control routes (JSON, below ``/_emulator/``, no credentials)
 ``DELETE journal``                    empty it
 ``GET  ledger``                       ``{"jobs": [{"name", "backend", "display_name", "labels", "model", "state",
                                       "rows", "rows_run", "billed_rows", "input_tokens", "output_tokens", "created",
-                                      "deleted"}], "totals": {"created", "billed", "running", "rows", "billed_rows",
-                                      "input_tokens", "output_tokens"}}``. A row that ran is billed; deleted jobs stay.
+                                      "deleted", "rule_matches"}], "totals": {"created", "billed", "running", "rows",
+                                      "billed_rows", "input_tokens", "output_tokens"}}``. A row that ran is billed;
+                                      deleted jobs stay. ``rule_matches``: rows decided by each rule of the script.
 ``POST seed_jobs``                    ``{"count", "backend": "gemini", "state": "SUCCEEDED", "rows": 1, "model",
                                       "display_name": "seeded-{n}", "labels": {}, "project", "location", "script": {}}``
                                       -> ``{"names": [first, last], "count"}``; jobs that exist already, cheaply
@@ -73,11 +74,11 @@ Members of :class:`JobScript`; what is absent is taken from ``Config.script``::
      "rows": [RowRule, ...],                              # the first that matches a row decides
      "result_file": "/path.jsonl", "result_bytes": 1000000000, "result_line_bytes": 2000}
 
-A :class:`RowRule` matches by ``key`` (exact), ``index``, ``pattern`` (regular expression in the row's text) and/or
-``share`` (seeded, 0 to 1), and has an ``outcome``: ``succeed``, ``error`` (with ``code``, ``message``; ``message``
-null = only the code), ``blocked_prompt``, ``blocked_output`` (``reason``), ``no_candidates``, ``max_tokens``,
-``missing``, ``null`` (a row with neither response nor error), ``duplicate``, ``thoughts``, or ``text`` (answer with
-``text``).
+A :class:`RowRule` matches by ``key`` (exact; as a user of this provider writes it, on both backends), ``index``,
+``pattern`` (regular expression in the row's text) and/or ``share`` (seeded, 0 to 1), and has an ``outcome``:
+``succeed``, ``error`` (with ``code``, ``message``; ``message`` null = only the code), ``blocked_prompt``,
+``blocked_output`` (``reason``), ``no_candidates``, ``max_tokens``, ``missing``, ``null`` (a row with neither response
+nor error), ``duplicate``, ``thoughts``, or ``text`` (answer with ``text``).
 
 Faults
 ======
@@ -117,6 +118,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 from starlette.responses import Response
 
+from airflow_provider_gemini_batch.api.rows import KEY_PREFIX
 from airflow_provider_gemini_batch.api.states import TRANSITIONS, JobState
 from airflow_provider_gemini_batch.emulator import answering
 
@@ -223,6 +225,7 @@ class RowRule:
     message: str | None = "The emulator was told to fail this row."
     reason: str = "SAFETY"
     text: str | None = None
+    matched: int = 0
 
     OUTCOMES = (
         "succeed",
@@ -245,7 +248,7 @@ class RowRule:
 
     def matches(self, row: InputRow, draw: Callable[[], float]) -> bool:
         """Whether this rule decides *row*; *draw* gives the row's own number between 0 and 1."""
-        if self.key is not None and row.key != self.key:
+        if self.key is not None and row.key not in (self.key, KEY_PREFIX + self.key):
             return False
         if self.index is not None and row.index != self.index:
             return False
@@ -1306,6 +1309,7 @@ class EmulatorState:
 
             if rule.matches(row, draw):
                 found: RowRule = rule
+                found.matched += 1
                 return found
         return None
 
@@ -1360,6 +1364,7 @@ class EmulatorState:
                     "output_tokens": job.output_tokens,
                     "created": job.created,
                     "deleted": job.deleted,
+                    "rule_matches": [rule.matched for rule in job.script.rows],
                 }
             )
         return {

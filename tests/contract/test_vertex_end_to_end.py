@@ -127,6 +127,20 @@ def test_embeddings_of_every_generation_come_back_by_key(
     assert found == {line["key"]: line["embedding"] for line in lines}
 
 
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_a_scripted_row_is_named_by_the_users_key_and_a_rule_without_rows_shows(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    set_connection(monkeypatch, emulator.connection(backend))
+    emulator.state.scripts.clear()
+    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error"}, {"key": "typo", "outcome": "missing"}])
+    hook = GeminiBatchHook()
+    job = hook.create_batch(MODEL, inlined_requests=rows(3))
+    answers = {result.key: result.status for result in hook.get_responses(job)}
+    assert answers == {"k0": "succeeded", "k1": "failed", "k2": "succeeded"}
+    assert emulator.ledger()["jobs"][0]["rule_matches"] == [1, 0]
+
+
 def test_vectors_whose_input_is_gone_can_still_be_read(emulator: EmulatorHandle) -> None:
     hook = GeminiBatchHook()
     job = hook.create_embeddings_batch("text-embedding-005", inlined_requests=[{"key": "a", "text": "x"}])
