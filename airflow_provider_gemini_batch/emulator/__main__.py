@@ -10,6 +10,33 @@ import threading
 
 from airflow_provider_gemini_batch.emulator.server import limitations, server_for
 
+USAGE = """How to reach it:
+
+One connection serves all example DAGs, and a DAG does not tell the difference to Google. As the Developer API:
+
+  airflow connections add gemini_batch_default --conn-type gemini_batch \\
+    --conn-host http://127.0.0.1:8086 --conn-password any-key
+
+As Vertex AI:
+
+  airflow connections add gemini_batch_default --conn-type gemini_batch \\
+    --conn-host http://127.0.0.1:8086 --conn-extra '{"backend": "vertex_ai", "project": "any-project",
+      "location": "us-central1", "storage_uri": "gs://emulator/airflow", "is_anonymous": true}'
+
+`airflow dags test` runs triggers where Airflow looks for connections in the environment alone; there, set
+AIRFLOW_CONN_GEMINI_BATCH_DEFAULT to '{"conn_type": "gemini_batch", "host": ..., "extra": {...}}'.
+
+To have a service account sign in, put the answer of this into the extra, as keyfile_dict instead of is_anonymous:
+
+  curl -X POST http://127.0.0.1:8086/_emulator/service_accounts
+
+There is one bucket, emulator. Another one is made by
+
+  curl http://127.0.0.1:8086/storage/v1/b -d '{"name": "another"}'
+
+Jobs, faults and time are steered below /_emulator/, as the top of airflow_provider_gemini_batch.emulator.core says.
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
@@ -17,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m airflow_provider_gemini_batch.emulator",
         description="An emulator of the Gemini Batch API: Developer API, Vertex AI batch jobs, the part of Cloud "
         "Storage they need and a token endpoint, on one port.",
-        epilog="What it does not do:\n\n" + limitations(),
+        epilog=f"{USAGE}\nWhat it does not do:\n\n{limitations()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
