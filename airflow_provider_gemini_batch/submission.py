@@ -424,6 +424,8 @@ def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[Remo
             "project. Upload it again."
         ) from error
     except NotFoundError as error:
+        if "bucket does not exist" in str(error):
+            raise ConfigurationError(f"The bucket of {name} does not exist. Create it, or correct the name.") from error
         raise ConfigurationError(f"{name} does not exist. Upload it first, or correct the name.") from error
 
 

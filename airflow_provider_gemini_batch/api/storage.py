@@ -210,6 +210,8 @@ class CloudStorage:
                     f"storage_uri, or as the place of this file.{where}"
                 ) from error
             except PermissionDeniedError as error:
+                if "storage.objects." not in str(error):
+                    raise  # billing, or a perimeter: no role of the bucket's helps
                 error.args = (
                     f"{error} - the connection's account may not write to gs://{bucket}: grant it "
                     "roles/storage.objectUser on the bucket, or use another bucket.",

@@ -436,6 +436,14 @@ def _explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
                 f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of "
                 f"this file, or use another bucket than the connection's storage_uri{storage}."
             )
+        if "USER_PROJECT_DENIED" in reasons:
+            payer = settings.quota_project if settings else ""
+            return (
+                f"The connection's account may not use {payer or 'that project'} for quota: grant it "
+                "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
+            )
+        if "vpcservicecontrols" in low:
+            return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
         if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
             return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {project}."
         if "permission denied on 'locations/" in low:

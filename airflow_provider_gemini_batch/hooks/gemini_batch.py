@@ -591,10 +591,12 @@ class GeminiBatchHook(BaseHook):
         return place
 
     def test_connection(self) -> tuple[bool, str]:
-        """Try the connection with one cheap call; never raises, never shows a secret."""
+        """Try the connection, and its storage place, with a cheap call; never raises, never shows a secret."""
         try:
             self.settings  # noqa: B018 - reads and checks the connection
             page = self.list_batches(page_size=1)
+            if self.backend == "vertex_ai" and self.settings.storage_uri:
+                self.list_files(page_size=1)
         except GeminiBatchError as error:
             return False, str(error)
         except Exception as error:  # a form must get an answer, whatever a library does

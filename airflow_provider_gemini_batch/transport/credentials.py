@@ -406,7 +406,14 @@ def _read_failure(error: Exception, settings: ConnectionSettings) -> GeminiBatch
     if isinstance(error, exceptions.TransportError) or getattr(error, "retryable", False) or _is_server_trouble(error):
         # Nothing went to the API itself, so the call it was for certainly did not happen.
         return TransportError(f"{which} could not get an access token for now: {detail}", sent=False)
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if isinstance(error, exceptions.DefaultCredentialsError) and not settings.has_credential_fields:
+        if named:
+            return AuthError(
+                f"The application default credentials in {named} (GOOGLE_APPLICATION_CREDENTIALS) cannot be used: "
+                f"{detail} Correct the variable where the task runs, or unset it.",
+                status=401,
+            )
         return AuthError(f"There are no application default credentials on this machine. {way_out}", status=401)
     if isinstance(error, exceptions.RefreshError | exceptions.OAuthError | exceptions.DefaultCredentialsError):
         return AuthError(f"{which} got no access token: {detail} {way_out}", status=401, reason="UNAUTHENTICATED")
@@ -429,7 +436,8 @@ def _is_server_trouble(error: Exception) -> bool:
 
 
 def _text_of(error: Exception) -> str:
-    words = [str(argument) for argument in error.args if isinstance(argument, str)]
+    # Where nobody could be reached, google-auth hands on what its HTTP library says.
+    words = [str(argument) for argument in error.args if isinstance(argument, str | OSError)]
     return " ".join(words[:2] or [type(error).__name__])
 
 

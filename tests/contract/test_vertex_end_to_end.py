@@ -330,6 +330,42 @@ def test_a_missing_bucket_of_the_connection_is_named(emulator: EmulatorHandle, m
     assert emulator.ledger()["totals"]["created"] == 0
 
 
+def test_a_missing_bucket_of_the_input_is_named(emulator: EmulatorHandle) -> None:
+    operator = CreateBatchOperator(task_id="create", model=MODEL, gcs_uri="gs://nobodys-bucket/in.jsonl")
+    assert "The bucket of gs://nobodys-bucket/in.jsonl does not exist" in failure(lambda: operator.execute(attempt()))
+
+
+def test_trying_the_connection_tries_its_storage_place(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert GeminiBatchHook().test_connection() == (True, "Connected to Vertex AI.")
+    set_connection(monkeypatch, emulator.connection("vertex_ai", storage_uri="gs://nobodys-bucket/x"))
+    ok, text = GeminiBatchHook().test_connection()
+    assert not ok
+    assert "storage_uri (gs://nobodys-bucket/x)" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "reason", "word"),
+    [
+        ("^/v1/", "Caller does not have required permission to use project payer-1.", "USER_PROJECT_DENIED", "payer-1"),
+        ("^/v1/", "Request is prohibited. vpcServiceControlsUniqueIdentifier: x", "SECURITY_POLICY_VIOLATED", "VPC"),
+        ("^/upload/", "The billing account for the owning project is disabled.", "", "billing"),
+    ],
+)
+def test_a_refusal_that_no_role_of_ours_mends_names_none(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, path: str, message: str, reason: str, word: str
+) -> None:
+    set_connection(monkeypatch, emulator.connection("vertex_ai", quota_project="payer-1"))
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"}]
+    error = {"code": 403, "status": "PERMISSION_DENIED", "message": message, "details": details}
+    emulator.fault(match={"path": path}, status=403, times=None, body={"error": error})
+    text = failure(submit)
+    assert word in text.partition(" - ")[2] or not text.partition(" - ")[2]
+    assert "roles/aiplatform.user" not in text
+    assert "roles/storage" not in text
+
+
 def test_a_proxy_that_does_not_serve_cloud_storage_is_told_how_to_name_it(emulator: EmulatorHandle) -> None:
     emulator.fault(match={"path": "^/upload/"}, status=404, body="html", times=None)
     text = failure(submit)

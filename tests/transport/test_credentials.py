@@ -268,6 +268,16 @@ def test_missing_application_default_credentials_name_the_ways_out(
     assert "keyfile_dict" in str(error)
 
 
+def test_application_default_credentials_that_a_variable_names_are_named(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/does/not/exist.json")
+    error = failure(GoogleAuthCredentials(settings(emulator)))
+    assert isinstance(error, AuthError)
+    assert "/does/not/exist.json (GOOGLE_APPLICATION_CREDENTIALS)" in str(error)
+    assert "not found" in str(error)
+
+
 def test_an_unknown_account_is_an_error_that_names_it(emulator: EmulatorHandle) -> None:
     key = create_service_account(emulator.state, email="gone@p.iam.gserviceaccount.com")
     del token_desk(emulator.state).accounts["gone@p.iam.gserviceaccount.com"]
@@ -298,6 +308,7 @@ def test_a_token_endpoint_out_of_reach_is_worth_another_try(emulator: EmulatorHa
     error = failure(credentials_for(settings(emulator, keyfile_dict=key)))
     assert isinstance(error, TransportError)
     assert error.is_transient
+    assert "127.0.0.1" in str(error), "who could not be reached"
     assert not error.may_have_taken_effect, "no request went to the API"
 
 
