@@ -485,7 +485,7 @@ class _Reader:
         # Who names another server has not agreed to send rows and tokens to Google: what else is needed is asked there.
         elsewhere = "" if is_google(server) else base_url
         # But a proxy of Vertex AI makes no tokens, and a source token says more than the one it is exchanged for.
-        is_emulator = is_loopback(server) or base_url.startswith("http://")
+        emulator = elsewhere if is_loopback(server) or elsewhere.startswith("http://") else ""
         storage_base_url = self.url("storage_host", storage_host, allow_http=allow_http) if storage_host else ""
         bigquery_base_url = self.url("bigquery_host", bigquery_host, allow_http=allow_http) if bigquery_host else ""
 
@@ -528,7 +528,7 @@ class _Reader:
             storage_uri=storage_uri,
             storage_base_url=storage_base_url or elsewhere or STORAGE_BASE_URL,
             bigquery_base_url=bigquery_base_url or elsewhere or BIGQUERY_BASE_URL,
-            iam_base_url=base_url if is_emulator else "",
+            iam_base_url=emulator,
             timeout=timeout,
             max_retries=max(1, int(max_retries)),
             keyfile_dict=None if key is None else Secret(json.dumps(key, sort_keys=True)),

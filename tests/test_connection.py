@@ -122,6 +122,7 @@ GOOGLE = {"storage": "https://storage.googleapis.com", "bigquery": "https://bigq
         ("", False, False),
         ("https://us-aiplatform.googleapis.com", False, False),
         ("https://aiplatform-ours.p.googleapis.com", False, False),
+        ("http://aiplatform.googleapis.com", False, False),
         ("http://127.0.0.1:9", True, True),
         ("https://localhost:9", True, True),
         ("http://emulator:9", True, True),

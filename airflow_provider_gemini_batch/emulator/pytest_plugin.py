@@ -73,7 +73,6 @@ class EmulatorHandle:
             "project": PROJECT,
             "location": LOCATION,
             "storage_uri": f"gs://{BUCKET}/airflow",
-            "storage_host": self.url,
             "keyfile_dict": account,
         }
         return {**connection, "extra": {**members, **extra}}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from airflow_provider_gemini_batch.operators import (
     UploadFileOperator,
 )
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
+from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+from airflow_provider_gemini_batch.triggers.wait import read_event
 from tests.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
@@ -238,6 +241,32 @@ def test_an_anonymous_connection_is_enough_for_an_emulator(
     _, lines = download(name, tmp_path, input_path=path)
     assert [line["status"] for line in lines] == ["succeeded"] * 3
     assert token_desk(emulator.state).issued == 0
+
+
+def test_the_trigger_outlives_its_token(emulator: EmulatorHandle) -> None:
+    emulator.state.scripts.clear()
+    emulator.script(mode="reads", pending_reads=2, running_reads=6)
+    job = GeminiBatchHook().create_batch(MODEL, inlined_requests=rows(2))
+    look = r"batchPredictionJobs/\d+$"
+    seen = len(emulator.journal(path=look))
+
+    def expire() -> None:
+        until = time.time() + 30
+        while len(emulator.journal(path=look)) < seen + 3 and time.time() < until:
+            time.sleep(0.01)
+        token_desk(emulator.state).expire_all()
+
+    async def watch() -> list[Any]:
+        trigger = BatchJobTrigger(job.name, poll_interval=0.1, deadline=time.time() + 30)
+        return [event.payload async for event in trigger.run()]
+
+    expiring = threading.Thread(target=expire)
+    expiring.start()
+    [payload] = asyncio.run(watch())
+    expiring.join()
+    assert read_event(payload).state is JobState.SUCCEEDED
+    assert [entry["status"] for entry in emulator.journal(path=look)].count(401) == 1
+    assert token_desk(emulator.state).issued == 2
 
 
 def test_a_google_cloud_connection_is_taken_as_it_is(

@@ -87,7 +87,8 @@ def meanwhile(emulator: EmulatorHandle, match: dict[str, str], act: Callable[[],
     emulator.fault(match=match, action="delay", delay=0.5)
 
     def wait_and_act() -> None:
-        while not emulator.journal(path="upload"):
+        until = time.time() + 30
+        while not emulator.journal(path="upload") and time.time() < until:
             time.sleep(0.01)
         time.sleep(0.1)
         act()
