@@ -212,6 +212,17 @@ def is_google(host: str) -> bool:
     return f".{host.rstrip('.').lower()}".endswith(".googleapis.com")
 
 
+def other_server_hint(base_url: str, name: str) -> str:
+    """
+    Say how to name another server, after something was not found at one that followed the host; empty for Google's.
+
+    :param name: The connection's field.
+    """
+    if is_google(urlsplit(base_url).hostname or ""):
+        return ""
+    return f" This is what {base_url} says; if it is the wrong server, fill in {label_of(name)} in the connection."
+
+
 def vertex_base_url(location: str) -> str:
     """
     Return the base URL that serves a location.

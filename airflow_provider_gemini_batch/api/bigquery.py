@@ -22,6 +22,7 @@ import msgspec
 from airflow_provider_gemini_batch.api.flows import exchange, next_token
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+from airflow_provider_gemini_batch.connection import other_server_hint
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     NotFoundError,
@@ -126,7 +127,8 @@ class BigQuery:
         except (NotFoundError, PermissionDeniedError) as error:
             project, dataset, _ = parse_table_uri(uri)
             if isinstance(error, NotFoundError):
-                advice = f"{uri} does not exist: check the name, or whether it was deleted."
+                hint = other_server_hint(self._base, "bigquery_host")
+                advice = f"{uri} does not exist: check the name, or whether it was deleted.{hint}"
             else:
                 advice = (
                     f"the connection's account may not read {uri}: grant it roles/bigquery.dataViewer on the dataset "

@@ -29,7 +29,7 @@ from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
-from airflow_provider_gemini_batch.connection import is_google
+from airflow_provider_gemini_batch.connection import other_server_hint
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
@@ -202,12 +202,10 @@ class CloudStorage:
                 start = self.start_upload(uri, size=source.size, display_name=display_name, mime_type=mime_type)
                 session = yield from exchange(start, self.read_session, self._retry)
             except NotFoundError as error:
-                where = ""
-                if not is_google(urlsplit(self._base).hostname or ""):
-                    where = f" This is what {self._base} says; if Cloud Storage is elsewhere, set storage_host to that."
+                hint = other_server_hint(self._base, "storage_host")
                 raise ConfigurationError(
                     f"The bucket gs://{bucket} does not exist. Create it, or name another one: in the connection's "
-                    f"storage_uri, or as the place of this file.{where}"
+                    f"storage_uri, or as the place of this file.{hint}"
                 ) from error
             except PermissionDeniedError as error:
                 if "storage.objects." not in str(error):

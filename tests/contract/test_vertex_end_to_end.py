@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.bigquery import BigQuery
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.emulator.bigquery import table_store
@@ -395,11 +396,14 @@ def test_a_refusal_that_no_role_of_ours_mends_names_none(
     assert "roles/storage" not in text
 
 
-def test_a_proxy_that_does_not_serve_cloud_storage_is_told_how_to_name_it(emulator: EmulatorHandle) -> None:
-    emulator.fault(match={"path": "^/upload/"}, status=404, body="html", times=None)
-    text = failure(submit)
-    assert emulator.url in text
-    assert "storage_host" in text
+def test_behind_a_proxy_that_serves_vertex_ai_alone_the_field_to_fill_in_is_named(emulator: EmulatorHandle) -> None:
+    emulator.fault(match={"path": "^/(upload|bigquery)/"}, status=404, body="html", times=None)
+    hook = GeminiBatchHook()
+    table = BigQuery(hook.settings.bigquery_base_url).table(f"bq://{PROJECT}.set.table", hook.retry)
+    for call, field in ((submit, "storage_host"), (lambda: hook.run(table), "bigquery_host")):
+        text = failure(call)
+        assert emulator.url in text
+        assert field in text
 
 
 def test_a_missing_bucket_of_the_destination_is_named(emulator: EmulatorHandle) -> None:
