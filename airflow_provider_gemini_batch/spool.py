@@ -262,21 +262,35 @@ def _mode_for(path: str) -> int:
     return 0o666 & ~mask
 
 
+def mark_of(path: str) -> object:
+    """Return what differs once a local file has been written to or replaced; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class SpoolFile:
     """
     Checked rows on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
 
     :param sha256: Lower-case hex digest of the bytes.
-    :param md5: The same for a file that is not ours alone, so that a change of it under the upload can be told.
+    :param mark: The file's :func:`mark_of` before its digest was taken, where it is not ours alone.
     """
 
-    def __init__(self, path: str, size: int, sha256: str, rows: int, md5: str | None = None) -> None:
+    def __init__(self, path: str, size: int, sha256: str, rows: int, mark: object = None) -> None:
         self.path = path
         self.size = size
         self.sha256 = sha256
         self.rows = rows
-        self.md5 = md5
+        self._mark = mark
         self._handle: int | None = None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether somebody has written to the file since, so that the digest may be that of other bytes."""
+        return self._mark is not None and self._mark != mark_of(self.path)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return *length* bytes from *offset* on; fewer only at the end."""

@@ -37,12 +37,20 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
     RequestRejectedError,
 )
-from airflow_provider_gemini_batch.spool import BUFFER_BYTES, SpoolFile, local_path, open_read, place_of, write_input
+from airflow_provider_gemini_batch.spool import (
+    BUFFER_BYTES,
+    SpoolFile,
+    local_path,
+    mark_of,
+    open_read,
+    place_of,
+    write_input,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.submit import Submission
-    from airflow_provider_gemini_batch.api.surface import Surface, UploadSource
+    from airflow_provider_gemini_batch.api.surface import Surface
     from airflow_provider_gemini_batch.connection import ConnectionSettings
 
 MIME_TYPE = "application/jsonl"
@@ -192,7 +200,7 @@ class PreparedInput:
 
     identity: Mapping[str, Any]
     rows: int | None = None
-    file: UploadSource | None = None
+    file: SpoolFile | None = None
     sha256: str | None = None
     placed: Placed | None = None
 
@@ -327,7 +335,7 @@ def place_file(
     surface: Surface,
     settings: ConnectionSettings,
     retry: RetryPolicy,
-    source: UploadSource,
+    source: SpoolFile,
     sha256: str,
     *,
     display_name: str,
@@ -354,26 +362,29 @@ def place_file(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
         name = f"{settings.storage_uri}/inputs/{sha256[:32]}.jsonl"
-        stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
-        return (yield from _kept_if_unchanged(surface, retry, stored, source, sha256)), False
+        stored = yield from _upload(surface, retry, source, sha256, name, display_name, mime_type)
+        return stored, False
     found = yield from find_uploaded(surface, retry, sha256, source.size, now)
     if found is not None:
         return found, False
-    uploaded = yield from surface.upload(source, name="", display_name=display_name, mime_type=mime_type)
-    uploaded = yield from until_active(surface, uploaded, retry, now)
-    return (yield from _kept_if_unchanged(surface, retry, uploaded, source, sha256)), True
+    uploaded = yield from _upload(surface, retry, source, sha256, "", display_name, mime_type)
+    return (yield from until_active(surface, uploaded, retry, now)), True
 
 
-def _kept_if_unchanged(
-    surface: Surface, retry: RetryPolicy, stored: RemoteFile, source: UploadSource, sha256: str
+def _upload(
+    surface: Surface, retry: RetryPolicy, source: SpoolFile, sha256: str, name: str, display_name: str, mime_type: str
 ) -> Flow[RemoteFile]:
-    """Return what was uploaded, or delete it: *source* was changed since its digest was taken."""
-    if stored.sha256 in (None, sha256) and (source.md5 is None or stored.md5 in (None, source.md5)):
-        return stored
-    yield from delete_file(surface, stored.name, retry)
-    raise ConfigurationError(
-        f"The file changed while it was read for the upload; {stored.name} was deleted again. Upload it once complete."
-    )
+    """Send a file; what was written to since its digest was taken does not stay at Google."""
+    try:
+        stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
+    except ConfigurationError:
+        if not source.is_changed:
+            raise
+    else:
+        if stored.sha256 in (None, sha256) and not source.is_changed:
+            return stored
+        yield from delete_file(surface, stored.name, retry)
+    raise ConfigurationError(f"{source.path} changed while it was read for the upload. Upload it once complete.")
 
 
 def find_uploaded(
@@ -436,9 +447,9 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
     :param folder: Where the copy goes.
     """
     digest = hashlib.sha256()
-    md5 = hashlib.md5(usedforsecurity=False)
     size = 0
     local = local_path(path)
+    mark = None if local is None else mark_of(local)
     copy = None if local is not None else os.path.join(folder, "copy")
     with open_read(path) as stream, open(copy or os.devnull, "wb") as target:
         while block := stream.read(BUFFER_BYTES):
@@ -446,6 +457,4 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
             size += len(block)
             if copy is not None:
                 target.write(block)
-            else:
-                md5.update(block)
-    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0, None if copy else md5.hexdigest())
+    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0, mark)

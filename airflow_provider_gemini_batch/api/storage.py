@@ -285,7 +285,7 @@ class CloudStorage:
     def _already_there(self, source: UploadSource, uri: str) -> Flow[RemoteFile]:
         """Return the object that is there if it has our bytes."""
         found = yield from exchange(self.get_object(uri), self.read_object, self._retry)
-        if found.size == source.size and found.md5 is not None and found.md5 == (source.md5 or md5_of(source)):
+        if found.size == source.size and found.md5 is not None and found.md5 == md5_of(source):
             return found
         raise ConfigurationError(
             f"{uri} exists already and holds something else. It is not overwritten: choose another name or delete it."

@@ -21,10 +21,6 @@ class UploadSource(Protocol):
     def size(self) -> int:
         """Bytes in all."""
 
-    @property
-    def md5(self) -> str | None:
-        """Lower-case hex digest of the bytes as they have to be, or None if nobody but us can change them."""
-
     def read(self, offset: int, length: int) -> bytes:
         """Return *length* bytes from *offset* on; fewer only at the end."""
 

@@ -73,8 +73,6 @@ def read(**members: Any) -> BatchJob:
 class Bytes:
     """Bytes to upload, which counts what is read."""
 
-    md5 = None
-
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.bytes_read = 0

@@ -27,7 +27,6 @@ CREATE = r":batchGenerateContent|/batchPredictionJobs$"
 
 class Rows:
     size = len(ROW)
-    md5 = None
 
     def read(self, offset: int, length: int) -> bytes:
         return ROW[offset : offset + length]

@@ -15,7 +15,6 @@ from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
 
 class Source:
     size = 3
-    md5 = None
 
     def read(self, offset: int, length: int) -> bytes:
         return b"abc"[offset : offset + length]
