@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,10 @@ class GeminiBatchOperator(BaseOperator):
         from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
         return GeminiBatchHook(self.gemini_batch_conn_id)
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render a path like a text: Airflow passes over the templates in a ``pathlib.Path``."""
+        return super().render_template(str(content) if isinstance(content, os.PathLike) else content, *args, **kwargs)
 
     def execute(self, context: Any) -> Any:
         """Run the task."""

@@ -98,6 +98,7 @@ class SubmitOperator(GeminiBatchOperator):
         "labels",
         "webhook_config",
         "submission_salt",
+        *_CHOICES,
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "inlined_requests": "json",

@@ -37,6 +37,7 @@ class UploadFileOperator(GeminiBatchOperator):
         *GeminiBatchOperator.template_fields,
         "input_path",
         "display_name",
+        "kind",
         "model",
         "generation_config",
         "system_instruction",

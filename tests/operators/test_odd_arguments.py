@@ -18,6 +18,7 @@ from airflow_provider_gemini_batch.operators import (
     CleanUpBatchesOperator,
     CreateBatchOperator,
     DownloadResultsOperator,
+    UploadFileOperator,
 )
 from airflow_provider_gemini_batch.triggers import BatchJobTrigger
 from tests.airflow_side import attempt, rows, set_connection, write_rows
@@ -208,3 +209,19 @@ def test_a_link_and_a_mode_stay(emulator: EmulatorHandle, tmp_path: Path) -> Non
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert len(real.read_text().splitlines()) == 2
+
+
+def test_paths_and_choices_are_templated(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once")
+    write_rows(tmp_path / "2026-01-01.jsonl", [{"text": "a"}])
+    day = {"ds": "2026-01-01", "kind": "embed", "policy": "reuse"}
+    upload = UploadFileOperator(task_id="upload", input_path=tmp_path / "{{ ds }}.jsonl", kind="{{ kind }}")  # type: ignore[arg-type]
+    upload.render_template_fields(day)
+    assert upload.execute(attempt()).startswith("files/")
+    task = create(on_existing_job="{{ policy }}")
+    task.render_template_fields(day)
+    name = task.execute(attempt())
+    download = DownloadResultsOperator(task_id="download", job_name=name, output_path=tmp_path / "{{ ds }}.out")  # type: ignore[arg-type]
+    download.render_template_fields(day)
+    assert download.execute(attempt())["output_path"] == str(tmp_path / "2026-01-01.out")
+    assert (tmp_path / "2026-01-01.out").exists()
