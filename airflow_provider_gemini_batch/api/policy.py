@@ -91,6 +91,7 @@ def check_rows(
     max_failed_rows: float | None,
     *,
     what: str,
+    kinds: Mapping[str, int] | None = None,
     reasons: Mapping[str, int] | None = None,
     job: BatchJob | None = None,
 ) -> str | None:
@@ -99,6 +100,7 @@ def check_rows(
 
     :param failed: Rows that failed, were blocked or are missing.
     :param what: Named in the message.
+    :param kinds: How many of them failed, were blocked, are missing.
     :param reasons: The first reasons with how often each was given.
     :return: A warning, or None if every row has an answer.
     :raises JobFailedError: If no row has an answer.
@@ -107,6 +109,8 @@ def check_rows(
     if not failed and total:
         return None
     text = f"{what}: {failed} of {total} rows have no usable answer"
+    if kinds and any(kinds.values()):
+        text += ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     if reasons:
         text += " (" + "; ".join(f"{count} x {reason}" for reason, count in list(reasons.items())[:5]) + ")"
     if total - failed <= 0:

@@ -57,6 +57,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         self.include_response = include_response
 
     def carry_out(self, context: Any) -> dict[str, Any]:
+        from airflow_provider_gemini_batch.api.models import JobErrorInfo
         from airflow_provider_gemini_batch.api.policy import check_ended, check_max_failed_rows, check_rows
         from airflow_provider_gemini_batch.landing import land
         from airflow_provider_gemini_batch.spool import place_of
@@ -95,9 +96,9 @@ class DownloadResultsOperator(GeminiBatchOperator):
             without,
             self.max_failed_rows,
             what=job.name,
+            kinds={kind: manifest[kind] for kind in ("failed", "blocked", "missing")},
             reasons={
-                f"{item['message'] or 'no message'} (code {item['code']})": item["count"]
-                for item in manifest["first_errors"]
+                str(JobErrorInfo(item["code"], item["message"])): item["count"] for item in manifest["first_errors"]
             },
             job=job,
         )

@@ -81,6 +81,27 @@ def test_results_land_in_input_order_with_errors_blocked_and_missing_rows(
     assert len(lines_of(tmp_path / "errors.jsonl")) == 23
 
 
+def test_rows_without_an_answer_are_warned_about_with_counts_and_reasons(
+    emulator: EmulatorHandle, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.script(
+        mode="at_once",
+        rows=[
+            {"key": "k0", "outcome": "error", "code": 13, "message": "broke"},
+            {"key": "k1", "outcome": "blocked_prompt"},
+            {"key": "k2", "outcome": "missing"},
+            {"key": "k3", "outcome": "missing"},
+        ],
+    )
+    path = write_rows(tmp_path / "in.jsonl", rows(6))
+    download(submit(input_path=path), tmp_path, input_path=path)
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert (
+        "4 of 6 rows have no usable answer: 1 failed, 1 blocked, 2 missing "
+        "(1 x broke (code 13); 1 x the prompt was blocked: SAFETY)."
+    ) in said
+
+
 @pytest.mark.parametrize(("allowed", "fails"), [(1, True), (2, False), (0.1, True), (0.5, False)])
 def test_good_rows_are_landed_before_a_threshold_fails_the_task(
     emulator: EmulatorHandle, tmp_path: Path, allowed: float, fails: bool
