@@ -18,12 +18,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.api.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.api.flows import exchange, on_host
 from airflow_provider_gemini_batch.api.models import (
     Backend,
@@ -38,6 +39,7 @@ from airflow_provider_gemini_batch.api.models import (
 from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
 from airflow_provider_gemini_batch.errors import (
     ApiError,
@@ -140,12 +142,7 @@ class DeveloperSurface:
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
     ) -> HttpRequest:
-        if filter:
-            # The declared parameter is answered with UNIMPLEMENTED, which looks like trouble that passes.
-            raise ConfigurationError(
-                "filter works on Vertex AI only. Pick from the list by state and display name instead: "
-                "ListBatchesOperator and CleanUpBatchesOperator have states and display_name_prefix."
-            )
+        # The declared filter is answered with UNIMPLEMENTED; picks() stands in for it.
         # A list without a page size was reported to come back empty (googleapis/python-genai#1250).
         params = [("pageSize", str(page_size))]
         if page_token:
@@ -169,6 +166,23 @@ class DeveloperSurface:
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise ReplyFormatError("The list of jobs is not a list of operations.", excerpt=reply.excerpt())
         return JobPage(tuple(read_operation(item, reply) for item in items), body.get("nextPageToken") or None)
+
+    def picks(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
+        if not filter:
+            return None
+        try:
+            keep = parse_filter(filter.replace("BATCH_STATE_", "JOB_STATE_"))
+        except FilterError as error:
+            raise ConfigurationError(f"filter {filter!r} cannot be read: {error}.") from None
+        return lambda job: keep(
+            {
+                "display_name": job.display_name,
+                "model_display_name": job.model.rpartition("/")[2],
+                "state": f"JOB_STATE_{job.state.value}",
+                "create_time": epoch(job.create_time) or 0.0,
+                "labels": job.labels,
+            }
+        )
 
     def read_nothing(self, reply: HttpReply) -> None:
         expect_success(reply)

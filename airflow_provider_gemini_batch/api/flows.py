@@ -8,6 +8,7 @@ Everything here is safe to repeat. Starting a job is not: that lives in :mod:`.s
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -128,7 +129,19 @@ def list_page(
     page_token: str | None = None,
     filter: str | None = None,
 ) -> Flow[JobPage]:
-    """Read one page of jobs."""
+    """
+    Read one page of jobs.
+
+    :raises ConfigurationError: For a *filter* that cannot be read, where the service leaves filtering to us.
+    """
+    keep = surface.picks(filter)
+    page = yield from _page(surface, retry, page_size, page_token, filter)
+    return page if keep is None else replace(page, jobs=tuple(job for job in page.jobs if keep(job)))
+
+
+def _page(
+    surface: Surface, retry: RetryPolicy, page_size: int, page_token: str | None, filter: str | None
+) -> Flow[JobPage]:
     masked = surface.masks_work is not False
     request = surface.list_jobs(page_size, page_token, filter, masked=masked)
     if not masked:

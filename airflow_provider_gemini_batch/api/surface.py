@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
     from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 
@@ -57,6 +59,9 @@ class Surface(Protocol):
 
     def read_job_page(self, reply: HttpReply) -> JobPage:
         """Read one page of a list."""
+
+    def picks(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
+        """Return what of a page *filter* keeps where the service does not filter, else None."""
 
     def read_nothing(self, reply: HttpReply) -> None:
         """Check the answer to cancel or delete."""

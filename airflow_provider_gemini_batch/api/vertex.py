@@ -194,6 +194,9 @@ class VertexSurface:
             raise ReplyFormatError("Vertex AI listed jobs as something that is no list.", excerpt=reply.excerpt())
         return JobPage(tuple(_batch_job(item, reply) for item in items), body.get("nextPageToken") or None)
 
+    def picks(self, filter: str | None) -> None:
+        """Leave filtering to the service."""
+
     def read_nothing(self, reply: HttpReply) -> None:
         """Check the answer to cancel (nothing) or delete (an operation, whose own error counts)."""
         body = self._accepted(reply).json_object()

@@ -58,6 +58,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.routing import Route
 
+from airflow_provider_gemini_batch.api.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.emulator.bigquery import split_table, table_store
 from airflow_provider_gemini_batch.emulator.core import (
     STATUS_WORDS,
@@ -70,7 +71,6 @@ from airflow_provider_gemini_batch.emulator.core import (
     reply,
     timestamp,
 )
-from airflow_provider_gemini_batch.emulator.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.emulator.importer import Columns, ImportProblem
 from airflow_provider_gemini_batch.emulator.storage import StorageError, glob_pattern, object_store, split_uri
 from airflow_provider_gemini_batch.emulator.token import require_caller

@@ -351,7 +351,8 @@ class GeminiBatchHook(BaseHook):
         """
         Read one page of jobs, newest first.
 
-        :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``; the Developer API has none.
+        :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``. The Developer API has none; its
+            pages are filtered here, and one may be empty and still have a next one.
         """
         from airflow_provider_gemini_batch.api.flows import list_page
 

@@ -39,7 +39,7 @@ class ListBatchesOperator(GeminiBatchOperator):
     """
     List jobs, newest first; returns their summaries.
 
-    :param filter: Vertex AI's own list filter; the Developer API has none.
+    :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``; works on both backends.
     :param states: Only jobs in these states, e.g. ``["SUCCEEDED"]``.
     :param display_name_prefix: Only jobs whose display name begins so.
     :param limit: At most so many; None for all.

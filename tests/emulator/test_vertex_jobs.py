@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from airflow_provider_gemini_batch.api.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.emulator.filters import FilterError, parse_filter
 from airflow_provider_gemini_batch.emulator.storage import object_store
 
 from .discovery import schema_problems, schemas_of

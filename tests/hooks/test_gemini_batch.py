@@ -167,6 +167,27 @@ def test_list_all_reads_every_page_once_newest_first(hook: GeminiBatchHook, emul
     assert all((newer.create_time or "") >= (older.create_time or "") for newer, older in pairwise(jobs))
 
 
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_a_filter_picks_the_same_jobs_on_both_backends(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    emulator.reset()
+    emulator.script(mode="at_once", times=1, end={"state": "FAILED", "code": 13})
+    emulator.script(mode="at_once")
+    set_connection(monkeypatch, emulator.connection(backend))
+    hook = GeminiBatchHook()
+    for name in ("night a", "night b", "day"):
+        hook.create_batch(GENERATE, inlined_requests=rows(1), display_name=name)
+
+    def picked(text: str) -> list[str]:
+        return [job.display_name.split(" [")[0] for job in hook.list_all_batches(filter=text)]
+
+    assert picked('state="JOB_STATE_SUCCEEDED"') == ["day", "night b"]
+    assert picked('display_name:"night*" AND NOT state="JOB_STATE_FAILED"') == ["night b"]
+    assert picked('create_time>"2000-01-01T00:00:00Z"') == ["day", "night b", "night a"]
+    assert picked("labels.team=x") == []
+
+
 def test_wait_reports_every_look(hook: GeminiBatchHook, emulator: EmulatorHandle) -> None:
     emulator.reset()
     emulator.script(mode="reads", pending_reads=2, running_reads=2)

@@ -180,7 +180,13 @@ def test_names_of_the_service_are_accepted() -> None:
     assert DEVELOPER.check_file_name("files/my-id_1")
 
 
-def test_a_filter_on_the_developer_api_is_told_before_it_is_sent() -> None:
-    with pytest.raises(ConfigurationError, match="filter works on Vertex AI only"):
-        next(list_page(DEVELOPER, NO_RETRY, filter='state="JOB_STATE_SUCCEEDED"'))
-    assert isinstance(next(list_page(DEVELOPER, NO_RETRY, filter="")), HttpRequest)
+def test_a_filter_is_never_sent_to_the_developer_api_which_answers_unimplemented() -> None:
+    for text in ('state="JOB_STATE_SUCCEEDED"', ""):
+        request = next(list_page(DEVELOPER, NO_RETRY, filter=text))
+        assert isinstance(request, HttpRequest)
+        assert "filter" not in dict(request.params)
+
+
+def test_a_filter_that_cannot_be_read_is_told_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigurationError, match=r"filter 'nonsense' cannot be read: a comparison was expected"):
+        next(list_page(DEVELOPER, NO_RETRY, filter="nonsense"))

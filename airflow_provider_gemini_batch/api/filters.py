@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The filter grammar of list calls, as far as batch prediction jobs have it.
+The filter grammar of Vertex AI's list call, as far as batch prediction jobs have it.
+
+The Developer API has no filter: there jobs are picked with this on our side, so that a DAG may change its backend.
 
 ``display_name`` (``= != :`` with ``*``), ``model_display_name`` and ``state`` (``= !=``), ``create_time``
 (``= != < <= > >=``), ``labels.key=value``, ``labels.key:*``; ``AND``, ``OR``, ``NOT``, parentheses. As everywhere at
