@@ -220,6 +220,9 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
         lambda: BatchJobSensor(task_id="t", job_name="batches/a", max_failed_rows=-1).execute(attempt()),
         "max_failed_rows",
     ),
+    ("a wait without a timeout", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout=None), "timeout"),  # type: ignore[arg-type]
+    ("a wait in words", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout="1h"), "timeout"),  # type: ignore[arg-type]
+    ("a wait of no number", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout=float("nan")), "timeout"),
     ("a limit of zero", lambda: ListBatchesOperator(task_id="t", limit=0).execute({}), "limit"),
     ("a limit beyond all bounds", lambda: ListBatchesOperator(task_id="t", limit=10**30).execute({}), "limit"),
     ("states that are a number", lambda: ListBatchesOperator(task_id="t", states=5).execute({}), "states"),  # type: ignore[arg-type]
