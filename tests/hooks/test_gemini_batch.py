@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,39 @@ def test_wait_reports_every_look(hook: GeminiBatchHook, emulator: EmulatorHandle
     assert job.state is JobState.SUCCEEDED
     assert {JobState.PENDING, JobState.RUNNING, JobState.SUCCEEDED} <= set(seen)
     assert seen[-1] is JobState.SUCCEEDED
+
+
+def test_wait_logs_a_line_at_every_change(
+    hook: GeminiBatchHook,
+    emulator: EmulatorHandle,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    emulator.reset()
+    emulator.script(mode="reads", pending_reads=5, running_reads=5, rows=[{"key": "k0", "outcome": "error"}])
+    caplog.set_level("INFO")
+    name = hook.create_batch(GENERATE, inlined_requests=rows(4)).name
+    hook.wait_for_batch(name, poll_interval=0.01)
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    lines = re.findall(rf"{name}: (\w+), (\S+) rows, (\d+) %(, 1 failed)?, \d+ s elapsed", said)
+    assert list(dict.fromkeys(line[0] for line in lines)) == ["PENDING", "RUNNING", "SUCCEEDED"]
+    assert lines[-1] == ("SUCCEEDED", "4/4", "100", ", 1 failed")
+    assert len(lines) <= 4  # of more than ten looks
+
+
+@pytest.mark.parametrize(("backend", "version"), [("gemini", "v1"), ("vertex_ai", "v1beta1")])
+def test_the_connections_version_is_in_every_path(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, version: str
+) -> None:
+    set_connection(monkeypatch, emulator.connection(backend, api_version=version))
+    hook = GeminiBatchHook()
+    job = hook.create_batch(GENERATE, input_path=write_rows(tmp_path / "in.jsonl", rows(2)))
+    hook.wait_for_batch(job.name)
+    assert len(list(hook.get_responses(job))) == 2
+    hook.list_batches()
+    hook.delete_batch(job.name)
+    paths = [re.sub("^/(upload|download)(?=/)", "", call["path"]) for call in emulator.journal()]
+    assert {path.split("/")[1] for path in paths} - {"storage", "token"} == {version}
 
 
 @pytest.mark.parametrize(
