@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_gemini_batch.api.models import BatchJob
 
@@ -40,10 +40,15 @@ def check_max_failed_rows(value: object) -> float | None:
     return value
 
 
-def check_ended(job: BatchJob, max_failed_rows: float | None = None) -> str | None:
+def check_ended(
+    job: BatchJob,
+    max_failed_rows: float | None = None,
+    reasons: Callable[[BatchJob], Mapping[str, int]] | None = None,
+) -> str | None:
     """
     Judge a job that has ended.
 
+    :param reasons: Looks up why rows failed and how often; asked only if some did.
     :return: A warning about rows without an answer, or None.
     :raises JobFailedError, JobCancelledError, JobExpiredError: For a job that ended so; with the service's reason.
     :raises PartialFailureError: If more rows failed than *max_failed_rows* allows, or, without that, if the service
@@ -82,7 +87,9 @@ def check_ended(job: BatchJob, max_failed_rows: float | None = None) -> str | No
         )
     if succeeded is None and not failed:
         return None
-    return check_rows(total, max(failed, total - (succeeded or 0)), max_failed_rows, what=job.name, job=job)
+    without = max(failed, total - (succeeded or 0))
+    why = reasons(job) if reasons is not None and without else None
+    return check_rows(total, without, max_failed_rows, what=job.name, reasons=why, job=job)
 
 
 def check_rows(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
+from collections import Counter
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection import ConnectionSettings
     from airflow_provider_gemini_batch.submission import JobRequest
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
+
+ROWS_LOOKED_AT = 1000
+"""Answers that are read to say why rows failed, before anybody downloads them all."""
 
 
 def settings_of(
@@ -405,7 +410,7 @@ class GeminiBatchHook(BaseHook):
         outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=interval))
         if outcome is not Outcome.ENDED or watch.job is None:
             raise not_ended(outcome, job_name, watch.job, time.time() - started)
-        warning = check_ended(watch.job)
+        warning = check_ended(watch.job, reasons=self.why_rows_failed)
         if warning:
             self.log.warning("%s", warning)
         return watch.job
@@ -434,6 +439,19 @@ class GeminiBatchHook(BaseHook):
 
         for number, line in enumerate(self.result_lines(job_or_name), 1):
             yield read_result(line, position=number)
+
+    def why_rows_failed(self, job: BatchJob) -> dict[str, int]:
+        """Count the reasons given in the first answers of a job; none are told if they cannot be read."""
+        from airflow_provider_gemini_batch.api.models import JobErrorInfo
+
+        reasons: Counter[str] = Counter()
+        try:
+            for result in islice(self.get_responses(job), ROWS_LOOKED_AT):
+                if result.status == "failed" and result.error is not None:
+                    reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
+        except GeminiBatchError as error:
+            self.log.warning("Why rows of %s failed could not be looked up. %s", job.name, error)
+        return dict(reasons.most_common())
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""

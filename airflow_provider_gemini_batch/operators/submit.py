@@ -393,7 +393,7 @@ class SubmitOperator(GeminiBatchOperator):
             if time.time() < plan["deadline"]:
                 return self._wait(context, job_name, plan)  # trouble that passes ends no wait
         if job is not None and job.is_done:
-            warning = check_ended(job, self.max_failed_rows)
+            warning = check_ended(job, self.max_failed_rows, self.hook.why_rows_failed)
             if warning:
                 self.log.warning("%s", warning)
             return job_name

@@ -204,7 +204,7 @@ class BatchJobSensor(BaseSensorOperator):
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.policy import check_ended
 
-        warning = check_ended(job, self.max_failed_rows)
+        warning = check_ended(job, self.max_failed_rows, self.hook.why_rows_failed)
         if warning:
             self.log.warning("%s", warning)
         return job.summary()

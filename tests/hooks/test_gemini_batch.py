@@ -300,18 +300,25 @@ def test_responses_of_a_job_without_any_say_why(hook: GeminiBatchHook, emulator:
         list(hook.get_responses(name))
 
 
-def test_too_many_failed_rows_are_told_by_wait_as_a_warning(
+@pytest.mark.parametrize("readable", [True, False])
+def test_failed_rows_are_told_by_wait_as_a_warning_with_the_reasons_if_they_can_be_read(
     hook: GeminiBatchHook,
     emulator: EmulatorHandle,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    readable: bool,
 ) -> None:
     emulator.reset()
-    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error", "code": 13}])
-    name = hook.create_batch(GENERATE, inlined_requests=rows(3)).name
+    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error", "code": 13, "message": "broke"}])
+    if not readable:
+        emulator.fault(match={"path": ":download"}, status=403, times=None)
+    name = hook.create_batch(GENERATE, input_path=write_rows(tmp_path / "in.jsonl", rows(3))).name
     caplog.set_level("WARNING")
     assert hook.wait_for_batch(name, poll_interval=0.01).stats.failed == 1
-    assert "1 of 3 rows have no usable answer" in caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert "1 of 3 rows have no usable answer" + (" (1 x broke (code 13))." if readable else ".") in said
+    assert ("could not be looked up" in said) is not readable
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

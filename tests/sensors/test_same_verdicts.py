@@ -208,9 +208,9 @@ def test_a_partial_success_is_accepted_within_max_failed_rows(
         task(max_failed_rows=allowed)
 
 
-def test_a_job_without_one_answer_has_failed(emulator: EmulatorHandle, wait: Wait) -> None:
+def test_a_job_without_one_answer_has_failed_and_says_why_rows_did(emulator: EmulatorHandle, wait: Wait) -> None:
     emulator.script(pending_seconds=0.1, running_seconds=0.1, rows=[{"outcome": "error", "code": 13}])
-    with pytest.raises(JobFailedError, match="4 of 4"):
+    with pytest.raises(JobFailedError, match=r"4 of 4 .* \(4 x The emulator was told to fail this row\. \(code 13\)\)"):
         wait()
 
 
