@@ -211,7 +211,7 @@ def test_wait_logs_a_line_at_every_change(
     caplog.set_level("INFO")
     name = hook.create_batch(GENERATE, inlined_requests=rows(4)).name
     hook.wait_for_batch(name, poll_interval=0.01)
-    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    said = caplog.text or capsys.readouterr().out  # Airflow 3 logs to stdout
     lines = re.findall(rf"{name}: (\w+), (\S+) rows, (\d+) %(, 1 failed)?, \d+ s elapsed", said)
     assert list(dict.fromkeys(line[0] for line in lines)) == ["PENDING", "RUNNING", "SUCCEEDED"]
     assert lines[-1] == ("SUCCEEDED", "4/4", "100", ", 1 failed")
