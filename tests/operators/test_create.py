@@ -152,11 +152,17 @@ def test_settings_for_rows_at_google_are_refused_before_a_job_exists(emulator: E
 # --- once -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_retry_adopts_the_running_job(emulator: EmulatorHandle) -> None:
+def test_a_retry_adopts_the_running_job_and_says_so(
+    emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
     emulator.script(stuck="RUNNING", pending_seconds=0)
     first = create().execute(attempt(1))
     assert create().execute(attempt(2)) == first
     assert created(emulator) == 1
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert f"Created {first}: no job of this task" in said
+    assert f"Adopting {first} (RUNNING), which this task submitted" in said
 
 
 def test_a_retry_uses_the_results_of_the_ended_job(emulator: EmulatorHandle) -> None:
@@ -292,16 +298,19 @@ def test_a_job_without_one_answer_fails(emulator: EmulatorHandle) -> None:
 # --- quota ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_quota_waits_outside_the_worker_and_goes_on(emulator: EmulatorHandle) -> None:
+def test_no_quota_waits_outside_the_worker_and_goes_on(
+    emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=60, times=None)
     operator = create(deferrable=True)
     with pytest.raises(TaskDeferred) as caught:
         operator.execute(attempt())
     deferral = caught.value
     assert isinstance(deferral.trigger, PauseTrigger)
-    assert deferral.trigger.until >= time.time() + 30
+    assert deferral.trigger.until >= time.time() + 50
     assert deferral.method_name == "resume_submission"
     assert created(emulator) == 0
+    assert "suspected limit: " in caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
     emulator.clear_faults()
     name = operator.resume_submission(attempt(), {"until": 0}, **(deferral.kwargs or {}))
     assert [job["name"] for job in emulator.ledger()["jobs"]] == [name]

@@ -211,6 +211,13 @@ def test_a_second_upload_of_the_same_rows_sends_nothing(emulator: EmulatorHandle
     assert len(names) == len(GeminiBatchHook().list_files().files) == 1
 
 
+def test_a_file_that_would_expire_during_the_job_is_sent_again(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.configure(file_lifetime_seconds=3600)
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    names = {UploadFileOperator(task_id="u", input_path=path).execute({}) for _ in range(2)}
+    assert len(names) == len(GeminiBatchHook().list_files().files) == 2
+
+
 def test_clean_up_removes_what_is_old_and_ours_with_its_files(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", rows(2))
