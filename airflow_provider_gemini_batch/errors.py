@@ -7,6 +7,7 @@ Every error this package raises.
     GeminiBatchError
       ConfigurationError        connection, arguments or rows cannot work; a retry cannot help
       TransportError            no complete reply arrived
+        ReplyTooLargeError      it is larger than any we read into memory
       ApiError                  the service answered with an error
         RateLimitedError        429; ``retry_after`` in seconds where the service gave one
         ServerError             408 and 5xx
@@ -72,6 +73,14 @@ class TransportError(GeminiBatchError):
     @property
     def may_have_taken_effect(self) -> bool:
         return self.sent
+
+
+class ReplyTooLargeError(TransportError):
+    """A reply was larger than any that is read into memory, and was not read to its end; it would be so again."""
+
+    @property
+    def is_transient(self) -> bool:
+        return False
 
 
 class ApiError(GeminiBatchError):

@@ -35,6 +35,7 @@ from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     RateLimitedError,
     ReplyFormatError,
+    ReplyTooLargeError,
     RequestRejectedError,
 )
 
@@ -362,7 +363,7 @@ class Poller:
         while hoped and fruitless <= len(hoped):
             try:
                 page = await self._page(transport, token)
-            except ReplyFormatError:
+            except (ReplyFormatError, ReplyTooLargeError):
                 # One item that cannot be read spoils its page; single reads get around it.
                 return
             except (AuthError, RateLimitedError):

@@ -4,10 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, T
-from airflow_provider_gemini_batch.errors import ConfigurationError, TransportError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.transport.bounds import (
+    ACCEPT_ENCODING,
+    REPLY_TIMEOUTS,
+    TRIGGERER_REPLY_BYTES,
+    Body,
+)
+from airflow_provider_gemini_batch.transport.faults import cause_of, place_of, took_too_long
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,6 +24,13 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.connection import ConnectionSettings
     from airflow_provider_gemini_batch.transport.credentials import Credentials
+
+
+@dataclass
+class _Sent:
+    """The credentials that went along with a call, where no tool that shows local variables shows them."""
+
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class AsyncTransport:
@@ -33,6 +48,7 @@ class AsyncTransport:
         self._client: httpx.AsyncClient = httpx.AsyncClient(
             timeout=httpx.Timeout(settings.timeout, pool=None),
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+            headers={"Accept-Encoding": ACCEPT_ENCODING},
             follow_redirects=False,
             event_hooks={"response": [_forget_redirect]},
         )
@@ -51,7 +67,7 @@ class AsyncTransport:
 
     async def arun(self, flow: Flow[T]) -> T:
         """Carry *flow* out and return its value."""
-        sent: dict[str, str] = {}
+        sent = _Sent()
         try:
             step = next(flow)
             while True:
@@ -66,19 +82,26 @@ class AsyncTransport:
                     await asyncio.sleep(step.seconds)
                 else:
                     # Said exactly: another call in this loop may have brought a new token meanwhile.
-                    self._credentials.invalidate(sent)
+                    self._credentials.invalidate(sent.headers)
                 step = flow.throw(fault) if fault is not None else flow.send(answer)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             flow.close()
 
-    async def _send(self, request: HttpRequest, sent: dict[str, str]) -> HttpReply:
+    async def _send(self, request: HttpRequest, sent: _Sent) -> HttpReply:
         """
         Send one request.
 
         :param sent: Takes the credentials that went along.
         """
+        reply = await self._try(request, sent)
+        if isinstance(reply, GeminiBatchError):
+            # Raised here, where no frame holds credentials.
+            raise reply
+        return reply
+
+    async def _try(self, request: HttpRequest, sent: _Sent) -> HttpReply | GeminiBatchError:
         import httpx
 
         from airflow_provider_gemini_batch.transport.credentials import without_key
@@ -86,22 +109,38 @@ class AsyncTransport:
         headers = dict(request.headers)
         if request.authorize:
             fresh = self._credentials.fresh_headers()
-            sent.update(fresh if fresh is not None else await asyncio.to_thread(self._credentials.headers))
-            headers.update(sent)
+            sent.headers = fresh if fresh is not None else await asyncio.to_thread(self._credentials.headers)
+            headers.update(sent.headers)
+        timeout = request.timeout or self._timeout
         options: dict[str, Any] = {} if request.timeout is None else {"timeout": request.timeout}
         if request.params:
             options["params"] = request.params
         content = bytes(request.body) if request.body is not None else None
+        limit = REPLY_TIMEOUTS * timeout
         try:
-            reply = await self._client.request(request.method, request.url, content=content, headers=headers, **options)
+            async with (
+                asyncio.timeout(limit),
+                self._client.stream(request.method, request.url, content=content, headers=headers, **options) as reply,
+            ):
+                body = Body(reply.headers.get("Content-Encoding", ""), TRIGGERER_REPLY_BYTES)
+                async for piece in reply.aiter_raw():
+                    body.add(piece)
+                    if body.fault is not None:
+                        break
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).") from error
+            return ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).")
+        except TimeoutError:
+            return TransportError(f"No complete reply from {place_of(request.url)}: {took_too_long(limit)}.")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            raise TransportError(f"No connection to the service: {type(error).__name__}.", sent=False) from error
+            return TransportError(f"No connection to {place_of(request.url)}: {cause_of(error, timeout)}.", sent=False)
         except httpx.HTTPError as error:
-            raise TransportError(f"The connection broke before a complete reply: {type(error).__name__}.") from error
-        body = without_key(reply.content, headers)
-        return HttpReply(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, body)
+            return TransportError(f"No complete reply from {place_of(request.url)}: {cause_of(error, timeout)}.")
+        if body.fault is not None:
+            return body.fault
+        if reply.status_code < 200:
+            return TransportError(f"No complete reply from {place_of(request.url)}: it broke off in its head.")
+        answer = without_key(body.content(), headers)
+        return HttpReply(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, answer)
 
 
 async def _forget_redirect(response: httpx.Response) -> None:

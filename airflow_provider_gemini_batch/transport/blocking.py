@@ -19,6 +19,8 @@ from airflow_provider_gemini_batch.errors import (
     ReplyFormatError,
     TransportError,
 )
+from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, WORKER_REPLY_BYTES, Body
+from airflow_provider_gemini_batch.transport.faults import cause_of, place_of, was_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.transport.credentials import Credentials
 
 READ_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024
 
 
 class BlockingTransport:
@@ -48,6 +51,8 @@ class BlockingTransport:
     ) -> None:
         import requests
 
+        from airflow_provider_gemini_batch.transport.sockets import TimedAdapter
+
         self._credentials = credentials
         self._timeout = settings.timeout
         self._max_retries = settings.max_retries
@@ -56,7 +61,9 @@ class BlockingTransport:
         # Without this, requests would replace our credentials by an entry of ~/.netrc for the same host.
         self._session.auth = _keep_headers
         self._sent: dict[str, str] = {}
-        self._session.headers["Accept-Encoding"] = "gzip, deflate"
+        self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, TimedAdapter())
         self._session.hooks["response"].append(_forget_redirect)
 
     def __enter__(self) -> BlockingTransport:
@@ -143,41 +150,56 @@ class BlockingTransport:
     @contextmanager
     def _open(self, request: HttpRequest, got: _Got) -> Iterator[tuple[Iterator[bytes], int]]:
         """Open a streamed reply: its pieces, and how many of its bytes we have already."""
+        from airflow_provider_gemini_batch.transport.sockets import may_take_long
+
         # Compressed bodies could not be resumed at an offset of the plain bytes.
-        response = self._request(request, stream=True, extra_headers={"Accept-Encoding": "identity"})
+        response = self._request(request, extra_headers={"Accept-Encoding": "identity"})
         try:
+            if not _says_its_end(response):
+                raise _broken_head(request)
             if response.status_code == 416 and got.ends_here(response):
                 yield iter(()), 0
                 return
             if not 200 <= response.status_code < 300:
-                raise error_from(_reply(response))
+                raise error_from(self._reply(request, response))
             skip = got.offset - got.first_of(response)
-            yield _pieces(response), skip
+            may_take_long(response)
+            yield _pieces(response, self._timeout), skip
         finally:
             response.close()
 
     def _send(self, request: HttpRequest) -> HttpReply:
-        response = self._request(request, stream=False)
-        return _reply(response)
+        response = self._request(request)
+        try:
+            return self._reply(request, response)
+        finally:
+            response.close()
 
-    def _request(
-        self, request: HttpRequest, *, stream: bool, extra_headers: dict[str, str] | None = None
-    ) -> requests.Response:
+    def _request(self, request: HttpRequest, *, extra_headers: dict[str, str] | None = None) -> requests.Response:
+        """Send a request and return the head of its reply; the body is still to be read."""
+        response = self._try(request, extra_headers or {})
+        if isinstance(response, GeminiBatchError):
+            # Raised here, where no frame holds credentials.
+            raise response
+        return response
+
+    def _try(self, request: HttpRequest, extra_headers: dict[str, str]) -> requests.Response | GeminiBatchError:
         import requests
 
-        headers: dict[str, str] = {**request.headers, **(extra_headers or {})}
+        headers: dict[str, str] = {**request.headers, **extra_headers}
         if request.authorize:
             self._sent = self._credentials.headers()
             headers.update(self._sent)
         options: dict[str, Any] = {"params": request.params} if request.params else {}
+        timeout = request.timeout or self._timeout
         try:
-            response = self._session.request(
+            return self._session.request(
                 request.method,
                 request.url,
                 data=cast("bytes | None", request.body),  # urllib3 takes any buffer
                 headers=headers,
-                timeout=request.timeout or self._timeout,
-                stream=stream,
+                timeout=timeout,
+                stream=True,
                 allow_redirects=False,
                 **options,
             )
@@ -186,17 +208,39 @@ class BlockingTransport:
             requests.exceptions.InvalidSchema,
             requests.exceptions.MissingSchema,
         ) as error:
-            raise ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).") from error
+            return ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).")
         except requests.exceptions.RequestException as error:
-            if not _was_sent(error):
-                raise TransportError(f"No connection to the service: {type(error).__name__}.", sent=False) from error
-            if isinstance(error, requests.exceptions.Timeout):
-                raise TransportError("The service did not answer within the timeout of the connection.") from error
-            raise TransportError(f"The connection broke before a complete reply: {type(error).__name__}.") from error
-        if not _says_its_end(response) and (stream or not response.content):
-            response.close()
-            raise TransportError("The connection broke in the head of a reply.")
-        return response
+            sent = was_sent(error)
+            what = "No complete reply from" if sent else "No connection to"
+            return TransportError(f"{what} {place_of(request.url)}: {cause_of(error, timeout)}.", sent=sent)
+
+    def _reply(self, request: HttpRequest, response: requests.Response) -> HttpReply:
+        """Read an ordinary reply's body."""
+        import urllib3
+
+        from airflow_provider_gemini_batch.transport.credentials import without_key
+
+        body = Body(response.headers.get("Content-Encoding", ""), WORKER_REPLY_BYTES)
+        fault: TransportError | None = None
+        try:
+            while body.fault is None and (piece := response.raw.read(_PIECE_BYTES, decode_content=False)):
+                body.add(piece)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            cause = cause_of(error, request.timeout or self._timeout)
+            fault = TransportError(f"No complete reply from {place_of(request.url)}: {cause}.")
+        fault = fault or body.fault
+        if fault is not None:
+            raise fault
+        content = body.content()
+        if response.status_code < 200 or (not content and not _says_its_end(response)):
+            raise _broken_head(request)
+        sent = {k.lower(): str(v) for k, v in response.request.headers.items()}
+        headers = {k.lower(): v for k, v in response.headers.items()}
+        return HttpReply(response.status_code, headers, without_key(content, sent))
+
+
+def _broken_head(request: HttpRequest) -> TransportError:
+    return TransportError(f"No complete reply from {place_of(request.url)}: it broke off in its head.")
 
 
 def _keep_headers(request: Any) -> Any:
@@ -207,29 +251,6 @@ def _forget_redirect(response: requests.Response, **_: Any) -> None:
     """Redirects are not followed; left in, requests would parse the place all the same, and stumble over a bad one."""
     if 300 <= response.status_code < 400:
         response.headers.pop("Location", None)
-
-
-def _was_sent(error: BaseException) -> bool:
-    """
-    Whether a failed call may have reached the service; False only where urllib3 says for sure that it did not.
-
-    A ``ProxyError`` alone says nothing: urllib3 also calls it so when a proxy hangs up on a request it took.
-    """
-    import ssl
-
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-
-    before = (NewConnectionError, ConnectTimeoutError, ssl.SSLCertVerificationError)
-    # Only the standard library's words tell these two from trouble later on.
-    words = ("Tunnel connection failed", "handshake operation timed out")
-    causes: list[Any] = [error]
-    for cause in causes:
-        if isinstance(cause, before) or (isinstance(cause, OSError) and any(word in str(cause) for word in words)):
-            return False
-        inside = (*getattr(cause, "args", ()), getattr(cause, "reason", None), getattr(cause, "original_error", None),
-                  getattr(cause, "__cause__", None))  # fmt: skip
-        causes += [each for each in inside if isinstance(each, BaseException) and each not in causes]
-    return True
 
 
 def _says_its_end(response: requests.Response) -> bool:
@@ -247,20 +268,6 @@ def _says_its_end(response: requests.Response) -> bool:
         or headers.get("Transfer-Encoding", "").strip().lower().endswith("chunked")
         or "close" in headers.get("Connection", "").lower()
     )
-
-
-def _reply(response: requests.Response) -> HttpReply:
-    import requests
-
-    from airflow_provider_gemini_batch.transport.credentials import without_key
-
-    try:
-        body = response.content
-    except requests.exceptions.RequestException as error:
-        raise TransportError(f"The connection broke in the middle of a reply: {type(error).__name__}.") from error
-    sent = {k.lower(): str(v) for k, v in response.request.headers.items()}
-    headers = {k.lower(): v for k, v in response.headers.items()}
-    return HttpReply(response.status_code, headers, without_key(body, sent))
 
 
 def _content_length(response: requests.Response) -> int | None:
@@ -336,7 +343,7 @@ class _Got:
         self.names = {**(self.names if self.offset else {}), **names}
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
+def _pieces(response: requests.Response, timeout: float) -> Iterator[bytes]:
     """Yield a body in pieces of about READ_BYTES; what came before a cut is yielded before the cut is raised."""
     import urllib3
 
@@ -362,6 +369,6 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         if not piece:
             break
     if fault is not None:
-        raise TransportError(f"The connection broke during a download: {type(fault).__name__}.") from fault
+        raise TransportError(f"The connection broke during a download: {cause_of(fault, timeout)}.")
     if expected is not None and received < expected:
         raise TransportError(f"The download ended {expected - received} bytes early.")

@@ -205,24 +205,29 @@ class GoogleAuthCredentials:
                 answered = True
                 return reply
 
+            fault: GeminiBatchError | None = None
             try:
                 if self._source is None:
                     self._source = _google_credentials(settings, send)
                 self._source.refresh(send)  # type: ignore[no-untyped-call]
-            except GeminiBatchError:
-                raise
+            except GeminiBatchError as error:
+                fault = error.with_traceback(None)
             except Exception as error:
                 # A half-renewed chain must not be built upon. The cause is not chained: what google-auth puts into
-                # its errors is the reply as it came, and tracebacks are logged.
+                # its errors is the reply as it came, and tracebacks are logged, some tools' with the key in them.
                 self._source = None
                 if answered and isinstance(error, ValueError | TypeError | KeyError | AttributeError):
                     # google-auth stumbled over the reply, not over the key: a proxy's page, or a garbled reply.
-                    raise TransportError(
+                    fault = TransportError(
                         f"{_which(settings)} got no access token for now: the token endpoint's reply cannot be read "
                         f"({type(error).__name__}).",
                         sent=False,
-                    ) from None
-                raise _read_failure(error, settings) from None
+                    )
+                else:
+                    fault = _read_failure(error, settings)
+            if fault is not None:
+                raise fault
+        assert self._source is not None
         if not self._source.token:
             raise AuthError(f"{_which(settings)} gave an empty access token. {_way_out(settings)}", status=401)
         return _Token.of(self._source, settings.quota_project, self._now())

@@ -192,6 +192,18 @@ def after(first: bytes, seconds: float, rest: bytes) -> Answer:
     return answer
 
 
+def trickle(data: bytes, seconds: float) -> Answer:
+    """Send an answer byte by byte, with a pause after each."""
+
+    def answer(connection: socket.socket) -> bool:
+        for place in range(len(data)):
+            connection.sendall(data[place : place + 1])
+            time.sleep(seconds)
+        return True
+
+    return answer
+
+
 @dataclass
 class Servers:
     """Starts servers for a test; all are closed at its end."""

@@ -24,6 +24,7 @@ from airflow_provider_gemini_batch.transport.credentials import (
     GoogleAuthCredentials,
     credentials_for,
 )
+from tests.transport.frames import frames_of
 
 TARGET = "target@emulated-project.iam.gserviceaccount.com"
 
@@ -59,8 +60,10 @@ def failure(credentials: Credentials) -> GeminiBatchError:
         credentials.headers()
     assert caught.value.__cause__ is None or isinstance(caught.value, ConfigurationError)
     text = str(caught.value)
+    shown = "".join(values for _, values in frames_of(caught.value))
     for secret in ("BEGIN", "ya29", "eyJ"):
         assert secret not in text
+        assert secret not in shown
     return caught.value
 
 

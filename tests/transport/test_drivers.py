@@ -44,6 +44,7 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
     RateLimitedError,
     ReplyFormatError,
+    ReplyTooLargeError,
     RequestRejectedError,
     ServerError,
     TransportError,
@@ -52,6 +53,7 @@ from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials, Credentials
 from tests.transport import serving
+from tests.transport.frames import frames_of
 from tests.transport.serving import Answer, Seen, chunked, close, raw, reply, reset, short, slowly
 
 KEY = "AIzaSy-the-key-of-the-drivers-tests-0123"
@@ -369,16 +371,23 @@ def lost(drive: Drive, url: str, timeout: float = 10.0, body: bytes | None = b"{
 
 
 def test_a_refused_connection_sent_nothing(drive: Drive) -> None:
-    assert lost(drive, f"http://127.0.0.1:{serving.unused_port()}/v1").sent is False
+    port = serving.unused_port()
+    fault = lost(drive, f"http://me:secret@127.0.0.1:{port}/v1?upload_id=secret")
+    assert fault.sent is False
+    assert str(fault) == f"No connection to 127.0.0.1:{port}: it refused the connection."
 
 
 def test_an_unknown_host_sent_nothing(drive: Drive) -> None:
-    assert lost(drive, "http://no-such-host.invalid/v1").sent is False
+    fault = lost(drive, "http://no-such-host.invalid/v1")
+    assert fault.sent is False
+    assert str(fault) == "No connection to no-such-host.invalid:80: its name is not known here."
 
 
 def test_a_certificate_that_nobody_vouches_for_sent_nothing(drive: Drive, start: Start, tmp_path: Path) -> None:
     server = start(tls=_self_signed(tmp_path))
-    assert lost(drive, f"{server.url}/v1").sent is False
+    fault = lost(drive, f"{server.url}/v1")
+    assert fault.sent is False
+    assert f"127.0.0.1:{server.port}: its certificate is not trusted (self-signed certificate" in str(fault)
     assert server.seen == []
 
 
@@ -404,7 +413,21 @@ def _self_signed(folder: Path) -> ssl.SSLContext:
 
 def test_a_handshake_that_never_ends_sent_nothing(drive: Drive) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert lost(drive, f"https://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.4).sent is False
+        fault = lost(drive, f"https://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.4)
+    assert fault.sent is False
+    assert "it did not answer within 0.4 s" in str(fault)
+
+
+def test_a_server_that_speaks_no_tls_is_told_as_such(drive: Drive) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+
+        def answer() -> None:
+            with plain.accept()[0] as connection:
+                connection.recv(9999)
+                connection.sendall(b"220 mail ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert "TLS failed (" in str(lost(drive, f"https://127.0.0.1:{plain.getsockname()[1]}/v1"))
 
 
 def test_a_proxy_that_hangs_up_on_a_request_may_have_passed_it_on(
@@ -438,7 +461,10 @@ def test_a_reply_that_breaks_off_leaves_open_whether_the_call_counted(
     drive: Drive, start: Start, answer: Answer
 ) -> None:
     server = start(answer)
-    assert lost(drive, f"{server.url}/v1").sent is True
+    fault = lost(drive, f"{server.url}/v1")
+    assert fault.sent is True
+    place = f"No complete reply from 127.0.0.1:{server.port}: "
+    assert str(fault).startswith((place, "The service's reply cannot be unpacked"))
     assert len(server.seen) == 1, "a driver never repeats by itself: a call may be billed"
 
 
@@ -452,6 +478,57 @@ def test_a_reply_slower_than_the_timeout_leaves_open_whether_the_call_counted(
     assert lost(drive, f"{server.url}/v1", timeout=0.3).sent is True
     assert time.monotonic() - begin < 1.2
     assert len(server.seen) == 1
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 O" + b"K" * 200,
+        _OK + b"X-A: " + b"a" * 200,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 20,
+        _OK + b"Content-Length: 200\r\n\r\n" + b" " * 200,
+        _OK + b"Transfer-Encoding: chunked\r\n\r\n1" + b";" * 200,
+        _OK + b"Content-Encoding: gzip\r\nContent-Length: 900\r\n\r\n" + gzip.compress(bytes(200))[:10] + b"\0" * 200,
+    ],
+    ids=["status", "header", "interim", "body", "chunk-size", "packed"],
+)
+def test_a_reply_that_trickles_is_lost_after_a_few_timeouts(drive: Drive, start: Start, answer: bytes) -> None:
+    server = start(serving.trickle(answer, 0.15))
+    begin = time.monotonic()
+    fault = lost(drive, f"{server.url}/v1", timeout=0.3)
+    assert fault.sent is True
+    assert "the whole reply took longer than 1.5 s" in str(fault)
+    assert 1.4 < time.monotonic() - begin < 2.5
+    assert len(server.seen) == 1
+
+
+def test_a_slow_reply_that_is_complete_in_time_is_one(drive: Drive, start: Start) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
+    server = start(serving.trickle(answer, 0.02), reply())
+
+    def twice() -> Flow[list[bytes]]:
+        answers = []
+        for _ in range(2):
+            came = yield get(server)
+            assert came is not None
+            answers.append(came.body)
+        return answers
+
+    assert drive(twice(), timeout=0.4) == [b'{"a": 1}', b"{}"]
+    assert server.connections == 1
+
+
+def test_a_reply_that_unpacks_to_more_than_memory_should_hold_is_lost(drive: Drive, start: Start) -> None:
+    block = zlib.compressobj(wbits=31)
+    packed = b"".join(block.compress(bytes(1 << 20)) for _ in range(300)) + block.flush()
+    server = start(reply(body=packed, headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(ReplyTooLargeError, match=r"more than \d+ MiB") as caught:
+        drive(once(get(server)))
+    assert caught.value.may_have_taken_effect
+    assert not caught.value.is_transient, "what cannot be held the next time either"
 
 
 def test_a_calls_own_timeout_wins_over_the_connections(drive: Drive, start: Start) -> None:
@@ -493,6 +570,41 @@ def test_a_lost_call_is_thrown_into_the_flow_which_may_go_on(drive: Drive, start
     retry = RetryPolicy(max_attempts=3, base=0.01)
     assert drive(asked(get(server), retry)) == {"a": 1}
     assert len(server.seen) == 3
+
+
+# --- what an error carries ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["key", "token"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        slowly(1, reply()),
+        close(),
+        short(b'{"a": 1', 1),
+        serving.after(_HALF, 1, b""),
+        raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
+        reply(body=b"no gzip", headers={"Content-Encoding": "gzip"}),
+        reply(302, b"", {"Location": "http://elsewhere.invalid/"}),
+        reply(body=b"<html>"),
+        reply(503, b""),
+    ],
+    ids=["refused", "silent", "closed", "short", "stalled", "no-http", "no-gzip", "redirect", "html", "503"],
+)
+def test_no_frame_of_an_error_holds_the_credentials(
+    drive: Drive, start: Start, answer: Answer | None, secret: str
+) -> None:
+    """Tools that report errors send the local variables of every frame along."""
+    url = start(answer).url if answer is not None else f"http://127.0.0.1:{serving.unused_port()}"
+    credentials = ApiKeyCredentials(Secret(KEY)) if secret == "key" else Tokens("ya29.token-of-ours")
+    with pytest.raises(GeminiBatchError) as caught:
+        drive(asked(HttpRequest("GET", f"{url}/v1")), credentials, timeout=0.4)
+    frames = frames_of(caught.value)
+    assert frames
+    assert not [name for name, values in frames if KEY in values or "ya29." in values]
+    libraries = ("/requests/", "urllib3", "httpx", "httpcore", "/http/")
+    assert not [name for name, _ in frames if any(part in name for part in libraries)]
 
 
 # --- elsewhere ------------------------------------------------------------------------------------------------------
@@ -562,8 +674,13 @@ def test_a_host_that_needs_no_proxy_is_called_directly(
 def test_a_proxy_out_of_reach_sent_nothing(drive: Drive, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     port = serving.unused_port()
     for name in (f"{scheme.upper()}_PROXY", f"{scheme}_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    assert lost(drive, f"{scheme}://service.invalid/v1").sent is False
+        monkeypatch.setenv(name, f"http://me:secret@127.0.0.1:{port}")
+    fault = lost(drive, f"{scheme}://service.invalid/v1")
+    assert fault.sent is False
+    assert str(fault) == (
+        f"No connection to service.invalid:{443 if scheme == 'https' else 80} (through the proxy 127.0.0.1:{port}): "
+        "it refused the connection."
+    )
 
 
 @pytest.mark.parametrize("status", [407, 502])
@@ -573,7 +690,9 @@ def test_a_proxy_that_opens_no_tunnel_sent_nothing(
     proxy = start(reply(status, b"no"))
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-    assert lost(drive, "https://service.invalid/v1").sent is False
+    fault = lost(drive, "https://service.invalid/v1")
+    assert fault.sent is False
+    assert f"the proxy opened no tunnel ({status}" in str(fault)
     assert [seen.method for seen in proxy.seen] == ["CONNECT"]
     assert KEY not in str(proxy.seen)
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Below ``requests``: replies that are complete in time.
+
+A socket's timeout is one for the next bytes, and ``http.client`` reads on as long as some come. Here the time that is
+left for the whole reply bounds every read, head and chunk sizes included.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import socket
+import time
+from http.client import HTTPResponse
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from airflow_provider_gemini_batch.transport.bounds import REPLY_TIMEOUTS
+from airflow_provider_gemini_batch.transport.faults import SlowReplyError, took_too_long
+
+
+class _TimedStream(io.RawIOBase):
+    def __init__(self, raw: Any, sock: socket.socket) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+        self._timeout = sock.gettimeout() or math.inf
+        self._seconds = self._timeout * REPLY_TIMEOUTS
+        self.until = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self.until - time.monotonic()
+        if left < self._timeout:
+            self._sock.settimeout(max(left, 0.001))
+        try:
+            return self._raw.readinto(buffer)  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            if left < self._timeout:
+                raise SlowReplyError(took_too_long(self._seconds)) from error
+            raise
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        plain: Any = self.fp
+        self._stream = _TimedStream(plain.detach(), sock)
+        self.fp = io.BufferedReader(self._stream)
+
+    def may_take_long(self) -> None:
+        """Lift the bound on the whole reply; the one on the next bytes stays."""
+        self._stream.until = math.inf
+
+    def _read_status(self) -> tuple[str, int, str]:
+        # http.client skips 100 alone; any other interim reply it takes for the final one, and that for the next call's.
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 101 < status < 200:
+                return version, status, reason
+            while self.fp.readline(65537).strip():
+                pass
+
+
+class _Plain(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _Secure(HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+class TimedAdapter(HTTPAdapter):
+    """Makes connections whose replies are complete within a few times the timeout, or no replies."""
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        super().init_poolmanager(*args, **more)
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+
+    def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **more)
+        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager
+
+
+def may_take_long(response: Any) -> None:
+    """Lift the bound on a whole reply of ``requests`` whose head has come."""
+    head = response.raw._original_response  # None once the body is complete
+    if head is not None:
+        head.may_take_long()
