@@ -396,6 +396,8 @@ class Poller:
     def _take(self, page: JobPage, unseen: dict[str, str], hoped: set[str]) -> None:
         now = self._loop.time()
         for job in page.jobs:
+            if not job.state_text:
+                continue  # a single read may tell more
             key = key_of(job.name)
             is_due = unseen.pop(key, None) is not None
             hoped.discard(key)

@@ -216,6 +216,18 @@ def test_jobs_that_cannot_be_listed_are_read_one_by_one(gemini_batch_emulator):
     assert {job.name for job in asyncio.run(watch())} == set(names)
 
 
+def test_jobs_whose_state_the_list_does_not_tell_are_read_one_by_one(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=8, state="SUCCEEDED")
+    listed = {"operations": [{"name": name, "done": True} for name in names]}
+    gemini_batch_emulator.fault(match={"path": "/batches$"}, status=200, body=listed, times=None)
+
+    async def watch():
+        waits = (end_of(settings_for(gemini_batch_emulator), name, 0.5) for name in names)
+        return await asyncio.wait_for(asyncio.gather(*waits), 20)
+
+    assert {job.state for job in asyncio.run(watch())} == {JobState.SUCCEEDED}
+
+
 def test_a_name_of_another_backend_is_refused_at_once(gemini_batch_emulator):
     settings = settings_for(gemini_batch_emulator)
 

@@ -4,7 +4,8 @@ The Gemini Developer API: what we send, and what its replies mean.
 
 Rules that are easy to get wrong:
 
-* A job's state lies in ``metadata.state``; ``done``, zero counters and the output are absent until due.
+* A job's state lies in ``metadata.state``; ``done``, zero counters and the output are absent until due. ``done`` is the
+  operation's own word that the job is over, and counts where the state does not say so.
 * ``GET`` and ``DELETE`` of a result file (``files/batch-...``) are refused, only its download works; it goes with its
   job.
 * A file that is missing or has expired answers 403, not 404.
@@ -31,6 +32,7 @@ from airflow_provider_gemini_batch.api.models import (
     BatchJob,
     BatchStats,
     FilePage,
+    JobErrorInfo,
     JobOutput,
     JobPage,
     JobSpec,
@@ -165,7 +167,8 @@ class DeveloperSurface:
         items = body.get("operations") or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise ReplyFormatError("The list of jobs is not a list of operations.", excerpt=reply.excerpt())
-        return JobPage(tuple(read_operation(item, reply) for item in items), body.get("nextPageToken") or None)
+        jobs = tuple(read_operation(item, reply, is_listed=True) for item in items)
+        return JobPage(jobs, body.get("nextPageToken") or None)
 
     def picks(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
         if not filter:
@@ -367,8 +370,12 @@ def model_path(model: str) -> str:
     return f"models/{name}"
 
 
-def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
-    """Read a job from an operation; dispatches on what is there, never on ``@type``."""
+def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool = False) -> BatchJob:
+    """
+    Read a job from an operation; dispatches on what is there, never on ``@type``.
+
+    :param is_listed: Whether it comes from a list, which leaves answers out: that none are there then means nothing.
+    """
     metadata = item.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     name = str(item.get("name") or metadata.get("name") or "")
@@ -378,6 +385,18 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
     state = JobState.from_wire(state_text)
     stats = metadata.get("batchStats")
     response = item.get("response")
+    error = error_info(item.get("error"))
+    if item.get("done") is True and not state.is_terminal:
+        if error is not None:
+            state = JobState.CANCELLED if error.code == 1 else JobState.FAILED
+        elif isinstance(response, dict):
+            state = JobState.SUCCEEDED
+        elif state is JobState.UNKNOWN and not is_listed:
+            # It will never say more, and there is nothing to be had from it: better a failure now than at the deadline.
+            state = JobState.FAILED
+            error = JobErrorInfo(
+                message="the job is done, but the service gives neither a state that is known, nor answers, nor an error"
+            )
     output = None
     for holder in (response, metadata.get("output")):
         if isinstance(holder, dict) and holder.get("responsesFile"):
@@ -395,7 +414,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply) -> BatchJob:
         model=str(metadata.get("model") or ""),
         state=state,
         stats=_read_stats(stats, state) if isinstance(stats, dict) else BatchStats(),
-        error=error_info(item.get("error")),
+        error=error,
         create_time=_time(metadata.get("createTime")),
         end_time=_time(metadata.get("endTime")),
         update_time=_time(metadata.get("updateTime")),

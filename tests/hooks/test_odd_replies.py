@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.developer import DeveloperSurface
 from airflow_provider_gemini_batch.api.flows import delete_job, exchange, get_file, get_job, list_page
-from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
+from airflow_provider_gemini_batch.api.models import BatchJob, JobOutput, JobPage
 from airflow_provider_gemini_batch.api.policy import check_ended
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.vertex import VertexSurface
@@ -190,3 +190,38 @@ def test_a_filter_is_never_sent_to_the_developer_api_which_answers_unimplemented
 def test_a_filter_that_cannot_be_read_is_told_before_anything_is_sent() -> None:
     with pytest.raises(ConfigurationError, match=r"filter 'nonsense' cannot be read: a comparison was expected"):
         next(list_page(DEVELOPER, NO_RETRY, filter="nonsense"))
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"state": "BATCH_STATE_UNSPECIFIED"}, {"state": "BATCH_STATE_NEWER"}])
+@pytest.mark.parametrize(
+    ("rest", "state", "reason"),
+    [
+        ({"error": {"code": 3, "message": "bad rows"}}, "FAILED", "bad rows"),
+        ({"error": {"code": 1, "message": "stopped"}}, "CANCELLED", "stopped"),
+        ({"response": {"responsesFile": "files/b"}}, "SUCCEEDED", None),
+        ({"response": {"inlinedResponses": {}}}, "SUCCEEDED", None),
+        ({}, "FAILED", "neither a state that is known, nor answers, nor an error"),
+    ],
+)
+def test_a_job_that_is_done_is_not_waited_for_whatever_its_state(
+    metadata: dict[str, Any] | None, rest: dict[str, Any], state: str, reason: str | None
+) -> None:
+    body = {"name": "batches/a", "done": True, "metadata": metadata, **rest}
+    surface = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
+    job = answered(get_job(surface, "batches/a", NO_RETRY), json.dumps(body).encode())
+    assert (job.state.value, job.is_done) == (state, True)
+    assert reason is None or (job.error is not None and reason in str(job.error))
+    place = JobOutput("file", "files/b") if "files/b" in str(rest) else JobOutput("inline", "batches/a")
+    assert job.output == (place if state == "SUCCEEDED" else None)
+
+
+def test_a_listed_job_that_is_done_without_a_word_is_left_to_a_single_read() -> None:
+    """Lists leave answers out; a job that went well must not be taken for a failed one, and be paid for twice."""
+    body = json.dumps({"operations": [{"name": "batches/a", "done": True}]}).encode()
+    [job] = answered(list_page(DEVELOPER, NO_RETRY), body).jobs
+    assert job.is_running
+
+
+def test_an_outdated_state_does_not_hide_a_failure() -> None:
+    body = {"name": "batches/a", "done": True, "metadata": {"state": "BATCH_STATE_RUNNING"}, "error": {"code": 13}}
+    assert answered(get_job(DEVELOPER, "batches/a", NO_RETRY), json.dumps(body).encode()).is_failed
