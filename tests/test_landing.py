@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_gemini_batch.api.results import iter_inline_results
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.landing import land
@@ -90,6 +92,39 @@ def test_unreadable_lines_are_counted_by_line_number(tmp_path: Path) -> None:
     joined = land(lines, tmp_path / "joined.jsonl", input_path=source(tmp_path, ["a", "b"]))
     assert (joined["total"], joined["missing"], joined["failed"]) == (2, 1, 0)
     assert joined["unreadable_lines"] == [2, 3]
+
+
+@pytest.mark.parametrize("garbled", [b"caf\xe9", b"\xff\xfe", b"\xed\xa0\x80", b"\xc3"])
+@pytest.mark.parametrize("form", ["key first", "key last", "inline", "error", "vector"])
+def test_a_result_that_is_not_utf_8_is_no_success(tmp_path: Path, garbled: bytes, form: str) -> None:
+    answer = b'{"candidates": [{"content": {"parts": [{"text": "%b"}]}, "finishReason": "STOP"}]}' % garbled
+    lines: Any = [
+        {
+            "key first": b'{"key": "a", "response": %b}' % answer,
+            "key last": b'{"response": %b, "key": "a"}' % answer,
+            "error": b'{"key": "a", "error": {"code": 3, "message": "%b"}}' % garbled,
+            "vector": b'{"key": "a", "response": {"embedding": {"values": [1]}, "modelVersion": "%b"}}' % garbled,
+        }.get(form, b""),
+        good("b", "caf\u00e9"),
+    ]
+    if form == "inline":
+        entry = b'{"response": %b, "metadata": {"key": "a"}}, {"response": %b, "metadata": {"key": "b"}}'
+        whole = b'{"metadata": {"output": {"inlinedResponses": {"inlinedResponses": [%b]}}}}'
+        lines = iter_inline_results(
+            io.BytesIO(whole % (entry % (answer, answer.replace(garbled, "caf\u00e9".encode()))))
+        )
+    manifest = land(lines, tmp_path / "out.jsonl", input_path=source(tmp_path, ["a", "b"]))
+    assert (manifest["succeeded"], manifest["failed"], manifest["missing"]) == (1, 1, 0)
+    first, second = rows_of(tmp_path / "out.jsonl")
+    assert (first["key"], first["status"], second["text"]) == ("a", "failed", "caf\u00e9")
+    assert "cannot be read" in first["error"]["message"]
+
+
+def test_a_key_that_is_not_utf_8_is_no_key(tmp_path: Path) -> None:
+    whole = b'{"inlinedResponses": {"inlinedResponses": [{"response": {}, "metadata": {"key": "\xe9"}}]}}'
+    for lines in ([good("a").replace(b'"a"', b'"\xe9"')], iter_inline_results(io.BytesIO(whole))):
+        manifest = land(lines, tmp_path / "out.jsonl")
+        assert (manifest["failed"], manifest["unreadable"]) == (1, 1)
 
 
 def test_results_without_keys_are_joined_by_position(tmp_path: Path) -> None:

@@ -394,9 +394,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
         elif state is JobState.UNKNOWN and not is_listed:
             # It will never say more, and there is nothing to be had from it: better a failure now than at the deadline.
             state = JobState.FAILED
-            error = JobErrorInfo(
-                message="the job is done, but the service gives neither a state that is known, nor answers, nor an error"
-            )
+            error = JobErrorInfo(message="the job is done, but has no state that is known, no answers and no error")
     output = None
     for holder in (response, metadata.get("output")):
         if isinstance(holder, dict) and holder.get("responsesFile"):

@@ -216,6 +216,10 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
         row.error = {"code": 0, "message": f"the service's result line cannot be read: {fault}"}
         return row
     row = ResultRow(_key(found))
+    if isinstance(raw, bytes) and not _is_utf8(raw):
+        row.readable = False
+        row.error = {"code": 0, "message": "the service's result line cannot be read: it is not UTF-8"}
+        return row
     # Vertex AI writes a status beside every answer, and its rows in any order.
     row.is_ordered = not found.status and not found.instance
     response = bytes(found.response)
@@ -272,7 +276,7 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
             return None
         body = line[12:comma].lstrip()
     # If this decodes, it is one value, and the line holds nothing beside it and the key.
-    if body[-1:] != b"}":
+    if body[-1:] != b"}" or not _is_utf8(line):
         return None
     try:
         response = _read_response(body)
@@ -365,7 +369,8 @@ def iter_inline_results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
     :param stream: The whole operation as JSON text.
     :raises ReplyFormatError: If the text ends within the results, or an entry is no JSON.
     """
-    text = codecs.getincrementaldecoder("utf-8")("replace")
+    # Bytes that are not UTF-8 become what no JSON text can hold, so that the entry they are in is not readable.
+    text = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     decoder = json.JSONDecoder()
     buffer = ""
     ended = False
@@ -491,9 +496,13 @@ _LEADING_KEY = re.compile(rb'\s*\{\s*"key"\s*:\s*("(?:[^"\\]|\\.)*")\s*,')
 
 
 def _salvaged_key(line: bytes | str | Mapping[str, Any]) -> str | None:
-    """Return the key of a line that broke off after it."""
+    """Return the key of a line that broke off after it, or of an entry that is not readable elsewhere."""
     if isinstance(line, Mapping):
-        return None
+        holder = line.get("metadata")
+        key = holder.get("key") if isinstance(holder, Mapping) else line.get("key")
+        if not isinstance(key, str) or not _is_utf8(key.encode(errors="surrogatepass")):
+            return None
+        return key.removeprefix(KEY_PREFIX)
     match = _LEADING_KEY.match(line.encode("utf-8", "replace") if isinstance(line, str) else line)
     key = _loose(match[1]) if match else None
     return key.removeprefix(KEY_PREFIX) if isinstance(key, str) else None
@@ -522,6 +531,17 @@ def _text_error(text: Any) -> dict[str, Any]:
             if isinstance(body, dict) and ("message" in body or "code" in body):
                 return _status_error(body)
     return {"code": 0, "message": text}
+
+
+def _is_utf8(line: bytes) -> bool:
+    """Whether a line is text: what is only skipped over and copied is not checked by decoding it."""
+    if line.isascii():
+        return True
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _number(raw: bytes) -> int | None:

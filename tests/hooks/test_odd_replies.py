@@ -200,7 +200,7 @@ def test_a_filter_that_cannot_be_read_is_told_before_anything_is_sent() -> None:
         ({"error": {"code": 1, "message": "stopped"}}, "CANCELLED", "stopped"),
         ({"response": {"responsesFile": "files/b"}}, "SUCCEEDED", None),
         ({"response": {"inlinedResponses": {}}}, "SUCCEEDED", None),
-        ({}, "FAILED", "neither a state that is known, nor answers, nor an error"),
+        ({}, "FAILED", "no state that is known, no answers and no error"),
     ],
 )
 def test_a_job_that_is_done_is_not_waited_for_whatever_its_state(
