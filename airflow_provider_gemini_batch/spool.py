@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
 import re
+import socket
 import stat
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_gemini_batch.api.rows import check_file_size
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.rows import WireRow
 
 BUFFER_BYTES = 1 << 20
+
+OTHER_HOST_SECONDS = 7 * 24 * 3600.0
+"""Age from which another host's unfinished file is taken for abandoned: not every network disk passes locks on."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
@@ -181,15 +187,22 @@ class AtomicFile:
                 os.makedirs(directory, exist_ok=True)
             if self._target is not None and not _is_free_or_file(self._target):
                 raise OSError("it is a directory or a device, not a file")
-            handle, self.name = tempfile.mkstemp(dir=directory, prefix=".gemini-batch-", suffix=".part")
+            handle, self.name = _part(directory, self._target or self.place)
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
+        self._lock = os.dup(handle)  # the lock is held until the last copy is closed
         self._raw = WriteBehind(handle)
         self._file = io.BufferedWriter(self._raw, BUFFER_BYTES)
         self.write = self._file.write
 
     def publish(self) -> None:
         """Give the file its name. What had the name before is replaced."""
+        try:
+            self._publish()
+        finally:
+            self.discard()
+
+    def _publish(self) -> None:
         self._file.flush()
         self._raw.settle()
         os.fsync(self._raw.fileno())
@@ -204,10 +217,7 @@ class AtomicFile:
             finally:
                 os.close(directory)
             return
-        try:
-            self._send()
-        finally:
-            self.discard()
+        self._send()
 
     def _send(self) -> None:
         path = self._path
@@ -232,6 +242,9 @@ class AtomicFile:
             self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.name)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> AtomicFile:
         return self
@@ -251,6 +264,44 @@ def _is_free_or_file(path: str) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         return True
+
+
+def _part(directory: str | None, place: str) -> tuple[int, str]:
+    """
+    Make the file in which what is meant for *place* is written, and remove those that killed writers left.
+
+    Its lock says that its writer lives: the system drops it with the process, however that ends.
+    """
+    prefix = f".gemini-batch-{_digest(place)}-"
+    own = f"{prefix}{_digest(socket.gethostname())}-"
+    _remove_abandoned(directory or tempfile.gettempdir(), prefix, own)
+    while True:
+        handle, name = tempfile.mkstemp(dir=directory, prefix=own, suffix=".part")
+        is_ours = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_ours = False  # another writer found it before it was locked, and is about to remove it
+        except OSError:
+            pass  # there are no locks here, and so nobody will take it for abandoned
+        if is_ours and os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)
+
+
+def _remove_abandoned(directory: str, prefix: str, own: str) -> None:
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(directory) if name.startswith(prefix) and name.endswith(".part")]
+        for path in (os.path.join(directory, name) for name in names):
+            with contextlib.suppress(OSError), open(path, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                age = time.time() - os.fstat(file.fileno()).st_mtime
+                if os.path.basename(path).startswith(own) or age > OTHER_HOST_SECONDS:
+                    os.unlink(path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
 
 
 def _mode_for(path: str) -> int:

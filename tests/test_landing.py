@@ -8,7 +8,10 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,53 @@ def test_a_key_that_is_not_utf_8_is_no_key(tmp_path: Path) -> None:
     for lines in ([good("a").replace(b'"a"', b'"\xe9"')], iter_inline_results(io.BytesIO(whole))):
         manifest = land(lines, tmp_path / "out.jsonl")
         assert (manifest["failed"], manifest["unreadable"]) == (1, 1)
+
+
+WRITER = """
+import sys, time
+from airflow_provider_gemini_batch.spool import AtomicFile
+with AtomicFile(sys.argv[1]) as out:
+    out.write(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def parts(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix == ".part"}
+
+
+def test_a_landing_removes_what_killed_ones_left_and_nothing_of_those_that_go_on(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with AtomicFile(output) as going_on, AtomicFile(tmp_path / "else.jsonl"):
+        going_on.write(b"theirs")
+        living = parts(tmp_path)
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(output)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            land([good("a")], output)
+            assert len(parts(tmp_path)) == 3, "its writer lives"
+            process.kill()
+        assert len(parts(tmp_path)) == 3
+        land([good("b")], tmp_path / "else.jsonl")
+        assert len(parts(tmp_path)) == 3, "it is another output's"
+        land([good("a")], output)
+        assert parts(tmp_path) == living
+    assert output.read_bytes() == b"theirs"
+    assert parts(tmp_path) == set()
+
+
+def test_what_another_host_left_is_removed_after_a_week(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with AtomicFile(output) as out:
+        mark = Path(out.name).name.removeprefix(".gemini-batch-")[:12]
+    left = tmp_path / f".gemini-batch-{mark}-0123456789ab-x.part"
+    left.write_bytes(b"half")
+    land([good("a")], output)
+    assert left.exists(), "not every network disk passes locks on"
+    os.utime(left, (0, time.time() - 8 * 24 * 3600))
+    land([good("a")], output)
+    assert not left.exists()
 
 
 def test_results_without_keys_are_joined_by_position(tmp_path: Path) -> None:

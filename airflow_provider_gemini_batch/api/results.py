@@ -216,7 +216,10 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
         row.error = {"code": 0, "message": f"the service's result line cannot be read: {fault}"}
         return row
     row = ResultRow(_key(found))
-    if isinstance(raw, bytes) and not _is_utf8(raw):
+    try:
+        if isinstance(raw, bytes):
+            _check_text(raw)
+    except UnicodeError:
         row.readable = False
         row.error = {"code": 0, "message": "the service's result line cannot be read: it is not UTF-8"}
         return row
@@ -276,9 +279,10 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
             return None
         body = line[12:comma].lstrip()
     # If this decodes, it is one value, and the line holds nothing beside it and the key.
-    if body[-1:] != b"}" or not _is_utf8(line):
+    if body[-1:] != b"}":
         return None
     try:
+        _check_text(line)
         response = _read_response(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
@@ -472,6 +476,12 @@ def _take_vector(row: ResultRow, values: bytes) -> None:
         row.error = {"code": 0, "message": "the answer holds an empty vector"}
 
 
+def _check_text(raw: bytes) -> None:
+    """Raise UnicodeError if a line is no UTF-8: the decoder does not look into what it passes over."""
+    if not raw.isascii():
+        raw.decode()
+
+
 def _key(line: _Line) -> str | None:
     raw = bytes(line.key)
     value: Any = None
@@ -492,6 +502,7 @@ def _key(line: _Line) -> str | None:
     return None
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]").search
 _LEADING_KEY = re.compile(rb'\s*\{\s*"key"\s*:\s*("(?:[^"\\]|\\.)*")\s*,')
 
 
@@ -500,9 +511,7 @@ def _salvaged_key(line: bytes | str | Mapping[str, Any]) -> str | None:
     if isinstance(line, Mapping):
         holder = line.get("metadata")
         key = holder.get("key") if isinstance(holder, Mapping) else line.get("key")
-        if not isinstance(key, str) or not _is_utf8(key.encode(errors="surrogatepass")):
-            return None
-        return key.removeprefix(KEY_PREFIX)
+        return key.removeprefix(KEY_PREFIX) if isinstance(key, str) and not _SURROGATE(key) else None
     match = _LEADING_KEY.match(line.encode("utf-8", "replace") if isinstance(line, str) else line)
     key = _loose(match[1]) if match else None
     return key.removeprefix(KEY_PREFIX) if isinstance(key, str) else None
@@ -531,17 +540,6 @@ def _text_error(text: Any) -> dict[str, Any]:
             if isinstance(body, dict) and ("message" in body or "code" in body):
                 return _status_error(body)
     return {"code": 0, "message": text}
-
-
-def _is_utf8(line: bytes) -> bool:
-    """Whether a line is text: what is only skipped over and copied is not checked by decoding it."""
-    if line.isascii():
-        return True
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _number(raw: bytes) -> int | None:
