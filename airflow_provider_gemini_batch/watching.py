@@ -99,8 +99,8 @@ class Subscription:
     :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
     """
 
-    __slots__ = ("_born", "_failures", "_key", "_look", "_poller", "_told", "_told_at", "_unlisted_until", "_waiter",
-                 "due", "job_name", "poll_interval", "span")  # fmt: skip
+    __slots__ = ("_born", "_failures", "_key", "_look", "_poller", "_told", "_told_at", "_trouble", "_unlisted_until",
+                 "_waiter", "due", "job_name", "poll_interval", "span")  # fmt: skip
 
     def __init__(self, poller: Poller, key: str, job_name: str, poll_interval: float | None, due: float) -> None:
         self.job_name = job_name
@@ -115,6 +115,7 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
         self._born = time.time()
         self._failures = 0
+        self._trouble: GeminiBatchError | None = None
         self._unlisted_until = 0.0
 
     def __enter__(self) -> Subscription:
@@ -129,8 +130,8 @@ class Subscription:
 
     @property
     def trouble(self) -> GeminiBatchError | None:
-        """What keeps the poller from looking at the moment, if anything does."""
-        return self._poller.trouble
+        """What keeps the poller from looking at the moment, or at this job, if anything does."""
+        return self._poller.trouble or self._trouble
 
     def hurry(self) -> None:
         """Ask for a look as soon as the poller may, and to be told of it whatever it shows."""
@@ -446,6 +447,7 @@ class Poller:
             self._plan(subscription, None)
             if error.is_transient:
                 subscription._failures += 1
+                subscription._trouble = error
                 pause = _BACK_OFF.delay_after(error, subscription._failures)
                 subscription.due = self._loop.time() + (pause or _BACK_OFF.cap)
             else:
@@ -453,6 +455,7 @@ class Poller:
 
     def _hand(self, subscription: Subscription, job: BatchJob) -> None:
         subscription._failures = 0
+        subscription._trouble = None
         self._plan(subscription, job)
         subscription.deliver(job)
 

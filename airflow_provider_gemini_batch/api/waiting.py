@@ -85,7 +85,8 @@ class WaitLimits:
 @dataclass
 class ProgressReport:
     """
-    Decides which looks are worth a line: every change of state or of failed rows, and one each ten minutes.
+    Decides which looks are worth a line: every change of state or of failed rows, the first that fails, the first that
+    works again, and one each ten minutes.
 
     :param log: Takes the finished line.
     """
@@ -95,9 +96,24 @@ class ProgressReport:
     _last: tuple[str, int | None] | None = field(default=None, init=False)
     _last_time: float = field(default=0.0, init=False)
     _unknown: set[str] = field(default_factory=set, init=False)
+    _failing_since: float | None = field(default=None, init=False)
+
+    def fault(self, error: GeminiBatchError, now: float) -> None:
+        """Take a look into account that failed and is not the last, and log a line if it is worth one."""
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._last_time < SILENCE:
+            return
+        self._last_time = now
+        failing = now - self._failing_since
+        text = f"for {duration(failing)}" if failing else "for now"
+        self.log(f"The job cannot be looked at {text}; waiting goes on. {error}")
 
     def see(self, job: BatchJob, now: float) -> None:
         """Take a look into account, and log a line if it is worth one."""
+        if self._failing_since is not None:
+            self.log(f"{job.name} can be looked at again, after {duration(now - self._failing_since)}.")
+            self._failing_since = None
         if job.state is JobState.UNKNOWN and job.state_text not in self._unknown:
             self._unknown.add(job.state_text)
             self.log(f"{job.name} is in the state {job.state_text!r}, which is not known here; waiting goes on.")
@@ -150,11 +166,13 @@ class Watch:
     :param limits: How long to wait.
     :param started: UTC epoch seconds when the wait began.
     :param on_look: Called with every job seen.
+    :param on_fault: Called with every passing fault that kept us from it.
     """
 
     limits: WaitLimits
     started: float
     on_look: Callable[[BatchJob, float], None] = field(default=lambda job, now: None)
+    on_fault: Callable[[GeminiBatchError, float], None] = field(default=lambda error, now: None)
     job: BatchJob | None = field(default=None, init=False)
     running_since: float | None = field(default=None, init=False)
 
@@ -176,6 +194,7 @@ class Watch:
         young = isinstance(error, NotFoundError) and now - self.started < MISSING_GRACE
         if not (error.is_transient or young):
             raise error
+        self.on_fault(error, now)
         return self.limits.outcome_of(None, now, None)
 
     def pause(self, now: float, poll_interval: float | None) -> float:

@@ -406,7 +406,7 @@ class GeminiBatchHook(BaseHook):
             if on_progress is not None:
                 on_progress(job)
 
-        watch = Watch(WaitLimits(started + limit), started, look)
+        watch = Watch(WaitLimits(started + limit), started, look, report.fault)
         outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=interval))
         if outcome is not Outcome.ENDED or watch.job is None:
             raise not_ended(outcome, job_name, watch.job, time.time() - started)

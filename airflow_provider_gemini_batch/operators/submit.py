@@ -336,9 +336,8 @@ class SubmitOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch, wait_for_end
 
         started = time.time()
-        watch = Watch(
-            WaitLimits(plan["deadline"], **self._limits(plan)), started, ProgressReport(self.log.info, started).see
-        )
+        report = ProgressReport(self.log.info, started)
+        watch = Watch(WaitLimits(plan["deadline"], **self._limits(plan)), started, report.see, report.fault)
         outcome = self.hook.run(
             wait_for_end(self.hook.surface, job_name, watch, time.time, poll_interval=self._interval)
         )

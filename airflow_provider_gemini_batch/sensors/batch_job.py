@@ -82,7 +82,8 @@ class BatchJobSensor(BaseSensorOperator):
         from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch
 
         started = self._started or time.time()
-        return Watch(WaitLimits(started + self._seconds), started, ProgressReport(self.log.info, started).see)
+        report = ProgressReport(self.log.info, started)
+        return Watch(WaitLimits(started + self._seconds), started, report.see, report.fault)
 
     @property
     def _seconds(self) -> float:
@@ -169,7 +170,6 @@ class BatchJobSensor(BaseSensorOperator):
             job = self.hook.run(get_job(self.hook.surface, self.job_name, NO_RETRY))
         except GeminiBatchError as error:
             self._watch.fault(error, time.time())
-            self.log.warning("%s could not be looked at; the next look follows. %s", self.job_name, error)
             return None
         self._watch.see(job, time.time())
         return job

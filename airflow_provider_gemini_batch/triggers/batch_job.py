@@ -125,7 +125,8 @@ class BatchJobTrigger(BaseTrigger):
         limits = WaitLimits(
             math.inf if self.deadline is None else self.deadline, self.pending_timeout, self.running_timeout
         )
-        watch = Watch(limits, self.started, ProgressReport(self.log.info, self.started).see)
+        report = ProgressReport(self.log.info, self.started)
+        watch = Watch(limits, self.started, report.see, report.fault)
         try:
             self._settings = await self._find_connection(limits.deadline)
             await self._prepare_for_kill()

@@ -8,7 +8,6 @@ A wait in the triggerer, and the event that ends it.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 LAST_LOOK = 3.0
 """Seconds that a limit waits for one more look: a job that has just ended, or begun to run, is not given up."""
+
+TROUBLE_CHECK = 360.0
+"""Seconds without a look after which a wait asks what keeps the poller; longer than a look is told again after."""
 
 MESSAGE_CHARACTERS = 1000
 
@@ -119,9 +121,11 @@ async def watch_until_over(watch: Watch, subscription: Subscription) -> Outcome:
     """
     while True:
         limit = _next_limit(watch)
-        look = await subscription.look(None if limit == math.inf else limit - time.time())
-        if look is None and time.time() < limit:
-            continue  # a timer may fire a moment early
+        look = await subscription.look(min(limit - time.time(), TROUBLE_CHECK))
+        if look is None and (now := time.time()) < limit:
+            if subscription.trouble is not None:
+                watch.on_fault(subscription.trouble, now)
+            continue
         if look is None:
             subscription.hurry()
             look = await subscription.look(LAST_LOOK)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.waiting import ProgressReport
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     JobCancelledError,
@@ -21,6 +23,7 @@ from airflow_provider_gemini_batch.errors import (
     JobTimeoutError,
     NotFoundError,
     PartialFailureError,
+    TransportError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from tests.airflow_side import rows, set_connection, write_rows
@@ -265,6 +268,42 @@ def test_wait_survives_passing_faults(hook: GeminiBatchHook, emulator: EmulatorH
     fault = emulator.fault(match={"method": "GET", "path": name}, status=429, retry_after=0.1, times=2)
     assert hook.wait_for_batch(name, poll_interval=0.01).is_succeeded
     assert fault.fired == 2
+
+
+def test_wait_says_that_looks_fail_and_that_they_work_again(
+    hook: GeminiBatchHook,
+    emulator: EmulatorHandle,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = hook.create_batch(GENERATE, inlined_requests=rows(1)).name
+    emulator.fault(match={"method": "GET", "path": name}, status=429, retry_after=0.1, times=3, message="slow down")
+    caplog.set_level("INFO")
+    hook.wait_for_batch(name, poll_interval=0.01)
+    lines = (caplog.text or capsys.readouterr().out).splitlines()
+    assert len([line for line in lines if "cannot be looked at" in line and "slow down" in line]) == 1
+    assert len([line for line in lines if f"{name} can be looked at again" in line]) == 1
+
+
+def test_an_outage_is_told_at_once_every_ten_minutes_and_when_it_is_over() -> None:
+    lines: list[str] = []
+    report = ProgressReport(lines.append, 0.0)
+    job = BatchJob("batches/a", state=JobState.RUNNING, state_text="BATCH_STATE_RUNNING")
+    for now in range(0, 3600, 60):
+        if 600 <= now < 2100:
+            report.fault(TransportError("No connection to host:443: it refused the connection."), float(now))
+        else:
+            report.see(job, float(now))
+    assert [line.split(";")[0].split(", ")[0] for line in lines] == [
+        "batches/a: RUNNING",
+        "The job cannot be looked at for now",
+        "The job cannot be looked at for 10 min 0 s",
+        "The job cannot be looked at for 20 min 0 s",
+        "batches/a can be looked at again",
+        "batches/a: RUNNING",
+        "batches/a: RUNNING",
+    ]
+    assert lines[1].endswith("waiting goes on. No connection to host:443: it refused the connection.")
 
 
 # --- cancel, delete -------------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ import time
 
 import pytest
 
+from airflow_provider_gemini_batch import watching
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome
 from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.task_context import state_in
+from airflow_provider_gemini_batch.triggers import wait
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.wait import event_for, read_event
 
@@ -45,6 +47,18 @@ def test_deadline_ends_the_wait_although_the_interval_is_long(emulator):
     [payload] = events_of(BatchJobTrigger(name, poll_interval=3600, deadline=begin + 1))
     assert read_event(payload).outcome is Outcome.TIMEOUT
     assert time.time() - begin < 6
+
+
+def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsys):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    emulator.fault(match={"path": "batches"}, times=2, status=503, message="down for a while", skip=1)
+    monkeypatch.setattr(wait, "TROUBLE_CHECK", 0.3)
+    monkeypatch.setattr(watching, "REPEAT_SECONDS", 0.1)
+    caplog.set_level("INFO")
+    events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
+    text = caplog.text + capsys.readouterr().out
+    assert text.count("The job cannot be looked at for now; waiting goes on. HTTP 503") == 1
+    assert text.count(f"{name} can be looked at again") == 1
 
 
 def test_deadline_holds_while_the_service_is_down(emulator):
