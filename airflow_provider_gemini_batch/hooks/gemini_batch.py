@@ -505,10 +505,8 @@ class GeminiBatchHook(BaseHook):
 
     def _content_of(self, file_name: str) -> Iterator[bytes]:
         """Stream a file; what the service says when it refuses is completed by what to do."""
-        from airflow_provider_gemini_batch.overlap import read_ahead
-
         try:
-            yield from read_ahead(self.transport.stream(partial(self.surface.download_file, file_name)))
+            yield from self.transport.stream(partial(self.surface.download_file, file_name))
         except ApiError as error:
             advice = ""
             if self.backend == "vertex_ai":

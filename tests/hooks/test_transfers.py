@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from tests.airflow_side import set_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
 
@@ -194,6 +196,38 @@ def test_a_download_that_never_gets_on_ends_in_an_error_and_no_file(
         hook.download_file(name, tmp_path / "out")
     assert broken.fired == 7, "eight tries, of which the first brought something"
     assert list(tmp_path.iterdir()) == []
+
+
+class _Terminated(BaseException):
+    """What Airflow raises into a task that is ended, wherever it is."""
+
+
+@contextmanager
+def ended_soon() -> Iterator[None]:
+    """End what is done inside as Airflow ends a task: by an exception out of a signal's handler."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_task_that_is_ended_does_not_sleep_on(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, payload: Path, tmp_path: Path, backend: str
+) -> None:
+    uploaded = hook.upload_file(payload)
+    emulator.fault(match=DOWNLOAD[backend], times=None, status=503, retry_after=30)
+    begin = time.monotonic()
+    with pytest.raises(_Terminated), ended_soon():
+        GeminiBatchHook().download_file(uploaded.name, tmp_path / "out")
+    assert time.monotonic() - begin < 5
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name or path.suffix == ".part"] == []
 
 
 def test_an_upload_that_never_gets_on_ends_in_an_error(
