@@ -81,7 +81,7 @@ def error_from(reply: HttpReply) -> ApiError:
         return PermissionDeniedError(text, **facts)
     if reply.status == 404:
         return NotFoundError(text, **facts)
-    if 300 <= reply.status < 400:
+    if reply.status in (301, 302, 303, 307, 308):
         return RequestRejectedError(
             f"HTTP {reply.status}: the service answered with a redirect, which is not followed because it could carry "
             "the credentials to another host. Check the host of the connection.",

@@ -74,7 +74,7 @@ class HttpReply:
         """
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ReplyFormatError(
                 f"The service answered HTTP {self.status} with something that is not JSON: {self.excerpt()!r}",
                 excerpt=self.excerpt(),

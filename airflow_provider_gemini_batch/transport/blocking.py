@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow_provider_gemini_batch.api.replies import error_from
+from airflow_provider_gemini_batch.api.replies import error_from, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, T
 from airflow_provider_gemini_batch.errors import (
@@ -225,7 +225,7 @@ class BlockingTransport:
         try:
             while body.fault is None and (piece := response.raw.read(_PIECE_BYTES, decode_content=False)):
                 body.add(piece)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # a chunk of negative size is the latter
             cause = cause_of(error, request.timeout or self._timeout)
             fault = TransportError(f"No complete reply from {place_of(request.url)}: {cause}.")
         fault = fault or body.fault
@@ -271,8 +271,8 @@ def _says_its_end(response: requests.Response) -> bool:
 
 
 def _content_length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() and not response.headers.get("Content-Encoding") else None
+    length = whole_number(response.headers.get("Content-Length"))
+    return length if length is not None and length >= 0 and not response.headers.get("Content-Encoding") else None
 
 
 _RANGE = re.compile(r"bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -283,7 +283,7 @@ def _content_range(response: requests.Response) -> tuple[int | None, int | None]
     match = _RANGE.match(response.headers.get("Content-Range", ""))
     if match is None:
         return None, None
-    return int(match[1]) if match[1] else None, int(match[2]) if match[2] != "*" else None
+    return whole_number(match[1]), whole_number(match[2])
 
 
 @dataclass

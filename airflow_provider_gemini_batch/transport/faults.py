@@ -77,6 +77,8 @@ def cause_of(error: BaseException, timeout: float) -> str:
             return f"TLS failed ({each.reason.replace('_', ' ').lower()})"
         if isinstance(each, OSError) and each.errno:
             return os.strerror(each.errno).lower()
+    if type(last).__name__ == "IncompleteRead" or str(last).startswith(("peer closed", "Server disconnected")):
+        return "it broke off"
     return f"what came was no HTTP ({type(last).__name__})"
 
 

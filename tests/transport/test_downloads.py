@@ -21,6 +21,7 @@ from airflow_provider_gemini_batch.transport import blocking
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials
 from tests.transport import serving
+from tests.transport.frames import frames_of
 from tests.transport.serving import Answer, close, raw, reply
 
 FILE = bytes(range(256)) * 8
@@ -104,6 +105,35 @@ def test_a_cut_download_is_put_together_to_identical_bytes(start: Start, rest: l
 
 def test_a_head_that_is_cut_is_no_empty_file(start: Start) -> None:
     assert download(start(raw(b"HTTP/1.1 200 OK\r\nContent-Ty"), whole())) == FILE
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        raw(head(200, {"Transfer-Encoding": "chunked"}) + b"zz\r\nabcde\r\n0\r\n\r\n"),
+        reply(200, b"no gzip", {"Content-Encoding": "gzip"}),
+        raw(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    ],
+    ids=["no-chunk", "no-gzip", "interim"],
+)
+def test_a_reply_that_is_no_file_is_asked_for_again(start: Start, first: Answer) -> None:
+    assert download(start(first, whole())) == FILE
+
+
+@pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-1"])
+def test_a_length_that_is_none_is_left_out(start: Start, length: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: " + length + b"\r\n\r\n" + FILE
+    assert download(start(raw(answer))) == FILE
+
+
+@pytest.mark.parametrize("answer", [cut(), reply(503, b""), close(), reply(302, b"", {"Location": "http://x.invalid"})])
+def test_no_frame_of_an_error_holds_the_credentials(start: Start, answer: Answer) -> None:
+    key = "AIzaSy-the-key-of-the-download-tests-0123"
+    with pytest.raises(GeminiBatchError) as caught:
+        download(start(answer), ApiKeyCredentials(Secret(key)))
+    frames = frames_of(caught.value)
+    assert frames
+    assert not [name for name, values in frames if key in values or "urllib3" in name or "/requests/" in name]
 
 
 def test_an_empty_file_is_empty(start: Start) -> None:

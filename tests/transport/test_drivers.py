@@ -256,6 +256,79 @@ def test_what_is_no_json_object_is_a_reply_we_do_not_understand(drive: Drive, st
     assert caught.value.may_have_taken_effect
 
 
+_JOB = b'{"name": "batches/a"}'
+_LENGTH = b"Content-Length: %d\r\n" % len(_JOB)
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (reply(body=_JOB, headers={"Content-Type": "text/html; charset=nonsense"}), "read"),
+        (reply(body=_JOB, headers={"Set-Cookie": 'a=b; Expires=never; Domain="; Path=\x80'}), "read"),
+        (reply(206, _JOB), "read"),
+        (reply(body=b'{"name": "x", "name": "batches/a"}'), "read"),
+        (reply(body=gzip.compress(_JOB), headers={"Content-Encoding": "X-GZIP"}), "read"),
+        (reply(body=_JOB, headers={"Content-Encoding": "identity"}), "read"),
+        (raw(b"HTTP/1.1 200\r\n" + _LENGTH + b"\r\n" + _JOB), "read"),
+        (raw(b"HTTP/1.1 200 OK\n" + _LENGTH + b"\n" + _JOB), "read"),
+        (raw(b"HTTP/1.1 200 OK\r\nX-\xc3\xbc: \xff\r\n" + _LENGTH + b"\r\n" + _JOB), None),
+        (raw(b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\n" + _LENGTH + b"\r\n" + _JOB), "read"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\nConnection: close\r\n\r\n" + _JOB), None),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + _LENGTH + b"\r\n" + _JOB), TransportError),
+        (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + _LENGTH + b"\r\n" + _JOB), None),
+        (raw(b"HTTP/1.1 103 Early Hints\r\n\r\n"), TransportError),
+        (raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n\0"), TransportError),
+        (raw(b"HTTP/1.1 000 x\r\n\r\n"), TransportError),
+        (raw(_CHUNKED + b"-5\r\nabcde\r\n0\r\n\r\n"), TransportError),
+        (raw(_CHUNKED + b"zz\r\nabcde\r\n0\r\n\r\n"), TransportError),
+        (raw(_CHUNKED + b"fffffffffffffff\r\nabcde\r\n"), TransportError),
+        (reply(body=b"x", headers={"Content-Encoding": "br"}), TransportError),
+        (reply(body=gzip.compress(gzip.compress(_JOB)), headers={"Content-Encoding": "gzip, gzip"}), TransportError),
+        (reply(body=b"\xef\xbb\xbf" + _JOB), ReplyFormatError),
+        (reply(body=_JOB.decode().encode("utf-16")), ReplyFormatError),
+        (reply(body=b'{"a": NaN}'), ReplyFormatError),
+        (reply(body=b'{"a": 1e999}'), ReplyFormatError),
+        (reply(body=b'{"a": %b}' % (b"9" * 5000)), ReplyFormatError),
+        (reply(body=b'{"a": "\\ud800"}'), ReplyFormatError),
+        (reply(body=b'{"a": %b%b}' % (b"[" * 99_999, b"]" * 99_999)), ReplyFormatError),
+        (reply(400, b"[" * 99_999), RequestRejectedError),
+        (reply(body=_JOB * 2), ReplyFormatError),
+        (reply(300, b""), RequestRejectedError),
+        (reply(308, b"", {"Location": "/v1beta/elsewhere"}), RequestRejectedError),
+        (reply(999, b""), ServerError),
+        (reply(429, b"{}", {"Retry-After": "9" * 400}), RateLimitedError),
+    ],
+)
+def test_an_odd_reply_is_a_value_or_one_clear_error(
+    drive: Drive, start: Start, answer: Answer, outcome: str | type[GeminiBatchError] | None
+) -> None:
+    server = start(answer)
+    try:
+        found: Any = drive(asked(get(server)), timeout=2)
+    except GeminiBatchError as error:
+        found = error
+    assert outcome in (None, "read" if found == {"name": "batches/a"} else type(found))
+    assert len(server.seen) == 1
+
+
+def test_what_follows_an_interim_reply_is_not_taken_for_the_next_calls(drive: Drive, start: Start) -> None:
+    server = start(
+        raw(b"HTTP/1.1 103 Early Hints\r\n\r\n" + serving.head(200, {"Content-Length": "1"}) + b"1", stays_open=True),
+        reply(body=b"2"),
+    )
+
+    def twice() -> Flow[list[bytes]]:
+        answers = []
+        for _ in range(2):
+            came = yield get(server)
+            assert came is not None
+            answers.append(came.body)
+        return answers
+
+    assert drive(twice()) == [b"1", b"2"]
+
+
 # --- the service's errors -------------------------------------------------------------------------------------------
 
 
