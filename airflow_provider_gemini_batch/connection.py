@@ -104,7 +104,7 @@ class ConnectionSettings:
     :param location: Vertex AI location; empty for the Developer API unless given.
     :param storage_uri: ``gs://bucket/prefix`` without a slash at the end, or empty.
     :param iam_base_url: Where accounts are impersonated; empty leaves that to google-auth.
-    :param timeout: Seconds for one HTTP call.
+    :param timeout: Seconds for a connection, and for the next bytes of a reply; five times that for a whole reply.
     :param max_retries: Tries for a call that is safe to repeat, at least 1.
     :param keyfile_dict: A service account's key as JSON text, or None.
     :param credential_config: Content of a workload identity federation file as JSON text, or None.
