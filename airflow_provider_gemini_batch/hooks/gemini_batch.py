@@ -477,7 +477,14 @@ class GeminiBatchHook(BaseHook):
         elif job.output.kind == "file":
             yield from split_lines(self._content_of(place))
         elif job.output.kind == "gcs":
-            lines = (line for name in self._shards(place) for line in split_lines(self._content_of(name)))
+            shards = self._shards(place)
+            if not shards:
+                if not job.is_succeeded:
+                    check_ended(job)  # it may name a place and have left nothing there
+                raise ConfigurationError(
+                    f"There are no *.jsonl objects under {place}: they were removed, or may not be listed."
+                )
+            lines = (line for name in shards for line in split_lines(self._content_of(name)))
             yield from self._with_keys(job, lines)
         else:
             from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
@@ -519,12 +526,8 @@ class GeminiBatchHook(BaseHook):
 
     def _shards(self, directory: str) -> list[str]:
         """List every result object under a job's output directory; a long job leaves several."""
-        names = [file.name for file in self._files(prefix=directory.rstrip("/") + "/") if file.name.endswith(".jsonl")]
-        if not names:
-            raise ConfigurationError(
-                f"There are no *.jsonl objects under {directory}: they were removed, or may not be listed."
-            )
-        return sorted(names)
+        files = self._files(prefix=directory.rstrip("/") + "/")
+        return sorted(file.name for file in files if file.name.endswith(".jsonl"))
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,13 @@ class DownloadResultsOperator(GeminiBatchOperator):
                 expects_answers=bool(job.stats.succeeded),
             ),
         }
+        if not job.is_succeeded:
+            try:
+                check_ended(job)
+            except JobError as error:
+                if not manifest["succeeded"]:
+                    raise
+                self.log.warning("%s What it left is landed.", error)
         without = manifest["total"] - manifest["succeeded"]
         self.log.info(
             "%s: %d rows landed at %s, %d of them without a usable answer",

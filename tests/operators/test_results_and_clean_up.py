@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
+    JobCancelledError,
     JobError,
     JobFailedError,
     NotFoundError,
@@ -137,6 +138,46 @@ def test_results_of_a_failed_job_tell_its_reason(emulator: EmulatorHandle, tmp_p
     with pytest.raises(JobFailedError, match="the rows are bad"):
         download(submit(inlined_requests=rows(1)), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+@pytest.mark.parametrize(("share", "landed"), [(0.5, True), (0.0, False)])
+def test_what_a_cancelled_job_left_is_landed_with_a_warning_and_nothing_is_its_error(
+    emulator: EmulatorHandle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    backend: str,
+    share: float,
+    landed: bool,
+) -> None:
+    set_connection(monkeypatch, emulator.connection(backend))
+    emulator.script(mode="at_once", end={"state": "CANCELLED", "code": 1, "message": "by hand", "share": share})
+    path = write_rows(tmp_path / "in.jsonl", rows(4))
+    name = submit(input_path=path)
+    if landed:
+        manifest = download(name, tmp_path, input_path=path)
+        assert (manifest["succeeded"], manifest["missing"]) == (2, 2)
+        assert "was cancelled. The service says: by hand (code 1). What it left is landed." in (
+            caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+        )
+    else:
+        with pytest.raises(JobCancelledError, match="by hand"):
+            download(name, tmp_path, input_path=path)
+
+
+def test_a_job_that_could_not_write_its_results_says_so_and_not_that_they_are_gone(
+    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, emulator.connection("vertex_ai"))
+    emulator.script(mode="at_once")
+    emulator.configure(unwritable_buckets=["emulator"])
+    name = submit(inlined_requests=rows(2))
+    with pytest.raises(JobFailedError, match=r"storage\.objects\.create"):
+        download(name, tmp_path)
+    with pytest.raises(JobFailedError, match=r"storage\.objects\.create"):
+        list(GeminiBatchHook().get_responses(name))
 
 
 def test_seed_documented_lines_land_with_their_row_numbers(emulator: EmulatorHandle, tmp_path: Path) -> None:
