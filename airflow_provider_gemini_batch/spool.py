@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_gemini_batch.api.rows import check_file_size
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.overlap import WriteBehind
+from airflow_provider_gemini_batch.overlap import EarlyOut, WriteBehind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -191,7 +191,7 @@ class AtomicFile:
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
         self._lock = os.dup(handle)  # the lock is held until the last copy is closed
-        self._raw = WriteBehind(handle)
+        self._raw = EarlyOut(handle, "wb")
         self._file = io.BufferedWriter(self._raw, BUFFER_BYTES)
         self.write = self._file.write
 
@@ -204,7 +204,6 @@ class AtomicFile:
 
     def _publish(self) -> None:
         self._file.flush()
-        self._raw.settle()
         os.fsync(self._raw.fileno())
         self._file.close()
         if self._target is not None:

@@ -34,6 +34,7 @@ ODD_LINES: list[tuple[str, list[bytes]]] = [
     ("a key that looks like the rest of a row", [answer('x","status":"'), answer("a"), answer("b")]),
     ("numbers that are none", [answer("a").replace(b'"STOP"', b'"STOP", "avgLogprobs": NaN'), answer("b")]),
     ("half a pair of surrogates", [answer("a").replace(b"fine", b"\\ud83d"), answer("b")]),
+    ("bytes that are no UTF-8", [answer("a").replace(b"fine", b"\xff"), answer("b").replace(b"STOP", b"\xff")]),
     ("an answer nested without end", [b'{"key": "a", "response": {"x": ' + b"[" * 200_000, answer("b")]),
     ("two rows in a line", [answer("a") + answer("b")]),
     ("lines that are no objects", [b"null", b"[]", b"5", b'"a"', answer("a"), answer("b")]),

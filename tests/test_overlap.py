@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_gemini_batch.overlap import BLOCKS, WriteBehind, read_ahead
+from airflow_provider_gemini_batch.overlap import WriteBehind
 from airflow_provider_gemini_batch.spool import AtomicFile
 
 
@@ -27,54 +27,6 @@ def _threads_end() -> Iterator[None]:
     before = ours()
     yield
     assert ours() <= before
-
-
-def test_everything_arrives_in_order() -> None:
-    assert list(read_ahead(iter(range(1000)))) == list(range(1000))
-
-
-def test_a_fault_of_the_source_arrives_after_what_came_before_it() -> None:
-    def source() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise ValueError("broken")
-
-    pieces = read_ahead(source())
-    assert (next(pieces), next(pieces)) == (1, 2)
-    with pytest.raises(ValueError, match="broken"):
-        next(pieces)
-
-
-def test_only_a_few_pieces_are_held() -> None:
-    made = 0
-
-    def source() -> Iterator[int]:
-        nonlocal made
-        while True:
-            made += 1
-            yield made
-
-    pieces = read_ahead(source())
-    next(pieces)
-    time.sleep(0.2)
-    assert made <= BLOCKS + 2
-    pieces.close()
-
-
-def test_leaving_early_closes_the_source() -> None:
-    closed: list[str] = []
-
-    def source() -> Iterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            closed.append(threading.current_thread().name)
-
-    pieces = read_ahead(source())
-    next(pieces)
-    pieces.close()
-    assert len(closed) == 1
 
 
 def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ row: what cannot be read is a failed row that says why.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +55,14 @@ class _Line(msgspec.Struct, gc=False):
     status: msgspec.Raw = _NOTHING
     metadata: msgspec.Raw = _NOTHING
     instance: msgspec.Raw = _NOTHING
+    predictions: msgspec.Raw = _NOTHING
+
+
+class _CommonLine(msgspec.Struct, gc=False):
+    key: str
+    response: msgspec.Raw
+    error: msgspec.Raw = _NOTHING
+    status: msgspec.Raw = _NOTHING
     predictions: msgspec.Raw = _NOTHING
 
 
@@ -118,6 +127,7 @@ class _Prediction(msgspec.Struct, gc=False):
 
 
 _read_line = msgspec.json.Decoder(_Line).decode
+_read_common_line = msgspec.json.Decoder(_CommonLine).decode
 _read_response = msgspec.json.Decoder(_Response).decode
 _read_text = msgspec.json.Decoder(str).decode
 _read_predictions = msgspec.json.Decoder(list[_Prediction]).decode
@@ -253,38 +263,22 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
     return row
 
 
-# Keys that stand in JSON as they are.
-_QUICK_HEAD = re.compile(rb'\{\s*"key"\s*:\s*("([ !#-\[\]-~]*)")\s*,\s*"response"\s*:\s*(?=\{)').match
-_QUICK_TAIL = re.compile(rb'\s*,\s*"key"\s*:\s*("([ !#-\[\]-~]*)")\s*\}').fullmatch
-_RESPONSE_FIRST = (b'{"response":{', b'{"response": {')
-
-
 def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, bytes, bytes] | None:
     """
     Return key, result line and usage of the most common kind of result, or None: then :func:`read_row` has to look.
 
-    Common is a line of ``key`` and ``response``, in either order, whose response has one text or one vector. What this
-    returns is what ``read_row(line).line()`` gives; it decodes once where that decodes twice, and makes no row.
+    Common is a line with a key and a response that has one text or one vector. What this returns is what
+    ``read_row(line).line()`` gives, without a row between.
     """
-    key = _QUICK_HEAD(line)
-    if key is not None:
-        body = line[key.end() : -1]
-        if line[-1:] != b"}":
-            return None
-    else:
-        if not line.startswith(_RESPONSE_FIRST) or (comma := line.rfind(b"}", 0, line.rfind(b'"key"')) + 1) < 1:
-            return None
-        key = _QUICK_TAIL(line, comma)
-        if key is None:
-            return None
-        body = line[12:comma].lstrip()
-    # If this decodes, it is one value, and the line holds nothing beside it and the key.
-    if body[-1:] != b"}":
-        return None
     try:
         _check_text(line)
-        response = _read_response(body)
+        found = _read_common_line(line)
+        response = _read_response(found.response)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    if found.error is not _NOTHING or found.predictions is not _NOTHING:
+        return None
+    if found.status is not _NOTHING and bytes(found.status) != b'""':
         return None
     usage = bytes(response.usageMetadata)
     candidates = response.candidates
@@ -301,8 +295,11 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
         if answer[:1] != b'"' or len(answer) == 2:
             return None
         reason = candidate.finishReason
-        kind, rest = b',"status":"succeeded","text":', b',"embedding":null,"finish_reason":'
-        rest += b'"STOP"' if reason == "STOP" else b"null" if reason is None else _encode(reason)
+        kind = b',"status":"succeeded","text":'
+        if reason == "STOP":
+            rest = b',"embedding":null,"finish_reason":"STOP","error":null,"usage":'
+        else:
+            rest = b',"embedding":null,"finish_reason":%b,"error":null,"usage":' % _encode(reason)
     else:
         vector = response.embedding
         if vector is None:
@@ -312,18 +309,15 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
         answer = bytes(vector.values)
         if answer[:1] != b"[" or not answer[1:9].strip(b" \t\r\n]"):
             return None
-        kind, rest = b',"status":"succeeded","text":null,"embedding":', b',"finish_reason":null'
-    name, text = key[1], key[2].decode("ascii")
-    if text.startswith(KEY_PREFIX):
-        text = text.removeprefix(KEY_PREFIX)
-        name = _encode(text)
-    if usage in _EMPTY:
-        usage = b"null"
-    pieces = [b'{"key":', name, kind, answer, rest, b',"error":null,"usage":', usage]
+        kind = b',"status":"succeeded","text":null,"embedding":'
+        rest = b',"finish_reason":null,"error":null,"usage":'
+    key = found.key.removeprefix(KEY_PREFIX)
+    usage = usage or b"null"
     if include_response:
-        pieces += (b',"response":', body)
-    pieces.append(b"}\n")
-    return text, b"".join(pieces), usage
+        pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, b',"response":', found.response, b"}\n")
+    else:
+        pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, b"}\n")
+    return key, b"".join(pieces), usage
 
 
 def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None = None) -> BatchResult:
@@ -343,18 +337,17 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a stream without their newlines, the last one too if it has none; blank ones are left out."""
     rest: list[bytes] = []
     for chunk in chunks:
-        if b"\n" not in chunk:
-            rest.append(chunk)
-            continue
-        lines = chunk.split(b"\n")
-        if rest:
-            rest.append(lines[0])
-            lines[0] = b"".join(rest)
-        last = lines.pop()
-        rest = [last] if last else []
-        for line in lines:
-            if line and not line.isspace():
-                yield line
+        # Unlike bytes.split, this finds the ends of lines with the C library's search.
+        for line in io.BytesIO(chunk):
+            if line[-1:] != b"\n":
+                rest.append(line)
+                continue
+            if rest:
+                rest.append(line)
+                line = b"".join(rest)
+                rest = []
+            if not line.isspace():
+                yield line[:-1]
     final = b"".join(rest)
     if final.strip():
         yield final

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection import ConnectionSettings
     from airflow_provider_gemini_batch.transport.credentials import Credentials
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = 256 * 1024
 _PIECE_BYTES = 64 * 1024
 
 
@@ -111,7 +111,7 @@ class BlockingTransport:
 
         :param request_from: Builds the request for the bytes from an offset on. The service may ignore the offset and
             answer 200 with everything; what is already here is then skipped.
-        :return: The bytes in order, in pieces of up to 1 MiB.
+        :return: The bytes in order, in pieces of up to READ_BYTES.
         :raises TransportError: If the connection keeps breaking without one new byte in between.
         :raises GeminiBatchError: If the file is replaced meanwhile.
         """
@@ -344,31 +344,27 @@ class _Got:
 
 
 def _pieces(response: requests.Response, timeout: float) -> Iterator[bytes]:
-    """Yield a body in pieces of about READ_BYTES; what came before a cut is yielded before the cut is raised."""
+    """Yield a body as it arrives, in pieces of up to READ_BYTES; what came before a cut is yielded before it is told."""
     import urllib3
 
     expected = _content_length(response)
+    # Asked to decode, urllib3 copies every piece twice, even where there is nothing to decode.
+    decode = "Content-Encoding" in response.headers
     received = 0
-    held: list[bytes] = []
-    size = 0
     fault: Exception | None = None
     while True:
         try:
             # Not iter_content: it drops the piece in which the connection breaks.
-            piece = response.raw.read1(READ_BYTES, decode_content=True)
+            piece = response.raw.read1(READ_BYTES, decode_content=decode)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            fault, piece = error, b""
-        received += len(piece)
-        size += len(piece)
-        held.append(piece)
-        if held and (not piece or size >= READ_BYTES):
-            whole = b"".join(held)
-            held, size = [], 0
-            if whole:
-                yield whole
+            fault = error
+            break
         if not piece:
             break
+        received += len(piece)
+        yield piece
     if fault is not None:
+        # Raised here, where nothing is chained: the library's frames hold credentials.
         raise TransportError(f"The connection broke during a download: {cause_of(fault, timeout)}.")
     if expected is not None and received < expected:
         raise TransportError(f"The download ended {expected - received} bytes early.")
