@@ -313,10 +313,8 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
         rest = b',"finish_reason":null,"error":null,"usage":'
     key = found.key.removeprefix(KEY_PREFIX)
     usage = usage or b"null"
-    if include_response:
-        pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, b',"response":', found.response, b"}\n")
-    else:
-        pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, b"}\n")
+    raw = (b',"response":', found.response) if include_response else ()
+    pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, *raw, b"}\n")
     return key, b"".join(pieces), usage
 
 

@@ -128,6 +128,7 @@ _ABSENT = msgspec.Raw(b"")
 _MAX_FRAMES = 256
 _PLACE = "\ue000"
 _TOO_DEEP = "objects or lists are nested too deeply"
+_REQUEST = b',"request":'
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,18 @@ class WireRow:
     __slots__ = ("_metadata", "_request", "_wire", "key", "number")
 
     def __init__(
-        self, key: str, number: int, request: bytes, wire: bytes, metadata: Mapping[str, Any] | None = None
+        self,
+        key: str,
+        number: int,
+        wire: bytes,
+        metadata: Mapping[str, Any] | None = None,
+        request: bytes | None = None,
     ) -> None:
         self.key = key
         self.number = number
-        self._request = request
         self._wire = wire
         self._metadata = metadata
+        self._request = request
 
     def line(self) -> bytes:
         """Return one line of an input file, newline included."""
@@ -196,11 +202,14 @@ class WireRow:
 
     def body(self) -> bytes:
         """Return the request alone."""
-        return self._request
+        if self._request is not None:
+            return self._request
+        # Inside the key's text these bytes cannot be.
+        return self._wire.partition(_REQUEST)[2][:-2]
 
     def inline(self) -> dict[str, Any]:
         """Return ``{"request": ..., "metadata": {"key": ...}}``, as the Developer API takes rows in a create call."""
-        return {"request": _decode(self._request), "metadata": {**(self._metadata or {}), "key": self.key}}
+        return {"request": _decode(self.body()), "metadata": {**(self._metadata or {}), "key": self.key}}
 
 
 class KeySet:
@@ -455,6 +464,10 @@ class _ShortText(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     text: str
 
 
+_Common = tuple[str, tuple[bytes, bytes], "bytes | msgspec.Raw"]
+"""Of a common row: its key, what stands around its texts, and these."""
+
+
 class _KeyHolder(msgspec.Struct):
     key: str | None = None
 
@@ -492,7 +505,7 @@ class _Normaliser:
         except RecursionError:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {_TOO_DEEP}.") from None
         # What stands around the texts of common rows, as the long way made it for the first of each kind.
-        self.frames: dict[Any, tuple[bytes, bytes]] = {}
+        self.frames: dict[bytes | None, tuple[bytes, bytes]] = {}
         # A missing role is added on Vertex AI, which the long way does.
         self.roles = ("user", "model") if self.vertex else ("user", "model", msgspec.UNSET)
 
@@ -535,11 +548,6 @@ class _Normaliser:
                 value: Any = row
             else:
                 raw = row.encode() if isinstance(row, str) else row
-                common = self._common(raw, line)
-                if common is not None:
-                    key = common.key
-                    self._take_key(key)
-                    return common
                 value = _parse(raw)
             key, request, metadata = self._checked(value, number, may_be_snake=raw is None or b"_" in raw)
             result = self._wire(key, line, request, metadata)
@@ -573,51 +581,68 @@ class _Normaliser:
 
     # --- the common rows ----------------------------------------------------------------------------------------------
 
-    def _common(self, raw: bytes, line: int) -> WireRow | None:
-        """The quick way for common rows; None sends a row the long way."""
-        embed = self.is_embedding
+    def common(self, raw: bytes, line: int) -> WireRow | None:
+        """Return a common row in wire form; None sends a row the long way, and says nothing about it."""
         try:
             # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
-            if b'"request"' in raw[:MAX_KEY_LENGTH]:
-                return None if embed else self._plain(raw, line)
-            short: _ShortPrompt | _ShortText = _short_text(raw) if embed else _short_prompt(raw)
-            text = short.text if isinstance(short, _ShortText) else short.prompt
+            if raw.find(b'"request"', 0, MAX_KEY_LENGTH) >= 0:
+                found = self._plain(raw, line)
+            else:
+                found = self._short(raw, line)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
-        if self.is_legacy or not text or text.isspace():
+        if found is None:
+            return None
+        key, (before, after), inner = found
+        if not key or len(key) > MAX_KEY_LENGTH or key.startswith(KEY_PREFIX) or not self.keys.add(key):
+            return None
+        name = _encode(KEY_PREFIX + key if self.vertex else key)
+        return WireRow(key, line, b"".join((b'{"key":', name, _REQUEST, before, inner, after, b"}\n")))
+
+    def _short(self, raw: bytes, line: int) -> _Common | None:
+        if self.is_legacy:
+            return None
+        short: _ShortPrompt | _ShortText = _short_text(raw) if self.is_embedding else _short_prompt(raw)
+        text = short.text if isinstance(short, _ShortText) else short.prompt
+        if not text or text.isspace():
             return None
         frame = self.frames.get(None)
         if frame is None:
-            frame = self._frame(None, {"text" if embed else "prompt": _PLACE}, line, _encode(_PLACE))
-        return self._framed(short.key, line, frame, _encode(text)) if frame is not None else None
+            sample = {"text" if self.is_embedding else "prompt": _PLACE}
+            frame = self._frame(None, sample, line, _encode(_PLACE))
+        return (short.key, frame, _encode(text)) if frame is not None else None
 
-    def _plain(self, raw: bytes, line: int) -> WireRow | None:
+    def _plain(self, raw: bytes, line: int) -> _Common | None:
+        if self.is_embedding:
+            return None
         row = _plain_row(raw)
         request = row.request
+        contents = request.contents
         roles = self.roles
-        for content in (contents := _plain_contents(request.contents)):
+        for content in (decoded := _plain_contents(contents)):
             if not content.parts or content.role not in roles:
                 return None
             for part in content.parts:
                 if not part.text or part.text.isspace():
                     return None
-        if not contents:
+        if not decoded:
             return None
         settings = (
-            bytes(request.generationConfig),
-            bytes(request.systemInstruction),
-            bytes(request.safetySettings),
-            bytes(request.tools),
-            bytes(request.toolConfig),
+            request.generationConfig,
+            request.systemInstruction,
+            request.safetySettings,
+            request.tools,
+            request.toolConfig,
         )
-        frame = self.frames.get(settings)
+        kind = b"\n".join(settings)
+        frame = self.frames.get(kind)
         if frame is None:
             place = [{"role": "user", "parts": [{"text": _PLACE}]}]
-            rest = {name: _decode(value) for name, value in zip(_SETTINGS, settings, strict=True) if value}
-            frame = self._frame(settings, {"request": {"contents": place, **rest}}, line, _encode(place))
-        return self._framed(row.key, line, frame, bytes(request.contents)) if frame is not None else None
+            rest = {name: _decode(value) for name, value in zip(_SETTINGS, settings, strict=True) if bytes(value)}
+            frame = self._frame(kind, {"request": {"contents": place, **rest}}, line, _encode(place))
+        return (row.key, frame, contents) if frame is not None else None
 
-    def _frame(self, kind: Any, sample: dict[str, Any], line: int, place: bytes) -> tuple[bytes, bytes] | None:
+    def _frame(self, kind: bytes | None, sample: dict[str, Any], line: int, place: bytes) -> tuple[bytes, bytes] | None:
         """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
         try:
             _, request, _ = self._checked(sample, 1, may_be_snake=True)
@@ -628,12 +653,6 @@ class _Normaliser:
             self.frames.clear()
         frame = self.frames[kind] = (before, after)
         return frame
-
-    def _framed(self, key: str, line: int, frame: tuple[bytes, bytes], inner: bytes) -> WireRow | None:
-        if not key or len(key) > MAX_KEY_LENGTH:
-            return None
-        body = b"%b%b%b" % (frame[0], inner, frame[1])
-        return WireRow(key, line, body, _line(key, body, self.vertex))
 
     def _take_key(self, key: str) -> None:
         if key.startswith(KEY_PREFIX):
@@ -818,16 +837,14 @@ class _Normaliser:
 
     def _wire(self, key: str, line: int, request: dict[str, Any], metadata: Mapping[str, Any] | None) -> WireRow:
         if self.importer is None:
-            body = _encode(request)
-            return WireRow(key, line, body, _line(key, body, False), metadata)
+            return WireRow(key, line, _line(key, _encode(request), False), metadata)
         if self.settings.is_legacy_embedding:
             row = {"key": KEY_PREFIX + key, **request}
             self.importer.add(row, line)
-            return WireRow(key, line, _encode(request), _encode(row) + b"\n", metadata)
+            return WireRow(key, line, _encode(row) + b"\n", metadata, _encode(request))
         request = clean_for_import(request)
         self.importer.add({"key": key, "request": request}, line)
-        body = _encode(request)
-        return WireRow(key, line, body, _line(key, body, True), metadata)
+        return WireRow(key, line, _line(key, _encode(request), True), metadata)
 
 
 class _RowFault(Exception):
@@ -855,16 +872,14 @@ def normalise_rows(rows: Iterable[bytes | str | Mapping[str, Any]], settings: Ro
     line = 0
     for row in rows:
         line += 1
-        if isinstance(row, (bytes, str)):
+        wire = normaliser.common(row, line) if type(row) is bytes else None
+        if wire is None and isinstance(row, (bytes, str)):
             blank: bytes | str = row.strip()
             if line == 1:
                 blank = _without_mark(blank)
             if not blank:
                 continue
             row = blank
-            place = f"line {line}"
-        else:
-            place = f"row {line}"
         number += 1
         if limit is not None and number > limit:
             raise ConfigurationError(
@@ -872,14 +887,16 @@ def normalise_rows(rows: Iterable[bytes | str | Mapping[str, Any]], settings: Ro
                 "several jobs, "
                 "e.g. with dynamic task mapping."
             )
-        try:
-            wire = normaliser.read(row, line, number)
-        except _RowFault as fault:
-            known = f" (key {_short(fault.key)})" if fault.key is not None else ""
-            faults.append(f"{place}{known}: {fault}")
-            if len(faults) >= MAX_BAD_ROWS:
-                break
-            continue
+        if wire is None:
+            try:
+                wire = normaliser.read(row, line, number)
+            except _RowFault as fault:
+                place = "line" if isinstance(row, (bytes, str)) else "row"
+                known = f" (key {_short(fault.key)})" if fault.key is not None else ""
+                faults.append(f"{place} {line}{known}: {fault}")
+                if len(faults) >= MAX_BAD_ROWS:
+                    break
+                continue
         if not faults:
             yield wire
     if faults:
@@ -908,6 +925,14 @@ def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
             except RowProblem as problem:
                 raise ConfigurationError(f"row {line}: {problem}") from None
             continue
+        try:
+            holder = _key_row(row)
+            if holder.key is not None:
+                number += 1
+                yield holder.key
+                continue
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass  # blank, a mark before it, or wrong
         text = row.strip()
         if line == 1:
             text = _without_mark(text)
@@ -930,7 +955,7 @@ def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _line(key: str, request: bytes, vertex: bool) -> bytes:
-    return b'{"key":%b,"request":%b}\n' % (_encode(KEY_PREFIX + key if vertex else key), request)
+    return b'{"key":%b%b%b}\n' % (_encode(KEY_PREFIX + key if vertex else key), _REQUEST, request)
 
 
 def _without_mark(text: Any) -> Any:

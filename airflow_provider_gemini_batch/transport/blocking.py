@@ -344,7 +344,7 @@ class _Got:
 
 
 def _pieces(response: requests.Response, timeout: float) -> Iterator[bytes]:
-    """Yield a body as it arrives, in pieces of up to READ_BYTES; what came before a cut is yielded before it is told."""
+    """Yield a body as it arrives; what came before a cut is yielded before the cut is told."""
     import urllib3
 
     expected = _content_length(response)

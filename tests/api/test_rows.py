@@ -317,9 +317,9 @@ def test_a_common_row_comes_out_as_the_long_way_makes_it(backend: str, settings:
         twice = [form, json.loads(json.dumps(row) if isinstance(form, dict) else form)]
         twice[1]["key"] = "again"
         if not isinstance(form, dict):
-            twice[1] = json.dumps(twice[1])
+            twice = [str(form).encode(), json.dumps(twice[1]).encode() + b"\r\n"]
         given = normalise_rows(twice, RowSettings(backend=backend, model="gemini-2.5-flash", **settings))
-        return [json.loads(out.line()) for out in given]
+        return [(json.loads(out.line()), json.loads(out.body())) for out in given]
 
     assert wire(json.dumps(row)) == wire(row)
 
@@ -331,7 +331,7 @@ def test_a_common_text_to_embed_comes_out_as_the_long_way_makes_it(backend: str)
         output_dimensionality=8,
     )  # fmt: skip
     row = {"key": "a", "text": "some \u00e9 text"}
-    assert [out.line() for out in normalise_rows([json.dumps(row)], settings)] == [
+    assert [out.line() for out in normalise_rows([json.dumps(row).encode()], settings)] == [
         out.line() for out in normalise_rows([row], settings)
     ]
 
@@ -352,5 +352,5 @@ def test_a_common_text_to_embed_comes_out_as_the_long_way_makes_it(backend: str)
 )
 def test_a_bad_row_that_looks_common_is_refused_by_its_own_key(line: str) -> None:
     with pytest.raises(ConfigurationError, match="line 1") as caught:
-        list(normalise_rows([line], RowSettings()))
+        list(normalise_rows([line.encode()], RowSettings()))
     assert "row-1" not in str(caught.value)
