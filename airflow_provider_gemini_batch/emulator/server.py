@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from airflow_provider_gemini_batch.emulator import control
 from airflow_provider_gemini_batch.emulator.core import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+RECEIVE_BYTES = 1 << 20
 MODULES = ("developer", "files", "vertex", "storage", "bigquery", "token")
 SECRET_PARAMETERS = re.compile(r"((?:^|&)(?:key|access_token|upload_id)=)[^&]*")
 JOURNAL_HEADERS = frozenset(
@@ -275,6 +277,14 @@ def create_app(state: EmulatorState) -> EmulatorApp:
     return EmulatorApp(state, [*routes, *control.routes(state)])
 
 
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Takes uploads in larger pieces than asyncio's 256 KiB."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        transport.max_size = RECEIVE_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
+
+
 class _Server(uvicorn.Server):
     """Tells when it listens, and stops without waiting for idle connections."""
 
@@ -332,7 +342,7 @@ class EmulatorServer:
             create_app(self.state),
             # uvloop hides the socket that a TCP reset needs.
             loop="asyncio",
-            http="auto",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             access_log=False,
