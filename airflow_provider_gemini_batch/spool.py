@@ -323,23 +323,32 @@ def mark_of(path: str) -> object:
 
 class SpoolFile:
     """
-    Checked rows on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
+    A file on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
 
-    :param sha256: Lower-case hex digest of the bytes.
-    :param mark: The file's :func:`mark_of` before its digest was taken, where it is not ours alone.
+    :param rows: Number of rows, None where they were not counted.
+    :param sha256: Lower-case hex digest of the bytes if it is known; else it is made when it is asked for.
+    :param mark: The file's :func:`mark_of` before any of it was read, where it is not ours alone.
     """
 
-    def __init__(self, path: str, size: int, sha256: str, rows: int, mark: object = None) -> None:
+    def __init__(self, path: str, size: int, rows: int | None = None, sha256: str = "", mark: object = None) -> None:
         self.path = path
         self.size = size
-        self.sha256 = sha256
         self.rows = rows
+        self._sha256 = sha256
         self._mark = mark
         self._handle: int | None = None
 
     @property
+    def sha256(self) -> str:
+        """Lower-case hex digest of the bytes."""
+        if not self._sha256:
+            with open(self.path, "rb") as stream:
+                self._sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._sha256
+
+    @property
     def is_changed(self) -> bool:
-        """Whether somebody has written to the file since, so that the digest may be that of other bytes."""
+        """Whether somebody has written to the file meanwhile, so that what was read of it may be of two versions."""
         return self._mark is not None and self._mark != mark_of(self.path)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -401,4 +410,4 @@ def write_input(rows: Iterable[WireRow], directory: str | None = None, *, backen
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         raise
-    return SpoolFile(path, size, digest.hexdigest(), count)
+    return SpoolFile(path, size, count, digest.hexdigest())

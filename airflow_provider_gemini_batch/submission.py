@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -201,7 +202,6 @@ class PreparedInput:
     identity: Mapping[str, Any]
     rows: int | None = None
     file: SpoolFile | None = None
-    sha256: str | None = None
     placed: Placed | None = None
 
     def place(
@@ -211,9 +211,8 @@ class PreparedInput:
         if self.placed is not None:
             return self.placed
         assert self.file is not None
-        assert self.sha256 is not None
         remote, sent = yield from place_file(
-            surface, settings, retry, self.file, self.sha256, display_name=display_name, mime_type=MIME_TYPE
+            surface, settings, retry, self.file, display_name=display_name, mime_type=MIME_TYPE
         )
         if surface.backend == "gemini":
             return Placed(file_name=remote.name, uploaded=remote.name, sent=sent)
@@ -301,7 +300,7 @@ def prepared(
                 return
             normalised = iter(kept)
         spooled = write_input(normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini")
-        yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled, spooled.sha256)
+        yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled)
 
 
 @contextmanager
@@ -336,7 +335,6 @@ def place_file(
     settings: ConnectionSettings,
     retry: RetryPolicy,
     source: SpoolFile,
-    sha256: str,
     *,
     display_name: str,
     mime_type: str,
@@ -361,34 +359,34 @@ def place_file(
             raise ConfigurationError(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
-        name = f"{settings.storage_uri}/inputs/{sha256[:32]}.jsonl"
-        stored = yield from _upload(surface, retry, source, sha256, name, display_name, mime_type)
+        name = f"{settings.storage_uri}/inputs/{source.sha256[:32]}.jsonl"
+        stored = yield from _upload(surface, retry, source, name, display_name, mime_type)
         return stored, False
-    found = yield from find_uploaded(surface, retry, sha256, source.size, now)
+    found = yield from find_uploaded(surface, retry, source, now)
     if found is not None:
         return found, False
-    uploaded = yield from _upload(surface, retry, source, sha256, "", display_name, mime_type)
+    uploaded = yield from _upload(surface, retry, source, "", display_name, mime_type)
     return (yield from until_active(surface, uploaded, retry, now)), True
 
 
 def _upload(
-    surface: Surface, retry: RetryPolicy, source: SpoolFile, sha256: str, name: str, display_name: str, mime_type: str
+    surface: Surface, retry: RetryPolicy, source: SpoolFile, name: str, display_name: str, mime_type: str
 ) -> Flow[RemoteFile]:
-    """Send a file; what was written to since its digest was taken does not stay at Google."""
+    """Send a file; what of one that was written to meanwhile has arrived does not stay at Google."""
     try:
         stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
     except ConfigurationError:
         if not source.is_changed:
             raise
     else:
-        if stored.sha256 in (None, sha256) and not source.is_changed:
+        if not source.is_changed:
             return stored
         yield from delete_file(surface, stored.name, retry)
     raise ConfigurationError(f"{source.path} changed while it was read for the upload. Upload it once complete.")
 
 
 def find_uploaded(
-    surface: Surface, retry: RetryPolicy, sha256: str, size: int, now: Callable[[], float]
+    surface: Surface, retry: RetryPolicy, source: SpoolFile, now: Callable[[], float]
 ) -> Flow[RemoteFile | None]:
     """Look for an active file with the same bytes that does not expire during a job."""
     token: str | None = None
@@ -397,7 +395,8 @@ def find_uploaded(
         for file in page.files:
             expires = epoch(file.expiration_time)
             lives = expires is None or expires - now() > STILL_NEEDED
-            if file.sha256 == sha256 and file.size == size and file.state == "ACTIVE" and lives:
+            # The digest last: only where a file has the same size, ours is read for one.
+            if file.size == source.size and file.state == "ACTIVE" and lives and file.sha256 == source.sha256:
                 return file
         token = next_token(page, token)
         if not token:
@@ -442,19 +441,15 @@ def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[Remo
 
 def spool_as_is(path: str, folder: str) -> SpoolFile:
     """
-    Make any file readable from any offset, with its digest; one in object storage is copied to local disk first.
+    Make any file readable from any offset; one in object storage is copied to local disk first.
 
     :param folder: Where the copy goes.
     """
-    digest = hashlib.sha256()
-    size = 0
     local = local_path(path)
     mark = None if local is None else mark_of(local)
-    copy = None if local is not None else os.path.join(folder, "copy")
-    with open_read(path) as stream, open(copy or os.devnull, "wb") as target:
-        while block := stream.read(BUFFER_BYTES):
-            digest.update(block)
-            size += len(block)
-            if copy is not None:
-                target.write(block)
-    return SpoolFile(copy or str(local), size, digest.hexdigest(), 0, mark)
+    with open_read(path) as stream:
+        if local is None:
+            local = os.path.join(folder, "copy")
+            with open(local, "wb") as target:
+                shutil.copyfileobj(stream, target, BUFFER_BYTES)
+        return SpoolFile(local, os.path.getsize(local), mark=mark)

@@ -553,7 +553,6 @@ class GeminiBatchHook(BaseHook):
                 self.settings,
                 self.retry,
                 source,
-                source.sha256,
                 display_name=name,
                 mime_type=mime_type or MIME_TYPE,
             )
