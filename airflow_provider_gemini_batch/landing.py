@@ -55,7 +55,8 @@ class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     toolUsePromptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_known_usage = msgspec.json.Decoder(_Usage).decode
+_COUNTS = tuple(name for name in _Usage.__struct_fields__ if name.endswith("Count"))
+_decode_known_usages = msgspec.json.Decoder(list[_Usage | None]).decode
 
 
 class _Landed(msgspec.Struct):
@@ -75,34 +76,26 @@ class _Tally:
         self.statuses: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.reasons: Counter[tuple[int, str]] = Counter()
-        self._succeeded = self._prompt = self._candidates = self._total = self._thoughts = self._tokens = 0
+        self._waiting: list[bytes] = []
 
     def succeeded(self, usage: bytes) -> None:
-        """Count a success: what :meth:`add` does, for the common kind of usage without a dict."""
-        try:
-            counts = _decode_known_usage(usage)
-        except msgspec.MsgspecError:
-            self.add("succeeded", None, usage)
-            return
-        if counts.cachedContentTokenCount or counts.toolUsePromptTokenCount:
-            self.add("succeeded", None, usage)
-            return
-        self._succeeded += 1
-        self._prompt += counts.promptTokenCount
-        self._candidates += counts.candidatesTokenCount
-        self._total += counts.totalTokenCount
-        self._thoughts += counts.thoughtsTokenCount
-        self._tokens += counts.tokenCount
+        """Count a success: what :meth:`add` does, for many at once."""
+        self._waiting.append(usage)
+        if len(self._waiting) >= 1000:
+            self.settle()
 
     def settle(self) -> None:
         """Bring everything into the counters."""
-        self.statuses["succeeded"] += self._succeeded
-        self.usage["promptTokenCount"] += self._prompt
-        self.usage["candidatesTokenCount"] += self._candidates
-        self.usage["totalTokenCount"] += self._total
-        self.usage["thoughtsTokenCount"] += self._thoughts
-        self.usage["tokenCount"] += self._tokens
-        self._succeeded = self._prompt = self._candidates = self._total = self._thoughts = self._tokens = 0
+        waiting, self._waiting = self._waiting, []
+        try:
+            known = [counts for counts in _decode_known_usages(b"[%b]" % b",".join(waiting)) if counts is not None]
+        except msgspec.MsgspecError:
+            for usage in waiting:
+                self.add("succeeded", None, usage)
+            return
+        self.statuses["succeeded"] += len(waiting)
+        for name in _COUNTS:
+            self.usage[name] += sum([getattr(counts, name) for counts in known])
 
     def add(self, status: str, error: Mapping[str, Any] | None, usage: bytes | None, sign: int = 1) -> None:
         self.statuses[status] += sign

@@ -113,6 +113,16 @@ class _Response(msgspec.Struct, gc=False):
     tokenCount: msgspec.Raw = _NOTHING
 
 
+class _BareLine(msgspec.Struct, gc=False):
+    """A common line whose response is not kept."""
+
+    key: str
+    response: _Response
+    error: msgspec.Raw = _NOTHING
+    status: msgspec.Raw = _NOTHING
+    predictions: msgspec.Raw = _NOTHING
+
+
 class _Statistics(msgspec.Struct, gc=False):
     token_count: int | float | None = None
 
@@ -128,6 +138,7 @@ class _Prediction(msgspec.Struct, gc=False):
 
 _read_line = msgspec.json.Decoder(_Line).decode
 _read_common_line = msgspec.json.Decoder(_CommonLine).decode
+_read_bare_line = msgspec.json.Decoder(_BareLine).decode
 _read_response = msgspec.json.Decoder(_Response).decode
 _read_text = msgspec.json.Decoder(str).decode
 _read_predictions = msgspec.json.Decoder(list[_Prediction]).decode
@@ -228,7 +239,7 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
     row = ResultRow(_key(found))
     try:
         if isinstance(raw, bytes):
-            _check_text(raw)
+            raw.decode()  # the decoder does not look into what it passes over
     except UnicodeError:
         row.readable = False
         row.error = {"code": 0, "message": "the service's result line cannot be read: it is not UTF-8"}
@@ -271,9 +282,15 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
     ``read_row(line).line()`` gives, without a row between.
     """
     try:
-        _check_text(line)
-        found = _read_common_line(line)
-        response = _read_response(found.response)
+        if not line.isascii():
+            line.decode()  # as in read_row
+        found: _CommonLine | _BareLine
+        if include_response:
+            found = _read_common_line(line)
+            response = _read_response(found.response)
+        else:
+            found = _read_bare_line(line)
+            response = found.response
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if found.error is not _NOTHING or found.predictions is not _NOTHING:
@@ -313,7 +330,7 @@ def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, byte
         rest = b',"finish_reason":null,"error":null,"usage":'
     key = found.key.removeprefix(KEY_PREFIX)
     usage = usage or b"null"
-    raw = (b',"response":', found.response) if include_response else ()
+    raw = (b',"response":', found.response) if isinstance(found, _CommonLine) else ()
     pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, *raw, b"}\n")
     return key, b"".join(pieces), usage
 
@@ -465,12 +482,6 @@ def _take_vector(row: ResultRow, values: bytes) -> None:
         row.status = "succeeded"
     else:
         row.error = {"code": 0, "message": "the answer holds an empty vector"}
-
-
-def _check_text(raw: bytes) -> None:
-    """Raise UnicodeError if a line is no UTF-8: the decoder does not look into what it passes over."""
-    if not raw.isascii():
-        raw.decode()
 
 
 def _key(line: _Line) -> str | None:
