@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Reading ahead and writing behind: the network, the disk and the decoding of rows take turns in one thread, and need not.
+Files whose way to the disk does not hold up who writes them.
 
-Both hold a few blocks at most, so that memory does not grow where one side is slower. What goes wrong in the other
-thread is raised in the caller's, a few blocks later.
+Downloads are read, decoded and written in one thread: the system's buffers read ahead and write behind by themselves,
+and handing every piece to another thread and back costs more than it saves. Only a digest, which the interpreter
+computes beside other work, is worth a thread.
 """
 
 from __future__ import annotations
@@ -11,45 +12,15 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-T = TypeVar("T")
+from typing import Any
 
 BLOCKS = 4
 """Blocks on their way between the two threads at most."""
 
 SETTLE_BYTES = 16 * 1024 * 1024
 """After so many bytes the system is told to bring them to the disk, so that little is left to wait for at the end."""
-
-_END: Any = object()
-
-
-def read_ahead(pieces: Iterator[T]) -> Generator[T, None, None]:
-    """
-    Yield what *pieces* yields, while the next ones are fetched in a thread of their own.
-
-    :param pieces: Run in that thread alone; closed at the end, if it can be.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="gemini-batch-read") as thread:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for _ in range(BLOCKS):
-                waiting.append(thread.submit(next, pieces, _END))
-            while (piece := waiting.popleft().result()) is not _END:
-                waiting.append(thread.submit(next, pieces, _END))
-                yield piece
-        finally:
-            for future in waiting:
-                future.cancel()
-            close = getattr(pieces, "close", None)
-            if close is not None:
-                thread.submit(close).result()
 
 
 class EarlyOut(io.FileIO):
@@ -62,8 +33,10 @@ class EarlyOut(io.FileIO):
         count = super().write(data)
         self._unsettled += count
         if self._unsettled >= SETTLE_BYTES and hasattr(os, "posix_fadvise"):
+            first = self.tell() - self._unsettled
             # Linux drops what is clean of these bytes, which is none of them, and begins to write the others out.
-            os.posix_fadvise(self.fileno(), self.tell() - self._unsettled, self._unsettled, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # not every file system can; the end tells
+                os.posix_fadvise(self.fileno(), first, self._unsettled, os.POSIX_FADV_DONTNEED)
             self._unsettled = 0
         return count
 
@@ -80,7 +53,6 @@ class WriteBehind(io.RawIOBase):
         super().__init__()
         self._descriptor = descriptor
         self._digest = digest
-        self._unsettled = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gemini-batch-write")
         self._waiting: deque[Future[None]] = deque()
 
@@ -120,8 +92,3 @@ class WriteBehind(io.RawIOBase):
         view = memoryview(block)
         while view:
             view = view[os.write(self._descriptor, view) :]
-        self._unsettled += len(block)
-        if self._unsettled >= SETTLE_BYTES:
-            self._unsettled = 0
-            with suppress(OSError):  # not every file system can; the end tells
-                os.fdatasync(self._descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ahead and writing behind: the same bytes, faults that arrive, and threads that end."""
+"""Writing behind and settling early: the same bytes, faults that arrive, and threads that end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_gemini_batch import overlap
 from airflow_provider_gemini_batch.overlap import WriteBehind
 from airflow_provider_gemini_batch.spool import AtomicFile
 
@@ -37,6 +38,15 @@ def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path) -> None:
             out.write(line)
     assert path.read_bytes() == b"".join(lines)
     assert digest.hexdigest() == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_what_goes_to_the_disk_early_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "SETTLE_BYTES", 3 << 20)
+    pieces = [os.urandom(size) for size in (5 << 20, 1, 700_000, 2 << 20, 4 << 20, 10)]
+    with AtomicFile(str(tmp_path / "out")) as out:
+        for piece in pieces:
+            out.write(piece)
+    assert (tmp_path / "out").read_bytes() == b"".join(pieces)
 
 
 def test_a_full_disk_fails_the_writer_and_leaves_no_file(tmp_path: Path) -> None:
