@@ -201,8 +201,11 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--state", type=folder, default=STATE, help="folder for everything that is written")
     parser.add_argument("--dags", type=folder, default=DAGS, help="folder with DAG files")
     parser.add_argument("--dag", default=DAG_ID, help="id of the DAG to run")
-    parser.add_argument("--conf", type=json.loads, default=CONF, help="its parameters, a JSON object")
-    return parser.parse_args(words)
+    parser.add_argument("--conf", type=json.loads, help="its parameters, a JSON object")
+    arguments = parser.parse_args(words)
+    if arguments.conf is None:
+        arguments.conf = CONF if arguments.dag == DAG_ID else {}
+    return arguments
 
 
 def main(words: list[str] | None = None) -> int:

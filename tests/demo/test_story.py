@@ -166,4 +166,5 @@ def test_stop_leaves_a_demo_that_runs_to_its_own_terminal(tmp_path: Path, capsys
 def test_demo_runs_the_nightly_example_unless_told_otherwise() -> None:
     arguments = read_arguments(["run"])
     assert (arguments.dags, arguments.dag, arguments.conf) == (DAGS, DAG_ID, CONF)
+    assert read_arguments(["run", "--dag", "other"]).conf == {}, "another DAG has other parameters"
     assert DAG_ID in (DAGS / "nightly_generation.py").read_text()
