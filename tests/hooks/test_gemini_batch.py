@@ -406,6 +406,10 @@ def test_a_file_is_looked_at_listed_and_deleted(hook: GeminiBatchHook, tmp_path:
     name = hook.upload_file(path).name
     assert hook.upload_file(path).name == name, "the same bytes are not sent twice"
     assert hook.get_file(name).size == 3
+    path.write_text("[]\n")
+    other = hook.upload_file(path).name
+    assert other != name, "other bytes are sent, though there are as many"
+    hook.delete_file(other)
     assert [file.name for file in hook.list_files().files] == [name]
     hook.delete_file(name)
     hook.delete_file(name)
