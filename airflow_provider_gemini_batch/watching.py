@@ -61,6 +61,9 @@ COALESCE = 0.1
 LINGER = 2.0
 """Seconds for which connections are kept after the last wait has left."""
 
+READ_ON = 10
+"""For so many jobs that are due but not hoped for, one page more is read: it may show them all."""
+
 UNLISTED_SECONDS = 600.0
 """For how long a job that the list did not show is read one by one."""
 
@@ -353,15 +356,17 @@ class Poller:
 
     async def _sweep(self, transport: AsyncTransport, unseen: dict[str, str], hoped: set[str]) -> None:
         """
-        Read the list, newest first, until every job hoped for was seen or single reads are cheaper.
+        Read the list, newest first, until every job hoped for was seen or single reads are cheaper, and then a little
+        further for those that are due as well.
 
         :param unseen: Keys and names of all that are due; those that were seen are taken out.
         :param hoped: Keys of those that the list should show; those that were seen are taken out.
         :raises GeminiBatchError: What concerns the poller as a whole.
         """
         token: str | None = None
-        fruitless = 0
-        while hoped and fruitless <= len(hoped):
+        fruitless = beyond = 0
+        while fruitless <= len(hoped) if hoped else (beyond + 1) * READ_ON <= len(unseen):
+            beyond += not hoped
             try:
                 page = await self._page(transport, token)
             except (ReplyFormatError, ReplyTooLargeError):

@@ -68,7 +68,7 @@ def _rows(bench: Bench, interval: float | None) -> list[Row]:
             target="0",
             met=lost == 0 and not ours["failed"],
         ),
-        pause_row(f"{title}: longest pause of the loop", ours["pauses"], bench),
+        pause_row(f"{title}: longest pause of the loop", ours["pauses"], bench, has_target=True),
     ]
 
 

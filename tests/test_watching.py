@@ -92,6 +92,30 @@ def test_job_once_missed_far_down_the_list_is_not_read_apart_from_others_beside_
     assert {entry["path"] for entry in polled} == {"/v1beta/batches"}
 
 
+def test_jobs_once_missed_on_the_last_page_are_read_with_it_where_that_costs_less(gemini_batch_emulator):
+    # The same, but for the others alone the list is read to the page before.
+    names = gemini_batch_emulator.seed_jobs(count=1300, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        few = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[:10]]
+        await asyncio.sleep(2.5)
+        apart = len([entry for entry in gemini_batch_emulator.journal() if "batches/" in entry["path"]])
+        all_others = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[100:]]
+        await asyncio.sleep(4)
+        before = len(gemini_batch_emulator.journal())
+        await asyncio.sleep(3)
+        polled = gemini_batch_emulator.journal()[before:]
+        gemini_batch_emulator.finish_jobs()
+        await asyncio.wait_for(asyncio.gather(*few, *all_others), 20)
+        return apart, polled
+
+    apart, polled = asyncio.run(watch())
+    assert apart >= 10
+    assert polled
+    assert {entry["path"] for entry in polled} == {"/v1beta/batches"}
+
+
 def test_look_that_shows_mere_progress_wakes_nobody_unless_hurried_or_long_ago(gemini_batch_emulator, monkeypatch):
     [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING", rows=100, script={"running_seconds": 10})
     settings = settings_for(gemini_batch_emulator)
