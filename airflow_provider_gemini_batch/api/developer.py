@@ -374,7 +374,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
     """
     Read a job from an operation; dispatches on what is there, never on ``@type``.
 
-    :param is_listed: Whether it comes from a list, which leaves answers out: that none are there then means nothing.
+    :param is_listed: Whether it comes from a list, which leaves answers out.
     """
     metadata = item.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
@@ -385,27 +385,30 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
     state = JobState.from_wire(state_text)
     stats = metadata.get("batchStats")
     response = item.get("response")
+    answers = metadata.get("output")
+    inputs = metadata.get("inputConfig")
+    input_file = inputs.get("fileName") if isinstance(inputs, dict) else None
     error = error_info(item.get("error"))
     if item.get("done") is True and not state.is_terminal:
         if error is not None:
             state = JobState.CANCELLED if error.code == 1 else JobState.FAILED
-        elif isinstance(response, dict):
+        elif isinstance(response, dict) or isinstance(answers, dict):
             state = JobState.SUCCEEDED
-        elif state is JobState.UNKNOWN and not is_listed:
+        elif state is JobState.UNKNOWN and input_file and not is_listed:
             # It will never say more, and there is nothing to be had from it: better a failure now than at the deadline.
+            # Of inline answers nothing is known, as masked replies leave them out: a good job taken for a failed one
+            # would be paid for twice.
             state = JobState.FAILED
             error = JobErrorInfo(message="the job is done, but has no state that is known, no answers and no error")
     output = None
-    for holder in (response, metadata.get("output")):
+    for holder in (response, answers):
         if isinstance(holder, dict) and holder.get("responsesFile"):
             output = JobOutput("file", str(holder["responsesFile"]))
             break
     else:
         # Inline answers are left out of masked replies, so their presence cannot be asked for.
-        file_input = isinstance(metadata.get("inputConfig"), dict) and metadata["inputConfig"].get("fileName")
-        if state.has_results and not file_input:
+        if state.has_results and not input_file:
             output = JobOutput("inline", name)
-    input_config = metadata.get("inputConfig")
     return BatchJob(
         name=name,
         display_name=str(metadata.get("displayName") or ""),
@@ -417,9 +420,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
         end_time=_time(metadata.get("endTime")),
         update_time=_time(metadata.get("updateTime")),
         output=output,
-        input_place=str(input_config["fileName"])
-        if isinstance(input_config, dict) and input_config.get("fileName")
-        else None,
+        input_place=str(input_file) if input_file else None,
         state_text=state_text,
     )
 

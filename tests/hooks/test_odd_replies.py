@@ -200,19 +200,27 @@ def test_a_filter_that_cannot_be_read_is_told_before_anything_is_sent() -> None:
         ({"error": {"code": 1, "message": "stopped"}}, "CANCELLED", "stopped"),
         ({"response": {"responsesFile": "files/b"}}, "SUCCEEDED", None),
         ({"response": {"inlinedResponses": {}}}, "SUCCEEDED", None),
-        ({}, "FAILED", "no state that is known, no answers and no error"),
+        ({"output": {"responsesFile": "files/b"}}, "SUCCEEDED", None),
+        ({"inputConfig": {"fileName": "files/a"}}, "FAILED", "no state that is known, no answers and no error"),
     ],
 )
 def test_a_job_that_is_done_is_not_waited_for_whatever_its_state(
     metadata: dict[str, Any] | None, rest: dict[str, Any], state: str, reason: str | None
 ) -> None:
-    body = {"name": "batches/a", "done": True, "metadata": metadata, **rest}
+    members = {name: rest.pop(name) for name in ("output", "inputConfig") if name in (rest := dict(rest))}
+    body = {"name": "batches/a", "done": True, "metadata": {**(metadata or {}), **members} or None, **rest}
     surface = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
     job = answered(get_job(surface, "batches/a", NO_RETRY), json.dumps(body).encode())
     assert (job.state.value, job.is_done) == (state, True)
     assert reason is None or (job.error is not None and reason in str(job.error))
-    place = JobOutput("file", "files/b") if "files/b" in str(rest) else JobOutput("inline", "batches/a")
+    place = JobOutput("file", "files/b") if "files/b" in str(body) else JobOutput("inline", "batches/a")
     assert job.output == (place if state == "SUCCEEDED" else None)
+
+
+def test_an_inline_job_that_is_done_in_a_new_state_is_not_taken_for_a_failed_one() -> None:
+    """Masked replies leave its answers out; it may have succeeded, and another one would be paid for as well."""
+    body = {"name": "batches/a", "done": True, "metadata": {"state": "BATCH_STATE_NEWER"}}
+    assert answered(get_job(DEVELOPER, "batches/a", NO_RETRY), json.dumps(body).encode()).is_running
 
 
 def test_a_listed_job_that_is_done_without_a_word_is_left_to_a_single_read() -> None:
