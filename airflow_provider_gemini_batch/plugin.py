@@ -78,7 +78,8 @@ def _cancel(model: type[Any], key: dict[str, Any], watched: dict[str, Any]) -> N
             return
         hook = GeminiBatchHook(watched["gemini_batch_conn_id"], backend=watched.get("backend"))
         job = hook.get_batch(job_name)
-        if job.is_running and job.state is not JobState.CANCELLING:
+        # Asked again: the look may have taken a while, and who has cleared the task since wants its job.
+        if job.is_running and job.state is not JobState.CANCELLING and _state_of(model, key) in FINAL_STATES:
             hook.cancel_batch(job_name)
             log.info("%s was asked to cancel: its task was marked %s.", job_name, state)
     except Exception as error:  # the last word of a thread that nobody listens to

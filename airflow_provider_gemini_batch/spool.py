@@ -286,6 +286,8 @@ def _part(directory: str | None, place: str) -> tuple[int, str]:
         if is_ours and os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 def _remove_abandoned(directory: str, prefix: str, own: str) -> None:

@@ -379,7 +379,8 @@ def _upload(
         if not source.is_changed:
             raise
     else:
-        if not source.is_changed:
+        # One that was there is as its name says, and others may be reading it.
+        if stored.was_there or not source.is_changed:
             return stored
         yield from delete_file(surface, stored.name, retry)
     raise ConfigurationError(f"{source.path} changed while it was read for the upload. Upload it once complete.")

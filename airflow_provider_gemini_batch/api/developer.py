@@ -174,9 +174,11 @@ class DeveloperSurface:
         if not filter:
             return None
         try:
-            keep = parse_filter(filter.replace("BATCH_STATE_", "JOB_STATE_"))
+            keep = parse_filter(str(filter).replace("BATCH_STATE_", "JOB_STATE_"))
         except FilterError as error:
             raise ConfigurationError(f"filter {filter!r} cannot be read: {error}.") from None
+        except RecursionError:
+            raise ConfigurationError("filter cannot be read: it is nested too deeply.") from None
         return lambda job: keep(
             {
                 "display_name": job.display_name,

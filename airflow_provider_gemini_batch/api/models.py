@@ -166,6 +166,7 @@ class RemoteFile:
     :param sha256: Lower-case hex digest where the service tells one (Files API).
     :param state: ``ACTIVE``, ``PROCESSING`` or ``FAILED``; objects in Cloud Storage are ``ACTIVE``.
     :param expiration_time: RFC 3339, or None if it does not expire.
+    :param was_there: Whether an upload found it with the same bytes, and sent nothing.
     """
 
     name: str
@@ -180,6 +181,7 @@ class RemoteFile:
     state: str = "ACTIVE"
     error: JobErrorInfo | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    was_there: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -286,7 +287,7 @@ class CloudStorage:
         """Return the object that is there if it has our bytes."""
         found = yield from exchange(self.get_object(uri), self.read_object, self._retry)
         if found.size == source.size and found.md5 is not None and found.md5 == md5_of(source):
-            return found
+            return replace(found, was_there=True)
         raise ConfigurationError(
             f"{uri} exists already and holds something else. It is not overwritten: choose another name or delete it."
         )

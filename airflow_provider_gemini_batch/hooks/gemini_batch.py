@@ -449,7 +449,7 @@ class GeminiBatchHook(BaseHook):
             for result in islice(self.get_responses(job), ROWS_LOOKED_AT):
                 if result.status == "failed" and result.error is not None:
                     reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
-        except GeminiBatchError as error:
+        except (GeminiBatchError, OSError) as error:
             self.log.warning("Why rows of %s failed could not be looked up. %s", job.name, error)
         return dict(reasons.most_common())
 

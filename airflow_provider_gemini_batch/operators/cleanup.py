@@ -8,7 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.rhythm import seconds
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, NotFoundError
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 from airflow_provider_gemini_batch.operators.jobs import selected, states_from
 
@@ -87,7 +92,12 @@ class DeleteFileOperator(GeminiBatchOperator):
 
         hook = self.hook
         name = str(self.file_name or "").strip()
-        reader = hook.run(find_reader(hook.surface, name, hook.retry)) if name else None
+        try:
+            reader = hook.run(find_reader(hook.surface, name, hook.retry)) if name else None
+        except PermissionDeniedError as error:
+            # An account for storage alone may delete files, and see no jobs.
+            self.log.warning("Whether a job reads %s is not known. %s", name, error)
+            reader = None
         if reader is not None:
             self.log.warning("%s stays: %s (%s) may still read it.", name, reader.name, reader.state.value)
             return
@@ -165,18 +175,34 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
             if not self.only_say:
                 try:
                     remove_job(hook, job)
-                    if file is not None:
-                        hook.delete_file(file)
                 except GeminiBatchError as error:
                     failures.append(f"{job.name}: {error}")
                     continue
             removed.append(entry)
             self.log.info("%s %s (%s)", "Would remove" if self.only_say else "Removed", job.name, job.state.value)
+        if self.delete_files and not self.only_say:
+            failures += self._delete_files(hook, removed)
         if failures:
             raise GeminiBatchError(
-                f"{len(removed)} jobs were removed, {len(failures)} could not be: " + "; ".join(failures[:5])
+                f"{len(removed)} jobs were removed, {len(failures)} jobs or files could not be: "
+                + "; ".join(failures[:5])
             )
         return removed
+
+    def _delete_files(self, hook: GeminiBatchHook, removed: list[dict[str, Any]]) -> list[str]:
+        """Delete the files of what was removed, but for those that a job still reads; return what failed."""
+        failures = []
+        # Listed anew: a job could not be removed, or another one took the same file meanwhile.
+        needed = {job.needs for job in hook.list_all_batches()} if any(each["file"] for each in removed) else set()
+        for entry in removed:
+            if entry["file"] in needed:
+                entry["file"] = None
+            if entry["file"] is not None:
+                try:
+                    hook.delete_file(entry["file"])
+                except GeminiBatchError as error:
+                    failures.append(f"{entry['file']}: {error}")
+        return failures
 
     def _own_file(self, hook: GeminiBatchHook, job: BatchJob) -> str | None:
         place = job.input_place

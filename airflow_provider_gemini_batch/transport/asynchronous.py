@@ -127,6 +127,7 @@ class AsyncTransport:
                     body.add(piece)
                     if body.fault is not None:
                         break
+                body.end()
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             return ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).")
         except TimeoutError:

@@ -19,7 +19,7 @@ from airflow_provider_gemini_batch.errors import (
     ReplyFormatError,
     TransportError,
 )
-from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, WORKER_REPLY_BYTES, Body
+from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, WORKER_REPLY_BYTES, Body, Unpacker
 from airflow_provider_gemini_batch.transport.faults import cause_of, place_of, was_sent
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ class BlockingTransport:
         try:
             while body.fault is None and (piece := response.raw.read(_PIECE_BYTES, decode_content=False)):
                 body.add(piece)
+            body.end()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # a chunk of negative size is the latter
             cause = cause_of(error, request.timeout or self._timeout)
             fault = TransportError(f"No complete reply from {place_of(request.url)}: {cause}.")
@@ -348,23 +349,23 @@ def _pieces(response: requests.Response, timeout: float) -> Iterator[bytes]:
     import urllib3
 
     expected = _content_length(response)
-    # Asked to decode, urllib3 copies every piece twice, even where there is nothing to decode.
-    decode = "Content-Encoding" in response.headers
+    unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
     received = 0
     fault: Exception | None = None
     while True:
         try:
             # Not iter_content: it drops the piece in which the connection breaks.
-            piece = response.raw.read1(READ_BYTES, decode_content=decode)
+            piece = response.raw.read1(READ_BYTES, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             fault = error
             break
         if not piece:
             break
         received += len(piece)
-        yield piece
+        yield from unpacker.unpack(piece, READ_BYTES)
     if fault is not None:
         # Raised here, where nothing is chained: the library's frames hold credentials.
         raise TransportError(f"The connection broke during a download: {cause_of(fault, timeout)}.")
     if expected is not None and received < expected:
         raise TransportError(f"The download ended {expected - received} bytes early.")
+    unpacker.check_end()

@@ -16,8 +16,6 @@ from http.client import HTTPResponse
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from airflow_provider_gemini_batch.transport.bounds import REPLY_TIMEOUTS
 from airflow_provider_gemini_batch.transport.faults import SlowReplyError, took_too_long
@@ -72,20 +70,17 @@ class _TimedResponse(HTTPResponse):
                 pass
 
 
-class _Plain(HTTPConnection):
-    response_class = _TimedResponse
+def _timed(pool: Any) -> Any:
+    """Return a kind of connection pool, a SOCKS proxy's perhaps, whose replies have to be complete in time."""
+    connection = type(pool.ConnectionCls.__name__, (pool.ConnectionCls,), {"response_class": _TimedResponse})
+    return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
 
-class _Secure(HTTPSConnection):
-    response_class = _TimedResponse
-
-
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
+def _with_timed_pools(manager: Any) -> Any:
+    pools = manager.pool_classes_by_scheme
+    if not any(issubclass(pool.ConnectionCls.response_class, _TimedResponse) for pool in pools.values()):
+        manager.pool_classes_by_scheme = {scheme: _timed(pool) for scheme, pool in pools.items()}
+    return manager
 
 
 class TimedAdapter(HTTPAdapter):
@@ -93,12 +88,10 @@ class TimedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **more: Any) -> None:
         super().init_poolmanager(*args, **more)
-        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        _with_timed_pools(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **more)
-        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
-        return manager
+        return _with_timed_pools(super().proxy_manager_for(*args, **more))
 
 
 def may_take_long(response: Any) -> None:

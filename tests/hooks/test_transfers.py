@@ -314,6 +314,20 @@ def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_i
     assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(path)
 
 
+@pytest.mark.parametrize("backend", ["vertex_ai"], indirect=True)
+def test_an_object_that_lay_there_is_not_deleted_when_the_file_is_written_to(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    """Others may be reading it, and it has the bytes its name says."""
+    path = tmp_path / "again.jsonl"
+    path.write_bytes(bytes(MIB))
+    first = hook.upload_file(path)
+    emulator.state.journal.clear()
+    with meanwhile(emulator, {"method": "POST", "path": "^/upload/"}, lambda: os.utime(path)):
+        assert hook.upload_file(path).name == first.name
+    assert digest_of_what_arrived(hook, emulator, backend, first.name) == digest(path)
+
+
 @pytest.mark.parametrize("backend", ["gemini"], indirect=True)
 def test_a_size_that_cannot_be_is_no_answer(hook: GeminiBatchHook, emulator: EmulatorHandle, payload: Path) -> None:
     match = {"path": "^/upload/", "query": "upload_id"}

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.errors import ConfigurationError, NotFoundError, PermissionDeniedError
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator, DeleteFileOperator
 from tests.airflow_side import attempt, rows, set_connection, write_rows
@@ -45,6 +50,36 @@ def test_the_file_of_a_job_that_still_runs_is_kept(emulator: EmulatorHandle, tmp
     assert hook.get_batch(new).state is JobState.SUCCEEDED
     [removed] = CleanUpBatchesOperator(task_id="clean_up", delete_files=True).execute({})
     assert (removed["name"], removed["file"]) == (new, place)
+
+
+def test_the_file_of_a_job_that_could_not_be_removed_is_kept(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(5))
+    emulator.script(mode="at_once", times=1)
+    emulator.script(mode="time", pending_seconds=60, running_seconds=6000)
+    old, new = submit(path, "monday"), submit(path, "tuesday")
+    emulator.fault(match={"path": ":cancel$"}, times=None, status=403, reason="PERMISSION_DENIED")
+    operator = CleanUpBatchesOperator(task_id="clean_up", delete_files=True, states="SUCCEEDED,PENDING,RUNNING")
+    with pytest.raises(GeminiBatchError, match=f"1 jobs were removed, 1 jobs or files could not be: {new}"):
+        operator.execute({})
+    hook = GeminiBatchHook()
+    job = hook.get_batch(new)
+    assert job.is_running
+    assert job.input_place is not None
+    assert hook.get_file(job.input_place).state == "ACTIVE"
+    with pytest.raises(NotFoundError):
+        hook.get_batch(old)
+
+
+def test_an_account_that_may_not_see_jobs_may_still_delete_files(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    hook = GeminiBatchHook()
+    file = hook.upload_file(write_rows(tmp_path / "in.jsonl", rows(5)))
+    emulator.fault(
+        match={"method": "GET", "path": "batches$|batchPredictionJobs$"}, times=None, status=403,
+        reason="PERMISSION_DENIED",
+    )  # fmt: skip
+    DeleteFileOperator(task_id="delete", file_name=file.name).execute({})
+    with pytest.raises((NotFoundError, PermissionDeniedError)):
+        hook.get_file(file.name)
 
 
 def test_a_file_is_deleted_once_no_job_reads_it(emulator: EmulatorHandle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from airflow_provider_gemini_batch.errors import (
     NotFoundError,
     ReplyFormatError,
     RequestRejectedError,
+    TransportError,
 )
 from airflow_provider_gemini_batch.transport import blocking
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
@@ -101,6 +103,23 @@ def test_a_cut_download_is_put_together_to_identical_bytes(start: Start, rest: l
     server = start(cut(), *rest)
     assert download(server) == FILE
     assert server.seen[1].headers["range"] == f"bytes={CUT}-"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(FILE), gzip.compress(FILE[:9]) + gzip.compress(FILE[9:])])
+def test_what_is_packed_all_the_same_is_unpacked(start: Start, packed: bytes) -> None:
+    assert download(start(reply(200, packed, {"Content-Encoding": "gzip"}))) == FILE
+
+
+def test_what_ends_within_its_packed_bytes_is_not_whole(start: Start) -> None:
+    half = reply(200, gzip.compress(FILE)[:-20], {"Content-Encoding": "gzip"})
+    with pytest.raises(TransportError, match="ended within its packed bytes"):
+        download(start(half))
+    assert download(start(half, whole())) == FILE
+
+
+def test_what_is_packed_otherwise_is_no_content(start: Start) -> None:
+    with pytest.raises(TransportError, match="packed its reply as 'br'"):
+        download(start(reply(200, FILE, {"Content-Encoding": "br"})))
 
 
 def test_a_head_that_is_cut_is_no_empty_file(start: Start) -> None:

@@ -22,6 +22,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.replies import expect_success
@@ -52,6 +55,7 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials, Credentials
+from airflow_provider_gemini_batch.transport.sockets import TimedAdapter
 from tests.transport import serving
 from tests.transport.frames import frames_of
 from tests.transport.serving import Answer, Seen, chunked, close, raw, reply, reset, short, slowly
@@ -224,9 +228,34 @@ def test_a_compressed_reply_is_unpacked(drive: Drive, start: Start, coding: str)
     assert coding in server.seen[0].headers["accept-encoding"]
 
 
+def test_a_proxys_own_kind_of_connection_stays_what_it_is() -> None:
+    """That of a SOCKS proxy takes arguments of its own."""
+
+    class Connection(HTTPSConnection):
+        pass
+
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    class Adapter(HTTPAdapter):
+        def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+            manager = super().proxy_manager_for(*args, **more)
+            manager.pool_classes_by_scheme = {"https": Pool}
+            return manager
+
+    class Both(TimedAdapter, Adapter):
+        pass
+
+    pool = Both().proxy_manager_for("http://proxy:1").connection_from_url("https://service")
+    assert issubclass(pool.ConnectionCls, Connection)
+    assert pool.ConnectionCls.response_class is not Connection.response_class
+    again = Both().proxy_manager_for("http://proxy:1").connection_from_url("https://service")
+    assert issubclass(again.ConnectionCls, Connection)
+
+
 def test_a_compressed_reply_that_was_cut_before_it_was_sent_is_no_reply(drive: Drive, start: Start) -> None:
     packed = gzip.compress(json.dumps({"text": "x" * 9999}).encode())[:40]
-    with pytest.raises(ReplyFormatError):
+    with pytest.raises(TransportError, match="ended within its packed bytes"):
         drive(asked(get(start(reply(body=packed, headers={"Content-Encoding": "gzip"})))))
 
 
