@@ -34,7 +34,7 @@ JOB_SCRIPT: dict[str, Any] = {
     "mode": "time",
     "pending_seconds": 3,
     "running_seconds": 12,
-    "rows": [{"share": 0.02, "outcome": "error", "code": 3, "message": "The request was refused (scripted)."}],
+    "rows": [{"share": 0.02, "outcome": "error", "code": 3, "message": "The request was refused, as the demo has it."}],
 }
 READY_TIMEOUT = 120.0
 RUN_TIMEOUT = 240.0

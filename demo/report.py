@@ -60,6 +60,8 @@ def lines_of_report(manifest: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield "What came back"
     yield f"  rows     {manifest['total']}: {', '.join(counts)}"
+    for reason in manifest.get("first_errors") or ():
+        yield f"           {reason['count']} x {reason['message']} (code {reason['code']})"
     usage = manifest.get("usage") or {}
     if usage:
         yield "  tokens   " + ", ".join(f"{name} {number}" for name, number in usage.items())
@@ -70,7 +72,7 @@ def lines_of_report(manifest: Mapping[str, Any]) -> Iterator[str]:
     if path is None:
         return
     rows = first_rows(path, FIRST_ANSWERS)
-    yield f"  the first {len(rows)} answers"
+    yield f"  the first {len(rows)} answers, made up by the emulator"
     for row in rows:
         key = textwrap.shorten(row["key"], 24, placeholder="...")
         yield f"    {key:24} {textwrap.shorten(answer_words(row), 88, placeholder=' ...')}"

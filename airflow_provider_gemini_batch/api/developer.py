@@ -41,6 +41,7 @@ from airflow_provider_gemini_batch.api.models import (
 from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.surface import given_job_name
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
 from airflow_provider_gemini_batch.errors import (
@@ -94,7 +95,7 @@ class DeveloperSurface:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def check_job_name(self, job_name: str) -> str:
-        name = str(job_name or "").strip()
+        name = given_job_name(job_name)
         if _JOB_NAME.fullmatch(name):
             return name
         hint = " It is a Vertex AI job; use a Vertex AI connection." if name.startswith("projects/") else ""

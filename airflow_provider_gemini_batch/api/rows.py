@@ -664,6 +664,8 @@ class _Normaliser:
         """Tell the forms apart and return the request."""
         embed = self.settings.kind == "embed"
         members = {name: value for name, value in row.items() if name not in ("key", "metadata")}
+        if "finish_reason" in members and "status" in members:
+            raise RowProblem("is a result row, not an input row; take the row with its key from the input")
         if "config" in members:
             raise RowProblem(
                 "'config' is a form of Google's SDK that the service ignores in files; put its members into "

@@ -9,11 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
     from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+
+
+def given_job_name(value: object) -> str:
+    """
+    Return a job's name as it was given, without blanks around it.
+
+    :raises ConfigurationError: If there is none.
+    """
+    name = str(value or "").strip()
+    if name in ("", "None"):
+        raise ConfigurationError("job_name is empty: what it comes from, an XCom or a template, holds nothing.")
+    return name
 
 
 class UploadSource(Protocol):

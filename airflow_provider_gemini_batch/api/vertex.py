@@ -37,6 +37,7 @@ from airflow_provider_gemini_batch.api.replies import error_from, error_info, ex
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.storage import CloudStorage, join_gs_uri, parse_gs_uri
+from airflow_provider_gemini_batch.api.surface import given_job_name
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.connection import ConnectionSettings, is_google, vertex_base_url
 from airflow_provider_gemini_batch.errors import (
@@ -102,7 +103,7 @@ class VertexSurface:
 
         :raises ConfigurationError: If it is no name of a job here, or its location has another host than ours.
         """
-        name = str(job_name or "").strip().strip("/")
+        name = given_job_name(job_name).strip("/")
         if re.fullmatch(r"[0-9]+", name):
             return f"{self._parent}/batchPredictionJobs/{name}"
         match = _JOB_NAME.fullmatch(name)

@@ -24,7 +24,11 @@ As Vertex AI:
       "location": "us-central1", "storage_uri": "gs://emulator/airflow", "is_anonymous": true}'
 
 `airflow dags test` runs triggers where Airflow looks for connections in the environment alone; there, set
-AIRFLOW_CONN_GEMINI_BATCH_DEFAULT to '{"conn_type": "gemini_batch", "host": ..., "extra": {...}}'.
+AIRFLOW_CONN_GEMINI_BATCH_DEFAULT to
+
+  {"conn_type": "gemini_batch", "host": "http://127.0.0.1:8086", "password": "any-key"}
+
+or, with the extra as above, to {"conn_type": "gemini_batch", "host": "http://127.0.0.1:8086", "extra": {...}}.
 
 To have a service account sign in, put the answer of this into the extra, as keyfile_dict instead of is_anonymous:
 

@@ -167,6 +167,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         # Jobs of the same rows share one file.
         going = {job.name for job in jobs}
         needed = {job.needs for job in everything if job.name not in going}
+        what = "Would remove" if self.only_say else "Removed"
         removed: list[dict[str, Any]] = []
         failures: list[str] = []
         for job in jobs:
@@ -179,9 +180,10 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
                     failures.append(f"{job.name}: {error}")
                     continue
             removed.append(entry)
-            self.log.info("%s %s (%s)", "Would remove" if self.only_say else "Removed", job.name, job.state.value)
+            self.log.info("%s %s (%s, %s)", what, job.name, job.state.value, job.display_name)
         if self.delete_files and not self.only_say:
             failures += self._delete_files(hook, removed)
+        self.log.info("%s %d of %d jobs.", what, len(removed), len(everything))
         if failures:
             raise GeminiBatchError(
                 f"{len(removed)} jobs were removed, {len(failures)} jobs or files could not be: "

@@ -23,7 +23,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
     :param output_path: Local path or object-storage URI.
     :param input_path: The rows the job was made from: then there is exactly one line for each of them, in their order,
         and rows without an answer are named.
-    :param errors_path: Takes a copy of the rows without a usable answer.
+    :param errors_path: Takes a copy of the result rows without a usable answer.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
         warns, and fails only if no row has one.
     :param include_response: Keep the raw response in each line.

@@ -183,7 +183,11 @@ class BatchJobTrigger(BaseTrigger):
         try:
             connection = await get_async_connection(self.gemini_batch_conn_id)
         except AirflowNotFoundException as error:
-            raise ConfigurationError(f"There is no connection {self.gemini_batch_conn_id!r}.") from error
+            variable = f"AIRFLOW_CONN_{self.gemini_batch_conn_id.upper()}"
+            raise ConfigurationError(
+                f"There is no connection {self.gemini_batch_conn_id!r} where the trigger runs; `airflow dags test` "
+                f"looks in the environment alone ({variable})."
+            ) from error
         return settings_of(connection, self.backend, extra=await get_async_extra_dejson(connection))
 
     # --- killed -------------------------------------------------------------------------------------------------------

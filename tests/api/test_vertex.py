@@ -530,7 +530,7 @@ def test_what_is_there_already_with_the_same_bytes_is_the_upload(
 ) -> None:
     where = {"name": "gs://emulator/x", "display_name": "x", "mime_type": "text/plain"}
     first = run(live.upload(Bytes(b"abc"), **where))
-    assert run(live.upload(Bytes(b"abc"), **where)) == first
+    assert run(live.upload(Bytes(b"abc"), **where)) == replace(first, was_there=True)
     assert len(gemini_batch_emulator.journal(path="^/upload/", method="PUT")) == 1
     with pytest.raises(ConfigurationError, match="gs://emulator/x exists already"):
         run(live.upload(Bytes(b"abd"), **where))

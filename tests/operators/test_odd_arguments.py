@@ -225,3 +225,16 @@ def test_paths_and_choices_are_templated(emulator: EmulatorHandle, tmp_path: Pat
     download.render_template_fields(day)
     assert download.execute(attempt())["output_path"] == str(tmp_path / "2026-01-01.out")
     assert (tmp_path / "2026-01-01.out").exists()
+
+
+@pytest.mark.parametrize("name", ["", None, "None", "  "])
+def test_a_name_that_came_from_nothing_is_told_so(emulator: EmulatorHandle, name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="job_name is empty: what it comes from"):
+        GeminiBatchHook().get_batch(name)
+
+
+def test_result_rows_are_no_input_rows(emulator: EmulatorHandle) -> None:
+    row = {"key": "k", "status": "failed", "text": None, "finish_reason": None, "error": {"code": 3, "message": "m"}}
+    with pytest.raises(ConfigurationError, match=r"row 1 \(key 'k'\): is a result row, not an input row"):
+        create(inlined_requests=[row]).execute(attempt())
+    assert created(emulator) == 0
