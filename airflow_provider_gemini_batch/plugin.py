@@ -15,8 +15,7 @@ import threading
 import time
 from typing import Any
 
-from airflow.listeners import hookimpl
-from airflow.plugins_manager import AirflowPlugin
+from airflow.providers.common.compat.sdk import AirflowPlugin, hookimpl
 
 log = logging.getLogger(__name__)
 
