@@ -95,6 +95,11 @@ def place_of(value: Any, name: str = "A path") -> str:
     return os.path.expanduser(text)
 
 
+def base_name(place: str) -> str:
+    """Return the last part of a path or URI, which names its file to people."""
+    return place.rstrip("/").rsplit("/", 1)[-1]
+
+
 def local_path(place: str | os.PathLike[str]) -> str | None:
     """
     Return *place* as a local path, or None if it lies elsewhere.

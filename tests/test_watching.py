@@ -68,25 +68,26 @@ def test_last_page_is_read_however_few_jobs_it_holds(gemini_batch_emulator):
     assert len(asked) <= 4
 
 
+async def polled_beside(emulator, few, others):
+    """Watch *few* jobs alone, then *others* too; return how many single reads there were before, and later requests."""
+    settings = settings_for(emulator)
+    waits = [asyncio.create_task(end_of(settings, name, 1.0)) for name in few]
+    await asyncio.sleep(2.5)
+    apart = len([entry for entry in emulator.journal() if "batches/" in entry["path"]])
+    waits += [asyncio.create_task(end_of(settings, name, 1.0)) for name in others]
+    await asyncio.sleep(4)
+    before = len(emulator.journal())
+    await asyncio.sleep(3)
+    polled = emulator.journal()[before:]
+    emulator.finish_jobs()
+    await asyncio.wait_for(asyncio.gather(*waits), 20)
+    return apart, polled
+
+
 def test_job_once_missed_far_down_the_list_is_not_read_apart_from_others_beside_it(gemini_batch_emulator):
     # The list is read newest first, so the few that wait alone at first are given up after a few pages.
     names = gemini_batch_emulator.seed_jobs(count=900, state="RUNNING")
-    settings = settings_for(gemini_batch_emulator)
-
-    async def watch():
-        few = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[:6]]
-        await asyncio.sleep(2.5)
-        apart = len([entry for entry in gemini_batch_emulator.journal() if "batches/" in entry["path"]])
-        all_others = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[6:]]
-        await asyncio.sleep(4)
-        before = len(gemini_batch_emulator.journal())
-        await asyncio.sleep(3)
-        polled = gemini_batch_emulator.journal()[before:]
-        gemini_batch_emulator.finish_jobs()
-        await asyncio.wait_for(asyncio.gather(*few, *all_others), 20)
-        return apart, polled
-
-    apart, polled = asyncio.run(watch())
+    apart, polled = asyncio.run(polled_beside(gemini_batch_emulator, names[:6], names[6:]))
     assert apart >= 6
     assert polled
     assert {entry["path"] for entry in polled} == {"/v1beta/batches"}
@@ -95,22 +96,7 @@ def test_job_once_missed_far_down_the_list_is_not_read_apart_from_others_beside_
 def test_jobs_once_missed_on_the_last_page_are_read_with_it_where_that_costs_less(gemini_batch_emulator):
     # The same, but for the others alone the list is read to the page before.
     names = gemini_batch_emulator.seed_jobs(count=1300, state="RUNNING")
-    settings = settings_for(gemini_batch_emulator)
-
-    async def watch():
-        few = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[:10]]
-        await asyncio.sleep(2.5)
-        apart = len([entry for entry in gemini_batch_emulator.journal() if "batches/" in entry["path"]])
-        all_others = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names[100:]]
-        await asyncio.sleep(4)
-        before = len(gemini_batch_emulator.journal())
-        await asyncio.sleep(3)
-        polled = gemini_batch_emulator.journal()[before:]
-        gemini_batch_emulator.finish_jobs()
-        await asyncio.wait_for(asyncio.gather(*few, *all_others), 20)
-        return apart, polled
-
-    apart, polled = asyncio.run(watch())
+    apart, polled = asyncio.run(polled_beside(gemini_batch_emulator, names[:10], names[100:]))
     assert apart >= 10
     assert polled
     assert {entry["path"] for entry in polled} == {"/v1beta/batches"}

@@ -662,7 +662,7 @@ class _Normaliser:
 
     def _split(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Tell the forms apart and return the request."""
-        embed = self.settings.kind == "embed"
+        embed = self.is_embedding
         members = {name: value for name, value in row.items() if name not in ("key", "metadata")}
         if "finish_reason" in members and "status" in members:
             raise RowProblem("is a result row, not an input row; take the row with its key from the input")

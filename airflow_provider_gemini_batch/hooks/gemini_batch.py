@@ -541,13 +541,13 @@ class GeminiBatchHook(BaseHook):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
-        from airflow_provider_gemini_batch.spool import place_of
+        from airflow_provider_gemini_batch.spool import base_name, place_of
         from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file, spool_as_is
 
         path = place_of(path, "path")
         with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder:
             source = spool_as_is(path, folder)
-            name = display_name or path.rstrip("/").rsplit("/", 1)[-1]
+            name = display_name or base_name(path)
             placing = place_file(
                 self.surface,
                 self.settings,

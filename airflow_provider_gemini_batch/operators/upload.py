@@ -73,7 +73,7 @@ class UploadFileOperator(GeminiBatchOperator):
         self.output_dimensionality = output_dimensionality
 
     def carry_out(self, context: Any) -> str:
-        from airflow_provider_gemini_batch.spool import place_of
+        from airflow_provider_gemini_batch.spool import base_name, place_of
         from airflow_provider_gemini_batch.submission import JobRequest, prepared
 
         if self.kind not in tuple(_ANY_MODEL):
@@ -91,7 +91,7 @@ class UploadFileOperator(GeminiBatchOperator):
             output_dimensionality=self.output_dimensionality,
         )
         hook = self.hook
-        name = self.display_name or path.rstrip("/").rsplit("/", 1)[-1]
+        name = self.display_name or base_name(path)
         with prepared(request, hook.backend, lambda _: None) as source:
             placed = hook.run(source.place(hook.surface, hook.settings, hook.retry, name))
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)

@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.transport.bounds import (
     TRIGGERER_REPLY_BYTES,
     Body,
 )
-from airflow_provider_gemini_batch.transport.faults import cause_of, place_of, took_too_long
+from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, took_too_long
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -131,15 +131,15 @@ class AsyncTransport:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             return ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).")
         except TimeoutError:
-            return TransportError(f"No complete reply from {place_of(request.url)}: {took_too_long(limit)}.")
+            return TransportError(f"No complete reply from {server_of(request.url)}: {took_too_long(limit)}.")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            return TransportError(f"No connection to {place_of(request.url)}: {cause_of(error, timeout)}.", sent=False)
+            return TransportError(f"No connection to {server_of(request.url)}: {cause_of(error, timeout)}.", sent=False)
         except httpx.HTTPError as error:
-            return TransportError(f"No complete reply from {place_of(request.url)}: {cause_of(error, timeout)}.")
+            return TransportError(f"No complete reply from {server_of(request.url)}: {cause_of(error, timeout)}.")
         if body.fault is not None:
             return body.fault
         if reply.status_code < 200:
-            return TransportError(f"No complete reply from {place_of(request.url)}: it broke off in its head.")
+            return TransportError(f"No complete reply from {server_of(request.url)}: it broke off in its head.")
         answer = without_key(body.content(), headers)
         return HttpReply(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, answer)
 

@@ -20,7 +20,7 @@ from airflow_provider_gemini_batch.errors import (
     TransportError,
 )
 from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, WORKER_REPLY_BYTES, Body, Unpacker
-from airflow_provider_gemini_batch.transport.faults import cause_of, place_of, was_sent
+from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, was_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,7 +212,7 @@ class BlockingTransport:
         except requests.exceptions.RequestException as error:
             sent = was_sent(error)
             what = "No complete reply from" if sent else "No connection to"
-            return TransportError(f"{what} {place_of(request.url)}: {cause_of(error, timeout)}.", sent=sent)
+            return TransportError(f"{what} {server_of(request.url)}: {cause_of(error, timeout)}.", sent=sent)
 
     def _reply(self, request: HttpRequest, response: requests.Response) -> HttpReply:
         """Read an ordinary reply's body."""
@@ -228,7 +228,7 @@ class BlockingTransport:
             body.end()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # a chunk of negative size is the latter
             cause = cause_of(error, request.timeout or self._timeout)
-            fault = TransportError(f"No complete reply from {place_of(request.url)}: {cause}.")
+            fault = TransportError(f"No complete reply from {server_of(request.url)}: {cause}.")
         fault = fault or body.fault
         if fault is not None:
             raise fault
@@ -241,7 +241,7 @@ class BlockingTransport:
 
 
 def _broken_head(request: HttpRequest) -> TransportError:
-    return TransportError(f"No complete reply from {place_of(request.url)}: it broke off in its head.")
+    return TransportError(f"No complete reply from {server_of(request.url)}: it broke off in its head.")
 
 
 def _keep_headers(request: Any) -> Any:

@@ -91,7 +91,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str]
 )
 
 
-def place_of(url: str) -> str:
+def server_of(url: str) -> str:
     """Name where a call goes, and through which proxy: hosts and ports alone, all else of a URL may be secret."""
     place = _host_and_port(url)
     with suppress(ValueError):

@@ -341,21 +341,23 @@ def test_an_odd_reply_is_a_value_or_one_clear_error(
     assert len(server.seen) == 1
 
 
+def twice(request: HttpRequest) -> Flow[list[bytes]]:
+    """Send a request two times, and return the bodies of the answers."""
+    answers = []
+    for _ in range(2):
+        came = yield request
+        assert came is not None
+        answers.append(came.body)
+    return answers
+
+
 def test_what_follows_an_interim_reply_is_not_taken_for_the_next_calls(drive: Drive, start: Start) -> None:
     server = start(
         raw(b"HTTP/1.1 103 Early Hints\r\n\r\n" + serving.head(200, {"Content-Length": "1"}) + b"1", stays_open=True),
         reply(body=b"2"),
     )
 
-    def twice() -> Flow[list[bytes]]:
-        answers = []
-        for _ in range(2):
-            came = yield get(server)
-            assert came is not None
-            answers.append(came.body)
-        return answers
-
-    assert drive(twice()) == [b"1", b"2"]
+    assert drive(twice(get(server))) == [b"1", b"2"]
 
 
 # --- the service's errors -------------------------------------------------------------------------------------------
@@ -611,15 +613,7 @@ def test_a_slow_reply_that_is_complete_in_time_is_one(drive: Drive, start: Start
     answer = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
     server = start(serving.trickle(answer, 0.02), reply())
 
-    def twice() -> Flow[list[bytes]]:
-        answers = []
-        for _ in range(2):
-            came = yield get(server)
-            assert came is not None
-            answers.append(came.body)
-        return answers
-
-    assert drive(twice(), timeout=0.4) == [b'{"a": 1}', b"{}"]
+    assert drive(twice(get(server)), timeout=0.4) == [b'{"a": 1}', b"{}"]
     assert server.connections == 1
 
 
