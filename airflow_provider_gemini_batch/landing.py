@@ -18,13 +18,16 @@ import os
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.results import ResultRow, Status, quick_line, read_row
+from airflow_provider_gemini_batch.api.blocks import in_blocks
+from airflow_provider_gemini_batch.api.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
 from airflow_provider_gemini_batch.api.rows import KeySet, row_keys
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
 from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, read_lines
@@ -76,26 +79,19 @@ class _Tally:
         self.statuses: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.reasons: Counter[tuple[int, str]] = Counter()
-        self._waiting: list[bytes] = []
 
-    def succeeded(self, usage: bytes) -> None:
-        """Count a success: what :meth:`add` does, for many at once."""
-        self._waiting.append(usage)
-        if len(self._waiting) >= 1000:
-            self.settle()
-
-    def settle(self) -> None:
-        """Bring everything into the counters."""
-        waiting, self._waiting = self._waiting, []
+    def add_successes(self, rows: Sequence[OutputRow]) -> None:
+        """Count rows that all are successes: what :meth:`add` does, for many at once."""
         try:
-            known = [counts for counts in _decode_known_usages(b"[%b]" % b",".join(waiting)) if counts is not None]
+            found = _decode_known_usages(b"[%b]" % b",".join([row.usage for row in rows]))
         except msgspec.MsgspecError:
-            for usage in waiting:
-                self.add("succeeded", None, usage)
+            for row in rows:
+                self.add("succeeded", None, bytes(row.usage))
             return
-        self.statuses["succeeded"] += len(waiting)
+        known = [counts for counts in found if counts is not None]
+        self.statuses["succeeded"] += len(rows)
         for name in _COUNTS:
-            self.usage[name] += sum([getattr(counts, name) for counts in known])
+            self.usage[name] += sum(map(attrgetter(name), known))
 
     def add(self, status: str, error: Mapping[str, Any] | None, usage: bytes | None, sign: int = 1) -> None:
         self.statuses[status] += sign
@@ -237,64 +233,68 @@ class _Landing:
         self.unreadable_count = 0
         self.has_answers = False
 
-    def rows(
-        self, results: Iterable[bytes | str | Mapping[str, Any]]
-    ) -> Iterator[tuple[str, bytes, bytes] | ResultRow]:
+    def rows(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[list[OutputRow] | ResultRow]:
         """
-        Read results: common ones as key, line and usage (all successes), others as rows.
+        Read results: blocks of common ones, which all have a key and are successes, and others one by one.
 
         Rows without a key get one by position only where no row has a key and order can be trusted.
         """
         include_response = self.include_response
         keyed = False
         number = line_number = 0
-        for line in results:
-            line_number += 1
-            if type(line) is bytes and (quick := quick_line(line, include_response=include_response)) is not None:
-                number += 1
+        for group in in_blocks(results):
+            block = group if isinstance(group, list) else None
+            quick = quick_rows(block, include_response=include_response) if block is not None else None
+            if quick is not None:
+                number += len(quick)
+                line_number += len(quick)
                 keyed = self.has_answers = True
                 yield quick
                 continue
-            if not isinstance(line, Mapping) and not line.strip():
-                continue
-            number += 1
-            row = read_row(line)
-            if row.key is not None or row.status == "succeeded":
-                self.has_answers = True
-            if row.key is not None:
-                keyed = True
-            elif row.is_ordered and not keyed:
-                row.key = f"row-{number}"
-            if row.key is None:
-                self.unreadable_count += 1
-                if len(self.unreadable) < NAMED_KEYS:
-                    self.unreadable.append(line_number)
-                if row.error is None:
-                    row.status = "failed"
-                    row.error = {"code": 0, "message": "the service's result line has no key"}
-            yield row
+            for line in block if block is not None else (group,):
+                line_number += 1
+                if type(line) is bytes and (quick := quick_rows([line], include_response=include_response)) is not None:
+                    number += 1
+                    keyed = self.has_answers = True
+                    yield quick
+                    continue
+                if not isinstance(line, Mapping) and not line.strip():
+                    continue
+                number += 1
+                row = read_row(line)
+                if row.key is not None or row.status == "succeeded":
+                    self.has_answers = True
+                if row.key is not None:
+                    keyed = True
+                elif row.is_ordered and not keyed:
+                    row.key = f"row-{number}"
+                if row.key is None:
+                    self.unreadable_count += 1
+                    if len(self.unreadable) < NAMED_KEYS:
+                        self.unreadable.append(line_number)
+                    if row.error is None:
+                        row.status = "failed"
+                        row.error = {"code": 0, "message": "the service's result line has no key"}
+                yield row
 
     def plain(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> None:
         """Land every result as it comes."""
         seen = KeySet()
-        write, tally = self.write, self.tally
-        for row in self.rows(results):
-            self.total += 1
-            if type(row) is tuple:
-                key, line, usage = row
-                write(line)
-                tally.succeeded(usage)
-                if not seen.add(key):
-                    self.repeated.add(key)
-                continue
-            assert isinstance(row, ResultRow)
-            line = row.line(include_response=self.include_response)
-            self.write(line)
-            self.tally.add(row.status, row.error, row.usage)
-            if row.status != "succeeded" and self.errors is not None:
-                self.errors(line)
-            if row.key is not None and not seen.add(row.key):
-                self.repeated.add(row.key)
+        for found in self.rows(results):
+            if isinstance(found, list):
+                self.total += len(found)
+                self._write_block(found)
+                repeated = seen.add_all([row.key for row in found])
+            else:
+                self.total += 1
+                line = found.line(include_response=self.include_response)
+                self.write(line)
+                self.tally.add(found.status, found.error, found.usage)
+                if found.status != "succeeded" and self.errors is not None:
+                    self.errors(line)
+                repeated = seen.add_all([found.key]) if found.key is not None else []
+            for key in repeated:
+                self.repeated.add(key)
 
     def joined(
         self,
@@ -303,25 +303,31 @@ class _Landing:
         workdir: str | None,
     ) -> None:
         """Land one row for every key, in the keys' order."""
-        wanted = iter(keys())
         # Looked at before the first result is asked for: a broken input must not cost a download.
-        expected = next(wanted, None)
+        wanted = _looked_at(keys())
         rows = self.rows(results)
         straight = 0
-        waiting: tuple[str, bytes, bytes] | ResultRow | None = None
-        tally, write = self.tally, self.write
-        for row in rows:
-            if type(row) is tuple and row[0] == expected:
-                write(row[1])
-                tally.succeeded(row[2])
-            elif isinstance(row, ResultRow) and row.key == expected is not None and row.status == "succeeded":
-                write(row.line(include_response=self.include_response))
-                tally.add(row.status, None, row.usage)
+        waiting: list[OutputRow] | ResultRow | None = None
+        for found in rows:
+            if isinstance(found, list):
+                expected = list(islice(wanted, len(found)))
+                given = [row.key for row in found]
+                fits = len(found) if given == expected else _common_start(given, expected)
+                self._write_block(found[:fits])
+                straight += fits
+                if fits < len(found):
+                    wanted = chain(expected[fits:], wanted)
+                    waiting = found[fits:]
+                    break
             else:
-                waiting = row
-                break
-            straight += 1
-            expected = next(wanted, None)
+                expected = list(islice(wanted, 1))
+                if expected != [found.key] or found.status != "succeeded":
+                    wanted = chain(expected, wanted)
+                    waiting = found
+                    break
+                self.write(found.line(include_response=self.include_response))
+                self.tally.add(found.status, None, found.usage)
+                straight += 1
         self.total = straight
         with ExitStack() as stack:
             spool = _Spool(workdir)
@@ -331,25 +337,30 @@ class _Landing:
                 waiting = next(rows, None)
             for line in spool.build():
                 self._drop(line, self.repeated)
-            while expected is not None:
+            for key in wanted:
                 self.total += 1
-                self._take(expected, spool)
-                expected = next(wanted, None)
+                self._take(key, spool)
             self._settle_unused(spool, keys, straight)
 
-    def _keep(self, row: tuple[str, bytes, bytes] | ResultRow, spool: _Spool) -> None:
-        if not isinstance(row, ResultRow):
-            spool.add(row[0], row[1], True)
-            self.tally.succeeded(row[2])
+    def _write_block(self, rows: list[OutputRow]) -> None:
+        if rows:
+            self.write(output_lines(rows))
+            self.tally.add_successes(rows)
+
+    def _keep(self, found: list[OutputRow] | ResultRow, spool: _Spool) -> None:
+        if isinstance(found, list):
+            for row in found:
+                spool.add(row.key, row.line(), True)
+            self.tally.add_successes(found)
             return
-        line = row.line(include_response=self.include_response)
-        if row.key is None:
+        line = found.line(include_response=self.include_response)
+        if found.key is None:
             # It belongs to a row that will be missing, and is counted there.
             if self.errors is not None:
                 self.errors(line)
             return
-        spool.add(row.key, line, row.status == "succeeded")
-        self.tally.add(row.status, row.error, row.usage)
+        spool.add(found.key, line, found.status == "succeeded")
+        self.tally.add(found.status, found.error, found.usage)
 
     def _take(self, key: str, spool: _Spool) -> None:
         found = spool.find(key)
@@ -394,6 +405,17 @@ class _Landing:
         row = _decode_landed(line)
         self.tally.add(row.status, row.error, bytes(row.usage), sign)
         return row.key
+
+
+def _looked_at(keys: Iterable[str]) -> Iterator[str]:
+    """Return an iterator of the same keys whose first one has been asked for."""
+    rest = iter(keys)
+    return chain(list(islice(rest, 1)), rest)
+
+
+def _common_start(some: Sequence[str | None], others: Sequence[str | None]) -> int:
+    """Return in how many places, from the first on, two lists are the same."""
+    return next((place for place, pair in enumerate(zip(some, others, strict=False)) if pair[0] != pair[1]), len(others))
 
 
 def land(
@@ -456,7 +478,6 @@ def land(
                 "written; try again."
             )
     tally = landing.tally
-    tally.settle()
     return {
         "output_path": os.fspath(output_path),
         "errors_path": os.fspath(errors_path) if errors_path is not None else None,

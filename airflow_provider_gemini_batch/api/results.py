@@ -13,8 +13,8 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -42,9 +42,11 @@ BLOCKING_FINISH_REASONS = frozenset(
 )
 
 _NOTHING = msgspec.Raw(b"")
+_NULL = msgspec.Raw(b"null")
 _EMPTY = (b"", b"null")
 _NO_TEXT = (*_EMPTY, b'""')
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _decode = msgspec.json.Decoder().decode
 
 
@@ -55,14 +57,6 @@ class _Line(msgspec.Struct, gc=False):
     status: msgspec.Raw = _NOTHING
     metadata: msgspec.Raw = _NOTHING
     instance: msgspec.Raw = _NOTHING
-    predictions: msgspec.Raw = _NOTHING
-
-
-class _CommonLine(msgspec.Struct, gc=False):
-    key: str
-    response: msgspec.Raw
-    error: msgspec.Raw = _NOTHING
-    status: msgspec.Raw = _NOTHING
     predictions: msgspec.Raw = _NOTHING
 
 
@@ -113,14 +107,48 @@ class _Response(msgspec.Struct, gc=False):
     tokenCount: msgspec.Raw = _NOTHING
 
 
-class _BareLine(msgspec.Struct, gc=False):
-    """A common line whose response is not kept."""
+# The common lines: a key, and a response with one text or one vector. Decoding one into these types is to check it.
+class _OneText(msgspec.Struct, gc=False):
+    text: msgspec.Raw
+    thought: None = None
 
+
+class _TextContent(msgspec.Struct, gc=False):
+    parts: tuple[_OneText]
+
+
+class _TextCandidate(msgspec.Struct, gc=False):
+    content: _TextContent
+    finishReason: str | None = None
+
+
+class _TextResponse(msgspec.Struct, gc=False):
+    candidates: tuple[_TextCandidate]
+    usageMetadata: msgspec.Raw = _NULL
+    embedding: None = None
+    embeddings: None = None
+
+
+class _OneVector(msgspec.Struct, gc=False):
+    values: msgspec.Raw
+
+
+class _VectorResponse(msgspec.Struct, gc=False):
+    embedding: _OneVector
+    usageMetadata: msgspec.Raw = _NULL
+    tokenCount: msgspec.Raw = _NOTHING
+    candidates: None = None
+
+
+_R = TypeVar("_R")
+
+
+class _CommonLine(msgspec.Struct, Generic[_R], gc=False):
     key: str
-    response: _Response
-    error: msgspec.Raw = _NOTHING
-    status: msgspec.Raw = _NOTHING
-    predictions: msgspec.Raw = _NOTHING
+    response: _R
+    error: None = None
+    status: Literal[""] | None = None
+    predictions: None = None
 
 
 class _Statistics(msgspec.Struct, gc=False):
@@ -137,11 +165,36 @@ class _Prediction(msgspec.Struct, gc=False):
 
 
 _read_line = msgspec.json.Decoder(_Line).decode
-_read_common_line = msgspec.json.Decoder(_CommonLine).decode
-_read_bare_line = msgspec.json.Decoder(_BareLine).decode
+_read_raw_line = msgspec.json.Decoder(_CommonLine[msgspec.Raw]).decode
+_read_text_line = msgspec.json.Decoder(_CommonLine[_TextResponse]).decode
+_read_text_response = msgspec.json.Decoder(_TextResponse).decode
+_read_vector_line = msgspec.json.Decoder(_CommonLine[_VectorResponse]).decode
+_read_vector_response = msgspec.json.Decoder(_VectorResponse).decode
 _read_response = msgspec.json.Decoder(_Response).decode
 _read_text = msgspec.json.Decoder(str).decode
 _read_predictions = msgspec.json.Decoder(list[_Prediction]).decode
+
+
+class OutputRow(msgspec.Struct, gc=False):
+    """A result row as users get it, in the order of its members; what is already JSON text stays so."""
+
+    key: str | None
+    status: Status
+    text: msgspec.Raw
+    embedding: msgspec.Raw
+    finish_reason: str | None
+    error: dict[str, Any] | None
+    usage: msgspec.Raw
+    response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    def line(self) -> bytes:
+        """Return the row as one JSON line, newline included. It begins with the key."""
+        return _encode(self) + b"\n"
+
+
+def output_lines(rows: Sequence[OutputRow]) -> bytes:
+    """Return what :meth:`OutputRow.line` gives for each row, in one."""
+    return _encode_lines(rows)
 
 
 class ResultRow:
@@ -190,19 +243,17 @@ class ResultRow:
         return row
 
     def line(self, *, include_response: bool = True) -> bytes:
-        """Return the result row as users get it: one JSON line, newline included. It begins with the key."""
-        text, reason, error = self.text, self.finish_reason, self.error
-        return b'{"key":%b,"status":"%b","text":%b,"embedding":%b,"finish_reason":%b,"error":%b,"usage":%b%b%b}\n' % (
-            _encode(self.key),
-            self.status.encode(),
-            text or b"null",
-            self.embedding or b"null",
-            b"null" if reason is None else _encode(reason),
-            b"null" if error is None else _encode(error),
-            self.usage or b"null",
-            b',"response":' if include_response else b"",
-            (self.response or b"null") if include_response else b"",
-        )
+        """Return the result row as users get it; see :class:`OutputRow`."""
+        return OutputRow(
+            self.key,
+            self.status,
+            msgspec.Raw(self.text or b"null"),
+            msgspec.Raw(self.embedding or b"null"),
+            self.finish_reason,
+            self.error,
+            msgspec.Raw(self.usage or b"null"),
+            msgspec.Raw(self.response or b"null") if include_response else msgspec.UNSET,
+        ).line()
 
     def result(self) -> BatchResult:
         """Return the result as a value, fully decoded."""
@@ -274,65 +325,75 @@ def read_row(line: bytes | str | Mapping[str, Any]) -> ResultRow:
     return row
 
 
-def quick_line(line: bytes, *, include_response: bool = True) -> tuple[str, bytes, bytes] | None:
+def quick_rows(lines: Sequence[bytes], *, include_response: bool = True) -> list[OutputRow] | None:
     """
-    Return key, result line and usage of the most common kind of result, or None: then :func:`read_row` has to look.
+    Return the rows of lines that are all of the most common kinds, or None: then :func:`read_row` has to look.
 
-    Common is a line with a key and a response that has one text or one vector. What this returns is what
-    ``read_row(line).line()`` gives, without a row between.
+    Common are a text alone and a vector alone, one kind in all of *lines*. Each row's line is what
+    ``read_row(line).line()`` gives.
+
+    :param lines: At least one.
     """
     try:
-        if not line.isascii():
-            line.decode()  # as in read_row
-        found: _CommonLine | _BareLine
-        if include_response:
-            found = _read_common_line(line)
-            response = _read_response(found.response)
-        else:
-            found = _read_bare_line(line)
-            response = found.response
+        for line in lines:
+            if not line.isascii():
+                line.decode()  # as in read_row
+        # Inside a text its quotes would be escaped.
+        if b'"embedding"' in lines[0]:
+            return _vectors(lines, include_response)
+        return _texts(lines, include_response)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if found.error is not _NOTHING or found.predictions is not _NOTHING:
+
+
+def _texts(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | None:
+    keys, responses, raws = _common(lines, include_response, _read_text_line, _read_text_response)
+    candidates = [response.candidates[0] for response in responses]
+    texts = [candidate.content.parts[0].text for candidate in candidates]
+    if not all([text[:1] == b'"' and len(text) > 2 for text in map(bytes, texts)]):
         return None
-    if found.status is not _NOTHING and bytes(found.status) != b'""':
+    return [
+        OutputRow(key, "succeeded", text, _NULL, candidate.finishReason, None, response.usageMetadata, raw)
+        for key, text, candidate, response, raw in zip(keys, texts, candidates, responses, raws, strict=True)
+    ]
+
+
+def _vectors(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | None:
+    keys, responses, raws = _common(lines, include_response, _read_vector_line, _read_vector_response)
+    vectors = [response.embedding.values for response in responses]
+    if not all([vector[:1] == b"[" and vector[1:9].strip(b" \t\r\n]") for vector in map(bytes, vectors)]):
         return None
-    usage = bytes(response.usageMetadata)
-    candidates = response.candidates
-    if candidates is not None:
-        if response.embedding is not None or response.embeddings or not candidates:
-            return None
-        candidate = candidates[0]
-        if candidate is None or candidate.content is None:
-            return None
-        parts = candidate.content.parts
-        if not parts or len(parts) > 1 or (part := parts[0]) is None or part.thought:
-            return None
-        answer = bytes(part.text)
-        if answer[:1] != b'"' or len(answer) == 2:
-            return None
-        reason = candidate.finishReason
-        kind = b',"status":"succeeded","text":'
-        if reason == "STOP":
-            rest = b',"embedding":null,"finish_reason":"STOP","error":null,"usage":'
-        else:
-            rest = b',"embedding":null,"finish_reason":%b,"error":null,"usage":' % _encode(reason)
-    else:
-        vector = response.embedding
-        if vector is None:
-            return None
-        if usage in _EMPTY and (count := _number(bytes(response.tokenCount))) is not None:
-            usage = b'{"tokenCount":%d}' % count
-        answer = bytes(vector.values)
-        if answer[:1] != b"[" or not answer[1:9].strip(b" \t\r\n]"):
-            return None
-        kind = b',"status":"succeeded","text":null,"embedding":'
-        rest = b',"finish_reason":null,"error":null,"usage":'
-    key = found.key.removeprefix(KEY_PREFIX)
-    usage = usage or b"null"
-    raw = (b',"response":', found.response) if isinstance(found, _CommonLine) else ()
-    pieces = (b'{"key":', _encode(key), kind, answer, rest, usage, *raw, b"}\n")
-    return key, b"".join(pieces), usage
+    return [
+        OutputRow(key, "succeeded", _NULL, vector, None, None, _vector_usage(response), raw)
+        for key, vector, response, raw in zip(keys, vectors, responses, raws, strict=True)
+    ]
+
+
+def _common(
+    lines: Sequence[bytes],
+    include_response: bool,
+    read_line: Callable[[bytes], _CommonLine[_R]],
+    read_response: Callable[[msgspec.Raw], _R],
+) -> tuple[list[str], list[_R], Iterable[msgspec.Raw | msgspec.UnsetType]]:
+    """Decode common lines: their keys, responses, and raw responses if these are wanted."""
+    raws: Iterable[msgspec.Raw | msgspec.UnsetType]
+    if include_response:
+        with_raws = list(map(_read_raw_line, lines))
+        raws = [found.response for found in with_raws]
+        return _own_keys(with_raws), list(map(read_response, raws)), raws
+    whole = list(map(read_line, lines))
+    return _own_keys(whole), [found.response for found in whole], [msgspec.UNSET] * len(lines)
+
+
+def _own_keys(lines: Iterable[_CommonLine[Any]]) -> list[str]:
+    return [line.key.removeprefix(KEY_PREFIX) for line in lines]
+
+
+def _vector_usage(response: _VectorResponse) -> msgspec.Raw:
+    usage = response.usageMetadata
+    if bytes(usage) in _EMPTY and (count := _number(bytes(response.tokenCount))) is not None:
+        return msgspec.Raw(b'{"tokenCount":%d}' % count)
+    return usage
 
 
 def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None = None) -> BatchResult:

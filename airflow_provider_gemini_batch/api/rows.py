@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.api.blocks import in_blocks
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -251,6 +252,25 @@ class KeySet:
             self._grow()
         return True
 
+    def add_all(self, keys: Sequence[str]) -> list[str]:
+        """Take keys in; return those that were there, or came before in *keys*."""
+        while (self._count + len(keys)) * 10 > self._mask * 6:
+            self._grow()
+        slots, mask = self._slots, self._mask
+        repeated: list[str] = []
+        for key in keys:
+            value = hash(key) & 0xFFFFFFFFFFFFFFFF or 1
+            place = value & mask
+            while found := slots[place]:
+                if found == value:
+                    repeated.append(key)
+                    break
+                place = (place + 1) & mask
+            else:
+                slots[place] = value
+        self._count += len(keys) - len(repeated)
+        return repeated
+
     def _grow(self) -> None:
         old, mask = self._slots, self._mask * 2 + 1
         slots = array("Q", [0]) * (mask + 1)
@@ -468,11 +488,11 @@ _Common = tuple[str, tuple[bytes, bytes], "bytes | msgspec.Raw"]
 """Of a common row: its key, what stands around its texts, and these."""
 
 
-class _KeyHolder(msgspec.Struct):
+class _KeyHolder(msgspec.Struct, gc=False):
     key: str | None = None
 
 
-class _KeyRow(msgspec.Struct):
+class _KeyRow(msgspec.Struct, gc=False):
     key: str | None = None
     metadata: _KeyHolder | None = None
 
@@ -917,43 +937,53 @@ def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
     """
     number = 0
     line = 0
-    for row in rows:
-        line += 1
-        if isinstance(row, Mapping):
-            number += 1
+    for group in in_blocks(rows):
+        block = group if isinstance(group, list) else None
+        if block is not None:
             try:
-                metadata = row.get("metadata")
-                yield _key(row, metadata if isinstance(metadata, Mapping) else None, number)
-            except RowProblem as problem:
-                raise ConfigurationError(f"row {line}: {problem}") from None
-            continue
-        try:
-            holder = _key_row(row)
-            if holder.key is not None:
+                found = [holder.key for holder in map(_key_row, block)]
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                pass  # something in it is blank, has a mark before it, or is wrong
+            else:
+                if None not in found:
+                    number += len(block)
+                    line += len(block)
+                    yield from found  # type: ignore[misc]
+                    continue
+        for row in block if block is not None else (group,):
+            line += 1
+            if isinstance(row, Mapping):
                 number += 1
-                yield holder.key
+                try:
+                    metadata = row.get("metadata")
+                    yield _key(row, metadata if isinstance(metadata, Mapping) else None, number)
+                except RowProblem as problem:
+                    raise ConfigurationError(f"row {line}: {problem}") from None
                 continue
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            pass  # blank, a mark before it, or wrong
-        text = row.strip()
-        if line == 1:
-            text = _without_mark(text)
-        if not text:
-            continue
-        number += 1
-        try:
-            found = _key_row(text)
-            key = found.key if found.key is not None else found.metadata.key if found.metadata is not None else None
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            try:
-                value = _parse(text.encode() if isinstance(text, str) else text)
-                if not isinstance(value, dict):
-                    raise RowProblem(f"a row must be a JSON object, not {_kind(value)}")
-                metadata = value.get("metadata")
-                key = _key(value, metadata if isinstance(metadata, dict) else None, number)
-            except RowProblem as problem:
-                raise ConfigurationError(f"line {line}: {problem}") from None
-        yield f"row-{number}" if key is None else key
+            text = row.strip()
+            if line == 1:
+                text = _without_mark(text)
+            if not text:
+                continue
+            number += 1
+            key = _key_of_line(text, line, number)
+            yield f"row-{number}" if key is None else key
+
+
+def _key_of_line(text: bytes | str, line: int, number: int) -> str | None:
+    try:
+        found = _key_row(text)
+        return found.key if found.key is not None else found.metadata.key if found.metadata is not None else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    try:
+        value = _parse(text.encode() if isinstance(text, str) else text)
+        if not isinstance(value, dict):
+            raise RowProblem(f"a row must be a JSON object, not {_kind(value)}")
+        metadata = value.get("metadata")
+        return _key(value, metadata if isinstance(metadata, dict) else None, number)
+    except RowProblem as problem:
+        raise ConfigurationError(f"line {line}: {problem}") from None
 
 
 def _line(key: str, request: bytes, vertex: bool) -> bytes:

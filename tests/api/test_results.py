@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.api.results import (
     iter_inline_results,
-    quick_line,
+    output_lines,
+    quick_rows,
     read_result,
     read_row,
     split_lines,
@@ -137,7 +138,10 @@ _VECTOR = b'{"embedding": {"values": [0.5, -1]}, "tokenCount": "7"}'
         (b'{"key":"a","response":' + _TEXT.replace(b"STOP", b"SAFETY") + b"}", True),
         (b'{"key":"a\\u00e9","response":' + _TEXT + b"}", True),
         (b'{"key":"a","response":' + _TEXT + b',"key":"b"}', True),
-        (b'{"response":' + _TEXT + b',"key":"a","response":' + _VECTOR + b"}", True),
+        (b'{"response":' + _VECTOR + b',"key":"a","response":' + _VECTOR + b"}", True),
+        (b'{"key":"a","response":' + _TEXT.replace(b"a\\n", b'\\"embedding\\"') + b"}", True),
+        (b'{"key":"a","error":null,"status":null,"response":' + _TEXT + b"}", True),
+        (b'{"key":"a","response":{"candidates":[' + b"{}," + b"{}]}}", False),
         (b'{"status":"","processed_time":"x","request":{},"response":' + _TEXT + b',"key":"afgb:a"}', True),
         (b'{"key":"a","status":"no","response":' + _TEXT + b"}", False),
         (b'{"key":"a","response":' + _TEXT.replace(b"STOP", b"\xff") + b"}", False),
@@ -157,11 +161,13 @@ _VECTOR = b'{"embedding": {"values": [0.5, -1]}, "tokenCount": "7"}'
 )
 def test_common_lines_read_the_quick_way_say_the_same(line: bytes, is_common: bool) -> None:
     for include_response in (True, False):
-        quick, row = quick_line(line, include_response=include_response), read_row(line)
+        quick, row = quick_rows([line], include_response=include_response), read_row(line)
         assert (quick is not None) is is_common
         if quick is not None:
-            usage = row.usage or b"null"
-            assert quick == (row.key, row.line(include_response=include_response), usage)
+            expected = row.line(include_response=include_response)
+            assert (quick[0].key, bytes(quick[0].usage)) == (row.key, row.usage or b"null")
+            assert quick[0].line() == expected
+            assert output_lines(quick * 2) == expected * 2
             assert row.status == "succeeded"
 
 
