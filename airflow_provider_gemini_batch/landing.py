@@ -20,20 +20,25 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.blocks import in_blocks
+from airflow_provider_gemini_batch.api.blocks import read_in_blocks
+from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
-from airflow_provider_gemini_batch.api.rows import KeySet, row_keys
+from airflow_provider_gemini_batch.api.rows import row_keys
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
-from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, read_lines
+from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, open_read
 
 NAMED_KEYS = 10
 """Keys of one kind (missing, repeated, unknown) that a manifest names."""
+
+Result = bytes | str | Mapping[str, Any] | list[bytes]
+"""One result, or several lines of them."""
 
 _MAX_REASONS = 100
 _STATUSES: tuple[Status, ...] = ("succeeded", "failed", "blocked", "missing")
@@ -233,58 +238,49 @@ class _Landing:
         self.unreadable_count = 0
         self.has_answers = False
 
-    def rows(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[list[OutputRow] | ResultRow]:
+    def rows(self, results: Iterable[Result]) -> Iterator[list[OutputRow] | ResultRow]:
         """
         Read results: blocks of common ones, which all have a key and are successes, and others one by one.
 
         Rows without a key get one by position only where no row has a key and order can be trusted.
         """
-        include_response = self.include_response
         keyed = False
         number = line_number = 0
-        for group in in_blocks(results):
-            block = group if isinstance(group, list) else None
-            quick = quick_rows(block, include_response=include_response) if block is not None else None
+        for block, quick in read_in_blocks(results, partial(quick_rows, include_response=self.include_response)):
+            line_number += len(block)
             if quick is not None:
-                number += len(quick)
-                line_number += len(quick)
+                number += len(block)
                 keyed = self.has_answers = True
                 yield quick
                 continue
-            for line in block if block is not None else (group,):
-                line_number += 1
-                if type(line) is bytes and (quick := quick_rows([line], include_response=include_response)) is not None:
-                    number += 1
-                    keyed = self.has_answers = True
-                    yield quick
-                    continue
-                if not isinstance(line, Mapping) and not line.strip():
-                    continue
-                number += 1
-                row = read_row(line)
-                if row.key is not None or row.status == "succeeded":
-                    self.has_answers = True
-                if row.key is not None:
-                    keyed = True
-                elif row.is_ordered and not keyed:
-                    row.key = f"row-{number}"
-                if row.key is None:
-                    self.unreadable_count += 1
-                    if len(self.unreadable) < NAMED_KEYS:
-                        self.unreadable.append(line_number)
-                    if row.error is None:
-                        row.status = "failed"
-                        row.error = {"code": 0, "message": "the service's result line has no key"}
-                yield row
+            line = block[0]
+            if not isinstance(line, Mapping) and not line.strip():
+                continue
+            number += 1
+            row = read_row(line)
+            if row.key is not None or row.status == "succeeded":
+                self.has_answers = True
+            if row.key is not None:
+                keyed = True
+            elif row.is_ordered and not keyed:
+                row.key = f"row-{number}"
+            if row.key is None:
+                self.unreadable_count += 1
+                if len(self.unreadable) < NAMED_KEYS:
+                    self.unreadable.append(line_number)
+                if row.error is None:
+                    row.status = "failed"
+                    row.error = {"code": 0, "message": "the service's result line has no key"}
+            yield row
 
-    def plain(self, results: Iterable[bytes | str | Mapping[str, Any]]) -> None:
+    def plain(self, results: Iterable[Result]) -> None:
         """Land every result as it comes."""
         seen = KeySet()
         for found in self.rows(results):
             if isinstance(found, list):
                 self.total += len(found)
                 self._write_block(found)
-                repeated = seen.add_all([row.key for row in found])
+                keys = _keys(found)
             else:
                 self.total += 1
                 line = found.line(include_response=self.include_response)
@@ -292,13 +288,13 @@ class _Landing:
                 self.tally.add(found.status, found.error, found.usage)
                 if found.status != "succeeded" and self.errors is not None:
                     self.errors(line)
-                repeated = seen.add_all([found.key]) if found.key is not None else []
-            for key in repeated:
-                self.repeated.add(key)
+                keys = [found.key] if found.key is not None else []
+            for place in seen.add_all(keys):
+                self.repeated.add(keys[place])
 
     def joined(
         self,
-        results: Iterable[bytes | str | Mapping[str, Any]],
+        results: Iterable[Result],
         keys: Callable[[], Iterable[str]],
         workdir: str | None,
     ) -> None:
@@ -311,7 +307,7 @@ class _Landing:
         for found in rows:
             if isinstance(found, list):
                 expected = list(islice(wanted, len(found)))
-                given = [row.key for row in found]
+                given = _keys(found)
                 fits = len(found) if given == expected else _common_start(given, expected)
                 self._write_block(found[:fits])
                 straight += fits
@@ -349,8 +345,8 @@ class _Landing:
 
     def _keep(self, found: list[OutputRow] | ResultRow, spool: _Spool) -> None:
         if isinstance(found, list):
-            for row in found:
-                spool.add(row.key, row.line(), True)
+            for key, row in zip(_keys(found), found, strict=True):
+                spool.add(key, row.line(), True)
             self.tally.add_successes(found)
             return
         line = found.line(include_response=self.include_response)
@@ -413,13 +409,21 @@ def _looked_at(keys: Iterable[str]) -> Iterator[str]:
     return chain(list(islice(rest, 1)), rest)
 
 
-def _common_start(some: Sequence[str | None], others: Sequence[str | None]) -> int:
+def _keys(rows: list[OutputRow]) -> list[str]:
+    """Return the keys of common rows, which all have one."""
+    return [row.key for row in rows]  # type: ignore[misc]
+
+
+def _common_start(some: Sequence[str], others: Sequence[str]) -> int:
     """Return in how many places, from the first on, two lists are the same."""
-    return next((place for place, pair in enumerate(zip(some, others, strict=False)) if pair[0] != pair[1]), len(others))
+    for place, (one, other) in enumerate(zip(some, others, strict=False)):
+        if one != other:
+            return place
+    return min(len(some), len(others))
 
 
 def land(
-    results: Iterable[bytes | str | Mapping[str, Any]],
+    results: Iterable[Result],
     output_path: str | os.PathLike[str],
     *,
     input_path: str | os.PathLike[str] | None = None,
@@ -432,8 +436,8 @@ def land(
     """
     Write results as result rows, joined to the input by key if it is known.
 
-    :param results: Lines of output files, or entries of inline results, in any order. What this iterator raises passes
-        through, and no file appears then.
+    :param results: Lines of output files, lists of such lines, or entries of inline results, in any order. What this
+        iterator raises passes through, and no file appears then.
     :param output_path: Local path or object-storage URI.
     :param input_path: The file the job was made from, for order and completeness.
     :param input_keys: In its place, a function that gives the keys in order each time it is called.
@@ -458,13 +462,14 @@ def land(
             raise ConfigurationError("input_path and input_keys exclude each other.")
 
         def keys() -> Iterator[str]:
-            return row_keys(read_lines(input_path))
+            with open_read(input_path) as stream:
+                yield from row_keys(stream)
 
     local = local_path(output_path)
     if workdir is None and local is not None:
         workdir = os.path.dirname(os.path.abspath(local))
     with ExitStack() as stack:
-        out = stack.enter_context(AtomicFile(output_path, workdir=workdir))
+        out = stack.enter_context(AtomicFile(output_path, workdir=workdir, behind=True))
         # Left first, so that whoever sees the results finds the errors too.
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
         landing = _Landing(out, errors, include_response)

@@ -2,9 +2,9 @@
 """
 Files whose way to the disk does not hold up who writes them.
 
-Downloads are read, decoded and written in one thread: the system's buffers read ahead and write behind by themselves,
-and handing every piece to another thread and back costs more than it saves. Only a digest, which the interpreter
-computes beside other work, is worth a thread.
+A thread that gives up the interpreter, as a write does, waits up to 5 ms to get it back from one that computes. So work
+goes to a thread in large blocks, or not at all: a download that is stored as it comes is read and written in one
+thread, while rows that are decoded meanwhile are written behind, many megabytes at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-BLOCKS = 4
-"""Blocks on their way between the two threads at most."""
+BLOCK_BYTES = 8 * 1024 * 1024
+"""Bytes that are handed to the thread at once. At most twice as many wait, and as many are being collected."""
+
+BLOCKS_WAITING = 2
 
 SETTLE_BYTES = 16 * 1024 * 1024
 """After so many bytes the system is told to bring them to the disk, so that little is left to wait for at the end."""
@@ -41,54 +43,51 @@ class EarlyOut(io.FileIO):
         return count
 
 
-class WriteBehind(io.RawIOBase):
+class WriteBehind:
     """
-    A file that is written in a thread of its own; meant below an ``io.BufferedWriter``, which makes blocks of lines.
+    Writes to a file in a thread of its own.
 
-    :param descriptor: Of the open file; closed with this object.
+    :param raw: The file, unbuffered; closed with this object.
     :param digest: Fed with everything that is written, in that thread too.
     """
 
-    def __init__(self, descriptor: int, *, digest: Any = None) -> None:
-        super().__init__()
-        self._descriptor = descriptor
+    def __init__(self, raw: io.FileIO, *, digest: Any = None) -> None:
+        self._raw = raw
         self._digest = digest
+        self._pieces: list[bytes] = []
+        self._size = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gemini-batch-write")
         self._waiting: deque[Future[None]] = deque()
 
-    def writable(self) -> bool:
-        return True
+    def write(self, piece: bytes, /) -> int:
+        """Take a piece; raises what went wrong with an earlier one."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size >= BLOCK_BYTES:
+            self._hand_over()
+        return len(piece)
 
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def write(self, data: Any, /) -> int:
-        """Take a block; raises what went wrong with an earlier one."""
-        block = bytes(data)  # the caller uses its buffer again
-        while len(self._waiting) >= BLOCKS:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._put, block))
-        return len(block)
-
-    def settle(self) -> None:
-        """Wait until every block is written, and raise what went wrong."""
+    def flush(self) -> None:
+        """Wait until everything is written, and raise what went wrong."""
+        self._hand_over()
         while self._waiting:
             self._waiting.popleft().result()
 
     def close(self) -> None:
-        """Write what is waiting and close the file."""
-        if self.closed:
-            return
-        try:
-            self.settle()
-        finally:
-            self._thread.shutdown(cancel_futures=True)
-            os.close(self._descriptor)
-            super().close()
+        """Close the file. What was not flushed is lost, as it is meant to be after a fault."""
+        self._thread.shutdown(cancel_futures=True)
+        self._raw.close()
+
+    def _hand_over(self) -> None:
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        while len(self._waiting) >= BLOCKS_WAITING:
+            self._waiting.popleft().result()
+        # In one piece, since the thread waits for the interpreter after each.
+        self._waiting.append(self._thread.submit(self._put, b"".join(pieces)))
 
     def _put(self, block: bytes) -> None:
         if self._digest is not None:
             self._digest.update(block)
         view = memoryview(block)
         while view:
-            view = view[os.write(self._descriptor, view) :]
+            view = view[self._raw.write(view) :]

@@ -25,12 +25,13 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from airflow_provider_gemini_batch.api.common_rows import CommonBlock
 from airflow_provider_gemini_batch.api.rows import check_file_size
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.overlap import EarlyOut, WriteBehind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from types import TracebackType
 
     from airflow_provider_gemini_batch.api.models import Backend
@@ -163,21 +164,16 @@ def open_read(place: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
-def read_lines(place: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yield a file's lines with their newlines; memory holds one line and a buffer."""
-    with open_read(place) as stream:
-        yield from stream
-
-
 class AtomicFile:
     """
     A file that appears under its name whole or not at all: ``with AtomicFile(place) as out: out.write(...)``.
 
     :param place: Local path or object-storage URI; missing local directories are made.
     :param workdir: Local directory for what goes to object storage, None for the system's.
+    :param behind: Write in a thread: worth it where what is written is computed meanwhile.
     """
 
-    def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None) -> None:
+    def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None, behind: bool = False) -> None:
         self.place = place_of(place)
         local = local_path(self.place)
         # A link stays one, and what it points to is replaced.
@@ -197,7 +193,7 @@ class AtomicFile:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
         self._lock = os.dup(handle)  # the lock is held until the last copy is closed
         self._raw = EarlyOut(handle, "wb")
-        self._file = io.BufferedWriter(self._raw, BUFFER_BYTES)
+        self._file = WriteBehind(self._raw) if behind else io.BufferedWriter(self._raw, BUFFER_BYTES)
         self.write = self._file.write
 
     def publish(self) -> None:
@@ -386,11 +382,14 @@ class SpoolFile:
         self.remove()
 
 
-def write_input(rows: Iterable[WireRow], directory: str | None = None, *, backend: Backend = "gemini") -> SpoolFile:
+def write_input(
+    rows: Iterable[CommonBlock | WireRow], directory: str | None = None, *, backend: Backend = "gemini"
+) -> SpoolFile:
     """
     Write rows to a local file as *backend* wants them.
 
-    :param rows: From :func:`~airflow_provider_gemini_batch.api.rows.normalise_rows`; its errors pass through.
+    :param rows: From :func:`~airflow_provider_gemini_batch.api.rows.normalise_blocks` or ``normalise_rows``; their
+        errors pass through.
     :param directory: Where to write, None for the system's temporary directory.
     :return: The file; the caller removes it.
     :raises ConfigurationError: If the rows or their bytes cannot go into one job. No file is left then.
@@ -402,16 +401,21 @@ def write_input(rows: Iterable[WireRow], directory: str | None = None, *, backen
     size = count = 0
     checked = BUFFER_BYTES
     try:
-        with io.BufferedWriter(WriteBehind(handle, digest=digest), BUFFER_BYTES) as out:
+        with contextlib.closing(WriteBehind(io.FileIO(handle, "wb"), digest=digest)) as out:
             write = out.write
-            for row in rows:
-                line = row.line()
-                count += 1
-                size += len(line)
-                write(line)
+            for found in rows:
+                if isinstance(found, CommonBlock):
+                    count += len(found.keys)
+                    lines = found.lines()
+                else:
+                    count += 1
+                    lines = found.line()
+                size += len(lines)
+                write(lines)
                 if size >= checked:
                     check_file_size(size, backend)
                     checked = size + BUFFER_BYTES
+            out.flush()
         check_file_size(size, backend)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ from airflow_provider_gemini_batch.api.flows import (
     page_numbers,
 )
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
-from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
+from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_blocks, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import (
@@ -49,7 +49,9 @@ from airflow_provider_gemini_batch.spool import (
 )
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.common_rows import CommonBlock
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
+    from airflow_provider_gemini_batch.api.rows import WireRow
     from airflow_provider_gemini_batch.api.submit import Submission
     from airflow_provider_gemini_batch.api.surface import Surface
     from airflow_provider_gemini_batch.connection import ConnectionSettings
@@ -289,16 +291,17 @@ def prepared(
         yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
         return
     with TemporaryDirectory(prefix="gemini-batch-") as folder, _rows(request) as rows:
-        normalised = normalise_rows(rows, request.row_settings_for(backend))
+        settings = request.row_settings_for(backend)
+        normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
         if backend == "gemini" and request.inlined_requests is not None:
-            kept = list(normalised)
+            kept = list(normalise_rows(rows, settings))
             lines = [row.line() for row in kept]
             if sum(map(len, lines)) <= INLINE_BYTES:
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
                 return
-            normalised = iter(kept)
+            normalised = kept
         spooled = write_input(normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini")
         yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled)
 

@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.api.results import iter_inline_results
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.landing import land
-from airflow_provider_gemini_batch.spool import AtomicFile, open_read, read_lines, write_input
+from airflow_provider_gemini_batch.spool import AtomicFile, open_read, write_input
 
 
 def good(key: str, text: str = "ok", tokens: int = 2) -> bytes:
@@ -221,7 +221,8 @@ def test_object_storage_is_written_and_read_whole(tmp_path: Path) -> None:
     attach("memory", fs=MemoryFileSystem())
     with AtomicFile(place, workdir=str(tmp_path)) as out:
         out.write(b"a\nb\n")
-    assert list(read_lines(place)) == [b"a\n", b"b\n"]
+    with open_read(place) as stream:
+        assert list(stream) == [b"a\n", b"b\n"]
     assert os.listdir(tmp_path) == []
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -29,13 +30,15 @@ def _threads_end() -> Iterator[None]:
     assert ours() <= before
 
 
-def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path) -> None:
+def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256()
     path = tmp_path / "out"
     lines = [os.urandom(size % 5000) for size in range(2000)]
-    with io.BufferedWriter(WriteBehind(os.open(path, os.O_WRONLY | os.O_CREAT), digest=digest), 1 << 16) as out:
+    monkeypatch.setattr(overlap, "BLOCK_BYTES", 1 << 16)
+    with contextlib.closing(WriteBehind(io.FileIO(path, "wb"), digest=digest)) as out:
         for line in lines:
             out.write(line)
+        out.flush()
     assert path.read_bytes() == b"".join(lines)
     assert digest.hexdigest() == hashlib.sha256(b"".join(lines)).hexdigest()
 

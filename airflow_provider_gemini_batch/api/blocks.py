@@ -8,29 +8,72 @@ So rows are decoded, checked and written a block at a time, and one by one only 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-T = TypeVar("T")
+R = TypeVar("R")
 
 BLOCK_BYTES = 256 * 1024
 """A block ends with the line that fills it: it stays in the processor's cache, and a long line is a block alone."""
 
 
-def in_blocks(lines: Iterable[bytes | T]) -> Iterator[list[bytes] | T]:
-    """Yield lines in lists of about BLOCK_BYTES, in order; whatever is no ``bytes`` is passed on alone."""
+def read_in_blocks(
+    rows: Iterable[Any], read: Callable[[list[bytes]], R | None]
+) -> Iterator[tuple[list[Any], R | None]]:
+    """
+    Yield rows with what *read* makes of them: in blocks, and one by one where it returns None for a block.
+
+    :param rows: Lines, lists of lines, and other rows; or a file of lines.
+    :param read: Reads lines that are all common, or returns None. Asked for ``bytes`` only.
+    :return: Pairs of rows, in order, and what was made of them; with None the row is alone.
+    """
+    for block in _blocks(rows):
+        found = read(block) if type(block[0]) is bytes else None
+        if found is not None or len(block) == 1:
+            yield block, found
+        else:
+            for row in block:
+                yield [row], read([row])
+
+
+def line_blocks(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines of a stream, newlines included, in lists of those that end in the same chunk."""
+    rest: list[bytes] = []
+    for chunk in chunks:
+        # Unlike bytes.split, this finds the ends of lines with the C library's search.
+        lines = list(io.BytesIO(chunk))
+        unended = lines.pop() if lines and lines[-1][-1:] != b"\n" else b""
+        if lines:
+            if rest:
+                lines[0] = b"".join((*rest, lines[0]))
+                rest = []
+            yield lines
+        if unended:
+            rest.append(unended)
+    if rest:
+        yield [b"".join(rest)]
+
+
+def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield lines in lists of about BLOCK_BYTES, and whatever is no ``bytes`` in lists of one."""
+    if isinstance(rows, io.BufferedReader):
+        yield from iter(lambda: rows.readlines(BLOCK_BYTES), [])
+        return
     block: list[bytes] = []
     room = BLOCK_BYTES
-    for line in lines:
-        if type(line) is bytes:
-            block.append(line)
-            room -= len(line)
+    for row in rows:
+        if type(row) is bytes:
+            block.append(row)
+            room -= len(row)
             if room > 0:
                 continue
         if block:
             yield block
             block, room = [], BLOCK_BYTES
-        if type(line) is not bytes:
-            yield line  # type: ignore[misc]
+        if type(row) is list:
+            yield row
+        elif type(row) is not bytes:
+            yield [row]
     if block:
         yield block

@@ -10,7 +10,6 @@ row: what cannot be read is a failed row that says why.
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,10 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import msgspec
 
+from airflow_provider_gemini_batch.api.blocks import line_blocks
+from airflow_provider_gemini_batch.api.keys import KEY_PREFIX
 from airflow_provider_gemini_batch.api.models import BatchResult
 from airflow_provider_gemini_batch.api.replies import grpc_code
-from airflow_provider_gemini_batch.api.rows import KEY_PREFIX
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 
 Status = Literal["succeeded", "failed", "blocked", "missing"]
@@ -350,7 +350,7 @@ def _texts(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | 
     keys, responses, raws = _common(lines, include_response, _read_text_line, _read_text_response)
     candidates = [response.candidates[0] for response in responses]
     texts = [candidate.content.parts[0].text for candidate in candidates]
-    if not all([text[:1] == b'"' and len(text) > 2 for text in map(bytes, texts)]):
+    if not all([text[:1] == b'"' and len(text) > 2 for text in map(bytes, texts)]):  # noqa: C419 - half the time
         return None
     return [
         OutputRow(key, "succeeded", text, _NULL, candidate.finishReason, None, response.usageMetadata, raw)
@@ -361,7 +361,7 @@ def _texts(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | 
 def _vectors(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | None:
     keys, responses, raws = _common(lines, include_response, _read_vector_line, _read_vector_response)
     vectors = [response.embedding.values for response in responses]
-    if not all([vector[:1] == b"[" and vector[1:9].strip(b" \t\r\n]") for vector in map(bytes, vectors)]):
+    if not all([vector[:1] == b"[" and vector[1:9].strip(b" \t\r\n]") for vector in map(bytes, vectors)]):  # noqa: C419
         return None
     return [
         OutputRow(key, "succeeded", _NULL, vector, None, None, _vector_usage(response), raw)
@@ -376,7 +376,6 @@ def _common(
     read_response: Callable[[msgspec.Raw], _R],
 ) -> tuple[list[str], list[_R], Iterable[msgspec.Raw | msgspec.UnsetType]]:
     """Decode common lines: their keys, responses, and raw responses if these are wanted."""
-    raws: Iterable[msgspec.Raw | msgspec.UnsetType]
     if include_response:
         with_raws = list(map(_read_raw_line, lines))
         raws = [found.response for found in with_raws]
@@ -410,23 +409,16 @@ def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None =
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream without their newlines, the last one too if it has none; blank ones are left out."""
-    rest: list[bytes] = []
-    for chunk in chunks:
-        # Unlike bytes.split, this finds the ends of lines with the C library's search.
-        for line in io.BytesIO(chunk):
-            if line[-1:] != b"\n":
-                rest.append(line)
-                continue
-            if rest:
-                rest.append(line)
-                line = b"".join(rest)
-                rest = []
-            if not line.isspace():
-                yield line[:-1]
-    final = b"".join(rest)
-    if final.strip():
-        yield final
+    """Yield the lines of a stream, as :func:`lines_of` does."""
+    for block in line_blocks(chunks):
+        yield from lines_of(block)
+
+
+def lines_of(block: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without their newlines; blank ones are left out."""
+    for line in block:
+        if not line.isspace():
+            yield line.removesuffix(b"\n")
 
 
 _ARRAY = re.compile(r'"inlined_?[rR]esponses"\s*:\s*\[')

@@ -17,25 +17,22 @@ from __future__ import annotations
 
 import math
 import re
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.blocks import in_blocks
+from airflow_provider_gemini_batch.api.blocks import read_in_blocks
+from airflow_provider_gemini_batch.api.common_rows import CommonBlock, CommonRows
+from airflow_provider_gemini_batch.api.keys import KEY_PREFIX, MAX_KEY_LENGTH, KeySet
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import Backend, Kind
 
-KEY_PREFIX = "afgb:"
-"""Before every key on Vertex AI: its importer gives number-like strings back as numbers (``"000"`` as ``0``)."""
-
 MAX_BAD_ROWS = 10
 MAX_DEPTH = 15
-MAX_KEY_LENGTH = 1000
 _GIB = 1024**3
 
 # https://ai.google.dev/gemini-api/docs/batch-api (2 GB) and
@@ -125,11 +122,8 @@ _SNAKE = re.compile(r"(?<=[a-z0-9A-Z])_([a-z0-9])")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_ABSENT = msgspec.Raw(b"")
-_MAX_FRAMES = 256
-_PLACE = "\ue000"
 _TOO_DEEP = "objects or lists are nested too deeply"
-_REQUEST = b',"request":'
+_REPEATED = "this key was there before; keys tell answers apart and must be unique"
 
 
 @dataclass(frozen=True)
@@ -203,84 +197,11 @@ class WireRow:
 
     def body(self) -> bytes:
         """Return the request alone."""
-        if self._request is not None:
-            return self._request
-        # Inside the key's text these bytes cannot be.
-        return self._wire.partition(_REQUEST)[2][:-2]
+        return self._request if self._request is not None else bytes(_request_of(self._wire).request)
 
     def inline(self) -> dict[str, Any]:
         """Return ``{"request": ..., "metadata": {"key": ...}}``, as the Developer API takes rows in a create call."""
         return {"request": _decode(self.body()), "metadata": {**(self._metadata or {}), "key": self.key}}
-
-
-class KeySet:
-    """
-    The keys seen so far, as 64-bit hashes in an open table: 14 to 27 bytes a key, twice that while it grows.
-
-    A set of strings would take over 100 bytes a key. Two different keys of a million share a hash, and one of them is
-    then taken for the other, with a chance of 3 in 100 million.
-    """
-
-    def __init__(self) -> None:
-        self._mask = (1 << 12) - 1
-        self._slots = array("Q", bytes(8 << 12))
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, key: str) -> bool:
-        value, slots, mask = hash(key) & 0xFFFFFFFFFFFFFFFF or 1, self._slots, self._mask
-        place = value & mask
-        while found := slots[place]:
-            if found == value:
-                return True
-            place = (place + 1) & mask
-        return False
-
-    def add(self, key: str) -> bool:
-        """Take a key in; return False if it was there."""
-        value, slots, mask = hash(key) & 0xFFFFFFFFFFFFFFFF or 1, self._slots, self._mask
-        place = value & mask
-        while found := slots[place]:
-            if found == value:
-                return False
-            place = (place + 1) & mask
-        slots[place] = value
-        self._count += 1
-        if self._count * 10 > mask * 6:
-            self._grow()
-        return True
-
-    def add_all(self, keys: Sequence[str]) -> list[str]:
-        """Take keys in; return those that were there, or came before in *keys*."""
-        while (self._count + len(keys)) * 10 > self._mask * 6:
-            self._grow()
-        slots, mask = self._slots, self._mask
-        repeated: list[str] = []
-        for key in keys:
-            value = hash(key) & 0xFFFFFFFFFFFFFFFF or 1
-            place = value & mask
-            while found := slots[place]:
-                if found == value:
-                    repeated.append(key)
-                    break
-                place = (place + 1) & mask
-            else:
-                slots[place] = value
-        self._count += len(keys) - len(repeated)
-        return repeated
-
-    def _grow(self) -> None:
-        old, mask = self._slots, self._mask * 2 + 1
-        slots = array("Q", [0]) * (mask + 1)
-        for value in old:
-            if value:
-                place = value & mask
-                while slots[place]:
-                    place = (place + 1) & mask
-                slots[place] = value
-        self._slots, self._mask = slots, mask
 
 
 class RowProblem(Exception):
@@ -446,46 +367,8 @@ def check_file_size(size: int, backend: Backend) -> None:
         )
 
 
-# The common rows: texts alone, with settings that were seen before. They are checked while they are decoded, and their
-# bytes are kept; every other row goes the long way, which also words what is wrong.
-class _PlainPart(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    text: str
-
-
-class _PlainContent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    parts: list[_PlainPart]
-    role: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class _PlainRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    contents: msgspec.Raw
-    generationConfig: msgspec.Raw = _ABSENT
-    systemInstruction: msgspec.Raw = _ABSENT
-    safetySettings: msgspec.Raw = _ABSENT
-    tools: msgspec.Raw = _ABSENT
-    toolConfig: msgspec.Raw = _ABSENT
-
-
-class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    key: str
-    request: _PlainRequest
-
-
-_SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
-
-
-class _ShortPrompt(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    key: str
-    prompt: str
-
-
-class _ShortText(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    key: str
-    text: str
-
-
-_Common = tuple[str, tuple[bytes, bytes], "bytes | msgspec.Raw"]
-"""Of a common row: its key, what stands around its texts, and these."""
+class _RequestHolder(msgspec.Struct):
+    request: msgspec.Raw
 
 
 class _KeyHolder(msgspec.Struct, gc=False):
@@ -497,10 +380,7 @@ class _KeyRow(msgspec.Struct, gc=False):
     metadata: _KeyHolder | None = None
 
 
-_plain_row = msgspec.json.Decoder(_PlainRow).decode
-_plain_contents = msgspec.json.Decoder(list[_PlainContent]).decode
-_short_prompt = msgspec.json.Decoder(_ShortPrompt).decode
-_short_text = msgspec.json.Decoder(_ShortText).decode
+_request_of = msgspec.json.Decoder(_RequestHolder).decode
 _key_row = msgspec.json.Decoder(_KeyRow).decode
 
 
@@ -524,10 +404,7 @@ class _Normaliser:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
         except RecursionError:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {_TOO_DEEP}.") from None
-        # What stands around the texts of common rows, as the long way made it for the first of each kind.
-        self.frames: dict[bytes | None, tuple[bytes, bytes]] = {}
-        # A missing role is added on Vertex AI, which the long way does.
-        self.roles = ("user", "model") if self.vertex else ("user", "model", msgspec.UNSET)
+        self.common = CommonRows(settings, self._sample)
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -599,86 +476,19 @@ class _Normaliser:
         except RowProblem as problem:
             raise _RowFault(str(problem), key) from None
 
-    # --- the common rows ----------------------------------------------------------------------------------------------
-
-    def common(self, raw: bytes, line: int) -> WireRow | None:
-        """Return a common row in wire form; None sends a row the long way, and says nothing about it."""
+    def _sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+        """Return a row's request as the long way makes it, and its bytes; None if it is refused."""
         try:
-            # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
-            if raw.find(b'"request"', 0, MAX_KEY_LENGTH) >= 0:
-                found = self._plain(raw, line)
-            else:
-                found = self._short(raw, line)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return None
-        if found is None:
-            return None
-        key, (before, after), inner = found
-        if not key or len(key) > MAX_KEY_LENGTH or key.startswith(KEY_PREFIX) or not self.keys.add(key):
-            return None
-        name = _encode(KEY_PREFIX + key if self.vertex else key)
-        return WireRow(key, line, b"".join((b'{"key":', name, _REQUEST, before, inner, after, b"}\n")))
-
-    def _short(self, raw: bytes, line: int) -> _Common | None:
-        if self.is_legacy:
-            return None
-        short: _ShortPrompt | _ShortText = _short_text(raw) if self.is_embedding else _short_prompt(raw)
-        text = short.text if isinstance(short, _ShortText) else short.prompt
-        if not text or text.isspace():
-            return None
-        frame = self.frames.get(None)
-        if frame is None:
-            sample = {"text" if self.is_embedding else "prompt": _PLACE}
-            frame = self._frame(None, sample, line, _encode(_PLACE))
-        return (short.key, frame, _encode(text)) if frame is not None else None
-
-    def _plain(self, raw: bytes, line: int) -> _Common | None:
-        if self.is_embedding:
-            return None
-        row = _plain_row(raw)
-        request = row.request
-        contents = request.contents
-        roles = self.roles
-        for content in (decoded := _plain_contents(contents)):
-            if not content.parts or content.role not in roles:
-                return None
-            for part in content.parts:
-                if not part.text or part.text.isspace():
-                    return None
-        if not decoded:
-            return None
-        settings = (
-            request.generationConfig,
-            request.systemInstruction,
-            request.safetySettings,
-            request.tools,
-            request.toolConfig,
-        )
-        kind = b"\n".join(settings)
-        frame = self.frames.get(kind)
-        if frame is None:
-            place = [{"role": "user", "parts": [{"text": _PLACE}]}]
-            rest = {name: _decode(value) for name, value in zip(_SETTINGS, settings, strict=True) if bytes(value)}
-            frame = self._frame(kind, {"request": {"contents": place, **rest}}, line, _encode(place))
-        return (row.key, frame, contents) if frame is not None else None
-
-    def _frame(self, kind: bytes | None, sample: dict[str, Any], line: int, place: bytes) -> tuple[bytes, bytes] | None:
-        """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
-        try:
-            _, request, _ = self._checked(sample, 1, may_be_snake=True)
-            before, _, after = self._wire("", line, request, None).body().partition(place)
+            _, request, _ = self._checked(row, 1, may_be_snake=True)
+            return request, self._wire("", 1, request, None).body()
         except (RowProblem, _RowFault):
             return None
-        if len(self.frames) >= _MAX_FRAMES:
-            self.frames.clear()
-        frame = self.frames[kind] = (before, after)
-        return frame
 
     def _take_key(self, key: str) -> None:
         if key.startswith(KEY_PREFIX):
             raise RowProblem(f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back; rename it")
         if not self.keys.add(key):
-            raise RowProblem("this key was there before; keys tell answers apart and must be unique")
+            raise RowProblem(_REPEATED)
 
     def _split(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Tell the forms apart and return the request."""
@@ -887,46 +697,68 @@ def normalise_rows(rows: Iterable[bytes | str | Mapping[str, Any]], settings: Ro
         bad rows at once.
     :raises ConfigurationError: If rows or settings cannot work, if there are none, or too many for one job.
     """
+    for found in normalise_blocks(rows, settings):
+        if isinstance(found, WireRow):
+            yield found
+        else:
+            for key, number, line in found.rows():
+                yield WireRow(key, number, line)
+
+
+def normalise_blocks(
+    rows: Iterable[bytes | str | Mapping[str, Any]], settings: RowSettings
+) -> Iterator[CommonBlock | WireRow]:
+    """Do what :func:`normalise_rows` does, with common rows in blocks."""
     normaliser = _Normaliser(settings)
     limit = settings.max_rows
     faults: list[str] = []
     number = 0
     line = 0
-    for row in rows:
-        line += 1
-        wire = normaliser.common(row, line) if type(row) is bytes else None
-        if wire is None and isinstance(row, (bytes, str)):
-            blank: bytes | str = row.strip()
+    for block, common in read_in_blocks(rows, normaliser.common.read):
+        first = line + 1
+        line += len(block)
+        row = block[0]
+        if common is None and isinstance(row, (bytes, str)):
+            row = row.strip()
             if line == 1:
-                blank = _without_mark(blank)
-            if not blank:
+                row = _without_mark(row)
+            if not row:
                 continue
-            row = blank
-        number += 1
+        number += len(block)
         if limit is not None and number > limit:
             raise ConfigurationError(
                 f"Vertex AI takes up to {limit:,} rows in one such job, and there are more; split them over "
                 "several jobs, "
                 "e.g. with dynamic task mapping."
             )
-        if wire is None:
+        wire: CommonBlock | WireRow | None = None
+        if common is not None:
+            wire = CommonBlock(common[0], first, common[1])
+            faults += [
+                _fault("line", first + place, wire.keys[place], _REPEATED)
+                for place in normaliser.keys.add_all(wire.keys)
+            ]
+        else:
             try:
                 wire = normaliser.read(row, line, number)
             except _RowFault as fault:
-                place = "line" if isinstance(row, (bytes, str)) else "row"
-                known = f" (key {_short(fault.key)})" if fault.key is not None else ""
-                faults.append(f"{place} {line}{known}: {fault}")
-                if len(faults) >= MAX_BAD_ROWS:
-                    break
-                continue
-        if not faults:
+                faults.append(_fault("line" if isinstance(row, (bytes, str)) else "row", line, fault.key, fault))
+        if len(faults) >= MAX_BAD_ROWS:
+            break
+        if wire is not None and not faults:
             yield wire
     if faults:
         more = "; more may follow" if len(faults) >= MAX_BAD_ROWS else ""
+        faults = faults[:MAX_BAD_ROWS]
         head = f"{len(faults)} input rows cannot be submitted{more}:\n" if len(faults) > 1 else ""
         raise ConfigurationError(head + "\n".join(faults))
     if not number:
         raise ConfigurationError("There are no input rows: the input is empty or holds blank lines alone.")
+
+
+def _fault(what: str, line: int, key: str | None, problem: object) -> str:
+    known = f" (key {_short(key)})" if key is not None else ""
+    return f"{what} {line}{known}: {problem}"
 
 
 def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
@@ -937,37 +769,38 @@ def row_keys(rows: Iterable[bytes | str | Mapping[str, Any]]) -> Iterator[str]:
     """
     number = 0
     line = 0
-    for group in in_blocks(rows):
-        block = group if isinstance(group, list) else None
-        if block is not None:
-            try:
-                found = [holder.key for holder in map(_key_row, block)]
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                pass  # something in it is blank, has a mark before it, or is wrong
-            else:
-                if None not in found:
-                    number += len(block)
-                    line += len(block)
-                    yield from found  # type: ignore[misc]
-                    continue
-        for row in block if block is not None else (group,):
-            line += 1
-            if isinstance(row, Mapping):
-                number += 1
-                try:
-                    metadata = row.get("metadata")
-                    yield _key(row, metadata if isinstance(metadata, Mapping) else None, number)
-                except RowProblem as problem:
-                    raise ConfigurationError(f"row {line}: {problem}") from None
-                continue
-            text = row.strip()
-            if line == 1:
-                text = _without_mark(text)
-            if not text:
-                continue
+    for block, keys in read_in_blocks(rows, _keys_of_common):
+        line += len(block)
+        if keys is not None:
+            number += len(block)
+            yield from keys
+            continue
+        row = block[0]
+        if isinstance(row, Mapping):
             number += 1
-            key = _key_of_line(text, line, number)
-            yield f"row-{number}" if key is None else key
+            try:
+                metadata = row.get("metadata")
+                yield _key(row, metadata if isinstance(metadata, Mapping) else None, number)
+            except RowProblem as problem:
+                raise ConfigurationError(f"row {line}: {problem}") from None
+            continue
+        text = row.strip()
+        if line == 1:
+            text = _without_mark(text)
+        if not text:
+            continue
+        number += 1
+        key = _key_of_line(text, line, number)
+        yield f"row-{number}" if key is None else key
+
+
+def _keys_of_common(lines: list[bytes]) -> list[str] | None:
+    """Return the keys of lines that all have theirs at its place, or None."""
+    try:
+        keys = [row.key for row in map(_key_row, lines)]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None  # something is blank, has a mark before it, or is wrong
+    return None if None in keys else keys  # type: ignore[return-value]
 
 
 def _key_of_line(text: bytes | str, line: int, number: int) -> str | None:
@@ -987,7 +820,7 @@ def _key_of_line(text: bytes | str, line: int, number: int) -> str | None:
 
 
 def _line(key: str, request: bytes, vertex: bool) -> bytes:
-    return b'{"key":%b%b%b}\n' % (_encode(KEY_PREFIX + key if vertex else key), _REQUEST, request)
+    return b'{"key":%b,"request":%b}\n' % (_encode(KEY_PREFIX + key if vertex else key), request)
 
 
 def _without_mark(text: Any) -> Any:

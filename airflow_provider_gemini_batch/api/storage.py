@@ -29,7 +29,7 @@ from airflow_provider_gemini_batch.api.flows import exchange, on_host, understoo
 from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
-from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause, json_request
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Part, Pause, json_request
 from airflow_provider_gemini_batch.connection import other_server_hint
 from airflow_provider_gemini_batch.errors import (
     ApiError,
@@ -42,12 +42,13 @@ from airflow_provider_gemini_batch.errors import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.surface import UploadSource
+    from airflow_provider_gemini_batch.api.wire import UploadSource
 
 GRANULE_BYTES = 256 * 1024
 """Every piece of an upload but the last is a multiple of this."""
 
-CHUNK_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024 * 1024
+READ_BYTES = 1024 * 1024
 DISPLAY_NAME_KEY = "display-name"
 """Member of an object's own metadata that keeps the name people gave."""
 
@@ -152,7 +153,7 @@ class CloudStorage:
         headers = {**request.headers, "X-Upload-Content-Type": mime_type, "X-Upload-Content-Length": str(size)}
         return HttpRequest(request.method, request.url, request.params, headers, request.body)
 
-    def send_chunk(self, session: str, data: bytes, offset: int, size: int) -> HttpRequest:
+    def send_chunk(self, session: str, data: bytes | Part, offset: int, size: int) -> HttpRequest:
         """Build the call that sends bytes *offset* to ``offset + len(data) - 1`` of *size* to a session."""
         span = f"bytes {offset}-{offset + len(data) - 1}/{size}" if data else f"bytes */{size}"
         return self._to_session(session, span, data)
@@ -246,13 +247,9 @@ class CloudStorage:
         is_sure = True  # whether *offset* is the service's own word, or nothing was sent yet
         while True:
             if is_sure and (offset < size or size == 0):
-                data = source.read(offset, CHUNK_BYTES)
-                if len(data) != min(CHUNK_BYTES, size - offset):
-                    raise ConfigurationError(
-                        "The file changed its size while it was uploaded. Upload it once complete."
-                    )
-                digest.add(offset, data)
-                request = self.send_chunk(session, data, offset, size)
+                length = min(CHUNK_BYTES, size - offset)
+                part = Part(source, offset, length, digest.add) if length else b""
+                request = self.send_chunk(session, part, offset, size)
             else:
                 request = self.query_upload(session, size)
             try:
@@ -296,7 +293,7 @@ class CloudStorage:
         bucket, name = parse_gs_uri(uri)
         return f"{self._base}/storage/v1/b/{_encoded(bucket)}/o/{_encoded(name)}"
 
-    def _to_session(self, session: str, span: str, data: bytes) -> HttpRequest:
+    def _to_session(self, session: str, span: str, data: bytes | Part) -> HttpRequest:
         # The query holds the session's secret: it stays in the URL, which no repr shows.
         return HttpRequest("PUT", session, (), {"Content-Range": span}, data, authorize=False)
 
@@ -318,7 +315,7 @@ class _RunningDigest:
     def hexdigest(self, source: UploadSource) -> str:
         """Return it for the whole of *source*, reading what was not seen yet."""
         while self._position < source.size:
-            data = source.read(self._position, CHUNK_BYTES)
+            data = source.read(self._position, READ_BYTES)
             if not data:
                 break
             self.add(self._position, data)

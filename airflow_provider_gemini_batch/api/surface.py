@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
-    from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
+    from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, UploadSource
 
 
 def given_job_name(value: object) -> str:
@@ -28,17 +28,6 @@ def given_job_name(value: object) -> str:
     if name in ("", "None"):
         raise ConfigurationError("job_name is empty: what it comes from, an XCom or a template, holds nothing.")
     return name
-
-
-class UploadSource(Protocol):
-    """Bytes to upload, readable again from any offset so that a cut upload can resume."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes from *offset* on; fewer only at the end."""
 
 
 class Surface(Protocol):

@@ -50,7 +50,7 @@ from airflow_provider_gemini_batch.errors import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.surface import UploadSource
+    from airflow_provider_gemini_batch.api.wire import UploadSource
 
 MAX_DISPLAY_NAME = 128
 MAX_LABELS = 64

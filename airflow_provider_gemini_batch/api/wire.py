@@ -19,17 +19,69 @@ RefreshCredentials      drops the cached access token, so that the next request 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from airflow_provider_gemini_batch.errors import ReplyFormatError
+from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
 
 T = TypeVar("T")
 
 EXCERPT_CHARACTERS = 200
+PIECE_BYTES = 1024 * 1024
+"""What memory holds of a :class:`Part`."""
+
+
+class UploadSource(Protocol):
+    """Bytes to upload, readable again from any offset so that a cut upload can resume."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on; fewer only at the end."""
+
+
+class Part:
+    """
+    A part of a source as a request's body: read while it is sent, so that its size costs no memory.
+
+    :param seen: Called with offset and bytes of every piece that is read.
+    """
+
+    def __init__(
+        self, source: UploadSource, offset: int, length: int, seen: Callable[[int, bytes], None] | None = None
+    ) -> None:
+        self._source = source
+        self._offset = offset
+        self._length = length
+        self._seen = seen
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        """
+        Yield the pieces, anew each time.
+
+        :raises ConfigurationError: If the source has become shorter.
+        """
+        offset, end = self._offset, self._offset + self._length
+        while offset < end:
+            wanted = min(PIECE_BYTES, end - offset)
+            piece = self._source.read(offset, wanted)
+            if len(piece) != wanted:
+                raise ConfigurationError("The file changed its size while it was uploaded. Upload it once complete.")
+            if self._seen is not None:
+                self._seen(offset, piece)
+            yield piece
+            offset += wanted
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self)
 
 
 @dataclass(frozen=True)
@@ -40,7 +92,7 @@ class HttpRequest:
     :param url: Absolute, without query. May itself be a secret (upload sessions), hence not in the ``repr``.
     :param params: Query, in order.
     :param headers: Without credentials; the driver adds those.
-    :param body: Bytes to send, or None.
+    :param body: What to send, or None.
     :param timeout: Seconds for this call, or None for the connection's setting.
     :param authorize: Whether the connection's credentials are sent along.
     """
@@ -49,7 +101,7 @@ class HttpRequest:
     url: str = field(repr=False)
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | memoryview | None = field(default=None, repr=False)
+    body: bytes | Part | None = field(default=None, repr=False)
     timeout: float | None = None
     authorize: bool = True
 

@@ -118,7 +118,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 from starlette.responses import Response
 
-from airflow_provider_gemini_batch.api.rows import KEY_PREFIX
+from airflow_provider_gemini_batch.api.keys import KEY_PREFIX
 from airflow_provider_gemini_batch.api.states import TRANSITIONS, JobState
 from airflow_provider_gemini_batch.emulator import answering
 

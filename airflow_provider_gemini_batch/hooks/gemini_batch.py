@@ -455,9 +455,20 @@ class GeminiBatchHook(BaseHook):
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""
+        from airflow_provider_gemini_batch.api.results import lines_of
+
+        for found in self.result_blocks(job_or_name):
+            if isinstance(found, list):
+                yield from lines_of(found)
+            else:
+                yield found
+
+    def result_blocks(self, job_or_name: BatchJob | str) -> Iterator[list[bytes] | bytes | dict[str, Any]]:
+        """Yield a job's raw results as they arrive: several lines with their newlines, or one result."""
+        from airflow_provider_gemini_batch.api.blocks import line_blocks
         from airflow_provider_gemini_batch.api.models import BatchJob
         from airflow_provider_gemini_batch.api.policy import check_ended
-        from airflow_provider_gemini_batch.api.results import iter_inline_results, split_lines
+        from airflow_provider_gemini_batch.api.results import iter_inline_results
 
         job = job_or_name if isinstance(job_or_name, BatchJob) else self.get_batch(job_or_name)
         if job.is_running:
@@ -475,7 +486,7 @@ class GeminiBatchHook(BaseHook):
                 body.seek(0)
                 yield from iter_inline_results(body)
         elif job.output.kind == "file":
-            yield from split_lines(self._content_of(place))
+            yield from line_blocks(self._content_of(place))
         elif job.output.kind == "gcs":
             shards = self._shards(place)
             if not shards:
@@ -484,23 +495,23 @@ class GeminiBatchHook(BaseHook):
                 raise ConfigurationError(
                     f"There are no *.jsonl objects under {place}: they were removed, or may not be listed."
                 )
-            lines = (line for name in shards for line in split_lines(self._content_of(name)))
-            yield from self._with_keys(job, lines)
+            blocks = (block for name in shards for block in line_blocks(self._content_of(name)))
+            yield from self._with_keys(job, blocks)
         else:
             from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
 
             rows = BigQuery(self.settings.bigquery_base_url).rows(self.run, place, self.retry)
             yield from map(result_line, rows)
 
-    def _with_keys(self, job: BatchJob, lines: Iterator[bytes]) -> Iterator[bytes]:
+    def _with_keys(self, job: BatchJob, blocks: Iterator[list[bytes]]) -> Iterator[list[bytes] | bytes]:
         """Give answers of the older embedding models, which come without keys, those of the job's input."""
-        from airflow_provider_gemini_batch.api.results import split_lines
+        from airflow_provider_gemini_batch.api.results import lines_of, split_lines
         from airflow_provider_gemini_batch.api.rows import RowSettings
         from airflow_provider_gemini_batch.api.text_rows import with_keys
 
         place = job.input_place or ""
         if not place.startswith("gs://") or not RowSettings("embed", "vertex_ai", job.model).is_legacy_embedding:
-            return lines
+            return blocks
 
         def rows() -> Iterator[bytes]:
             try:
@@ -508,7 +519,7 @@ class GeminiBatchHook(BaseHook):
             except (NotFoundError, PermissionDeniedError) as error:
                 self.log.warning("The answers of %s stay without keys: its input cannot be read. %s", job.name, error)
 
-        return with_keys(lines, rows)
+        return with_keys((line for block in blocks for line in lines_of(block)), rows)
 
     def _content_of(self, file_name: str) -> Iterator[bytes]:
         """Stream a file; what the service says when it refuses is completed by what to do."""

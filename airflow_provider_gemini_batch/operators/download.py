@@ -78,7 +78,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
             "job_name": job.name,
             "model": job.model,
             **land(
-                hook.result_lines(job),
+                hook.result_blocks(job),
                 output_path,
                 input_path=input_path,
                 errors_path=errors_path,

@@ -84,11 +84,11 @@ class BlockingTransport:
             step = next(flow)
             while True:
                 answer: HttpReply | None = None
-                fault: TransportError | None = None
+                fault: TransportError | ConfigurationError | None = None
                 if isinstance(step, HttpRequest):
                     try:
                         answer = self._send(step)
-                    except TransportError as error:
+                    except (TransportError, ConfigurationError) as error:
                         fault = error
                 elif isinstance(step, Pause):
                     self._sleep(step.seconds)
@@ -196,13 +196,15 @@ class BlockingTransport:
             return self._session.request(
                 request.method,
                 request.url,
-                data=cast("bytes | None", request.body),  # urllib3 takes any buffer
+                data=cast("bytes | None", request.body),  # any iterable with a length is sent as it comes
                 headers=headers,
                 timeout=timeout,
                 stream=True,
                 allow_redirects=False,
                 **options,
             )
+        except ConfigurationError as error:  # of the body, while it is read
+            return error.with_traceback(None)
         except (
             requests.exceptions.InvalidURL,
             requests.exceptions.InvalidSchema,

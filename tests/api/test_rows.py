@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import read_result
 from airflow_provider_gemini_batch.api.rows import (
-    KeySet,
     RowSettings,
     WireRow,
     check_file_size,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api import developer, storage
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
@@ -45,8 +46,10 @@ def emulator(gemini_batch_emulator: EmulatorHandle, backend: str, monkeypatch: p
 
 
 @pytest.fixture
-def hook(emulator: EmulatorHandle) -> GeminiBatchHook:
-    """A hook that does not sleep between its tries."""
+def hook(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> GeminiBatchHook:
+    """A hook that does not sleep between its tries, and sends the payload in three chunks."""
+    monkeypatch.setattr(developer, "UPLOAD_CHUNK_BYTES", 16 * MIB)
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 16 * MIB)
     hurried = GeminiBatchHook()
     credentials = credentials_for(hurried.settings)
     hurried.transport = BlockingTransport(hurried.settings, credentials, sleep=lambda seconds: None)

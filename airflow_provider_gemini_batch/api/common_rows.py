@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The common input rows: texts alone, with settings that were seen before.
+
+They are checked by decoding them into types that say what is right. What stands around their texts is made the long way
+for the first row of its kind, and is the same for all others. Every other row goes the long way, which also words what
+is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from airflow_provider_gemini_batch.api.keys import KEY_PREFIX, MAX_KEY_LENGTH
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.rows import RowSettings
+
+_ABSENT = msgspec.Raw(b"")
+_MAX_FRAMES = 256
+_PLACE = "\ue000"
+_SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
+
+_Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Role = Literal["user", "model"]
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    text: _Text
+
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    parts: Annotated[list[_Part], msgspec.Meta(min_length=1)]
+    role: _Role | msgspec.UnsetType = msgspec.UNSET
+
+
+class _ContentWithRole(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """On Vertex AI a missing role is added, which the long way does."""
+
+    role: _Role
+    parts: Annotated[list[_Part], msgspec.Meta(min_length=1)]
+
+
+_C = TypeVar("_C")
+
+
+class _Request(msgspec.Struct, Generic[_C], forbid_unknown_fields=True, gc=False):
+    contents: Annotated[list[_C], msgspec.Meta(min_length=1)]
+    generationConfig: msgspec.Raw = _ABSENT
+    systemInstruction: msgspec.Raw = _ABSENT
+    safetySettings: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    toolConfig: msgspec.Raw = _ABSENT
+
+
+class _Row(msgspec.Struct, Generic[_C], forbid_unknown_fields=True, gc=False):
+    key: _Key
+    request: _Request[_C]
+
+
+class _ShortPrompt(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    key: _Key
+    text: _Text = msgspec.field(name="prompt")
+
+
+class _ShortText(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    key: _Key
+    text: _Text
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_read_row = msgspec.json.Decoder(_Row[_Content]).decode
+_read_row_with_roles = msgspec.json.Decoder(_Row[_ContentWithRole]).decode
+_read_short_prompt = msgspec.json.Decoder(_ShortPrompt).decode
+_read_short_text = msgspec.json.Decoder(_ShortText).decode
+_keys_of = attrgetter("key")
+
+
+@dataclass(frozen=True)
+class CommonBlock:
+    """
+    Common rows in wire form.
+
+    :param keys: Of the rows, in order.
+    :param first: Number of the line that the first row came from; the others follow it without a gap.
+    :param pieces: What the lines are made of, the same number of pieces for each.
+    """
+
+    keys: list[str]
+    first: int
+    pieces: list[bytes]
+
+    def lines(self) -> bytes:
+        """Return all lines of an input file, newlines included."""
+        return b"".join(self.pieces)
+
+    def rows(self) -> Iterator[tuple[str, int, bytes]]:
+        """Yield each row's key, number and line."""
+        each = len(self.pieces) // len(self.keys)
+        for place, key in enumerate(self.keys):
+            yield key, self.first + place, b"".join(self.pieces[place * each : (place + 1) * each])
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """
+    What stands around the texts of rows of one kind.
+
+    :param is_as_given: Whether a row of this kind may stay as it is.
+    """
+
+    before: bytes
+    after: bytes
+    is_as_given: bool
+
+
+class CommonRows:
+    """
+    Reads common rows.
+
+    :param sample: Brings a row to wire form the long way: its request, decoded and as bytes, or None if it is refused.
+    """
+
+    def __init__(
+        self, settings: RowSettings, sample: Callable[[Mapping[str, Any]], tuple[dict[str, Any], bytes] | None]
+    ) -> None:
+        self._sample = sample
+        self._is_embedding = settings.kind == "embed"
+        self._is_legacy = settings.is_legacy_embedding
+        self._is_vertex = settings.backend == "vertex_ai"
+        self._frames: dict[bytes | None, _Frame] = {}
+
+    def read(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+        """
+        Return keys and pieces of rows, as a :class:`CommonBlock` has them.
+
+        None sends the rows the long way, and says nothing about them.
+
+        :param lines: At least one.
+        """
+        try:
+            # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
+            if lines[0].find(b'"request"', 0, MAX_KEY_LENGTH) >= 0:
+                found = self._requests(lines)
+            else:
+                found = self._shorts(lines)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+        if found is None or any([key.startswith(KEY_PREFIX) for key in found[0]]):  # noqa: C419 - half the time
+            return None
+        return found
+
+    def _shorts(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+        if self._is_legacy:
+            return None
+        rows: list[Any] = list(map(_read_short_text if self._is_embedding else _read_short_prompt, lines))
+        texts = [row.text for row in rows]
+        if any(map(str.isspace, texts)):
+            return None
+        frame = self._frames.get(None) or self._frame(
+            None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE)
+        )
+        if frame is None:
+            return None
+        keys = list(map(_keys_of, rows))
+        return keys, self._framed(keys, texts, frame)
+
+    def _requests(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+        if self._is_embedding:
+            return None
+        rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
+        requests = [row.request for row in rows]
+        contents = [request.contents for request in requests]
+        if any([part.text.isspace() for some in contents for content in some for part in content.parts]):  # noqa: C419
+            return None
+        kinds = [
+            b"\n".join((one.generationConfig, one.systemInstruction, one.safetySettings, one.tools, one.toolConfig))
+            for one in requests
+        ]
+        frames: dict[bytes, _Frame] = {}
+        for kind in set(kinds):
+            frame = self._frames.get(kind) or self._frame_of(kind, requests[kinds.index(kind)])
+            if frame is None:
+                return None
+            frames[kind] = frame
+        keys = list(map(_keys_of, rows))
+        if all(frame.is_as_given for frame in frames.values()):
+            return keys, _as_given(lines)
+        pieces: list[bytes] = []
+        for place, kind in enumerate(kinds):
+            pieces += self._framed(keys[place : place + 1], contents[place : place + 1], frames[kind])
+        return keys, pieces
+
+    def _framed(self, keys: list[str], inner: Sequence[Any], frame: _Frame) -> list[bytes]:
+        """Put rows together, five pieces each."""
+        before, after = b',"request":' + frame.before, frame.after + b"}\n"
+        names = [KEY_PREFIX + key for key in keys] if self._is_vertex else keys
+        return [
+            piece
+            for name, one in zip(names, inner, strict=True)
+            for piece in (b'{"key":', _encode(name), before, _encode(one), after)
+        ]
+
+    def _frame_of(self, kind: bytes, request: _Request[Any]) -> _Frame | None:
+        """Make the frame of rows with the settings of *request*."""
+        place = [{"role": "user", "parts": [{"text": _PLACE}]}]
+        given = {name: raw for name in _SETTINGS if bytes(raw := getattr(request, name))}
+        settings = {name: _decode(raw) for name, raw in given.items()}
+        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place))
+
+    def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes) -> _Frame | None:
+        """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
+        made = self._sample(sample)
+        if made is None:
+            return None
+        request, body = made
+        before, _, after = body.partition(place)
+        if len(self._frames) >= _MAX_FRAMES:
+            self._frames.clear()
+        frame = _Frame(before, after, request == sample.get("request") and not self._is_vertex)
+        self._frames[kind] = frame
+        return frame
+
+
+def _as_given(lines: Sequence[bytes]) -> list[bytes]:
+    """Return lines without what may surround them, and with a newline."""
+    if all([line[:1] == b"{" and line[-2:] == b"}\n" for line in lines]):  # noqa: C419 - half the time
+        return list(lines)
+    return [line.strip() + b"\n" for line in lines]
