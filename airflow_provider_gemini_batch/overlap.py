@@ -20,6 +20,8 @@ BLOCK_BYTES = 8 * 1024 * 1024
 """Bytes that are handed to the thread at once. At most twice as many wait, and as many are being collected."""
 
 BLOCKS_WAITING = 2
+MAX_PIECES = 256
+"""Pieces that are written with one call; the system allows a thousand."""
 
 SETTLE_BYTES = 16 * 1024 * 1024
 """After so many bytes the system is told to bring them to the disk, so that little is left to wait for at the end."""
@@ -33,6 +35,18 @@ class EarlyOut(io.FileIO):
     def write(self, data: Any, /) -> int:
         """Write; now and then, have the system begin to bring to the disk what has come since."""
         count = super().write(data)
+        self._settle(count)
+        return count
+
+    def write_all(self, pieces: list[bytes]) -> None:
+        """Write pieces, in one call as a rule."""
+        count = os.writev(self.fileno(), pieces)
+        self._settle(count)
+        rest = memoryview(b"".join(pieces))[count:] if count < sum(map(len, pieces)) else memoryview(b"")
+        while rest:
+            rest = rest[self.write(rest) :]
+
+    def _settle(self, count: int) -> None:
         self._unsettled += count
         if self._unsettled >= SETTLE_BYTES and hasattr(os, "posix_fadvise"):
             first = self.tell() - self._unsettled
@@ -40,7 +54,6 @@ class EarlyOut(io.FileIO):
             with suppress(OSError):  # not every file system can; the end tells
                 os.posix_fadvise(self.fileno(), first, self._unsettled, os.POSIX_FADV_DONTNEED)
             self._unsettled = 0
-        return count
 
 
 class WriteBehind:
@@ -51,7 +64,7 @@ class WriteBehind:
     :param digest: Fed with everything that is written, in that thread too.
     """
 
-    def __init__(self, raw: io.FileIO, *, digest: Any = None) -> None:
+    def __init__(self, raw: EarlyOut, *, digest: Any = None) -> None:
         self._raw = raw
         self._digest = digest
         self._pieces: list[bytes] = []
@@ -82,12 +95,12 @@ class WriteBehind:
         pieces, self._pieces, self._size = self._pieces, [], 0
         while len(self._waiting) >= BLOCKS_WAITING:
             self._waiting.popleft().result()
-        # In one piece, since the thread waits for the interpreter after each.
-        self._waiting.append(self._thread.submit(self._put, b"".join(pieces)))
+        if self._digest is not None or len(pieces) > MAX_PIECES:
+            # In one piece, since the thread waits for the interpreter after each.
+            pieces = [b"".join(pieces)]
+        self._waiting.append(self._thread.submit(self._put, pieces))
 
-    def _put(self, block: bytes) -> None:
+    def _put(self, pieces: list[bytes]) -> None:
         if self._digest is not None:
-            self._digest.update(block)
-        view = memoryview(block)
-        while view:
-            view = view[self._raw.write(view) :]
+            self._digest.update(pieces[0])
+        self._raw.write_all(pieces)

@@ -401,7 +401,7 @@ def write_input(
     size = count = 0
     checked = BUFFER_BYTES
     try:
-        with contextlib.closing(WriteBehind(io.FileIO(handle, "wb"), digest=digest)) as out:
+        with contextlib.closing(WriteBehind(EarlyOut(handle, "wb"), digest=digest)) as out:
             write = out.write
             for found in rows:
                 if isinstance(found, CommonBlock):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_gemini_batch import overlap
-from airflow_provider_gemini_batch.overlap import WriteBehind
+from airflow_provider_gemini_batch.overlap import EarlyOut, WriteBehind
 from airflow_provider_gemini_batch.spool import AtomicFile
 
 
@@ -35,7 +34,7 @@ def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path, monkeypatc
     path = tmp_path / "out"
     lines = [os.urandom(size % 5000) for size in range(2000)]
     monkeypatch.setattr(overlap, "BLOCK_BYTES", 1 << 16)
-    with contextlib.closing(WriteBehind(io.FileIO(path, "wb"), digest=digest)) as out:
+    with contextlib.closing(WriteBehind(EarlyOut(path, "wb"), digest=digest)) as out:
         for line in lines:
             out.write(line)
         out.flush()
