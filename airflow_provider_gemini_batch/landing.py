@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.blocks import read_in_blocks
+from airflow_provider_gemini_batch.api.blocks import Lines, read_in_blocks
 from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
 from airflow_provider_gemini_batch.api.rows import row_keys
@@ -37,7 +37,7 @@ from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_
 NAMED_KEYS = 10
 """Keys of one kind (missing, repeated, unknown) that a manifest names."""
 
-Result = bytes | str | Mapping[str, Any] | list[bytes]
+Result = bytes | str | Mapping[str, Any] | Lines
 """One result, or several lines of them."""
 
 _MAX_REASONS = 100
@@ -436,7 +436,7 @@ def land(
     """
     Write results as result rows, joined to the input by key if it is known.
 
-    :param results: Lines of output files, lists of such lines, or entries of inline results, in any order. What this
+    :param results: Lines of output files, several as ``Lines``, or entries of inline results, in any order. What this
         iterator raises passes through, and no file appears then.
     :param output_path: Local path or object-storage URI.
     :param input_path: The file the job was made from, for order and completeness.

@@ -18,13 +18,17 @@ BLOCK_BYTES = 256 * 1024
 """A block ends with the line that fills it: it stays in the processor's cache, and a long line is a block alone."""
 
 
+class Lines(list[bytes]):
+    """Several lines in place of one; a plain list among rows is a row that cannot be."""
+
+
 def read_in_blocks(
     rows: Iterable[Any], read: Callable[[list[bytes]], R | None]
 ) -> Iterator[tuple[list[Any], R | None]]:
     """
     Yield rows with what *read* makes of them: in blocks, and one by one where it returns None for a block.
 
-    :param rows: Lines, lists of lines, and other rows; or a file of lines.
+    :param rows: Lines, several at once as :class:`Lines`, and other rows; or a file of lines.
     :param read: Reads lines that are all common, or returns None. Asked for ``bytes`` only.
     :return: Pairs of rows, in order, and what was made of them; with None the row is alone.
     """
@@ -37,12 +41,12 @@ def read_in_blocks(
                 yield [row], read([row])
 
 
-def line_blocks(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
     """Yield the lines of a stream, newlines included, in lists of those that end in the same chunk."""
     rest: list[bytes] = []
     for chunk in chunks:
         # Unlike bytes.split, this finds the ends of lines with the C library's search.
-        lines = list(io.BytesIO(chunk))
+        lines = Lines(io.BytesIO(chunk))
         unended = lines.pop() if lines and lines[-1][-1:] != b"\n" else b""
         if lines:
             if rest:
@@ -52,7 +56,7 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
         if unended:
             rest.append(unended)
     if rest:
-        yield [b"".join(rest)]
+        yield Lines([b"".join(rest)])
 
 
 def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -71,7 +75,7 @@ def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
         if block:
             yield block
             block, room = [], BLOCK_BYTES
-        if type(row) is list:
+        if isinstance(row, Lines):
             yield row
         elif type(row) is not bytes:
             yield [row]

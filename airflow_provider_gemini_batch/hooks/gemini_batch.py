@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
+    from airflow_provider_gemini_batch.api.blocks import Lines
     from airflow_provider_gemini_batch.api.models import (
         BatchJob,
         BatchResult,
@@ -463,7 +464,7 @@ class GeminiBatchHook(BaseHook):
             else:
                 yield found
 
-    def result_blocks(self, job_or_name: BatchJob | str) -> Iterator[list[bytes] | bytes | dict[str, Any]]:
+    def result_blocks(self, job_or_name: BatchJob | str) -> Iterator[Lines | bytes | dict[str, Any]]:
         """Yield a job's raw results as they arrive: several lines with their newlines, or one result."""
         from airflow_provider_gemini_batch.api.blocks import line_blocks
         from airflow_provider_gemini_batch.api.models import BatchJob
@@ -503,7 +504,7 @@ class GeminiBatchHook(BaseHook):
             rows = BigQuery(self.settings.bigquery_base_url).rows(self.run, place, self.retry)
             yield from map(result_line, rows)
 
-    def _with_keys(self, job: BatchJob, blocks: Iterator[list[bytes]]) -> Iterator[list[bytes] | bytes]:
+    def _with_keys(self, job: BatchJob, blocks: Iterator[Lines]) -> Iterator[Lines | bytes]:
         """Give answers of the older embedding models, which come without keys, those of the job's input."""
         from airflow_provider_gemini_batch.api.results import lines_of, split_lines
         from airflow_provider_gemini_batch.api.rows import RowSettings
