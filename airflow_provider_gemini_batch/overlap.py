@@ -82,7 +82,8 @@ class WriteBehind:
 
     def flush(self) -> None:
         """Wait until everything is written, and raise what went wrong."""
-        self._hand_over()
+        if self._pieces:
+            self._hand_over()
         while self._waiting:
             self._waiting.popleft().result()
 

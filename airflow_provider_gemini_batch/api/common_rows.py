@@ -126,10 +126,11 @@ class CommonRows:
     Reads common rows.
 
     :param sample: Brings a row to wire form the long way: its request, decoded and as bytes, or None if it is refused.
+        Called with the place in its block of the row that it stands for.
     """
 
     def __init__(
-        self, settings: RowSettings, sample: Callable[[Mapping[str, Any]], tuple[dict[str, Any], bytes] | None]
+        self, settings: RowSettings, sample: Callable[[Mapping[str, Any], int], tuple[dict[str, Any], bytes] | None]
     ) -> None:
         self._sample = sample
         self._is_embedding = settings.kind == "embed"
@@ -165,7 +166,7 @@ class CommonRows:
         if any(map(str.isspace, texts)):
             return None
         frame = self._frames.get(None) or self._frame(
-            None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE)
+            None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE), 0
         )
         if frame is None:
             return None
@@ -185,8 +186,8 @@ class CommonRows:
             for one in requests
         ]
         frames: dict[bytes, _Frame] = {}
-        for kind in set(kinds):
-            frame = self._frames.get(kind) or self._frame_of(kind, requests[kinds.index(kind)])
+        for kind in dict.fromkeys(kinds):
+            frame = self._frames.get(kind) or self._frame_of(kind, requests, kinds.index(kind))
             if frame is None:
                 return None
             frames[kind] = frame
@@ -208,16 +209,17 @@ class CommonRows:
             for piece in (b'{"key":', _encode(name), before, _encode(one), after)
         ]
 
-    def _frame_of(self, kind: bytes, request: _Request[Any]) -> _Frame | None:
-        """Make the frame of rows with the settings of *request*."""
+    def _frame_of(self, kind: bytes, requests: Sequence[_Request[Any]], at: int) -> _Frame | None:
+        """Make the frame of rows with the settings of the request *at* that place."""
+        request = requests[at]
         place = [{"role": "user", "parts": [{"text": _PLACE}]}]
         given = {name: raw for name in _SETTINGS if bytes(raw := getattr(request, name))}
         settings = {name: _decode(raw) for name, raw in given.items()}
-        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place))
+        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place), at)
 
-    def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes) -> _Frame | None:
+    def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes, at: int) -> _Frame | None:
         """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
-        made = self._sample(sample)
+        made = self._sample(sample, at)
         if made is None:
             return None
         request, body = made

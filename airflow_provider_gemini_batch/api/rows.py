@@ -404,6 +404,7 @@ class _Normaliser:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
         except RecursionError:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {_TOO_DEEP}.") from None
+        self.lines_read = 0
         self.common = CommonRows(settings, self._sample)
 
     def _prepare(self) -> None:
@@ -476,11 +477,12 @@ class _Normaliser:
         except RowProblem as problem:
             raise _RowFault(str(problem), key) from None
 
-    def _sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+    def _sample(self, row: Mapping[str, Any], place: int) -> tuple[dict[str, Any], bytes] | None:
         """Return a row's request as the long way makes it, and its bytes; None if it is refused."""
+        line = self.lines_read + place + 1
         try:
-            _, request, _ = self._checked(row, 1, may_be_snake=True)
-            return request, self._wire("", 1, request, None).body()
+            _, request, _ = self._checked(row, line, may_be_snake=True)
+            return request, self._wire("", line, request, None).body()
         except (RowProblem, _RowFault):
             return None
 
@@ -716,7 +718,7 @@ def normalise_blocks(
     line = 0
     for block, common in read_in_blocks(rows, normaliser.common.read):
         first = line + 1
-        line += len(block)
+        line = normaliser.lines_read = line + len(block)
         row = block[0]
         if common is None and isinstance(row, (bytes, str)):
             row = row.strip()

@@ -171,6 +171,14 @@ def test_common_lines_read_the_quick_way_say_the_same(line: bytes, is_common: bo
             assert row.status == "succeeded"
 
 
+def test_a_line_that_answers_twice_says_the_same_on_either_way() -> None:
+    line = b'{"response":' + _TEXT + b',"key":"a","response":' + _VECTOR + b"}"
+    quick = quick_rows([line])
+    assert quick is not None
+    assert quick[0].line() == read_row(line).line()
+    assert quick_rows([line], include_response=False) is None
+
+
 class _Counted(io.BytesIO):
     most = 0
 

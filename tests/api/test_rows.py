@@ -273,6 +273,21 @@ def test_a_key_that_begins_like_our_mark_is_refused() -> None:
             normalised([row])
 
 
+def test_a_clash_of_kinds_names_the_line_that_settled_the_kind() -> None:
+    def row(key: str, stop: object) -> dict:
+        request = {
+            "contents": [{"role": "user", "parts": [{"text": "x"}]}],
+            "generationConfig": {"stopSequences": stop},
+        }
+        return {"key": key, "request": request}
+
+    for before in ([], [{"key": "a", "prompt": "x"}, {"key": "b", "prompt": "x"}]):
+        rows = [*before, {"key": "c", "request": {"contents": row("", [])["request"]["contents"]}}]
+        rows += [row("d", ["x"]), row("e", "x")]
+        with pytest.raises(ConfigurationError, match=f"an array in line {len(rows) - 1};"):
+            list(normalise_rows([json.dumps(one).encode() + b"\n" for one in rows], VERTEX))
+
+
 # --- the quick way for common rows ------------------------------------------------------------------------------------
 
 COMMON = [
