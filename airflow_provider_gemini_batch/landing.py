@@ -469,7 +469,7 @@ def land(
     if workdir is None and local is not None:
         workdir = os.path.dirname(os.path.abspath(local))
     with ExitStack() as stack:
-        out = stack.enter_context(AtomicFile(output_path, workdir=workdir, behind=True))
+        out = stack.enter_context(AtomicFile(output_path, workdir=workdir))
         # Left first, so that whoever sees the results finds the errors too.
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
         landing = _Landing(out, errors, include_response)

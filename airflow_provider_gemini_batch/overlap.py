@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Files whose way to the disk does not hold up who writes them.
+Files on their way to the disk, and digests, beside other work.
 
-A thread that gives up the interpreter, as a write does, waits up to 5 ms to get it back from one that computes. So work
-goes to a thread in large blocks, or not at all: a download that is stored as it comes is read and written in one
-thread, while rows that are decoded meanwhile are written behind, many megabytes at a time.
+A thread that gives up the interpreter, as a write does, waits up to 5 ms to get it back from one that computes. So rows
+are written where they are made, which costs little: the system brings them to the disk meanwhile. Only a digest, which
+computes for itself, has a thread.
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
-BLOCK_BYTES = 8 * 1024 * 1024
-"""Bytes that are handed to the thread at once. At most twice as many wait, and as many are being collected."""
-
-BLOCKS_WAITING = 2
-MAX_PIECES = 256
-"""Pieces that are written with one call; the system allows a thousand."""
+WRITE_BYTES = 256 * 1024
+"""Bytes that are written with one call. For more, the system looks for memory in large pieces, which may be dear."""
 
 SETTLE_BYTES = 16 * 1024 * 1024
 """After so many bytes the system is told to bring them to the disk, so that little is left to wait for at the end."""
+
+DIGEST_BYTES = 2 * 1024 * 1024
+"""Bytes that are handed to the digest at once."""
+
+DIGEST_BLOCKS = 4
+"""One is filled while the others wait. They are used again: new memory costs more than the copy into them."""
+
+
+def write_pieces(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
+    """Write bytes to an unbuffered file, or past a file's buffer, in pieces of WRITE_BYTES."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest[:WRITE_BYTES]) :]
 
 
 class EarlyOut(io.FileIO):
@@ -35,18 +44,6 @@ class EarlyOut(io.FileIO):
     def write(self, data: Any, /) -> int:
         """Write; now and then, have the system begin to bring to the disk what has come since."""
         count = super().write(data)
-        self._settle(count)
-        return count
-
-    def write_all(self, pieces: list[bytes]) -> None:
-        """Write pieces, in one call as a rule."""
-        count = os.writev(self.fileno(), pieces)
-        self._settle(count)
-        rest = memoryview(b"".join(pieces))[count:] if count < sum(map(len, pieces)) else memoryview(b"")
-        while rest:
-            rest = rest[self.write(rest) :]
-
-    def _settle(self, count: int) -> None:
         self._unsettled += count
         if self._unsettled >= SETTLE_BYTES and hasattr(os, "posix_fadvise"):
             first = self.tell() - self._unsettled
@@ -54,54 +51,50 @@ class EarlyOut(io.FileIO):
             with suppress(OSError):  # not every file system can; the end tells
                 os.posix_fadvise(self.fileno(), first, self._unsettled, os.POSIX_FADV_DONTNEED)
             self._unsettled = 0
+        return count
 
 
-class WriteBehind:
+class DigestBehind:
     """
-    Writes to a file in a thread of its own.
+    Feeds a digest in a thread of its own.
 
-    :param raw: The file, unbuffered; closed with this object.
-    :param digest: Fed with everything that is written, in that thread too.
+    :param digest: As of :mod:`hashlib`; complete after :meth:`finish`.
     """
 
-    def __init__(self, raw: EarlyOut, *, digest: Any = None) -> None:
-        self._raw = raw
+    def __init__(self, digest: Any) -> None:
         self._digest = digest
-        self._pieces: list[bytes] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gemini-batch-digest")
+        self._block = bytearray(DIGEST_BYTES)
         self._size = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gemini-batch-write")
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], bytearray]] = deque()
 
-    def write(self, piece: bytes, /) -> int:
-        """Take a piece; raises what went wrong with an earlier one."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size >= BLOCK_BYTES:
-            self._hand_over()
-        return len(piece)
+    def update(self, data: bytes) -> None:
+        """Take bytes in."""
+        rest = memoryview(data)
+        while rest:
+            count = min(len(rest), DIGEST_BYTES - self._size)
+            self._block[self._size : self._size + count] = rest[:count]
+            self._size += count
+            rest = rest[count:]
+            if self._size == DIGEST_BYTES:
+                self._hand_over()
 
-    def flush(self) -> None:
-        """Wait until everything is written, and raise what went wrong."""
-        if self._pieces:
-            self._hand_over()
+    def finish(self) -> None:
+        """Wait until the digest knows all bytes."""
+        self._hand_over()
         while self._waiting:
-            self._waiting.popleft().result()
+            self._waiting.popleft()[0].result()
 
     def close(self) -> None:
-        """Close the file. What was not flushed is lost, as it is meant to be after a fault."""
+        """End the thread."""
         self._thread.shutdown(cancel_futures=True)
-        self._raw.close()
 
     def _hand_over(self) -> None:
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        while len(self._waiting) >= BLOCKS_WAITING:
-            self._waiting.popleft().result()
-        if self._digest is not None or len(pieces) > MAX_PIECES:
-            # In one piece, since the thread waits for the interpreter after each.
-            pieces = [b"".join(pieces)]
-        self._waiting.append(self._thread.submit(self._put, pieces))
-
-    def _put(self, pieces: list[bytes]) -> None:
-        if self._digest is not None:
-            self._digest.update(pieces[0])
-        self._raw.write_all(pieces)
+        work = self._thread.submit(self._digest.update, memoryview(self._block)[: self._size])
+        self._waiting.append((work, self._block))
+        self._size = 0
+        if len(self._waiting) < DIGEST_BLOCKS:
+            self._block = bytearray(DIGEST_BYTES)
+        else:
+            oldest, self._block = self._waiting.popleft()
+            oldest.result()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from airflow_provider_gemini_batch.api.common_rows import CommonBlock
 from airflow_provider_gemini_batch.api.rows import check_file_size
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.overlap import EarlyOut, WriteBehind
+from airflow_provider_gemini_batch.overlap import WRITE_BYTES, DigestBehind, EarlyOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -170,10 +170,9 @@ class AtomicFile:
 
     :param place: Local path or object-storage URI; missing local directories are made.
     :param workdir: Local directory for what goes to object storage, None for the system's.
-    :param behind: Write in a thread: worth it where what is written is computed meanwhile.
     """
 
-    def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None, behind: bool = False) -> None:
+    def __init__(self, place: str | os.PathLike[str], *, workdir: str | None = None) -> None:
         self.place = place_of(place)
         local = local_path(self.place)
         # A link stays one, and what it points to is replaced.
@@ -193,7 +192,7 @@ class AtomicFile:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
         self._lock = os.dup(handle)  # the lock is held until the last copy is closed
         self._raw = EarlyOut(handle, "wb")
-        self._file = WriteBehind(self._raw) if behind else io.BufferedWriter(self._raw, BUFFER_BYTES)
+        self._file = io.BufferedWriter(self._raw, WRITE_BYTES)
         self.write = self._file.write
 
     def publish(self) -> None:
@@ -315,61 +314,97 @@ def _mode_for(path: str) -> int:
     return 0o666 & ~mask
 
 
-def mark_of(path: str) -> object:
-    """Return what differs once a local file has been written to or replaced; None if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+class Original:
+    """
+    A local file that is not ours alone, open: what was read of it first is what is read of it later.
+
+    One that is put in its place or removed is no matter, one that is written to is a change.
+
+    :param stream: Nothing has been read from it; closed by :meth:`close`.
+    """
+
+    def __init__(self, path: str, stream: BinaryIO) -> None:
+        self.path = path
+        self.stream = stream
+        self._mark = self._look()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether somebody has written to the file meanwhile, so that what was read of it may be of two versions."""
+        return self._mark != self._look()
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self._look()[0]
+
+    def change(self) -> ConfigurationError:
+        """Return the error that tells of a change."""
+        return ConfigurationError(f"{self.path} changed while it was read for the upload. Upload it once complete.")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+    def _look(self) -> tuple[int, int]:
+        found = os.fstat(self.stream.fileno())
+        return found.st_size, found.st_mtime_ns
 
 
 class SpoolFile:
     """
-    A file on local disk, ready to be uploaded; removed on leaving ``with``, or by :meth:`remove`.
+    A file on local disk, ready to be uploaded; closed, and removed if it is ours, on leaving ``with``.
 
     :param rows: Number of rows, None where they were not counted.
     :param sha256: Lower-case hex digest of the bytes if it is known; else it is made when it is asked for.
-    :param mark: The file's :func:`mark_of` before any of it was read, where it is not ours alone.
+    :param original: The file itself, where it is not ours; it is never removed.
     """
 
-    def __init__(self, path: str, size: int, rows: int | None = None, sha256: str = "", mark: object = None) -> None:
+    def __init__(
+        self, path: str, size: int, rows: int | None = None, sha256: str = "", original: Original | None = None
+    ) -> None:
         self.path = path
         self.size = size
         self.rows = rows
+        self.original = original
         self._sha256 = sha256
-        self._mark = mark
-        self._handle: int | None = None
+        self._own: BinaryIO | None = None
 
     @property
     def sha256(self) -> str:
         """Lower-case hex digest of the bytes."""
         if not self._sha256:
-            with open(self.path, "rb") as stream:
-                self._sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            for offset in range(0, self.size, BUFFER_BYTES):
+                digest.update(self.read(offset, min(BUFFER_BYTES, self.size - offset)))
+            self._sha256 = digest.hexdigest()
         return self._sha256
 
     @property
     def is_changed(self) -> bool:
-        """Whether somebody has written to the file meanwhile, so that what was read of it may be of two versions."""
-        return self._mark is not None and self._mark != mark_of(self.path)
+        """Whether it is somebody's own file, and was written to meanwhile."""
+        return self.original is not None and self.original.is_changed
 
     def read(self, offset: int, length: int) -> bytes:
         """Return *length* bytes from *offset* on; fewer only at the end."""
-        if self._handle is None:
-            self._handle = os.open(self.path, os.O_RDONLY)
+        if self._own is None and self.original is None:
+            self._own = open(self.path, "rb")  # noqa: SIM115 - closed by remove()
+        stream = self._own or cast("Original", self.original).stream
         pieces = []
-        while length > 0 and (piece := os.pread(self._handle, length, offset)):
+        while length > 0 and (piece := os.pread(stream.fileno(), length, offset)):
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def remove(self) -> None:
-        """Close and delete the file; a second call does nothing."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        """Close the file, and delete it if it is ours; a second call does nothing."""
+        if self.original is not None:
+            self.original.close()
+            return
+        if self._own is not None:
+            self._own.close()
+            self._own = None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
@@ -383,7 +418,11 @@ class SpoolFile:
 
 
 def write_input(
-    rows: Iterable[CommonBlock | WireRow], directory: str | None = None, *, backend: Backend = "gemini"
+    rows: Iterable[CommonBlock | WireRow],
+    directory: str | None = None,
+    *,
+    backend: Backend = "gemini",
+    original: Original | None = None,
 ) -> SpoolFile:
     """
     Write rows to a local file as *backend* wants them.
@@ -391,34 +430,101 @@ def write_input(
     :param rows: From :func:`~airflow_provider_gemini_batch.api.rows.normalise_blocks` or ``normalise_rows``; their
         errors pass through.
     :param directory: Where to write, None for the system's temporary directory.
+    :param original: The file whose lines *rows* are. If all of them stay as they are, it is taken as it is, and nothing
+        is written.
     :return: The file; the caller removes it.
-    :raises ConfigurationError: If the rows or their bytes cannot go into one job. No file is left then.
+    :raises ConfigurationError: If the rows or their bytes cannot go into one job, or *original* changed before it was
+        copied. No file is left then.
     """
-    if directory is not None:
-        os.makedirs(directory, exist_ok=True)
-    handle, path = tempfile.mkstemp(dir=directory, prefix="gemini-batch-", suffix=".jsonl")
-    digest = hashlib.sha256()
-    size = count = 0
+    count = 0
     checked = BUFFER_BYTES
+    digest = hashlib.sha256()
+    copy = _Copy(original, directory)
     try:
-        with contextlib.closing(WriteBehind(EarlyOut(handle, "wb"), digest=digest)) as out:
-            write = out.write
+        with contextlib.closing(DigestBehind(digest)) as digested, contextlib.closing(copy):
             for found in rows:
                 if isinstance(found, CommonBlock):
-                    count += len(found.keys)
                     lines = found.lines()
+                    # Rows are numbered by their lines: none was left out up to here.
+                    copy.write(lines, as_in_original=found.is_as_given and found.first == count + 1)
+                    count += len(found.keys)
                 else:
-                    count += 1
                     lines = found.line()
-                size += len(lines)
-                write(lines)
-                if size >= checked:
-                    check_file_size(size, backend)
-                    checked = size + BUFFER_BYTES
-            out.flush()
-        check_file_size(size, backend)
+                    copy.write(lines)
+                    count += 1
+                digested.update(lines)
+                if copy.size >= checked:
+                    check_file_size(copy.size, backend)
+                    checked = copy.size + BUFFER_BYTES
+            copy.finish()
+            digested.finish()
+        check_file_size(copy.size, backend)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        copy.remove()
         raise
-    return SpoolFile(path, size, count, digest.hexdigest())
+    return SpoolFile(copy.path, copy.size, count, digest.hexdigest(), copy.original)
+
+
+class _Copy:
+    """
+    A copy of a file that is made as soon as it differs from the original, or from the start where there is none.
+
+    :param original: None as soon as there is a copy.
+    """
+
+    def __init__(self, original: Original | None, directory: str | None) -> None:
+        self.original = original
+        self.path = "" if original is None else original.path
+        self.size = 0
+        self._directory = directory
+        self._file: BinaryIO | None = None
+
+    def write(self, data: bytes, *, as_in_original: bool = False) -> None:
+        """
+        Take bytes in.
+
+        :param as_in_original: Whether the original has these at this place.
+        :raises ConfigurationError: If the original changed before it was copied.
+        """
+        if not as_in_original:
+            self._begin()
+        if self._file is not None:
+            self._file.write(data)
+        self.size += len(data)
+
+    def finish(self) -> None:
+        """Write out what is left; an original that has more than what was written is not it."""
+        if self.original is not None and self.original.size != self.size:
+            self._begin()
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the copy."""
+        if self._file is not None:
+            self._file.close()
+
+    def remove(self) -> None:
+        """Remove the copy; the original stays."""
+        if self._file is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+    def _begin(self) -> None:
+        """Open the copy, with what was taken in up to now, unless it is open."""
+        if self._file is not None:
+            return
+        if self._directory is not None:
+            os.makedirs(self._directory, exist_ok=True)
+        handle, self.path = tempfile.mkstemp(dir=self._directory, prefix="gemini-batch-", suffix=".jsonl")
+        self._file = open(handle, "wb", buffering=WRITE_BYTES)  # noqa: SIM115 - closed by close()
+        original, self.original = self.original, None
+        if original is None:
+            return
+        copied = 0
+        while copied < self.size and (
+            piece := os.pread(original.stream.fileno(), min(self.size - copied, WRITE_BYTES), copied)
+        ):
+            copied += self._file.write(piece)
+        if copied < self.size or original.is_changed:
+            raise original.change()

@@ -40,9 +40,9 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.spool import (
     BUFFER_BYTES,
+    Original,
     SpoolFile,
     local_path,
-    mark_of,
     open_read,
     place_of,
     write_input,
@@ -290,7 +290,7 @@ def prepared(
         placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
         yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
         return
-    with TemporaryDirectory(prefix="gemini-batch-") as folder, _rows(request) as rows:
+    with TemporaryDirectory(prefix="gemini-batch-") as folder, _rows(request) as (rows, original):
         settings = request.row_settings_for(backend)
         normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
         if backend == "gemini" and request.inlined_requests is not None:
@@ -302,17 +302,22 @@ def prepared(
                 yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
                 return
             normalised = kept
-        spooled = write_input(normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini")
-        yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled)
+        with write_input(
+            normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini", original=original
+        ) as spooled:
+            yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled)
 
 
 @contextmanager
-def _rows(request: JobRequest) -> Iterator[Iterable[Any]]:
+def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], Original | None]]:
+    """Yield the rows, and the local file whose lines they are."""
     if request.inlined_requests is not None:
-        yield request.inlined_requests
+        yield request.inlined_requests, None
         return
-    with open_read(place_of(request.input_path, "input_path")) as stream:
-        yield stream
+    place = place_of(request.input_path, "input_path")
+    local = local_path(place)
+    with open_read(place) as stream:
+        yield stream, None if local is None else Original(local, stream)
 
 
 def _content_identity(remote: RemoteFile | None, name: str) -> str:
@@ -386,7 +391,8 @@ def _upload(
         if stored.was_there or not source.is_changed:
             return stored
         yield from delete_file(surface, stored.name, retry)
-    raise ConfigurationError(f"{source.path} changed while it was read for the upload. Upload it once complete.")
+    assert source.original is not None
+    raise source.original.change()
 
 
 def find_uploaded(
@@ -450,10 +456,10 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
     :param folder: Where the copy goes.
     """
     local = local_path(path)
-    mark = None if local is None else mark_of(local)
-    with open_read(path) as stream:
-        if local is None:
-            local = os.path.join(folder, "copy")
-            with open(local, "wb") as target:
-                shutil.copyfileobj(stream, target, BUFFER_BYTES)
-        return SpoolFile(local, os.path.getsize(local), mark=mark)
+    stream = open_read(path)
+    if local is not None:
+        return SpoolFile(local, os.fstat(stream.fileno()).st_size, original=Original(local, stream))
+    local = os.path.join(folder, "copy")
+    with stream, open(local, "wb") as target:
+        shutil.copyfileobj(stream, target, BUFFER_BYTES)
+    return SpoolFile(local, os.path.getsize(local))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing behind and settling early: the same bytes, faults that arrive, and threads that end."""
+"""Digests beside other work, and files that settle early: the same bytes, faults that arrive, threads that end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_gemini_batch import overlap
-from airflow_provider_gemini_batch.overlap import EarlyOut, WriteBehind
+from airflow_provider_gemini_batch.overlap import DigestBehind
 from airflow_provider_gemini_batch.spool import AtomicFile
 
 
@@ -29,17 +29,23 @@ def _threads_end() -> Iterator[None]:
     assert ours() <= before
 
 
-def test_what_is_written_behind_is_whole_and_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 1000, 1 << 16, 1 << 23])
+def test_a_digest_made_behind_is_that_of_all_bytes(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     digest = hashlib.sha256()
-    path = tmp_path / "out"
-    lines = [os.urandom(size % 5000) for size in range(2000)]
-    monkeypatch.setattr(overlap, "BLOCK_BYTES", 1 << 16)
-    with contextlib.closing(WriteBehind(EarlyOut(path, "wb"), digest=digest)) as out:
+    lines = [os.urandom(size % 5000) for size in range(0, 2000, 7)]
+    monkeypatch.setattr(overlap, "DIGEST_BYTES", block)
+    with contextlib.closing(DigestBehind(digest)) as behind:
         for line in lines:
-            out.write(line)
-        out.flush()
-    assert path.read_bytes() == b"".join(lines)
+            behind.update(line)
+        behind.finish()
     assert digest.hexdigest() == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_a_digest_of_nothing_is_that_of_nothing() -> None:
+    digest = hashlib.sha256()
+    with contextlib.closing(DigestBehind(digest)) as behind:
+        behind.finish()
+    assert digest.hexdigest() == hashlib.sha256().hexdigest()
 
 
 def test_what_goes_to_the_disk_early_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -61,8 +62,9 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
 
 def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     """Yield lines in lists of about BLOCK_BYTES, and whatever is no ``bytes`` in lists of one."""
-    if isinstance(rows, io.BufferedReader):
-        yield from iter(lambda: rows.readlines(BLOCK_BYTES), [])
+    if isinstance(rows, io.IOBase) and not isinstance(rows, io.TextIOBase):
+        # A file's own lines take twice the time.
+        yield from line_blocks(iter(partial(rows.read, BLOCK_BYTES), b""))
         return
     block: list[bytes] = []
     room = BLOCK_BYTES

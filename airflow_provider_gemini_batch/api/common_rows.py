@@ -9,6 +9,8 @@ is wrong.
 
 from __future__ import annotations
 
+import string
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -65,14 +67,19 @@ class _Row(msgspec.Struct, Generic[_C], forbid_unknown_fields=True, gc=False):
 
 
 class _ShortPrompt(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The text stays as it is written: decoding checks all of it but whether it is UTF-8, a string, and not blank."""
+
     key: _Key
-    text: _Text = msgspec.field(name="prompt")
+    text: msgspec.Raw = msgspec.field(name="prompt")
 
 
 class _ShortText(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     key: _Key
-    text: _Text
+    text: msgspec.Raw
 
+
+_head_of = struct.Struct("2s").unpack_from
+_SHOWN = frozenset((string.ascii_letters + string.digits + string.punctuation).encode()) - frozenset(b'"\\')
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -91,11 +98,13 @@ class CommonBlock:
     :param keys: Of the rows, in order.
     :param first: Number of the line that the first row came from; the others follow it without a gap.
     :param pieces: What the lines are made of, the same number of pieces for each.
+    :param is_as_given: Whether the lines are, to the byte, those they came from.
     """
 
     keys: list[str]
     first: int
-    pieces: list[bytes]
+    pieces: Sequence[bytes | msgspec.Raw]
+    is_as_given: bool = False
 
     def lines(self) -> bytes:
         """Return all lines of an input file, newlines included."""
@@ -113,12 +122,12 @@ class _Frame:
     """
     What stands around the texts of rows of one kind.
 
-    :param is_as_given: Whether a row of this kind may stay as it is.
+    :param may_stay: Whether a row of this kind need not be changed.
     """
 
     before: bytes
     after: bytes
-    is_as_given: bool
+    may_stay: bool
 
 
 class CommonRows:
@@ -126,7 +135,7 @@ class CommonRows:
     Reads common rows.
 
     :param sample: Brings a row to wire form the long way: its request, decoded and as bytes, or None if it is refused.
-        Called with the place in its block of the row that it stands for.
+        Called with the number of the line that it stands for.
     """
 
     def __init__(
@@ -138,42 +147,43 @@ class CommonRows:
         self._is_vertex = settings.backend == "vertex_ai"
         self._frames: dict[bytes | None, _Frame] = {}
 
-    def read(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+    def read(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
         """
-        Return keys and pieces of rows, as a :class:`CommonBlock` has them.
-
-        None sends the rows the long way, and says nothing about them.
+        Return rows in wire form. None sends them the long way, and says nothing about them.
 
         :param lines: At least one.
+        :param first: Number of the first.
         """
         try:
             # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
             if lines[0].find(b'"request"', 0, MAX_KEY_LENGTH) >= 0:
-                found = self._requests(lines)
+                found = self._requests(lines, first)
             else:
-                found = self._shorts(lines)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                found = self._shorts(lines, first)
+        except (msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
             return None
-        if found is None or any([key.startswith(KEY_PREFIX) for key in found[0]]):  # noqa: C419 - half the time
+        if found is None or any([key.startswith(KEY_PREFIX) for key in found.keys]):  # noqa: C419 - half the time
             return None
         return found
 
-    def _shorts(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+    def _shorts(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
         if self._is_legacy:
             return None
         rows: list[Any] = list(map(_read_short_text if self._is_embedding else _read_short_prompt, lines))
-        texts = [row.text for row in rows]
-        if any(map(str.isspace, texts)):
+        texts: list[msgspec.Raw] = [row.text for row in rows]
+        if not all(map(bytes.isascii, lines)):
+            b"".join(lines).decode()
+        if not _are_texts(texts):
             return None
         frame = self._frames.get(None) or self._frame(
-            None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE), 0
+            None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE), first
         )
         if frame is None:
             return None
         keys = list(map(_keys_of, rows))
-        return keys, self._framed(keys, texts, frame)
+        return CommonBlock(keys, first, self._framed(keys, texts, frame))
 
-    def _requests(self, lines: Sequence[bytes]) -> tuple[list[str], list[bytes]] | None:
+    def _requests(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
         if self._is_embedding:
             return None
         rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
@@ -187,39 +197,41 @@ class CommonRows:
         ]
         frames: dict[bytes, _Frame] = {}
         for kind in dict.fromkeys(kinds):
-            frame = self._frames.get(kind) or self._frame_of(kind, requests, kinds.index(kind))
+            place = kinds.index(kind)
+            frame = self._frames.get(kind) or self._frame_of(kind, requests[place], first + place)
             if frame is None:
                 return None
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
-        if all(frame.is_as_given for frame in frames.values()):
-            return keys, _as_given(lines)
-        pieces: list[bytes] = []
+        if all(frame.may_stay for frame in frames.values()):
+            return _as_given(keys, lines, first)
+        pieces: list[bytes | msgspec.Raw] = []
         for place, kind in enumerate(kinds):
-            pieces += self._framed(keys[place : place + 1], contents[place : place + 1], frames[kind])
-        return keys, pieces
+            pieces += self._framed(keys[place : place + 1], [_encode(contents[place])], frames[kind])
+        return CommonBlock(keys, first, pieces)
 
-    def _framed(self, keys: list[str], inner: Sequence[Any], frame: _Frame) -> list[bytes]:
-        """Put rows together, five pieces each."""
+    def _framed(
+        self, keys: list[str], inner: Sequence[bytes | msgspec.Raw], frame: _Frame
+    ) -> list[bytes | msgspec.Raw]:
+        """Put rows together, five pieces each, around what is JSON already."""
         before, after = b',"request":' + frame.before, frame.after + b"}\n"
         names = [KEY_PREFIX + key for key in keys] if self._is_vertex else keys
         return [
             piece
             for name, one in zip(names, inner, strict=True)
-            for piece in (b'{"key":', _encode(name), before, _encode(one), after)
+            for piece in (b'{"key":', _encode(name), before, one, after)
         ]
 
-    def _frame_of(self, kind: bytes, requests: Sequence[_Request[Any]], at: int) -> _Frame | None:
-        """Make the frame of rows with the settings of the request *at* that place."""
-        request = requests[at]
+    def _frame_of(self, kind: bytes, request: _Request[Any], line: int) -> _Frame | None:
+        """Make the frame of rows with the settings of *request*."""
         place = [{"role": "user", "parts": [{"text": _PLACE}]}]
         given = {name: raw for name in _SETTINGS if bytes(raw := getattr(request, name))}
         settings = {name: _decode(raw) for name, raw in given.items()}
-        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place), at)
+        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place), line)
 
-    def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes, at: int) -> _Frame | None:
+    def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes, line: int) -> _Frame | None:
         """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
-        made = self._sample(sample, at)
+        made = self._sample(sample, line)
         if made is None:
             return None
         request, body = made
@@ -231,8 +243,18 @@ class CommonRows:
         return frame
 
 
-def _as_given(lines: Sequence[bytes]) -> list[bytes]:
-    """Return lines without what may surround them, and with a newline."""
+def _are_texts(values: Sequence[msgspec.Raw]) -> bool:
+    """Say whether valid JSON values are strings that hold more than white space."""
+    heads = {head for (head,) in set(map(_head_of, values))}
+    if any(head[:1] != b'"' for head in heads):
+        return False
+    # A few characters begin almost all texts; only where the first one tells nothing the text is read.
+    doubtful = {head for head in heads if head[1] not in _SHOWN}
+    return not doubtful or all(_decode(value).strip() for value in values if _head_of(value)[0] in doubtful)
+
+
+def _as_given(keys: list[str], lines: Sequence[bytes], first: int) -> CommonBlock:
+    """Return rows that need no change but to lose what may surround them, and to have a newline."""
     if all([line[:1] == b"{" and line[-2:] == b"}\n" for line in lines]):  # noqa: C419 - half the time
-        return list(lines)
-    return [line.strip() + b"\n" for line in lines]
+        return CommonBlock(keys, first, list(lines), is_as_given=True)
+    return CommonBlock(keys, first, [line.strip() + b"\n" for line in lines])

@@ -11,10 +11,13 @@ KEY_PREFIX = "afgb:"
 
 MAX_KEY_LENGTH = 1000
 
+_SLOTS_AT_LEAST = 1 << 21
+
 
 class KeySet:
     """
-    The keys seen so far, as 64-bit hashes in an open table: 14 to 27 bytes a key, twice that while it grows.
+    The keys seen so far, as 64-bit hashes in an open table: 16 MB for a million keys, and beyond them 14 to 27 bytes a
+    key, half as much again while it grows.
 
     A set of strings would take over 100 bytes a key. Two different keys of a million share a hash, and one of them is
     then taken for the other, with a chance of 3 in 100 million.
@@ -61,8 +64,10 @@ class KeySet:
         return repeated
 
     def _grow(self) -> None:
-        old, mask = self._slots, self._mask * 2 + 1
-        slots = array("Q", [0]) * (mask + 1)
+        old = self._slots
+        # All keys are put into their places anew, which a small table can be spared.
+        size = len(old) * (2 if len(old) >= _SLOTS_AT_LEAST else 8)
+        slots, mask = array("Q", [0]) * size, size - 1
         for value in old:
             if value:
                 place = value & mask

@@ -4,7 +4,7 @@ Input rows: every form a user may write, checked and brought to the one form a b
 
 The rules of this module:
 
-* Rows stream. Memory grows only by the table of keys seen, 14 to 27 bytes a row (:class:`KeySet`).
+* Rows stream. Memory grows only by the table of keys seen, 16 MB for a million rows (:class:`KeySet`).
 * What can be known before a job is submitted is said before: all that is wrong with the first ten bad rows, in one
   :class:`ConfigurationError` that names line, key and the way out.
 * Rows leave in camelCase wherever the service knows both spellings, since Vertex AI's importer makes one column of each
@@ -404,7 +404,6 @@ class _Normaliser:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
         except RecursionError:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {_TOO_DEEP}.") from None
-        self.lines_read = 0
         self.common = CommonRows(settings, self._sample)
 
     def _prepare(self) -> None:
@@ -477,9 +476,8 @@ class _Normaliser:
         except RowProblem as problem:
             raise _RowFault(str(problem), key) from None
 
-    def _sample(self, row: Mapping[str, Any], place: int) -> tuple[dict[str, Any], bytes] | None:
+    def _sample(self, row: Mapping[str, Any], line: int) -> tuple[dict[str, Any], bytes] | None:
         """Return a row's request as the long way makes it, and its bytes; None if it is refused."""
-        line = self.lines_read + place + 1
         try:
             _, request, _ = self._checked(row, line, may_be_snake=True)
             return request, self._wire("", line, request, None).body()
@@ -716,9 +714,12 @@ def normalise_blocks(
     faults: list[str] = []
     number = 0
     line = 0
-    for block, common in read_in_blocks(rows, normaliser.common.read):
-        first = line + 1
-        line = normaliser.lines_read = line + len(block)
+
+    def read(lines: list[bytes]) -> CommonBlock | None:
+        return normaliser.common.read(lines, line + 1)
+
+    for block, common in read_in_blocks(rows, read):
+        line += len(block)
         row = block[0]
         if common is None and isinstance(row, (bytes, str)):
             row = row.strip()
@@ -733,12 +734,11 @@ def normalise_blocks(
                 "several jobs, "
                 "e.g. with dynamic task mapping."
             )
-        wire: CommonBlock | WireRow | None = None
+        wire: CommonBlock | WireRow | None = common
         if common is not None:
-            wire = CommonBlock(common[0], first, common[1])
             faults += [
-                _fault("line", first + place, wire.keys[place], _REPEATED)
-                for place in normaliser.keys.add_all(wire.keys)
+                _fault("line", common.first + place, common.keys[place], _REPEATED)
+                for place in normaliser.keys.add_all(common.keys)
             ]
         else:
             try:

@@ -30,7 +30,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormat
 T = TypeVar("T")
 
 EXCERPT_CHARACTERS = 200
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 """What memory holds of a :class:`Part`."""
 
 

@@ -32,6 +32,7 @@ from airflow_provider_gemini_batch.emulator.core import (
     timestamp,
 )
 from airflow_provider_gemini_batch.emulator.token import bearer, token_desk
+from airflow_provider_gemini_batch.overlap import write_pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +157,7 @@ class _Receipt:
     def _keep(self, pieces: list[bytes]) -> None:
         # In one: each call lets go of the interpreter and has to wait until the receiving thread gives it back.
         whole = b"".join(pieces)
-        self._file.write(whole)
+        write_pieces(self._file, whole)
         self._session.digest.update(whole)
         self._session.received += len(whole)
 

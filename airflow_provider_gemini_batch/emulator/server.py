@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 22
 MODULES = ("developer", "files", "vertex", "storage", "bigquery", "token")
 SECRET_PARAMETERS = re.compile(r"((?:^|&)(?:key|access_token|upload_id)=)[^&]*")
 JOURNAL_HEADERS = frozenset(

@@ -54,6 +54,7 @@ from airflow_provider_gemini_batch.emulator.core import (
     timestamp,
 )
 from airflow_provider_gemini_batch.emulator.token import bearer, token_desk
+from airflow_provider_gemini_batch.overlap import write_pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -133,7 +134,7 @@ class ObjectWriter:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append."""
-        self._file.write(data)
+        write_pieces(self._file, data)
         self._md5.update(data)
         self.size += len(data)
 

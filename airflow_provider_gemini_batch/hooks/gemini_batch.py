@@ -557,8 +557,7 @@ class GeminiBatchHook(BaseHook):
         from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file, spool_as_is
 
         path = place_of(path, "path")
-        with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder:
-            source = spool_as_is(path, folder)
+        with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder, spool_as_is(path, folder) as source:
             name = display_name or base_name(path)
             placing = place_file(
                 self.surface,

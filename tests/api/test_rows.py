@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from airflow_provider_gemini_batch.api import blocks
 from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import read_result
 from airflow_provider_gemini_batch.api.rows import (
@@ -346,9 +350,98 @@ def test_a_common_text_to_embed_comes_out_as_the_long_way_makes_it(backend: str)
         output_dimensionality=8,
     )  # fmt: skip
     row = {"key": "a", "text": "some \u00e9 text"}
-    assert [out.line() for out in normalise_rows([json.dumps(row).encode()], settings)] == [
-        out.line() for out in normalise_rows([row], settings)
-    ]
+    quick, long = (list(normalise_rows([form], settings)) for form in (json.dumps(row).encode(), row))
+    assert [json.loads(out.line()) for out in quick] == [json.loads(out.line()) for out in long]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'"plain"',
+        b'" "',
+        b'"\\n"',
+        b'"\\u3000"',
+        b'"\xe3\x80\x80"',
+        b'"\xc2\x85\\t"',
+        b'""',
+        b'"\\"',
+        b'"x',
+        b"1",
+        b"12",
+        b"true",
+        b"null",
+        b'["x"]',
+        b'{"x": "y"}',
+        b'"\\q"',
+        b'"\\ud800"',
+        b'"\\ud83d\\ude00"',
+        b'"\xff"',
+        b'"a\xff"',
+        b'"\x01"',
+        b'"\xed\xa0\x80"',
+        b'"\\u0000"',
+        b'"a\nb"',
+        b'"\\/"',
+        b'"\xc3\xa9"',
+        b'"\x7f"',
+        b"",
+    ],
+)
+@pytest.mark.parametrize("kind", ["generate", "embed"])
+def test_a_text_that_stays_as_written_is_judged_as_one_that_is_read(kind: str, text: bytes) -> None:
+    """The long way begins with a member that a common row has not."""
+    settings = RowSettings(kind=kind, model="gemini-embedding-001" if kind == "embed" else "gemini-2.5-flash")
+    name = b"prompt" if kind == "generate" else b"text"
+    outcomes = []
+    for form in (b'{"key": "k", "%s": %s}\n', b'{"metadata": {}, "key": "k", "%s": %s}\n'):
+        try:
+            outcomes.append([json.loads(row.line()) for row in normalise_rows([form % (name, text)], settings)])
+        except ConfigurationError as error:
+            outcomes.append(re.sub(r"(byte|position|char|column) \d+", "there", str(error)))
+    assert outcomes[0] == outcomes[1]
+
+
+LINES = [
+    b'{"key": "%d", "prompt": "text"}\n',
+    b'{"key": "%d", "prompt": "Gr\xc3\xbc\xc3\x9fe \\u00e9\\n"}\n',
+    b'{"prompt": "%d"}\n',
+    b'{"key": "%d", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}]}}\n',
+    b"\n",
+    b" \r\n",
+    b'{"key": "%d", "request": {"contents": [{"parts": [{"text": "t"}]}], "generationConfig": {"topK": %d}}}\n',
+    b'{"key": "%d", "request": {"contents": [{"parts": [{"text": "t"}]}], "generation_config": {"top_k": 1}}}\r\n',
+    b'  {"key": "%d", "prompt": "t"}  \n',
+    b'{"key": "same", "prompt": "t"}\n',
+    b'{"key": "%d", "prompt": " "}\n',
+    b'{"key": "%d", "prompt": "\xff"}\n',
+    b'{"key": "%d",\n',
+    b'{"key": "%d", "prompt": "a"}{"key": "x%d", "prompt": "b"}\n',
+]
+
+
+@hypothesis_settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.just(0), st.integers(0, len(LINES) - 1)), min_size=1, max_size=60),
+    st.sampled_from([200, 1000, 1 << 18]),
+    st.sampled_from(["gemini", "vertex_ai"]),
+)
+def test_rows_read_in_blocks_come_out_as_rows_read_one_by_one(chosen: list[int], block: int, backend: Any) -> None:
+    content = b"".join(LINES[kind].replace(b"%d", b"%d" % number) for number, kind in enumerate(chosen))
+
+    def outcome(size: int, rows: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blocks, "BLOCK_BYTES", size)
+            try:
+                return [
+                    (row.key, row.number, row.line())
+                    for row in normalise_rows(rows, RowSettings(backend=backend, model="gemini-2.5-flash"))
+                ]
+            except ConfigurationError as error:
+                return str(error)
+
+    one_by_one = outcome(1, content.splitlines(keepends=True))
+    assert outcome(block, io.BytesIO(content)) == one_by_one
+    assert outcome(block, content.splitlines(keepends=True)) == one_by_one
 
 
 @pytest.mark.parametrize(

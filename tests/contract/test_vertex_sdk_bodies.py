@@ -116,7 +116,9 @@ def test_our_other_calls_equal_the_sdks(
     served: Served, client: genai.Client, sent_by_sdk: list[Sent], ours: VertexSurface
 ) -> None:
     config = types.CreateBatchJobConfig(display_name="nightly", dest=OUT)
-    name = client.batches.create(model="gemini-2.5-flash", src=IN, config=config).name
+    # Enough for the page that is asked for below.
+    names = [client.batches.create(model="gemini-2.5-flash", src=IN, config=config).name for _ in range(6)]
+    name = names[-1]
     assert name is not None
     sent_by_sdk.clear()
     client.batches.get(name=name)
