@@ -331,7 +331,10 @@ class Original:
     @property
     def is_changed(self) -> bool:
         """Whether somebody has written to the file meanwhile, so that what was read of it may be of two versions."""
-        return self._mark != self._look()
+        try:
+            return self._mark != self._look()
+        except OSError:  # a network disk that has lost it
+            return True
 
     @property
     def size(self) -> int:
@@ -385,8 +388,28 @@ class SpoolFile:
         """Whether it is somebody's own file, and was written to meanwhile."""
         return self.original is not None and self.original.is_changed
 
+    def differs_from(self, sha256: str | None) -> bool:
+        """
+        Say whether it is somebody's own file, and what was read of it is not what has arrived somewhere.
+
+        A change need not show: there are writers that put the time back.
+
+        :param sha256: Of what has arrived, or None where nobody tells.
+        """
+        return self.original is not None and bool(sha256 and self._sha256 and sha256 != self._sha256)
+
     def read(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes from *offset* on; fewer only at the end."""
+        """
+        Return *length* bytes from *offset* on; fewer only at the end.
+
+        :raises ConfigurationError: If the disk fails, which is no fault of the network.
+        """
+        try:
+            return self._read(offset, length)
+        except OSError as fault:
+            raise ConfigurationError(f"{self.path!r} cannot be read: {fault.strerror or fault}.") from fault
+
+    def _read(self, offset: int, length: int) -> bytes:
         if self._own is None and self.original is None:
             self._own = open(self.path, "rb")  # noqa: SIM115 - closed by remove()
         stream = self._own or cast("Original", self.original).stream

@@ -388,7 +388,7 @@ def _upload(
             raise
     else:
         # One that was there is as its name says, and others may be reading it.
-        if stored.was_there or not source.is_changed:
+        if stored.was_there or not (source.is_changed or source.differs_from(stored.sha256)):
             return stored
         yield from delete_file(surface, stored.name, retry)
     assert source.original is not None
@@ -458,7 +458,8 @@ def spool_as_is(path: str, folder: str) -> SpoolFile:
     local = local_path(path)
     stream = open_read(path)
     if local is not None:
-        return SpoolFile(local, os.fstat(stream.fileno()).st_size, original=Original(local, stream))
+        original = Original(local, stream)
+        return SpoolFile(local, original.size, original=original)
     local = os.path.join(folder, "copy")
     with stream, open(local, "wb") as target:
         shutil.copyfileobj(stream, target, BUFFER_BYTES)

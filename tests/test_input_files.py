@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -145,14 +146,34 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
     return gemini_batch_emulator
 
 
+def edit_and_put_the_time_back(path: Path) -> None:
+    before = path.stat()
+    edit(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("act", [edit, edit_and_put_the_time_back], ids=["edited", "its time put back"])
 def test_checked_rows_that_are_written_to_on_their_way_leave_nothing_at_the_service(
-    emulator: EmulatorHandle, path: Path
+    emulator: EmulatorHandle, path: Path, act: Callable[[Path], None]
 ) -> None:
     path.write_bytes(b"".join(LINES))
     with pytest.raises(ConfigurationError, match="changed while it was read"):
-        upload_while(emulator, path, edit)
+        upload_while(emulator, path, act)
     assert GeminiBatchHook().list_files().files == ()
     assert path.exists()
+
+
+def test_a_disk_that_fails_is_told_and_not_tried_again(emulator: EmulatorHandle, path: Path) -> None:
+    path.write_bytes(b"".join(LINES))
+    asked = []
+
+    def fail(path: Path) -> None:
+        asked.append(path)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(ConfigurationError, match="cannot be read: Input/output error"):
+        upload_while(emulator, path, fail)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("act", [put_another_in_place, os.unlink], ids=["another in its place", "removed"])

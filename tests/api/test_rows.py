@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -399,6 +400,24 @@ def test_a_text_that_stays_as_written_is_judged_as_one_that_is_read(kind: str, t
         except ConfigurationError as error:
             outcomes.append(re.sub(r"(byte|position|char|column) \d+", "there", str(error)))
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_row_over_two_lines_becomes_one() -> None:
+    row = b'{"key": "a",\n"request": {"contents": [{"parts": [{"text": "t"}]}]}}\n'
+    [out] = normalise_rows([row], GENERATE)
+    assert out.line().count(b"\n") == 1
+    assert json.loads(out.line()) == json.loads(row)
+
+
+def test_files_of_text_are_read_like_files_of_bytes() -> None:
+    content = '{"key": "a", "prompt": "\u00e9"}\n{"key": "b", "prompt": "x"}\n'
+    expected = [row.key for row in normalise_rows(io.BytesIO(content.encode()), GENERATE)]
+    spooled = tempfile.SpooledTemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115 - closed below
+    with spooled, io.StringIO(content) as text:
+        spooled.write(content)
+        spooled.seek(0)
+        assert [row.key for row in normalise_rows(spooled, GENERATE)] == expected
+        assert [row.key for row in normalise_rows(text, GENERATE)] == expected
 
 
 LINES = [
