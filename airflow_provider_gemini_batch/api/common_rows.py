@@ -9,11 +9,13 @@ is wrong.
 
 from __future__ import annotations
 
+import json
 import string
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -29,12 +31,12 @@ _PLACE = "\ue000"
 _SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
 
 _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Role = Literal["user", "model"]
 
 
+# Texts stay as they are written: decoding checks all of them but whether they are UTF-8, strings, and not blank.
 class _Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    text: _Text
+    text: msgspec.Raw
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -67,8 +69,6 @@ class _Row(msgspec.Struct, Generic[_C], forbid_unknown_fields=True, gc=False):
 
 
 class _ShortPrompt(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The text stays as it is written: decoding checks all of it but whether it is UTF-8, a string, and not blank."""
-
     key: _Key
     text: msgspec.Raw = msgspec.field(name="prompt")
 
@@ -87,6 +87,8 @@ _read_row = msgspec.json.Decoder(_Row[_Content]).decode
 _read_row_with_roles = msgspec.json.Decoder(_Row[_ContentWithRole]).decode
 _read_short_prompt = msgspec.json.Decoder(_ShortPrompt).decode
 _read_short_text = msgspec.json.Decoder(_ShortText).decode
+_read_keys = msgspec.json.Decoder(list[_Key]).decode
+_read_text = msgspec.json.Decoder(str).decode
 _keys_of = attrgetter("key")
 
 
@@ -130,6 +132,53 @@ class _Frame:
     may_stay: bool
 
 
+@dataclass(frozen=True)
+class _Spelling:
+    """
+    How a row that stays as it is was written around its key and its text.
+
+    A line that is written so, to the byte, with a key and a text in these places, is as good as that row.
+    """
+
+    before: bytes
+    between: bytes
+    after: bytes
+
+    @classmethod
+    def of(cls, line: bytes, key: str, text: msgspec.Raw) -> _Spelling | None:
+        """Return that of a line with one text, or None if the two cannot be told from the rest of it."""
+        name = _encode(key)[1:-1]
+        before, *others = line.split(b'"%b"' % name)
+        between, *rest = b"".join(others).split(bytes(text))
+        if len(others) != 1 or len(rest) != 1:
+            return None
+        return cls(before + b'"', b'"' + between, rest[0])
+
+    def keys_of(self, lines: Sequence[bytes]) -> list[str] | None:
+        """
+        Return the keys of lines that all are written so, or None.
+
+        :raises msgspec.MsgspecError: If there is no key or no string where one should be.
+        :raises UnicodeError: If one is not UTF-8.
+        """
+        before, between, after = self.before, self.between, self.after
+        start, end, further = len(before), -len(after), len(between)
+        names: list[bytes] = []
+        texts: list[bytes] = []
+        for line in lines:
+            place = line.find(between, start)
+            if place < 0 or not line.startswith(before) or not line.endswith(after):
+                return None
+            names.append(line[start:place])
+            texts.append(line[place + further : end])
+        if any([not text or text.isspace() for text in map(_read_text, texts)]):  # noqa: C419 - half the time
+            return None
+        joined = b'","'.join(names)
+        keys = _read_keys(b'["%b"]' % joined)
+        # With an escape in it, a name could hold the end of another.
+        return keys if len(keys) == len(lines) and b"\\" not in joined else None
+
+
 class CommonRows:
     """
     Reads common rows.
@@ -146,6 +195,7 @@ class CommonRows:
         self._is_legacy = settings.is_legacy_embedding
         self._is_vertex = settings.backend == "vertex_ai"
         self._frames: dict[bytes | None, _Frame] = {}
+        self._spelling: _Spelling | None = None
 
     def read(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
         """
@@ -154,26 +204,27 @@ class CommonRows:
         :param lines: At least one.
         :param first: Number of the first.
         """
-        try:
-            # The form is told by a name that may stand in a text as well: then decoding fails, and all is said.
-            if lines[0].find(b'"request"', 0, MAX_KEY_LENGTH) >= 0:
-                found = self._requests(lines, first)
-            else:
-                found = self._shorts(lines, first)
-        except (msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
+        # The form is told by a name that may stand in a text as well.
+        is_request = lines[0].find(b'"request"', 0, MAX_KEY_LENGTH) >= 0
+        for read in (self._spelled_alike, self._requests, self._shorts) if is_request else (self._shorts,):
+            with suppress(msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
+                found = read(lines, first)
+                if found is not None and not any([key.startswith(KEY_PREFIX) for key in found.keys]):  # noqa: C419
+                    return found
+        return None
+
+    def _spelled_alike(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
+        if self._spelling is None:
             return None
-        if found is None or any([key.startswith(KEY_PREFIX) for key in found.keys]):  # noqa: C419 - half the time
-            return None
-        return found
+        keys = self._spelling.keys_of(lines)
+        return None if keys is None else CommonBlock(keys, first, lines, is_as_given=True)
 
     def _shorts(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
         if self._is_legacy:
             return None
         rows: list[Any] = list(map(_read_short_text if self._is_embedding else _read_short_prompt, lines))
         texts: list[msgspec.Raw] = [row.text for row in rows]
-        if not all(map(bytes.isascii, lines)):
-            b"".join(lines).decode()
-        if not _are_texts(texts):
+        if not _are_texts(texts, lines):
             return None
         frame = self._frames.get(None) or self._frame(
             None, {"text" if self._is_embedding else "prompt": _PLACE}, _encode(_PLACE), first
@@ -188,8 +239,8 @@ class CommonRows:
             return None
         rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
         requests = [row.request for row in rows]
-        contents = [request.contents for request in requests]
-        if any([part.text.isspace() for some in contents for content in some for part in content.parts]):  # noqa: C419
+        texts = [[part.text for content in request.contents for part in content.parts] for request in requests]
+        if not _are_texts([text for some in texts for text in some], lines):
             return None
         kinds = [
             b"\n".join((one.generationConfig, one.systemInstruction, one.safetySettings, one.tools, one.toolConfig))
@@ -203,12 +254,18 @@ class CommonRows:
                 return None
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
-        if all(frame.may_stay for frame in frames.values()):
-            return _as_given(keys, lines, first)
-        pieces: list[bytes | msgspec.Raw] = []
-        for place, kind in enumerate(kinds):
-            pieces += self._framed(keys[place : place + 1], [_encode(contents[place])], frames[kind])
-        return CommonBlock(keys, first, pieces)
+        made: list[bytes | msgspec.Raw] = list(lines)
+        # Each row for itself: were it to depend on those beside it, the same rows could be another submission.
+        for place, (line, key, kind) in enumerate(zip(lines, keys, kinds, strict=True)):
+            if line.find(b"\n", 0, -1) >= 0:
+                return None  # a row that was not read from lines
+            if not frames[kind].may_stay or _has_repeats(line):
+                made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frames[kind]))
+            elif line[:1] != b"{" or line[-2:] != b"}\n":
+                made[place] = line.strip() + b"\n"
+            elif len(texts[place]) == 1:
+                self._spelling = _Spelling.of(line, key, texts[place][0]) or self._spelling
+        return CommonBlock(keys, first, made, is_as_given=all(map(is_, made, lines)))
 
     def _framed(
         self, keys: list[str], inner: Sequence[bytes | msgspec.Raw], frame: _Frame
@@ -243,8 +300,15 @@ class CommonRows:
         return frame
 
 
-def _are_texts(values: Sequence[msgspec.Raw]) -> bool:
-    """Say whether valid JSON values are strings that hold more than white space."""
+def _are_texts(values: Sequence[msgspec.Raw], lines: Sequence[bytes]) -> bool:
+    """
+    Say whether valid JSON values are strings that hold more than white space.
+
+    :param lines: That hold the values; all of them are looked at for being UTF-8.
+    :raises UnicodeError: If one is not.
+    """
+    if not all(map(bytes.isascii, lines)):
+        b"".join(lines).decode()
     heads = {head for (head,) in set(map(_head_of, values))}
     if any(head[:1] != b'"' for head in heads):
         return False
@@ -253,10 +317,8 @@ def _are_texts(values: Sequence[msgspec.Raw]) -> bool:
     return not doubtful or all(_decode(value).strip() for value in values if _head_of(value)[0] in doubtful)
 
 
-def _as_given(keys: list[str], lines: Sequence[bytes], first: int) -> CommonBlock | None:
-    """Return rows that need no change but to lose what may surround them, and to have a newline."""
-    if any([line.find(b"\n", 0, -1) >= 0 for line in lines]):  # noqa: C419 - half the time
-        return None  # rows that were not read from lines
-    if all([line[:1] == b"{" and line[-2:] == b"}\n" for line in lines]):  # noqa: C419 - half the time
-        return CommonBlock(keys, first, list(lines), is_as_given=True)
-    return CommonBlock(keys, first, [line.strip() + b"\n" for line in lines])
+def _has_repeats(line: bytes) -> bool:
+    """Say whether an object in valid JSON has a member twice: a service may not take the one that was checked."""
+    found: list[bool] = []
+    json.loads(line, object_pairs_hook=lambda pairs: found.append(len(dict(pairs)) < len(pairs)))
+    return any(found)

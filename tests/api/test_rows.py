@@ -402,6 +402,44 @@ def test_a_text_that_stays_as_written_is_judged_as_one_that_is_read(kind: str, t
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"key": "a", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}]}, "key": "b"}\n',
+        b'{"key":"a","key":"b","request":{"contents":[{"role":"user","parts":[{"text":"t"}]}]}}\n',
+        b'{"key": "b", "request": {"contents": [{"role": "user", "parts": [{"text": "s", "text": "t"}]}]}}\n',
+        b'{"key": "b", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}], '
+        b'"generationConfig": {"topK": 1, "topK": 2}}}\n',
+    ],
+    ids=["key, apart", "key, side by side", "text", "in the settings"],
+)
+def test_of_a_member_that_is_there_twice_the_last_one_is_sent(row: bytes) -> None:
+    """A service may not take the one that was checked, or that answers are joined by."""
+    other = b'{"key": "%d", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}]}}\n'
+    given = list(normalise_rows(io.BytesIO(b"".join([other % 1, other % 2, row, other % 3])), GENERATE))
+    assert [out.key for out in given] == ["1", "2", "b", "3"]
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    assert json.loads(given[2].line(), object_pairs_hook=once)["key"] == "b"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"key": "b", "request": {"contents": [{"role": "user", "parts": [{"text": "\xff", "text": "t"}]}]}}\n',
+        b'{"key": "b", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}], '
+        b'"generationConfig": {"stopSequences": ["\xff"]}, "generationConfig": {}}}\n',
+    ],
+    ids=["text", "settings"],
+)
+def test_a_row_is_utf_8_also_where_it_is_not_used(row: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="line 2"):
+        list(normalise_rows(io.BytesIO(LINES[3].replace(b"%d", b"1") + row), GENERATE))
+
+
 def test_a_row_over_two_lines_becomes_one() -> None:
     row = b'{"key": "a",\n"request": {"contents": [{"parts": [{"text": "t"}]}]}}\n'
     [out] = normalise_rows([row], GENERATE)
@@ -435,6 +473,12 @@ LINES = [
     b'{"key": "%d", "prompt": "\xff"}\n',
     b'{"key": "%d",\n',
     b'{"key": "%d", "prompt": "a"}{"key": "x%d", "prompt": "b"}\n',
+    b'{"key": "%d", "request": {"contents": [{"parts": [{"text": "\\u00e9"}]}], '
+    b'"systemInstruction": {"parts": [{"text": "o"}]}}}\n',
+    b'{"key": "%d", "request": {"contents": [{"parts": [{"text": "t"}]}], "systemInstruction": "own"}}\n',
+    b'{"key":"%d","request":{"contents":[{"parts":[{"text":"t"}]}]},"key":"x%d"}\n',
+    b'{"key": "%d", "request": {"contents": [{"parts": [{"text": "\xff", "text": "t"}]}]}}\n',
+    b'{"key": "%d", "prompt": "\\u00e9 \\"request"}\n',
 ]
 
 
@@ -443,18 +487,20 @@ LINES = [
     st.lists(st.one_of(st.just(0), st.integers(0, len(LINES) - 1)), min_size=1, max_size=60),
     st.sampled_from([200, 1000, 1 << 18]),
     st.sampled_from(["gemini", "vertex_ai"]),
+    st.sampled_from([None, "Be brief."]),
 )
-def test_rows_read_in_blocks_come_out_as_rows_read_one_by_one(chosen: list[int], block: int, backend: Any) -> None:
+def test_rows_read_in_blocks_come_out_as_rows_read_one_by_one(
+    chosen: list[int], block: int, backend: Any, instruction: str | None
+) -> None:
     content = b"".join(LINES[kind].replace(b"%d", b"%d" % number) for number, kind in enumerate(chosen))
+
+    settings = RowSettings(backend=backend, model="gemini-2.5-flash", system_instruction=instruction)
 
     def outcome(size: int, rows: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(blocks, "BLOCK_BYTES", size)
             try:
-                return [
-                    (row.key, row.number, row.line())
-                    for row in normalise_rows(rows, RowSettings(backend=backend, model="gemini-2.5-flash"))
-                ]
+                return [(row.key, row.number, row.line()) for row in normalise_rows(rows, settings)]
             except ConfigurationError as error:
                 return str(error)
 
