@@ -55,6 +55,17 @@ class ConfigurationError(GeminiBatchError):
     """The connection, an argument or an input row cannot work; names every bad place and the way out."""
 
 
+class InputChangedError(GeminiBatchError):
+    """
+    A file was written to while it was read for the upload. Nothing of it stays at Google; a retry reads it anew.
+
+    :param name: Path or URI of the file.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} changed while it was read for the upload. Upload it once it is complete.")
+
+
 class TransportError(GeminiBatchError):
     """
     No complete reply arrived.

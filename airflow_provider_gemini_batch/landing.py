@@ -32,7 +32,7 @@ from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
 from airflow_provider_gemini_batch.api.rows import row_keys
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
-from airflow_provider_gemini_batch.spool import BUFFER_BYTES, AtomicFile, local_path, open_read
+from airflow_provider_gemini_batch.places import BUFFER_BYTES, AtomicFile, local_path, open_read
 
 NAMED_KEYS = 10
 """Keys of one kind (missing, repeated, unknown) that a manifest names."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,19 +32,13 @@ from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
+    InputChangedError,
     NotFoundError,
     PermissionDeniedError,
     RequestRejectedError,
 )
-from airflow_provider_gemini_batch.spool import (
-    BUFFER_BYTES,
-    Original,
-    SpoolFile,
-    local_path,
-    open_read,
-    place_of,
-    write_input,
-)
+from airflow_provider_gemini_batch.input_file import InputFile, OpenFile, open_original, write_input
+from airflow_provider_gemini_batch.places import place_of
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.common_rows import CommonBlock
@@ -203,7 +195,7 @@ class PreparedInput:
 
     identity: Mapping[str, Any]
     rows: int | None = None
-    file: SpoolFile | None = None
+    file: InputFile | None = None
     placed: Placed | None = None
 
     def place(
@@ -290,7 +282,7 @@ def prepared(
         placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
         yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
         return
-    with TemporaryDirectory(prefix="gemini-batch-") as folder, _rows(request) as (rows, original):
+    with _rows(request) as (rows, original):
         settings = request.row_settings_for(backend)
         normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
         if backend == "gemini" and request.inlined_requests is not None:
@@ -302,22 +294,19 @@ def prepared(
                 yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
                 return
             normalised = kept
-        with write_input(
-            normalised, folder, backend="vertex_ai" if backend == "vertex_ai" else "gemini", original=original
-        ) as spooled:
-            yield PreparedInput({**common, "source": spooled.sha256}, spooled.rows, spooled)
+        with write_input(normalised, backend=settings.backend, original=original) as file:
+            yield PreparedInput({**common, "source": file.sha256}, file.rows, file)
 
 
 @contextmanager
-def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], Original | None]]:
+def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], OpenFile | None]]:
     """Yield the rows, and the local file whose lines they are."""
     if request.inlined_requests is not None:
         yield request.inlined_requests, None
         return
-    place = place_of(request.input_path, "input_path")
-    local = local_path(place)
-    with open_read(place) as stream:
-        yield stream, None if local is None else Original(local, stream)
+    stream, original = open_original(place_of(request.input_path, "input_path"))
+    with stream:
+        yield stream, original
 
 
 def _content_identity(remote: RemoteFile | None, name: str) -> str:
@@ -342,7 +331,7 @@ def place_file(
     surface: Surface,
     settings: ConnectionSettings,
     retry: RetryPolicy,
-    source: SpoolFile,
+    source: InputFile,
     *,
     display_name: str,
     mime_type: str,
@@ -356,7 +345,8 @@ def place_file(
 
     :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
         somebody else's too.
-    :raises ConfigurationError: If *display_name* or *mime_type* cannot be sent, or *source* changes meanwhile.
+    :raises ConfigurationError: If *display_name* or *mime_type* cannot be sent.
+    :raises InputChangedError: If *source* changes meanwhile.
     """
     if not isinstance(mime_type, str) or not (mime_type.isascii() and mime_type.isprintable()):
         raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
@@ -378,25 +368,26 @@ def place_file(
 
 
 def _upload(
-    surface: Surface, retry: RetryPolicy, source: SpoolFile, name: str, display_name: str, mime_type: str
+    surface: Surface, retry: RetryPolicy, source: InputFile, name: str, display_name: str, mime_type: str
 ) -> Flow[RemoteFile]:
-    """Send a file; what of one that was written to meanwhile has arrived does not stay at Google."""
+    """Send a file; of one that was written to meanwhile nothing stays at Google."""
     try:
         stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
     except ConfigurationError:
-        if not source.is_changed:
-            raise
-    else:
-        # One that was there is as its name says, and others may be reading it.
-        if stored.was_there or not (source.is_changed or source.differs_from(stored.sha256)):
-            return stored
+        source.check_arrived(None)  # then this is why
+        raise
+    if stored.was_there:  # it is as its name says, and others may be reading it
+        return stored
+    try:
+        source.check_arrived(stored.sha256)
+    except InputChangedError:
         yield from delete_file(surface, stored.name, retry)
-    assert source.original is not None
-    raise source.original.change()
+        raise
+    return stored
 
 
 def find_uploaded(
-    surface: Surface, retry: RetryPolicy, source: SpoolFile, now: Callable[[], float]
+    surface: Surface, retry: RetryPolicy, source: InputFile, now: Callable[[], float]
 ) -> Flow[RemoteFile | None]:
     """Look for an active file with the same bytes that does not expire during a job."""
     token: str | None = None
@@ -447,20 +438,3 @@ def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[Remo
         if "bucket does not exist" in str(error):
             raise ConfigurationError(f"The bucket of {name} does not exist. Create it, or correct the name.") from error
         raise ConfigurationError(f"{name} does not exist. Upload it first, or correct the name.") from error
-
-
-def spool_as_is(path: str, folder: str) -> SpoolFile:
-    """
-    Make any file readable from any offset; one in object storage is copied to local disk first.
-
-    :param folder: Where the copy goes.
-    """
-    local = local_path(path)
-    stream = open_read(path)
-    if local is not None:
-        original = Original(local, stream)
-        return SpoolFile(local, original.size, original=original)
-    local = os.path.join(folder, "copy")
-    with stream, open(local, "wb") as target:
-        shutil.copyfileobj(stream, target, BUFFER_BYTES)
-    return SpoolFile(local, os.path.getsize(local))

@@ -6,19 +6,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_blocks, normalise_rows
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.input_file import InputFile, open_original, write_input
 from airflow_provider_gemini_batch.operators import UploadFileOperator
-from airflow_provider_gemini_batch.spool import Original, SpoolFile, open_read, write_input
 from tests.airflow_side import set_connection
 
 if TYPE_CHECKING:
@@ -32,11 +35,14 @@ SNAKE = b'{"key": "snake", "request": {"contents": [{"parts": [{"text": "x"}]}],
 
 
 @contextmanager
-def written(path: Path, folder: Path) -> Iterator[SpoolFile]:
-    with open_read(path) as stream:
-        original = Original(str(path), stream)
-        with write_input(normalise_blocks(stream, SETTINGS), str(folder), original=original) as spooled:
-            yield spooled
+def written(path: Path) -> Iterator[InputFile]:
+    stream, original = open_original(str(path))
+    with stream, write_input(normalise_blocks(stream, SETTINGS), original=original) as file:
+        yield file
+
+
+def content_of(file: InputFile) -> bytes:
+    return file.read(0, file.size + 1)
 
 
 @pytest.fixture
@@ -44,20 +50,34 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "in.jsonl"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where copies are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
-def test_a_file_in_wire_form_is_not_copied_and_stays(path: Path, folder: Path) -> None:
+def test_a_file_in_wire_form_is_not_copied_and_stays(path: Path) -> None:
     path.write_bytes(b"".join(LINES))
-    with written(path, folder) as spooled:
-        assert spooled.path == str(path)
-        assert (spooled.rows, spooled.size) == (3000, path.stat().st_size)
-        assert spooled.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert spooled.read(12_345, 700_000) == path.read_bytes()[12_345:712_345]
+    with written(path) as file:
+        assert file.is_own
+        assert (file.rows, file.size) == (3000, path.stat().st_size)
+        assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert file.read(12_345, 700_000) == path.read_bytes()[12_345:712_345]
     assert path.read_bytes() == b"".join(LINES)
-    assert not folder.exists()
+
+
+def test_a_copy_can_be_read_from_any_offset_and_has_no_name(folder: Path) -> None:
+    rows = [{"prompt": f"text {number}"} for number in range(50_000)]
+    content = b"".join(row.line() for row in normalise_rows(rows, SETTINGS))
+    with write_input(normalise_rows(rows, SETTINGS)) as file:
+        assert (file.size, file.rows, file.is_own) == (len(content), 50_000, False)
+        assert file.sha256 == hashlib.sha256(content).hexdigest()
+        assert file.read(1000, 77) == content[1000:1077]
+        assert file.read(file.size - 5, 100) == content[-5:]
+        assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -74,48 +94,53 @@ def test_a_file_in_wire_form_is_not_copied_and_stays(path: Path, folder: Path) -
         "blank and short", "blank and changed rows at the end",
     ],
 )  # fmt: skip
-def test_a_copy_is_what_the_rows_are_one_by_one(path: Path, folder: Path, lines: list[bytes]) -> None:
+def test_a_copy_is_what_the_rows_are_one_by_one(path: Path, lines: list[bytes]) -> None:
     content = b"".join(lines)
     path.write_bytes(content)
     expected = b"".join(row.line() for row in normalise_rows(content.splitlines(keepends=True), SETTINGS))
-    with written(path, folder) as spooled:
-        assert spooled.path != str(path)
-        assert Path(spooled.path).read_bytes() == expected
-        assert (spooled.size, spooled.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
+    with written(path) as file:
+        assert not file.is_own
+        assert content_of(file) == expected
+        assert (file.size, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
     assert path.read_bytes() == content
-    assert list(folder.iterdir()) == []
 
 
-def test_rows_that_are_refused_leave_the_file_and_no_copy(path: Path, folder: Path) -> None:
+def test_rows_that_are_refused_leave_the_file_and_nothing_open(path: Path) -> None:
     for bad in ([*LINES, b"{\n"], [*LINES, SHORT, b"{\n"]):
         path.write_bytes(b"".join(bad))
-        with pytest.raises(ConfigurationError, match=f"line {len(bad)}"), written(path, folder):
+        with pytest.raises(ConfigurationError, match=f"line {len(bad)}"), written(path):
             pass
         assert path.read_bytes() == b"".join(bad)
-        assert not folder.exists() or list(folder.iterdir()) == []
+        assert open_files() == []
 
 
-def test_a_file_that_is_written_to_before_it_is_copied_is_an_error(path: Path, folder: Path) -> None:
+def open_files() -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if "jsonl" in file.path or "gemini-batch-" in file.path]
+
+
+@pytest.mark.parametrize("puts_back", [False, True], ids=["edited", "its time put back"])
+def test_a_file_that_is_written_to_before_it_is_copied_is_an_error(path: Path, puts_back: bool) -> None:
     path.write_bytes(b"".join([*LINES, SHORT]))
 
     def blocks(stream: Any) -> Iterator[Any]:
         for number, block in enumerate(normalise_blocks(stream, SETTINGS)):
             if number == 1:
-                with path.open("r+b") as file:
-                    file.write(b"[")
+                edit(path, puts_back=puts_back)
             yield block
 
-    with open_read(path) as stream:
-        original = Original(str(path), stream)
-        with pytest.raises(ConfigurationError, match="changed while it was read"):
-            write_input(blocks(stream), str(folder), original=original)
-    assert list(folder.iterdir()) == []
+    stream, original = open_original(str(path))
+    with stream, pytest.raises(InputChangedError, match="changed while it was read"):
+        write_input(blocks(stream), original=original)
+    assert open_files() == []
 
 
-def edit(path: Path) -> None:
+def edit(path: Path, *, puts_back: bool = False) -> None:
+    before = path.stat()
     with path.open("r+b") as file:
         file.seek(50)
         file.write(b"#")
+    if puts_back:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def put_another_in_place(path: Path) -> None:
@@ -146,19 +171,14 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
     return gemini_batch_emulator
 
 
-def edit_and_put_the_time_back(path: Path) -> None:
-    before = path.stat()
-    edit(path)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-@pytest.mark.parametrize("act", [edit, edit_and_put_the_time_back], ids=["edited", "its time put back"])
+@pytest.mark.parametrize("act", [edit, partial(edit, puts_back=True)], ids=["edited", "its time put back"])
 def test_checked_rows_that_are_written_to_on_their_way_leave_nothing_at_the_service(
     emulator: EmulatorHandle, path: Path, act: Callable[[Path], None]
 ) -> None:
     path.write_bytes(b"".join(LINES))
-    with pytest.raises(ConfigurationError, match="changed while it was read"):
+    with pytest.raises(InputChangedError, match="changed while it was read") as caught:
         upload_while(emulator, path, act)
+    assert not isinstance(caught.value, AirflowFailException)  # a retry reads it anew
     assert GeminiBatchHook().list_files().files == ()
     assert path.exists()
 
@@ -176,7 +196,9 @@ def test_a_disk_that_fails_is_told_and_not_tried_again(emulator: EmulatorHandle,
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("act", [put_another_in_place, os.unlink], ids=["another in its place", "removed"])
+@pytest.mark.parametrize(
+    "act", [put_another_in_place, os.unlink, os.utime], ids=["another in its place", "removed", "touched"]
+)
 def test_what_was_checked_is_sent_whatever_takes_its_place(
     emulator: EmulatorHandle, path: Path, act: Callable[[Path], None]
 ) -> None:
@@ -190,4 +212,18 @@ def test_an_input_file_is_there_after_its_upload(emulator: EmulatorHandle, path:
     path.write_bytes(b"".join(lines))
     UploadFileOperator(task_id="upload", input_path=str(path)).execute({})
     assert path.read_bytes() == b"".join(lines)
-    assert [file.path for file in psutil.Process().open_files() if "jsonl" in file.path] == []
+    assert open_files() == []
+
+
+def test_rows_of_two_kinds_are_the_same_submission_read_together_or_apart(path: Path) -> None:
+    """One of them is changed, the other stays as it is: also beside it."""
+    own = b'{"key": "own", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}], %s}}\n'
+    rows = [own % b'"systemInstruction": {"parts": [{"text": "Own."}]}', LINES[0]]
+    settings = RowSettings(model="gemini-2.5-flash", system_instruction="Be brief.")
+    digests = set()
+    for between in (b"", b"\n"):
+        path.write_bytes(between.join(rows))
+        stream, original = open_original(str(path))
+        with stream, write_input(normalise_blocks(stream, settings), original=original) as file:
+            digests.add(file.sha256)
+    assert len(digests) == 1

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -20,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.api.results import iter_inline_results
-from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.landing import land
-from airflow_provider_gemini_batch.spool import AtomicFile, open_read, write_input
+from airflow_provider_gemini_batch.places import AtomicFile, open_read
 
 
 def good(key: str, text: str = "ok", tokens: int = 2) -> bytes:
@@ -132,7 +130,7 @@ def test_a_key_that_is_not_utf_8_is_no_key(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, time
-from airflow_provider_gemini_batch.spool import AtomicFile
+from airflow_provider_gemini_batch.places import AtomicFile
 with AtomicFile(sys.argv[1]) as out:
     out.write(b"half")
     print("ready", flush=True)
@@ -229,23 +227,6 @@ def test_object_storage_is_written_and_read_whole(tmp_path: Path) -> None:
 def test_a_scheme_without_file_system_names_the_package() -> None:
     with pytest.raises(ConfigurationError, match="install"):
         open_read("nosuchscheme://bucket/key")
-
-
-def test_spooled_input_can_be_read_from_any_offset_and_is_removed(tmp_path: Path) -> None:
-    rows = normalise_rows(({"prompt": f"text {n}"} for n in range(50_000)), RowSettings())
-    with write_input(rows, str(tmp_path)) as spool:
-        content = Path(spool.path).read_bytes()
-        assert (spool.size, spool.rows) == (len(content), 50_000)
-        assert spool.sha256 == hashlib.sha256(content).hexdigest()
-        assert spool.read(1000, 77) == content[1000:1077]
-        assert spool.read(spool.size - 5, 100) == content[-5:]
-    assert os.listdir(tmp_path) == []
-
-
-def test_bad_rows_leave_no_spool_behind(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="line 2"):
-        write_input(normalise_rows([b'{"prompt": "a"}', b"{"], RowSettings()), str(tmp_path))
-    assert os.listdir(tmp_path) == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_gemini_batch import overlap
 from airflow_provider_gemini_batch.overlap import DigestBehind
-from airflow_provider_gemini_batch.spool import AtomicFile
+from airflow_provider_gemini_batch.places import AtomicFile
 
 
 def ours() -> set[threading.Thread]:

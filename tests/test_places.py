@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.spool import AtomicFile, local_path, open_read, place_of
+from airflow_provider_gemini_batch.places import AtomicFile, local_path, open_read, place_of
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
         yield Lines([b"".join(rest)])
 
 
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream, as :func:`lines_of` does."""
+    for block in line_blocks(chunks):
+        yield from lines_of(block)
+
+
+def lines_of(block: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without their newlines; blank ones are left out."""
+    for line in block:
+        if not line.isspace():
+            yield line.removesuffix(b"\n")
+
+
 def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     """Yield lines in lists of about BLOCK_BYTES, and whatever is no ``bytes`` in lists of one."""
     # A file's own lines take twice the time. What a file is of is seen from what it reads: not all text files say it.

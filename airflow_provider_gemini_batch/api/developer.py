@@ -243,7 +243,7 @@ class DeveloperSurface:
         """
         Upload with the resumable protocol; after a fault ask how much arrived, and go on from there.
 
-        :raises ConfigurationError: If *source* changes its size meanwhile.
+        :raises InputChangedError: If *source* becomes shorter meanwhile.
 
         Source: https://ai.google.dev/api/files; for the query command
         https://developers.google.com/photos/library/guides/resumable-uploads.

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.blocks import line_blocks
 from airflow_provider_gemini_batch.api.keys import KEY_PREFIX
 from airflow_provider_gemini_batch.api.models import BatchResult
 from airflow_provider_gemini_batch.api.replies import grpc_code
@@ -406,19 +405,6 @@ def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None =
     if row.key is None and row.is_ordered and position is not None:
         row.key = f"row-{position}"
     return row.result()
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream, as :func:`lines_of` does."""
-    for block in line_blocks(chunks):
-        yield from lines_of(block)
-
-
-def lines_of(block: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their newlines; blank ones are left out."""
-    for line in block:
-        if not line.isspace():
-            yield line.removesuffix(b"\n")
 
 
 _ARRAY = re.compile(r'"inlined_?[rR]esponses"\s*:\s*\[')

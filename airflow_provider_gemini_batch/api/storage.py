@@ -194,8 +194,8 @@ class CloudStorage:
 
         :param source: The bytes; read again from any offset after a fault.
         :return: The object; also one that was there before with the same bytes.
-        :raises ConfigurationError: If the place holds other bytes, the bucket is missing, or *source* changes
-            meanwhile.
+        :raises ConfigurationError: If the place holds other bytes, or the bucket is missing.
+        :raises InputChangedError: If *source* becomes shorter meanwhile.
         """
         bucket, _ = parse_gs_uri(uri)
         digest = _RunningDigest()

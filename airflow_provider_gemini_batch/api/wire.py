@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
+from airflow_provider_gemini_batch.errors import InputChangedError, ReplyFormatError
 
 T = TypeVar("T")
 
@@ -67,14 +67,14 @@ class Part:
         """
         Yield the pieces, anew each time.
 
-        :raises ConfigurationError: If the source has become shorter.
+        :raises InputChangedError: If the source has become shorter.
         """
         offset, end = self._offset, self._offset + self._length
         while offset < end:
             wanted = min(PIECE_BYTES, end - offset)
             piece = self._source.read(offset, wanted)
             if len(piece) != wanted:
-                raise ConfigurationError("The file changed its size while it was uploaded. Upload it once complete.")
+                raise InputChangedError("The file")
             if self._seen is not None:
                 self._seen(offset, piece)
             yield piece

@@ -456,7 +456,7 @@ class GeminiBatchHook(BaseHook):
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""
-        from airflow_provider_gemini_batch.api.results import lines_of
+        from airflow_provider_gemini_batch.api.blocks import lines_of
 
         for found in self.result_blocks(job_or_name):
             if isinstance(found, list):
@@ -506,7 +506,7 @@ class GeminiBatchHook(BaseHook):
 
     def _with_keys(self, job: BatchJob, blocks: Iterator[Lines]) -> Iterator[Lines | bytes]:
         """Give answers of the older embedding models, which come without keys, those of the job's input."""
-        from airflow_provider_gemini_batch.api.results import lines_of, split_lines
+        from airflow_provider_gemini_batch.api.blocks import lines_of, split_lines
         from airflow_provider_gemini_batch.api.rows import RowSettings
         from airflow_provider_gemini_batch.api.text_rows import with_keys
 
@@ -553,11 +553,12 @@ class GeminiBatchHook(BaseHook):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
-        from airflow_provider_gemini_batch.spool import base_name, place_of
-        from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file, spool_as_is
+        from airflow_provider_gemini_batch.input_file import as_it_is
+        from airflow_provider_gemini_batch.places import base_name, place_of
+        from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file
 
         path = place_of(path, "path")
-        with tempfile.TemporaryDirectory(prefix="gemini-batch-") as folder, spool_as_is(path, folder) as source:
+        with as_it_is(path) as source:
             name = display_name or base_name(path)
             placing = place_file(
                 self.surface,
@@ -612,7 +613,7 @@ class GeminiBatchHook(BaseHook):
         :param destination: Local path or object-storage URI.
         :return: *destination* as a string.
         """
-        from airflow_provider_gemini_batch.spool import AtomicFile, place_of
+        from airflow_provider_gemini_batch.places import AtomicFile, place_of
 
         place = place_of(destination, "destination")
         with AtomicFile(place) as target:

@@ -60,7 +60,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.api.models import JobErrorInfo
         from airflow_provider_gemini_batch.api.policy import check_ended, check_max_failed_rows, check_rows
         from airflow_provider_gemini_batch.landing import land
-        from airflow_provider_gemini_batch.spool import place_of
+        from airflow_provider_gemini_batch.places import place_of
 
         check_max_failed_rows(self.max_failed_rows)
         output_path = place_of(self.output_path, "output_path")

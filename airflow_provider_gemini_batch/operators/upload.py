@@ -73,7 +73,7 @@ class UploadFileOperator(GeminiBatchOperator):
         self.output_dimensionality = output_dimensionality
 
     def carry_out(self, context: Any) -> str:
-        from airflow_provider_gemini_batch.spool import base_name, place_of
+        from airflow_provider_gemini_batch.places import base_name, place_of
         from airflow_provider_gemini_batch.submission import JobRequest, prepared
 
         if self.kind not in tuple(_ANY_MODEL):

@@ -16,6 +16,7 @@ from airflow_provider_gemini_batch.errors import (
     AuthError,
     ConfigurationError,
     GeminiBatchError,
+    InputChangedError,
     ReplyFormatError,
     TransportError,
 )
@@ -84,11 +85,11 @@ class BlockingTransport:
             step = next(flow)
             while True:
                 answer: HttpReply | None = None
-                fault: TransportError | ConfigurationError | None = None
+                fault: TransportError | ConfigurationError | InputChangedError | None = None
                 if isinstance(step, HttpRequest):
                     try:
                         answer = self._send(step)
-                    except (TransportError, ConfigurationError) as error:
+                    except (TransportError, ConfigurationError, InputChangedError) as error:
                         fault = error
                 elif isinstance(step, Pause):
                     self._sleep(step.seconds)
@@ -203,7 +204,7 @@ class BlockingTransport:
                 allow_redirects=False,
                 **options,
             )
-        except ConfigurationError as error:  # of the body, while it is read
+        except (ConfigurationError, InputChangedError) as error:  # of the body, while it is read
             return error.with_traceback(None)
         except (
             requests.exceptions.InvalidURL,

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_gemini_batch.api.blocks import split_lines
 from airflow_provider_gemini_batch.api.results import (
     iter_inline_results,
     output_lines,
     quick_rows,
     read_result,
     read_row,
-    split_lines,
 )
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.api import developer, storage
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, InputChangedError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
@@ -300,7 +300,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_an_error(
     path.write_bytes(bytes(SIZE))
     # Somebody begins the file anew.
     shrink = meanwhile(emulator, UPLOAD[backend], lambda: os.truncate(path, MIB))
-    with shrink, pytest.raises(ConfigurationError, match="changed while it was read"):
+    with shrink, pytest.raises(InputChangedError, match="changed while it was read"):
         hook.upload_file(path)
 
 
@@ -310,7 +310,7 @@ def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_i
     path = tmp_path / "edited.jsonl"
     path.write_bytes(bytes(SIZE))
     edit = meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1))
-    with edit, pytest.raises(ConfigurationError, match="changed while it was read"):
+    with edit, pytest.raises(InputChangedError, match="changed while it was read"):
         hook.upload_file(path)
     assert hook.list_files().files == ()
     remote = hook.upload_file(path)
