@@ -4,7 +4,7 @@ Input rows: every form a user may write, checked and brought to the one form a b
 
 The rules of this module:
 
-* Rows stream. Memory grows only by the table of keys seen, 16 MB for a million rows (:class:`KeySet`).
+* Rows stream. Memory grows only by the keys seen, up to 16 MB for a million rows (:class:`KeySet`).
 * What can be known before a job is submitted is said before: all that is wrong with the first ten bad rows, in one
   :class:`ConfigurationError` that names line, key and the way out.
 * Rows leave in camelCase wherever the service knows both spellings, since Vertex AI's importer makes one column of each

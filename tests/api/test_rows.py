@@ -269,6 +269,18 @@ def test_a_key_set_knows_what_it_was_given(keys: list[str]) -> None:
     assert all(key in seen for key in keys)
 
 
+@given(st.lists(st.integers(0, 300)), st.lists(st.integers(0, 300)), st.integers(1, 50))
+def test_keys_that_ascend_at_first_are_known_like_any_others(first: list[int], then: list[int], block: int) -> None:
+    keys = [str(number) for number in [*sorted(set(first)), *then]]
+    seen, repeated = KeySet(), []
+    for start in range(0, len(keys), block):
+        repeated += [start + place for place in seen.add_all(keys[start : start + block])]
+    assert repeated == [place for place, key in enumerate(keys) if key in keys[:place]]
+    assert len(seen) == len(set(keys))
+    assert all(key in seen for key in keys)
+    assert "no" not in seen
+
+
 def test_a_key_that_begins_like_our_mark_is_refused() -> None:
     for row in (
         {"key": "afgb:a", "prompt": "hi"},
