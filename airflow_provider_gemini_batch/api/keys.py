@@ -14,6 +14,8 @@ MAX_KEY_LENGTH = 1000
 
 _SLOTS_AT_LEAST = 1 << 21
 _PUT_AT_ONCE = 10_000
+_NOT_EMPTY = 1
+"""For the hash 0, which says that a slot is empty."""
 
 
 class KeySet:
@@ -40,7 +42,7 @@ class KeySet:
 
     def __contains__(self, key: str) -> bool:
         self._make_table()
-        value, slots, mask = hash(key) or 1, self._slots, self._mask
+        value, slots, mask = hash(key) or _NOT_EMPTY, self._slots, self._mask
         place = value & mask
         while found := slots[place]:
             if found == value:
@@ -58,11 +60,11 @@ class KeySet:
             marks = [self._last, *zip(map(len, keys), keys, strict=True)]
             if all(map(lt, marks, marks[1:])):
                 self._last = marks[-1]
-                self._kept.extend(map(hash, keys))
+                self._kept.extend([hash(key) or _NOT_EMPTY for key in keys])
                 self._count += len(keys)
                 return []
             self._make_table()
-        return self._put(list(map(hash, keys)))
+        return self._put([hash(key) or _NOT_EMPTY for key in keys])
 
     def _make_table(self) -> None:
         if self._kept is not None:
@@ -79,12 +81,12 @@ class KeySet:
         for number, value in enumerate(hashes):
             place = value & mask
             while found := slots[place]:
-                if found == (value or 1):
+                if found == value:
                     repeated.append(number)
                     break
                 place = (place + 1) & mask
             else:
-                slots[place] = value or 1
+                slots[place] = value
         self._count += len(hashes) - len(repeated)
         return repeated
 
