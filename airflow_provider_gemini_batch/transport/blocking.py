@@ -212,6 +212,8 @@ class BlockingTransport:
             requests.exceptions.MissingSchema,
         ) as error:
             return ConfigurationError(f"The URL of a call cannot be one ({type(error).__name__}).")
+        except UnicodeEncodeError as error:  # a page token of a lone surrogate, say
+            return ConfigurationError(f"An argument of this call holds what cannot be sent: {error.object!r:.80}.")
         except requests.exceptions.RequestException as error:
             sent = was_sent(error)
             what = "No complete reply from" if sent else "No connection to"

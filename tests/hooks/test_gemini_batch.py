@@ -171,6 +171,16 @@ def test_list_all_reads_every_page_once_newest_first(hook: GeminiBatchHook, emul
     assert all((newer.create_time or "") >= (older.create_time or "") for newer, older in pairwise(jobs))
 
 
+@pytest.mark.parametrize("argument", ["page_token", "filter", "page_size"])
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_an_argument_that_cannot_be_sent_is_told(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backend: str, argument: str
+) -> None:
+    set_connection(monkeypatch, emulator.connection(backend))
+    with pytest.raises(ConfigurationError, match=r"\\ud800"):
+        GeminiBatchHook().list_batches(**{argument: "a\ud800"})
+
+
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
 def test_a_filter_picks_the_same_jobs_on_both_backends(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backend: str
