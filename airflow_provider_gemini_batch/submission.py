@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.api.flows import (
+    Pages,
     delete_file,
     exchange,
     find_reader,
     get_file,
-    next_token,
-    page_numbers,
 )
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_blocks, normalise_rows
@@ -390,8 +389,8 @@ def find_uploaded(
     surface: Surface, retry: RetryPolicy, source: InputFile, now: Callable[[], float]
 ) -> Flow[RemoteFile | None]:
     """Look for an active file with the same bytes that does not expire during a job."""
-    token: str | None = None
-    for _ in page_numbers():
+    pages = Pages()
+    for token in pages:
         page = yield from exchange(surface.list_files(100, token), surface.read_file_page, retry)
         for file in page.files:
             expires = epoch(file.expiration_time)
@@ -399,9 +398,7 @@ def find_uploaded(
             # The digest last: only where a file has the same size, ours is read for one.
             if file.size == source.size and file.state == "ACTIVE" and lives and file.sha256 == source.sha256:
                 return file
-        token = next_token(page, token)
-        if not token:
-            break
+        pages.turn(page)
     return None
 
 

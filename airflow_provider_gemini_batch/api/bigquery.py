@@ -10,6 +10,7 @@ Source: https://bigquery.googleapis.com/discovery/v1/apis/bigquery/v2/rest (tabl
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.flows import exchange, next_token
+from airflow_provider_gemini_batch.api.flows import Pages, exchange
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 from airflow_provider_gemini_batch.connection import other_server_hint
@@ -149,13 +150,11 @@ class BigQuery:
         :param run: Carries a flow out, e.g. ``BlockingTransport.run``.
         """
         table: Table = run(self.table(uri, retry))
-        token: str | None = None
-        while True:
+        pages = Pages(f"BigQuery's list of {uri}", math.inf)
+        for token in pages:
             page: RowPage = run(self.page(table, token, retry))
             yield from page.rows
-            token = next_token(page, token, f"BigQuery's list of {uri}")
-            if token is None:
-                return
+            pages.turn(page)
 
     def _url(self, uri: str) -> str:
         project, dataset, table = parse_table_uri(uri)

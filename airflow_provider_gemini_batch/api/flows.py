@@ -7,7 +7,6 @@ Everything here is safe to repeat. Starting a job is not: that lives in :mod:`.s
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -121,6 +120,40 @@ def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
     return (yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry))
 
 
+class Pages:
+    """
+    The page tokens of a list: None for its first page, then those that :meth:`turn` takes from each page read.
+
+    :param what: Named in the message of a list that has no end.
+    :param most: More pages than any honest list has.
+    """
+
+    def __init__(self, what: str = "The service's list", most: float = MAX_PAGES) -> None:
+        self._what = what
+        self._most = most
+        self._count = 0
+        self._token: str | None = None
+        self._is_next = True
+
+    def __iter__(self) -> Iterator[str | None]:
+        while self._is_next:
+            self._is_next = False
+            yield self._token
+
+    def turn(self, page: JobPage | FilePage | RowPage) -> None:
+        """
+        Go on to the page after *page*, if there is one.
+
+        :raises ReplyFormatError: If the list does not end.
+        """
+        self._count += 1
+        before, self._token = self._token, page.next_page_token
+        self._is_next = bool(self._token)
+        if self._token and (self._token == before or self._count >= self._most):
+            why = "the same page token came twice" if self._token == before else f"it has over {self._most:,} pages"
+            raise ReplyFormatError(f"{self._what} does not end: {why}.")
+
+
 def list_page(
     surface: Surface,
     retry: RetryPolicy,
@@ -198,37 +231,16 @@ def delete_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[No
 
 def find_reader(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[BatchJob | None]:
     """Look for a job that has not ended and reads a file: the same rows are sent once, and tasks share them."""
-    token: str | None = None
-    for _ in page_numbers():
+    pages = Pages()
+    for token in pages:
         page = yield from list_page(surface, retry, page_token=token)
         for job in page.jobs:
             if job.needs == file_name:
                 return job
-        token = next_token(page, token)
-        if not token:
-            break
+        pages.turn(page)
     return None
 
 
 def get_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[RemoteFile]:
     """Look at a file's metadata."""
     return (yield from exchange(surface.get_file(file_name), surface.read_file, retry))
-
-
-def next_token(page: JobPage | FilePage | RowPage, before: str | None, what: str = "The service's list") -> str | None:
-    """
-    Return the token of the page after *page*, None after the last one.
-
-    :param before: The token that *page* was asked for with.
-    :param what: Named in the message.
-    :raises ReplyFormatError: If it is the same again: such a list has no end.
-    """
-    token = page.next_page_token
-    if token and token == before:
-        raise ReplyFormatError(f"{what} does not end: the same page token came twice.")
-    return token
-
-
-def page_numbers() -> Iterator[int]:
-    """Count pages up to a bound no honest list reaches, so that a token that repeats cannot hold us for ever."""
-    return iter(itertools.islice(itertools.count(1), MAX_PAGES))

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from airflow_provider_gemini_batch.api.flows import cancel_job, exchange, get_job, list_page, page_numbers
+from airflow_provider_gemini_batch.api.flows import Pages, cancel_job, exchange, get_job, list_page
 from airflow_provider_gemini_batch.api.identity import TASK_LABEL, SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
@@ -33,6 +33,7 @@ from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     JobConflictError,
     NotFoundError,
+    ReplyFormatError,
     RequestRejectedError,
     SubmitError,
     TransportError,
@@ -286,24 +287,23 @@ class _Attempt(Generic[SourceT]):
 
     def _read_list(self, wanted: str | None, horizon: float | None) -> Flow[list[BatchJob]]:
         own: list[BatchJob] = []
-        page_token: str | None = None
-        for _ in page_numbers():
+        pages = Pages()
+        for page_token in pages:
             page = yield from list_page(self.surface, self.policy.reads, page_token=page_token, filter=wanted)
             for job in page.jobs:
                 token = token_of(job)
                 if token is not None and token.task == self.token.task:
                     own.append(job)
-            if not page.next_page_token:
-                return own
-            if page.next_page_token == page_token:
-                break
-            page_token = page.next_page_token
+            try:
+                pages.turn(page)
+            except ReplyFormatError as fault:
+                raise SubmitError(
+                    "The service's list of jobs does not end, so it cannot be told whether this task's job exists; "
+                    f"none was created. Look for [airflow {self.token}] in the list of jobs."
+                ) from fault
             if horizon is not None and page.jobs and all(_is_older(job, horizon) for job in page.jobs):
-                return own
-        raise SubmitError(
-            "The service's list of jobs does not end, so it cannot be told whether this task's job exists; none was "
-            f"created. Look for [airflow {self.token}] in the list of jobs."
-        )
+                break
+        return own
 
     def _settle_intent(self) -> Flow[Submission | None]:
         """An earlier attempt was about to create and did not say what came of it: give its job time to be listed."""

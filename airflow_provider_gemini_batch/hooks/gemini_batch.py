@@ -366,15 +366,13 @@ class GeminiBatchHook(BaseHook):
 
     def list_all_batches(self, filter: str | None = None) -> Iterator[BatchJob]:
         """Yield all jobs, newest first, reading pages as they are needed."""
-        from airflow_provider_gemini_batch.api.flows import next_token, page_numbers
+        from airflow_provider_gemini_batch.api.flows import Pages
 
-        token: str | None = None
-        for _ in page_numbers():
+        pages = Pages()
+        for token in pages:
             page = self.list_batches(page_token=token, filter=filter)
             yield from page.jobs
-            token = next_token(page, token)
-            if not token:
-                return
+            pages.turn(page)
 
     def wait_for_batch(
         self,
@@ -590,15 +588,13 @@ class GeminiBatchHook(BaseHook):
         )
 
     def _files(self, prefix: str = "") -> Iterator[RemoteFile]:
-        from airflow_provider_gemini_batch.api.flows import next_token, page_numbers
+        from airflow_provider_gemini_batch.api.flows import Pages
 
-        token: str | None = None
-        for _ in page_numbers():
+        pages = Pages()
+        for token in pages:
             page = self.list_files(100, token, prefix=prefix)
             yield from page.files
-            token = next_token(page, token)
-            if not token:
-                return
+            pages.turn(page)
 
     def delete_file(self, file_name: str) -> None:
         """Delete a file; one already gone is fine."""
