@@ -14,7 +14,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 WRITE_BYTES = 256 * 1024
 """Bytes that are written with one call. For more, the system looks for memory in large pieces, which may be dear."""
@@ -27,13 +27,6 @@ DIGEST_BYTES = 2 * 1024 * 1024
 
 DIGEST_BLOCKS = 4
 """One is filled while the others wait. They are used again: new memory costs more than the copy into them."""
-
-
-def write_pieces(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
-    """Write bytes to an unbuffered file, or past a file's buffer, in pieces of WRITE_BYTES."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest[:WRITE_BYTES]) :]
 
 
 class EarlyOut(io.FileIO):

@@ -113,7 +113,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -131,6 +131,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 MAX_INLINE_BYTES = 20_971_520
+WRITE_BYTES = 256 * 1024
 CHUNK_BYTES = 1 << 20
 HEAVY_ROWS = 500
 JOURNAL_ENTRIES = 200_000
@@ -1525,3 +1526,10 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     if low >= size or high < low:
         raise GoogleError(416, "Requested range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
     return low, high
+
+
+def write_pieces(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
+    """Write bytes to an unbuffered file, or past a file's buffer, in pieces: for large ones memory may be dear."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest[:WRITE_BYTES]) :]

@@ -52,9 +52,9 @@ from airflow_provider_gemini_batch.emulator.core import (
     parse_range,
     reply,
     timestamp,
+    write_pieces,
 )
 from airflow_provider_gemini_batch.emulator.token import bearer, token_desk
-from airflow_provider_gemini_batch.overlap import write_pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
