@@ -6,6 +6,7 @@ Every error this package raises.
 
     GeminiBatchError
       ConfigurationError        connection, arguments or rows cannot work; a retry cannot help
+      InputChangedError         a file was written to while it was read; a retry reads it anew
       TransportError            no complete reply arrived
         ReplyTooLargeError      it is larger than any we read into memory
       ApiError                  the service answered with an error
@@ -56,14 +57,7 @@ class ConfigurationError(GeminiBatchError):
 
 
 class InputChangedError(GeminiBatchError):
-    """
-    A file was written to while it was read for the upload. Nothing of it stays at Google; a retry reads it anew.
-
-    :param name: Path or URI of the file.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} changed while it was read for the upload. Upload it once it is complete.")
+    """A file was written to while it was read for the upload. Nothing of it is used; a retry reads it anew."""
 
 
 class TransportError(GeminiBatchError):

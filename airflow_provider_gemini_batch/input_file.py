@@ -71,6 +71,10 @@ class OpenFile:
             raise ConfigurationError(f"{self.name!r} cannot be read: {fault.strerror or fault}.") from fault
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def change(self) -> InputChangedError:
+        """Return the error that tells of a change."""
+        return InputChangedError(f"{self.name} changed while it was read for the upload. Upload it once complete.")
+
     def close(self) -> None:
         """Close the file."""
         self.stream.close()
@@ -96,8 +100,6 @@ class InputFile:
         self.size = size
         self.rows = rows
         self.is_own = is_own
-        self.read = file.read
-        self.close = file.close
         self._file = file
         self._sha256 = sha256
 
@@ -105,23 +107,39 @@ class InputFile:
     def sha256(self) -> str:
         """Lower-case hex digest of the bytes."""
         if not self._sha256:
-            digest = hashlib.sha256()
-            for offset in range(0, self.size, BUFFER_BYTES):
-                digest.update(self.read(offset, min(BUFFER_BYTES, self.size - offset)))
-            self._sha256 = digest.hexdigest()
+            self._sha256 = self._digest()
         return self._sha256
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on; see :meth:`OpenFile.read`."""
+        return self._file.read(offset, length)
 
     def check_arrived(self, sha256: str | None) -> None:
         """
-        Check that what has arrived somewhere is what was checked.
+        Check that what has arrived somewhere is what was to be sent.
 
         :param sha256: Of what has arrived, or None where nobody tells. Then the file's size and time have to do.
         :raises InputChangedError: If it is not.
         """
         if not self.is_own:
             return
-        if self._file.is_changed if sha256 is None or not self._sha256 else sha256 != self._sha256:
-            raise InputChangedError(self._file.name)
+        if sha256 is not None and self._sha256:
+            is_same = sha256 == self._sha256
+        else:
+            # One that was merely touched is the same.
+            is_same = not self._file.is_changed or self._digest() == (sha256 or self._sha256)
+        if not is_same:
+            raise self._file.change()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, BUFFER_BYTES):
+            digest.update(self.read(offset, min(BUFFER_BYTES, self.size - offset)))
+        return digest.hexdigest()
 
     def __enter__(self) -> InputFile:
         return self
@@ -155,8 +173,9 @@ def as_it_is(place: str) -> InputFile:
         copy = undone.enter_context(_nameless())
         shutil.copyfileobj(stream, copy, BUFFER_BYTES)
         copy.flush()
+        file = InputFile(OpenFile(place, copy), copy.tell())
         undone.pop_all()
-        return InputFile(OpenFile(place, copy), copy.tell())
+        return file
 
 
 def write_input(
@@ -224,14 +243,16 @@ class _Writer:
         if self._copy is None:
             return InputFile(cast("OpenFile", original), self.size, rows, sha256, is_own=True)
         self._copy.flush()
-        copy, self._copy = self._copy, None
-        return InputFile(OpenFile("the copy of the rows", copy), self.size, rows, sha256)
+        file = InputFile(OpenFile("the copy of the rows", self._copy), self.size, rows, sha256)
+        self._copy = None
+        return file
 
     def close(self) -> None:
         """Drop what was not finished."""
         self._digest.close()
         if self._copy is not None:
-            self._copy.close()
+            with contextlib.suppress(OSError):  # a full disk, say, which may be why it is dropped
+                self._copy.close()
 
     def _begin(self) -> BinaryIO:
         """Return a copy of what was taken in up to now."""
@@ -245,7 +266,7 @@ class _Writer:
                     copy.write(piece)
                 self._digest.finish()
                 if digest.digest() != self._sha256.digest():
-                    raise InputChangedError(self._original.name)
+                    raise self._original.change()
             undone.pop_all()
             return copy
 

@@ -258,7 +258,7 @@ def prepared(
     request: JobRequest, backend: str, look_at_file: Callable[[str], RemoteFile | None]
 ) -> Iterator[PreparedInput]:
     """
-    Check a request and its rows, and spool them for the upload.
+    Check a request and its rows, and bring them into a file to upload.
 
     :param look_at_file: Returns what is known of a file at Google, or None if it may not be looked at.
     :raises ConfigurationError: For anything that cannot work, before money is spent.
@@ -369,10 +369,10 @@ def place_file(
 def _upload(
     surface: Surface, retry: RetryPolicy, source: InputFile, name: str, display_name: str, mime_type: str
 ) -> Flow[RemoteFile]:
-    """Send a file; of one that was written to meanwhile nothing stays at Google."""
+    """Send a file; what has arrived of one that was written to meanwhile is removed."""
     try:
         stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
-    except ConfigurationError:
+    except (ConfigurationError, InputChangedError):
         source.check_arrived(None)  # then this is why
         raise
     if stored.was_there:  # it is as its name says, and others may be reading it
@@ -380,7 +380,8 @@ def _upload(
     try:
         source.check_arrived(stored.sha256)
     except InputChangedError:
-        yield from delete_file(surface, stored.name, retry)
+        with suppress(GeminiBatchError):  # it tells less than this one
+            yield from delete_file(surface, stored.name, retry)
         raise
     return stored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_blocks, normalise_rows
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.input_file import InputFile, open_original, write_input
+from airflow_provider_gemini_batch.input_file import InputFile, as_it_is, open_original, write_input
 from airflow_provider_gemini_batch.operators import UploadFileOperator
 from tests.airflow_side import set_connection
 
@@ -134,11 +135,15 @@ def test_a_file_that_is_written_to_before_it_is_copied_is_an_error(path: Path, p
     assert open_files() == []
 
 
-def edit(path: Path, *, puts_back: bool = False) -> None:
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def edit(path: Path, *, byte: bytes = b"#", puts_back: bool = False) -> None:
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(50)
-        file.write(b"#")
+        file.write(byte)
     if puts_back:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -213,6 +218,37 @@ def test_an_input_file_is_there_after_its_upload(emulator: EmulatorHandle, path:
     UploadFileOperator(task_id="upload", input_path=str(path)).execute({})
     assert path.read_bytes() == b"".join(lines)
     assert open_files() == []
+
+
+def test_what_arrived_is_compared_by_digest_where_there_is_one_and_by_size_and_time_elsewhere(path: Path) -> None:
+    path.write_bytes(b"".join(LINES))
+    with as_it_is(str(path)) as file:
+        before = digest(path)
+        file.check_arrived(None)
+        edit(path)
+        file.check_arrived(digest(path))
+        for arrived in (None, before):
+            with pytest.raises(InputChangedError, match="changed while it was read"):
+                file.check_arrived(arrived)
+    with as_it_is(str(path)) as file:
+        assert file.sha256 == digest(path)
+        os.utime(path)
+        for arrived in (None, file.sha256):
+            file.check_arrived(arrived)
+        edit(path, byte=b"%", puts_back=True)
+        with pytest.raises(InputChangedError):
+            file.check_arrived(digest(path))
+
+
+def test_a_full_disk_does_not_hide_what_is_wrong_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(ConfigurationError, match="line 2"):
+        write_input(normalise_blocks([SHORT, b"{\n"], SETTINGS))
 
 
 def test_rows_of_two_kinds_are_the_same_submission_read_together_or_apart(path: Path) -> None:

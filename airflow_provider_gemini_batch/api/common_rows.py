@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ABSENT = msgspec.Raw(b"")
 _MAX_FRAMES = 256
 _PLACE = "\ue000"
+_PROBE = b'"probe-7f3a"'
 _SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
 
 _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
@@ -119,17 +120,19 @@ class CommonBlock:
             yield key, self.first + place, b"".join(self.pieces[place * each : (place + 1) * each])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Frame:
     """
     What stands around the texts of rows of one kind.
 
     :param may_stay: Whether a row of this kind need not be changed.
+    :param quotes: How many a row in wire form has around its contents, those in its key left out.
     """
 
     before: bytes
     after: bytes
     may_stay: bool
+    quotes: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,14 +148,18 @@ class _Spelling:
     after: bytes
 
     @classmethod
-    def of(cls, line: bytes, key: str, text: msgspec.Raw) -> _Spelling | None:
+    def of(cls, line: bytes, key: str, text: bytes) -> _Spelling | None:
         """Return that of a line with one text, or None if the two cannot be told from the rest of it."""
-        name = _encode(key)[1:-1]
-        before, *others = line.split(b'"%b"' % name)
-        between, *rest = b"".join(others).split(bytes(text))
-        if len(others) != 1 or len(rest) != 1:
+        before, _, rest = line.partition(_encode(key))
+        between, _, after = rest.partition(text)
+        found = cls(before + b'"', b'"' + between + b'"', b'"' + after)
+        # The same words can stand elsewhere. Others in these places show whether they are the right ones.
+        try:
+            row = _read_row(_PROBE[1:-1].join((found.before, found.between, found.after)))
+        except (msgspec.MsgspecError, UnicodeError):
             return None
-        return cls(before + b'"', b'"' + between, rest[0])
+        texts = [bytes(part.text) for content in row.request.contents for part in content.parts]
+        return found if row.key == _decode(_PROBE) and texts == [_PROBE] else None
 
     def keys_of(self, lines: Sequence[bytes]) -> list[str] | None:
         """
@@ -162,7 +169,7 @@ class _Spelling:
         :raises UnicodeError: If one is not UTF-8.
         """
         before, between, after = self.before, self.between, self.after
-        start, end, further = len(before), -len(after), len(between)
+        start, end, further = len(before), len(after), len(between)
         names: list[bytes] = []
         texts: list[bytes] = []
         for line in lines:
@@ -170,7 +177,9 @@ class _Spelling:
             if place < 0 or not line.startswith(before) or not line.endswith(after):
                 return None
             names.append(line[start:place])
-            texts.append(line[place + further : end])
+            texts.append(
+                line[place + further - 1 : len(line) - end + 1]
+            )  # with its quotes, and so without white space around it
         if any([not text or text.isspace() for text in map(_read_text, texts)]):  # noqa: C419 - half the time
             return None
         joined = b'","'.join(names)
@@ -204,9 +213,10 @@ class CommonRows:
         :param lines: At least one.
         :param first: Number of the first.
         """
-        # The form is told by a name that may stand in a text as well.
-        is_request = lines[0].find(b'"request"', 0, MAX_KEY_LENGTH) >= 0
-        for read in (self._spelled_alike, self._requests, self._shorts) if is_request else (self._shorts,):
+        readers = [self._shorts]
+        if b'"request"' in lines[0]:  # which may stand in a text as well
+            readers = [self._spelled_alike, self._requests, self._shorts]
+        for read in readers:
             with suppress(msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
                 found = read(lines, first)
                 if found is not None and not any([key.startswith(KEY_PREFIX) for key in found.keys]):  # noqa: C419
@@ -255,16 +265,20 @@ class CommonRows:
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
         made: list[bytes | msgspec.Raw] = list(lines)
+        alike: int | None = None
         # Each row for itself: were it to depend on those beside it, the same rows could be another submission.
         for place, (line, key, kind) in enumerate(zip(lines, keys, kinds, strict=True)):
             if line.find(b"\n", 0, -1) >= 0:
                 return None  # a row that was not read from lines
-            if not frames[kind].may_stay or _has_repeats(line):
-                made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frames[kind]))
+            frame = frames[kind]
+            if not frame.may_stay or (_may_have_repeats(line, key, requests[place], frame) and _has_repeats(line)):
+                made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frame))
             elif line[:1] != b"{" or line[-2:] != b"}\n":
                 made[place] = line.strip() + b"\n"
             elif len(texts[place]) == 1:
-                self._spelling = _Spelling.of(line, key, texts[place][0]) or self._spelling
+                alike = place
+        if alike is not None:
+            self._spelling = _Spelling.of(lines[alike], keys[alike], bytes(texts[alike][0])) or self._spelling
         return CommonBlock(keys, first, made, is_as_given=all(map(is_, made, lines)))
 
     def _framed(
@@ -282,9 +296,14 @@ class CommonRows:
     def _frame_of(self, kind: bytes, request: _Request[Any], line: int) -> _Frame | None:
         """Make the frame of rows with the settings of *request*."""
         place = [{"role": "user", "parts": [{"text": _PLACE}]}]
-        given = {name: raw for name in _SETTINGS if bytes(raw := getattr(request, name))}
+        given = {name: raw for name in _SETTINGS if (raw := bytes(getattr(request, name)))}
         settings = {name: _decode(raw) for name, raw in given.items()}
-        return self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place), line)
+        frame = self._frame(kind, {"request": {"contents": place, **settings}}, _encode(place), line)
+        if frame is not None:
+            frame.may_stay = frame.may_stay and not any(map(_has_repeats, given.values()))
+            # The names key, request and contents, the key itself, and each setting with its name.
+            frame.quotes = 8 + sum(2 + raw.count(b'"') for raw in given.values())
+        return frame
 
     def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes, line: int) -> _Frame | None:
         """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
@@ -317,8 +336,18 @@ def _are_texts(values: Sequence[msgspec.Raw], lines: Sequence[bytes]) -> bool:
     return not doubtful or all(_decode(value).strip() for value in values if _head_of(value)[0] in doubtful)
 
 
-def _has_repeats(line: bytes) -> bool:
+def _may_have_repeats(line: bytes, key: str, request: _Request[_Content], frame: _Frame) -> bool:
+    """Say whether a line has other quotes than those of its members: that of one more would be there too."""
+    quotes = frame.quotes
+    for content in request.contents:
+        quotes += 2 if content.role is msgspec.UNSET else 6
+        for part in content.parts:
+            quotes += 2 + bytes(part.text).count(b'"')
+    return '"' in key or line.count(b'"') != quotes  # a key's own quotes have two spellings
+
+
+def _has_repeats(text: bytes) -> bool:
     """Say whether an object in valid JSON has a member twice: a service may not take the one that was checked."""
     found: list[bool] = []
-    json.loads(line, object_pairs_hook=lambda pairs: found.append(len(dict(pairs)) < len(pairs)))
+    json.loads(text, object_pairs_hook=lambda pairs: found.append(len(dict(pairs)) < len(pairs)))
     return any(found)

@@ -27,7 +27,7 @@ class KeySet:
     then taken for the other, with a chance of 3 in 100 million.
 
     Keys that ascend, shorter ones first, as numbers do, cannot repeat. As long as all of them do, the table is not
-    made, which costs a third of a microsecond a key: hashes are kept for it, 8 bytes each.
+    made, which costs a third of a microsecond a key: hashes are kept for it, 8 bytes each, until it is.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class Part:
             wanted = min(PIECE_BYTES, end - offset)
             piece = self._source.read(offset, wanted)
             if len(piece) != wanted:
-                raise InputChangedError("The file")
+                raise InputChangedError("The file became shorter while it was uploaded. Upload it once it is complete.")
             if self._seen is not None:
                 self._seen(offset, piece)
             yield piece

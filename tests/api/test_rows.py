@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.api import blocks
+from airflow_provider_gemini_batch.api.blocks import Lines
 from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import read_result
 from airflow_provider_gemini_batch.api.rows import (
@@ -452,11 +453,53 @@ def test_a_row_is_utf_8_also_where_it_is_not_used(row: bytes) -> None:
         list(normalise_rows(io.BytesIO(LINES[3].replace(b"%d", b"1") + row), GENERATE))
 
 
+def in_blocks(*rows: list[bytes]) -> list[WireRow]:
+    several: Any = [Lines(block) for block in rows]
+    return list(normalise_rows(several, GENERATE))
+
+
+def spelled(key: str, text: str, member: str = "key", role: str = '"role":"user",') -> bytes:
+    return f'{{"{member}":"{key}","request":{{"contents":[{{{role}"parts":[{{"text":{text}}}]}}]}}}}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "after"),
+    [
+        (spelled("a", '":"'), spelled("b", "").replace(b'"text":', b'"text"x":"')),
+        (spelled("\\u0075ser", '"t"'), spelled("\\u0075ser", '"t"', role='"role":"system",')),
+        (spelled("\\u006bey", '"t"'), spelled("\\u006bey", '"t"', member="nokey")),
+        (spelled("a", '"t"'), spelled("b", '"  "')),
+        (spelled("a", '"t"'), spelled("b", "1")),
+        (spelled("a", '"t"'), spelled("", '"t"')),
+        (spelled("a", '"t"'), spelled("k" * 1001, '"t"')),
+        (spelled("a", '"t"'), spelled("afgb:b", '"t"')),
+        (spelled("a", '"t"'), spelled('b","key":7,"key":"b', '"t"').replace(b"7", b'"c')),
+        (spelled("a", '"t"'), spelled("b", '"t","text":1')),
+    ],
+    ids=[
+        "a text like what is around it", "a key like a role", "a key like its name", "blank", "a number", "no key",
+        "a long key", "our mark", "broken", "two texts",
+    ],
+)  # fmt: skip
+def test_a_line_like_one_that_was_looked_at_is_refused_where_it_would_be_alone(looked_at: bytes, after: bytes) -> None:
+    assert in_blocks([looked_at])
+    with pytest.raises(ConfigurationError):
+        in_blocks([after])
+    with pytest.raises(ConfigurationError, match="line 2"):
+        in_blocks([looked_at], [after])
+
+
+def test_a_row_is_the_same_beside_one_whose_key_is_long() -> None:
+    long, short = spelled("\u9375" * 334, '"t"'), spelled("a", '"t"').replace(b",", b", ")
+    outcomes = [in_blocks(rows) for rows in ([long, short], [short, long])]
+    assert {row.line() for row in outcomes[0]} == {row.line() for row in outcomes[1]} == {long, short}
+
+
 def test_a_row_over_two_lines_becomes_one() -> None:
-    row = b'{"key": "a",\n"request": {"contents": [{"parts": [{"text": "t"}]}]}}\n'
-    [out] = normalise_rows([row], GENERATE)
-    assert out.line().count(b"\n") == 1
-    assert json.loads(out.line()) == json.loads(row)
+    for row in (spelled("a", '"t"').replace(b",", b",\n", 1), spelled("a", '\n"t"'), spelled("a", '"t"\n')):
+        _, out = in_blocks([spelled("b", '"t"')], [row])
+        assert out.line().count(b"\n") == 1
+        assert json.loads(out.line()) == json.loads(row)
 
 
 def test_files_of_text_are_read_like_files_of_bytes() -> None:

@@ -300,10 +300,11 @@ def test_a_file_that_shrinks_while_it_is_sent_is_an_error(
     path.write_bytes(bytes(SIZE))
     # Somebody begins the file anew.
     shrink = meanwhile(emulator, UPLOAD[backend], lambda: os.truncate(path, MIB))
-    with shrink, pytest.raises(InputChangedError, match="changed while it was read"):
+    with shrink, pytest.raises(InputChangedError, match=r"growing\.jsonl changed while it was read"):
         hook.upload_file(path)
 
 
+@pytest.mark.parametrize("backend", ["vertex_ai"], indirect=True)
 def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_its_old_digest(
     hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
 ) -> None:
@@ -315,6 +316,39 @@ def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_i
     assert hook.list_files().files == ()
     remote = hook.upload_file(path)
     assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(path)
+
+
+@pytest.mark.parametrize("backend", ["gemini"], indirect=True)
+def test_a_file_that_is_changed_before_its_bytes_are_read_is_sent_as_it_is_now(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    """The service tells the digest of what has arrived: it is that of the file."""
+    path = tmp_path / "edited.jsonl"
+    path.write_bytes(bytes(SIZE))
+    with meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1)):
+        remote = hook.upload_file(path)
+    assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(path)
+
+
+def test_a_file_that_is_merely_touched_while_it_is_sent_is_no_change(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, payload: Path
+) -> None:
+    with meanwhile(emulator, UPLOAD[backend], lambda: os.utime(payload)):
+        remote = hook.upload_file(payload)
+    assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(payload)
+
+
+@pytest.mark.parametrize("backend", ["vertex_ai"], indirect=True)
+def test_a_changed_file_whose_remains_cannot_be_deleted_is_told_as_changed(
+    hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "edited.jsonl"
+    path.write_bytes(bytes(SIZE))
+    refusal = emulator.fault(match={"method": "DELETE"}, status=403, times=None)
+    edit = meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1))
+    with edit, pytest.raises(InputChangedError, match=r"edited\.jsonl changed"):
+        hook.upload_file(path)
+    assert refusal.fired
 
 
 @pytest.mark.parametrize("backend", ["vertex_ai"], indirect=True)
