@@ -465,7 +465,7 @@ def spelled(key: str, text: str, member: str = "key", role: str = '"role":"user"
 @pytest.mark.parametrize(
     ("looked_at", "after"),
     [
-        (spelled("a", '":"'), spelled("b", "").replace(b'"text":', b'"text"x":"')),
+        (spelled("a", '":"', role=""), spelled("b", "", role="").replace(b'"text":', b'"text"x":"')),
         (spelled("\\u0075ser", '"t"'), spelled("\\u0075ser", '"t"', role='"role":"system",')),
         (spelled("\\u006bey", '"t"'), spelled("\\u006bey", '"t"', member="nokey")),
         (spelled("a", '"t"'), spelled("b", '"  "')),
@@ -490,7 +490,7 @@ def test_a_line_like_one_that_was_looked_at_is_refused_where_it_would_be_alone(l
 
 
 def test_a_row_is_the_same_beside_one_whose_key_is_long() -> None:
-    long, short = spelled("\u9375" * 334, '"t"'), spelled("a", '"t"').replace(b",", b", ")
+    long, short = (spelled(key, '"t"').replace(b",", b", ") for key in ("\u9375" * 334, "a"))
     outcomes = [in_blocks(rows) for rows in ([long, short], [short, long])]
     assert {row.line() for row in outcomes[0]} == {row.line() for row in outcomes[1]} == {long, short}
 
