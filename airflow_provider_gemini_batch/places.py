@@ -182,6 +182,8 @@ class AtomicFile:
             if self._target is not None and not _is_free_or_file(self._target):
                 raise OSError("it is a directory or a device, not a file")
             handle, self.name = _part(directory, self._target or self.place)
+        except FileExistsError as fault:
+            raise ConfigurationError(f"{self.place!r} cannot be written: {directory} is a file, no folder.") from fault
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault
         self._lock = os.dup(handle)  # the lock is held until the last copy is closed

@@ -46,7 +46,9 @@ class CancelBatchOperator(GeminiBatchOperator):
 
 class DeleteBatchOperator(GeminiBatchOperator):
     """
-    Delete a job and its results at Google; one already gone is fine.
+    Delete a job, on the Developer API with its results; one already gone is fine.
+
+    On Vertex AI the results stay in Cloud Storage or BigQuery.
 
     :param job_name: What a create operator returned.
     :param cancel_running: Cancel a job that has not ended, and wait for its end, before deleting it; else such a job is
@@ -70,6 +72,7 @@ class DeleteBatchOperator(GeminiBatchOperator):
         if job.is_running and not self.cancel_running:
             raise ConfigurationError(f"{job.name} is {job.state.value}. Cancel it first, or set cancel_running.")
         remove_job(hook, job)
+        self.log.info("Deleted %s.", job.name)
 
 
 class DeleteFileOperator(GeminiBatchOperator):
@@ -102,6 +105,7 @@ class DeleteFileOperator(GeminiBatchOperator):
             self.log.warning("%s stays: %s (%s) may still read it.", name, reader.name, reader.state.value)
             return
         hook.delete_file(name)
+        self.log.info("%s is gone.", name)
 
 
 class CleanUpBatchesOperator(GeminiBatchOperator):
