@@ -169,7 +169,9 @@ class _Spelling:
         :raises UnicodeError: If one is not UTF-8.
         """
         before, between, after = self.before, self.between, self.after
-        start, end, further = len(before), len(after), len(between)
+        start = len(before)
+        # A text is cut out with its quotes, and so without white space around it.
+        to_text, from_end = len(between) - 1, 1 - len(after)
         names: list[bytes] = []
         texts: list[bytes] = []
         for line in lines:
@@ -177,9 +179,7 @@ class _Spelling:
             if place < 0 or not line.startswith(before) or not line.endswith(after):
                 return None
             names.append(line[start:place])
-            texts.append(
-                line[place + further - 1 : len(line) - end + 1]
-            )  # with its quotes, and so without white space around it
+            texts.append(line[place + to_text : from_end])
         if any([not text or text.isspace() for text in map(_read_text, texts)]):  # noqa: C419 - half the time
             return None
         joined = b'","'.join(names)
