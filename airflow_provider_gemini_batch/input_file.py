@@ -126,8 +126,9 @@ class InputFile:
         if sha256 is not None and self._sha256:
             is_same = sha256 == self._sha256
         else:
-            # One that was merely touched is the same.
-            is_same = not self._file.is_changed or self._digest() == (sha256 or self._sha256)
+            known = sha256 or self._sha256
+            # One that was merely touched is the same, where that can be told.
+            is_same = not self._file.is_changed or (known != "" and self._digest() == known)
         if not is_same:
             raise self._file.change()
 

@@ -56,15 +56,16 @@ class KeySet:
 
     def add_all(self, keys: Sequence[str]) -> list[int]:
         """Take keys in; return the places of those that were there, or came before in *keys*."""
+        hashes = [hash(key) or _NOT_EMPTY for key in keys]
         if self._kept is not None:
             marks = [self._last, *zip(map(len, keys), keys, strict=True)]
             if all(map(lt, marks, marks[1:])):
                 self._last = marks[-1]
-                self._kept.extend([hash(key) or _NOT_EMPTY for key in keys])
+                self._kept.extend(hashes)
                 self._count += len(keys)
                 return []
             self._make_table()
-        return self._put([hash(key) or _NOT_EMPTY for key in keys])
+        return self._put(hashes)
 
     def _make_table(self) -> None:
         if self._kept is not None:

@@ -106,6 +106,15 @@ def meanwhile(emulator: EmulatorHandle, match: dict[str, str], act: Callable[[],
         acting.join()
 
 
+@contextmanager
+def edited_meanwhile(emulator: EmulatorHandle, backend: str, folder: Path) -> Iterator[Path]:
+    """Make a file whose last byte is changed while its upload is under way."""
+    path = folder / "edited.jsonl"
+    path.write_bytes(bytes(SIZE))
+    with meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1)):
+        yield path
+
+
 CUTS: dict[str, list[dict[str, Any]]] = {
     "in the middle of three chunks": [
         {"action": "cut_upload", "bytes": 1},
@@ -308,10 +317,10 @@ def test_a_file_that_shrinks_while_it_is_sent_is_an_error(
 def test_a_file_that_is_changed_in_place_while_it_is_sent_leaves_nothing_under_its_old_digest(
     hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "edited.jsonl"
-    path.write_bytes(bytes(SIZE))
-    edit = meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1))
-    with edit, pytest.raises(InputChangedError, match="changed while it was read"):
+    with (
+        edited_meanwhile(emulator, backend, tmp_path) as path,
+        pytest.raises(InputChangedError, match="changed while it was read"),
+    ):
         hook.upload_file(path)
     assert hook.list_files().files == ()
     remote = hook.upload_file(path)
@@ -323,9 +332,7 @@ def test_a_file_that_is_changed_before_its_bytes_are_read_is_sent_as_it_is_now(
     hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
 ) -> None:
     """The service tells the digest of what has arrived: it is that of the file."""
-    path = tmp_path / "edited.jsonl"
-    path.write_bytes(bytes(SIZE))
-    with meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1)):
+    with edited_meanwhile(emulator, backend, tmp_path) as path:
         remote = hook.upload_file(path)
     assert digest_of_what_arrived(hook, emulator, backend, remote.name) == digest(path)
 
@@ -342,11 +349,11 @@ def test_a_file_that_is_merely_touched_while_it_is_sent_is_no_change(
 def test_a_changed_file_whose_remains_cannot_be_deleted_is_told_as_changed(
     hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "edited.jsonl"
-    path.write_bytes(bytes(SIZE))
     refusal = emulator.fault(match={"method": "DELETE"}, status=403, times=None)
-    edit = meanwhile(emulator, UPLOAD[backend], lambda: overwrite(path, SIZE - 1))
-    with edit, pytest.raises(InputChangedError, match=r"edited\.jsonl changed"):
+    with (
+        edited_meanwhile(emulator, backend, tmp_path) as path,
+        pytest.raises(InputChangedError, match=r"edited\.jsonl changed"),
+    ):
         hook.upload_file(path)
     assert refusal.fired
 
