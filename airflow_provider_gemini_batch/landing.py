@@ -30,7 +30,7 @@ import msgspec
 from airflow_provider_gemini_batch.api.blocks import Lines, read_in_blocks
 from airflow_provider_gemini_batch.api.keys import KeySet
 from airflow_provider_gemini_batch.api.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
-from airflow_provider_gemini_batch.api.rows import row_keys
+from airflow_provider_gemini_batch.api.rows import naming, row_keys
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
 from airflow_provider_gemini_batch.places import BUFFER_BYTES, AtomicFile, local_path, open_read
 
@@ -463,7 +463,7 @@ def land(
 
         def keys() -> Iterator[str]:
             with open_read(input_path) as stream:
-                yield from row_keys(stream)
+                yield from naming(input_path, row_keys(stream))
 
     local = local_path(output_path)
     if workdir is None and local is not None:

@@ -25,7 +25,7 @@ from airflow_provider_gemini_batch.api.flows import (
     get_file,
 )
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
-from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.api.rows import RowSettings, naming, normalise_blocks, normalise_rows
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import (
@@ -284,6 +284,8 @@ def prepared(
     with _rows(request) as (rows, original):
         settings = request.row_settings_for(backend)
         normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
+        if request.input_path is not None:
+            normalised = naming(request.input_path, normalised)
         if backend == "gemini" and request.inlined_requests is not None:
             kept = list(normalise_rows(rows, settings))
             lines = [row.line() for row in kept]

@@ -348,7 +348,8 @@ def test_a_bad_file_is_told_before_a_job_exists(
 ) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(content)
-    fails_clearly(create(input_path=str(path)), word)
+    error = fails_clearly(create(input_path=str(path)), word)
+    assert str(error).startswith(f"{path}: ")
     assert emulator.ledger()["totals"]["created"] == 0
 
 

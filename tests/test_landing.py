@@ -229,6 +229,15 @@ def test_a_scheme_without_file_system_names_the_package() -> None:
         open_read("nosuchscheme://bucket/key")
 
 
+def test_an_input_that_cannot_be_joined_is_named_and_nothing_appears(tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"key": "a", "prompt": "b"}\nnot json\n')
+    with pytest.raises(ConfigurationError) as caught:
+        land([good("a")], out, input_path=rows)
+    assert str(caught.value).startswith(f"{rows}: line 2: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),

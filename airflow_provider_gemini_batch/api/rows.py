@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import Backend, Kind
+
+T = TypeVar("T")
 
 MAX_BAD_ROWS = 10
 MAX_DEPTH = 15
@@ -708,9 +710,14 @@ def normalise_rows(rows: Iterable[bytes | str | Mapping[str, Any]], settings: Ro
 def normalise_blocks(
     rows: Iterable[bytes | str | Mapping[str, Any]], settings: RowSettings
 ) -> Iterator[CommonBlock | WireRow]:
-    """Do what :func:`normalise_rows` does, with common rows in blocks."""
-    normaliser = _Normaliser(settings)
-    limit = settings.max_rows
+    """Do what :func:`normalise_rows` does, with common rows in blocks; settings that cannot work are told at once."""
+    return _normalise(rows, _Normaliser(settings))
+
+
+def _normalise(
+    rows: Iterable[bytes | str | Mapping[str, Any]], normaliser: _Normaliser
+) -> Iterator[CommonBlock | WireRow]:
+    limit = normaliser.settings.max_rows
     faults: list[str] = []
     number = 0
     line = 0
@@ -756,6 +763,14 @@ def normalise_blocks(
         raise ConfigurationError(head + "\n".join(faults))
     if not number:
         raise ConfigurationError("There are no input rows: the input is empty or holds blank lines alone.")
+
+
+def naming(source: object, items: Iterable[T]) -> Iterator[T]:
+    """Yield what is read from *source*, and put its name before what is said of its rows."""
+    try:
+        yield from items
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
 
 
 def _fault(what: str, line: int, key: str | None, problem: object) -> str:
