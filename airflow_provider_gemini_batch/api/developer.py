@@ -294,13 +294,14 @@ class DeveloperSurface:
                 delay = self._delay_after(error, failures)
                 if delay is None:
                     raise
+                pause = Pause.before_retry(delay, error)
             else:
                 if done is not None:
                     return done
                 offset += length
                 failures = 0
                 continue
-            yield Pause(delay)
+            yield pause
             # The session's own word decides where to go on; bytes may have been kept in part.
             query = HttpRequest("POST", session, (), {"X-Goog-Upload-Command": "query"}, b"")
             received = yield from exchange(query, partial(self._read_query, source.size), self._transfer)

@@ -65,7 +65,8 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
             if delay is None:
                 raise
             attempt += 1
-        yield Pause(delay)
+            pause = Pause.before_retry(delay, error)
+        yield pause
 
 
 def understood(read: Reader[T], reply: HttpReply) -> T:

@@ -278,7 +278,8 @@ class CloudStorage:
                 if delay is None:
                     raise
                 is_sure = isinstance(error, TransportError) and is_sure and not error.sent
-            yield Pause(delay)
+                pause = Pause.before_retry(delay, error)
+            yield pause
 
     def _already_there(self, source: UploadSource, uri: str) -> Flow[RemoteFile]:
         """Return the object that is there if it has our bytes."""

@@ -229,7 +229,7 @@ class _Attempt(Generic[SourceT]):
         if not (self.contended and _is_live(taken.job)):
             return taken
         for pause in self.policy.settle_contended:
-            yield Pause(pause)
+            yield _before_look(pause, "Another attempt may have submitted a job, too.")
             try:
                 again = yield from self._take_existing()
             except GeminiBatchError:
@@ -314,7 +314,7 @@ class _Attempt(Generic[SourceT]):
         for pause in self.policy.settle:
             if self.now() - self.intent_at >= patience:
                 return None
-            yield Pause(pause)
+            yield _before_look(pause, "An earlier attempt may have submitted a job.")
             taken = yield from self._take_existing()
             if taken is not None:
                 return taken
@@ -438,7 +438,7 @@ class _Attempt(Generic[SourceT]):
                     delay = self.policy.connects.delay_after(error, connects)
                     if delay is None:
                         raise
-                    yield Pause(delay)
+                    yield Pause.before_retry(delay, error)
                     continue
                 creates += 1
                 self.contended = True  # the lost call may still be carried out
@@ -462,7 +462,7 @@ class _Attempt(Generic[SourceT]):
         new: list[BatchJob] = []
         for pause in self.policy.settle:
             if pause:
-                yield Pause(pause)
+                yield _before_look(pause, f"The create call ended without a clear answer ({error}).")
             try:
                 jobs = yield from self._list_own()
                 same = _sorted_out(jobs, self.token).same
@@ -496,7 +496,7 @@ class _Attempt(Generic[SourceT]):
             return self._submission(ours, action, reason)
         for pause in (0.0, *(self.policy.settle_contended if self.contended else ())):
             if pause:
-                yield Pause(pause)
+                yield _before_look(pause, "Another attempt may have submitted a job, too.")
             try:
                 jobs = {job.name: job for job in _sorted_out((yield from self._list_own()), self.token).same}
                 twins = [job for name, job in jobs.items() if name != ours.name and _is_live_or_useful(job)]
@@ -518,6 +518,10 @@ class _Attempt(Generic[SourceT]):
             yield from self._cancel_surplus(job for job in (*twins, ours) if job.name != winner.name)
             ours = winner
         return self._submission(ours, action, reason)
+
+
+def _before_look(seconds: float, why: str) -> Pause:
+    return Pause(seconds, f"{why} Looking for it in {seconds:g} s." if seconds else "")
 
 
 def _sorted_out(jobs: Iterable[BatchJob], token: SubmissionToken) -> _Found:

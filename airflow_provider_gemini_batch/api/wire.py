@@ -12,7 +12,7 @@ a flow yields           and the driver
 ======================  ============================================================================================
 :class:`HttpRequest`    sends it; sends the :class:`HttpReply` back in, whatever its status, or throws a
                         ``TransportError`` into the flow when no complete reply arrived
-:class:`Pause`          sleeps
+:class:`Pause`          logs why, if that is said, and sleeps
 RefreshCredentials      drops the cached access token, so that the next request gets a new one
 ======================  ============================================================================================
 """
@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from airflow_provider_gemini_batch.errors import InputChangedError, ReplyFormatError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, InputChangedError, ReplyFormatError
 
 T = TypeVar("T")
 
@@ -159,9 +159,16 @@ class Pause:
     Ask the driver to sleep.
 
     :param seconds: How long.
+    :param why: For the log; empty where a pause is nothing to tell of.
     """
 
     seconds: float
+    why: str = ""
+
+    @classmethod
+    def before_retry(cls, seconds: float, error: GeminiBatchError) -> Pause:
+        """Return the pause before a call is made again that ended in *error*."""
+        return cls(seconds, f"Trying again in {seconds:.1f} s. {error}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.transport.bounds import (
     TRIGGERER_REPLY_BYTES,
     Body,
 )
-from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, took_too_long
+from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, tell, took_too_long
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -79,6 +79,7 @@ class AsyncTransport:
                     except TransportError as error:
                         fault = error
                 elif isinstance(step, Pause):
+                    tell(step)
                     await asyncio.sleep(step.seconds)
                 else:
                     # Said exactly: another call in this loop may have brought a new token meanwhile.

@@ -21,7 +21,7 @@ from airflow_provider_gemini_batch.errors import (
     TransportError,
 )
 from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, WORKER_REPLY_BYTES, Body, Unpacker
-from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, was_sent
+from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, tell, was_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,6 +92,7 @@ class BlockingTransport:
                     except (TransportError, ConfigurationError, InputChangedError) as error:
                         fault = error
                 elif isinstance(step, Pause):
+                    tell(step)
                     self._sleep(step.seconds)
                 else:
                     self._credentials.invalidate(self._sent)
@@ -146,6 +147,7 @@ class BlockingTransport:
                 delay = policy.delay_after(error, failures)
                 if delay is None:
                     raise
+                tell(Pause.before_retry(delay, error))
                 self._sleep(delay)
 
     @contextmanager

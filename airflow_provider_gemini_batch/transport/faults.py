@@ -8,19 +8,31 @@ request with its credentials, which tools that collect local variables would sen
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.wire import Pause
+
+log = logging.getLogger(__name__)
 
 _TUNNEL = "Tunnel connection failed"
 
 
 class SlowReplyError(TimeoutError):
     """A reply came piece by piece, each in time, but was not complete when it had to be."""
+
+
+def tell(pause: Pause) -> None:
+    """Log why somebody has to wait."""
+    if pause.why:
+        log.warning("%s", pause.why)
 
 
 def took_too_long(seconds: float) -> str:

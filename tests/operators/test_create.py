@@ -220,11 +220,17 @@ def test_changed_input_may_fail_the_task(emulator: EmulatorHandle) -> None:
     assert emulator.state.all_jobs[0].cancelled is None
 
 
-def test_a_lost_answer_to_create_costs_nothing(emulator: EmulatorHandle) -> None:
+def test_a_lost_answer_to_create_costs_nothing_and_what_it_waits_for_is_said(
+    emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.configure(listing_lag=1)
     fault = emulator.fault(match={"method": "POST", "path": CREATE}, action="close", when="after")
     name = create().execute(attempt())
     assert fault.fired == 1
     assert [job["name"] for job in emulator.ledger()["jobs"]] == [name]
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert "The create call ended without a clear answer" in said
+    assert "Looking for it in " in said
 
 
 # --- how a job ended ------------------------------------------------------------------------------------------------

@@ -668,6 +668,18 @@ def test_a_lost_call_is_thrown_into_the_flow_which_may_go_on(drive: Drive, start
     assert len(server.seen) == 3
 
 
+def test_whoever_reads_the_log_knows_why_a_call_is_made_again(
+    drive: Drive, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = json.dumps({"error": {"code": 503, "status": "UNAVAILABLE", "message": "The model is overloaded."}})
+    server = start(reply(503, busy.encode()), reply(body=b"{}"))
+    drive(asked(get(server), RetryPolicy(max_attempts=2, base=0.1, rng=lambda: 1.0)))
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("Trying again in 0.1 s. ")
+    assert "The model is overloaded." in told
+    assert KEY not in caplog.text
+
+
 # --- what an error carries ------------------------------------------------------------------------------------------
 
 

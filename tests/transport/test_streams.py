@@ -52,10 +52,13 @@ def part(first: int, **headers: str) -> serving.Answer:
     [part(HALF), reply(200, WHOLE), part(HALF - 100), part(0), reply(206, WHOLE[HALF:])],
     ids=["what was asked", "everything", "a bit more", "all as a part", "without Content-Range"],
 )
-def test_a_cut_download_goes_on_with_the_byte_it_lacks(start: Start, rest: serving.Answer) -> None:
+def test_a_cut_download_goes_on_with_the_byte_it_lacks(
+    start: Start, rest: serving.Answer, caplog: pytest.LogCaptureFixture
+) -> None:
     server = start(cut(), rest)
     assert download(server) == WHOLE
     assert server.seen[1].headers["range"] == f"bytes={HALF}-"
+    assert "Trying again in " in caplog.text
 
 
 def test_a_part_that_begins_too_late_is_never_joined(start: Start) -> None:
