@@ -8,6 +8,7 @@ Everything here happens before a job exists: it may cost an upload, never money.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,13 @@ from airflow_provider_gemini_batch.api.flows import (
     get_file,
 )
 from airflow_provider_gemini_batch.api.models import Backend, JobSpec, Kind, RemoteFile
-from airflow_provider_gemini_batch.api.rows import RowSettings, naming, normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.api.rows import (
+    RowSettings,
+    naming,
+    normalise_blocks,
+    normalise_rows,
+    unknown_members,
+)
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import (
@@ -46,6 +53,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.submit import Submission
     from airflow_provider_gemini_batch.api.surface import Surface
     from airflow_provider_gemini_batch.connection import ConnectionSettings
+
+log = logging.getLogger(__name__)
 
 MIME_TYPE = "application/jsonl"
 INLINE_BYTES = 4 * 1024 * 1024
@@ -284,6 +293,9 @@ def prepared(
     with _rows(request) as (rows, original):
         settings = request.row_settings_for(backend)
         normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
+        for name, meant in unknown_members(request.generation_config or {}).items():
+            guess = f"; {meant} may be meant" if meant else ""
+            log.warning("generation_config: %r is not known here and is sent as it is%s.", name, guess)
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
         if backend == "gemini" and request.inlined_requests is not None:

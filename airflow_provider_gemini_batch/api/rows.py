@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -942,6 +943,16 @@ def _generation_config(value: Any, where: str) -> dict[str, Any]:
             place = "in the argument system_instruction"
         raise RowProblem(f"{_names(misplaced)} in {where}: must stand {place}")
     return config
+
+
+def unknown_members(generation_config: Mapping[str, Any]) -> dict[str, str | None]:
+    """
+    Return the members of a generation config that are not known here, each with the one that was meant, if that shows.
+
+    A newer service may know them, so they are no error.
+    """
+    unknown = [name for name in generation_config if camel(name) not in _GENERATION_MEMBERS]
+    return {name: next(iter(get_close_matches(camel(name), _GENERATION_MEMBERS, 1)), None) for name in unknown}
 
 
 def _check_embed_settings(settings: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from airflow_provider_gemini_batch.errors import (
     JobStuckError,
     JobTimeoutError,
     PartialFailureError,
+    RequestRejectedError,
     SubmitError,
     TriggerEventError,
 )
@@ -147,6 +148,19 @@ def test_settings_for_rows_at_google_are_refused_before_a_job_exists(emulator: E
     with pytest.raises(ConfigurationError, match=r"generation_config.*already lie at Google"):
         create(file_name="files/a", generation_config={"temperature": 0}).execute(attempt())
     assert created(emulator) == 0
+
+
+def test_a_setting_that_is_not_known_is_told_and_sent(
+    emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of rows in a file Google tells it hours later, once for each."""
+    settings = {"temprature": 0, "max_output_tokens": 5, "ofTomorrow": 1}
+    with pytest.raises(RequestRejectedError, match='Unknown name "temprature"'):
+        create(generation_config=settings).execute(attempt())
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert "'temprature' is not known here and is sent as it is; temperature may be meant." in said
+    assert "'ofTomorrow' is not known here and is sent as it is." in said
+    assert "max_output_tokens" not in said
 
 
 # --- once -----------------------------------------------------------------------------------------------------------
