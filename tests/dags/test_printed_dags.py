@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DAGs printed in README.md and docs, put into a DAG folder and run by Airflow as they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.dags.test_example_dags import ROOT, DagRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+
+PAGES = ("README.md", "docs/csv.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("airflow")
+
+
+@pytest.fixture(scope="module")
+def runner(home: Path) -> Iterator[DagRunner]:
+    folder = home / "dags"
+    folder.mkdir()
+    for number, block in enumerate(block for page in PAGES for block in blocks(page, "python")):
+        # Nothing but the places of the files is changed.
+        (folder / f"printed_{number}.py").write_text(block.replace('"/tmp/', f'"{home}/'), encoding="utf-8")
+    started = DagRunner(home, folder)
+    yield started
+    started.close()
+
+
+def run(runner: DagRunner, emulator: EmulatorHandle, dag_id: str, backend: str) -> dict[str, Any]:
+    emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
+    emulator.script(mode="time", pending_seconds=0.1, running_seconds=0.3)
+    connection = emulator.connection(backend)
+    done = runner.run(dag_id=dag_id, connection=connection, deferrable=True, conf={})
+    assert done["state"] == "success", runner.log()[-6000:]
+    tasks: dict[str, Any] = done["tasks"]
+    return tasks
+
+
+def test_every_block_is_a_dag_file(runner: DagRunner) -> None:
+    assert runner.found == {"dags": ["ask", "rate_reviews"], "errors": {}}
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_the_smallest_dag_lands_its_answer(
+    runner: DagRunner, home: Path, gemini_batch_emulator: EmulatorHandle, backend: str
+) -> None:
+    assert run(runner, gemini_batch_emulator, "ask", backend) == {"ask": "success", "results": "success"}
+    (answer,) = (json.loads(line) for line in (home / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (answer["key"], answer["status"]) == ("sky", "succeeded")
+    assert answer["text"]
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_a_csv_file_comes_back_with_answers_in_further_columns(
+    runner: DagRunner, home: Path, gemini_batch_emulator: EmulatorHandle, backend: str
+) -> None:
+    (source,) = blocks("docs/csv.md", "csv")
+    (home / "reviews.csv").write_text(source, encoding="utf-8")
+    assert set(run(runner, gemini_batch_emulator, "rate_reviews", backend).values()) == {"success"}
+    with (home / "reviews_rated.csv").open(newline="", encoding="utf-8") as file:
+        first, second, third = csv.DictReader(file)
+    assert (first["text"], second["text"]) == ("Arrived late, works well.", "Broke after\ntwo days 😡")
+    for rated in (first, second):
+        assert rated["status"] == "succeeded"
+        assert rated["sentiment"] in ("good", "bad", "mixed")
+        assert rated["reason"]
+    assert third == {"id": "r3", "text": "", "status": "not asked", "sentiment": "", "reason": ""}
+    assert [job["state"] for job in gemini_batch_emulator.ledger()["jobs"] if not job["deleted"]] == []
