@@ -38,7 +38,15 @@ There is one bucket, emulator. Another one is made by
 
   curl http://127.0.0.1:8086/storage/v1/b -d '{"name": "another"}'
 
-Jobs, faults and time are steered below /_emulator/, as the top of airflow_provider_gemini_batch.emulator.core says.
+The next job fails after
+
+  curl http://127.0.0.1:8086/_emulator/jobs/script -d '{"script": {"end": {"state": "FAILED", "message": "No luck."}}}'
+
+and in the next one a tenth of the rows have no answer after
+
+  curl http://127.0.0.1:8086/_emulator/jobs/script -d '{"script": {"rows": [{"share": 0.1, "outcome": "error"}]}}'
+
+More of that, faults and time: `python -m pydoc airflow_provider_gemini_batch.emulator.core`.
 """
 
 

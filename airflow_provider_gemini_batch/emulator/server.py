@@ -6,6 +6,7 @@ What it does not do
 ===================
 
 * No model: answers are made from the prompt, embeddings from a hash. Media in prompts is neither fetched nor looked at.
+* No list of models: every name that looks like one of Gemini's will do, unless the knob ``models`` lists them.
 * No webhooks: ``webhookConfig`` is accepted and stored, nothing is ever delivered, and ``/webhooks`` does not exist.
 * No synchronous calls (``generateContent``, ``embedContent``), no cached contents, tuning, or interactions.
 * No OpenAI-compatible front door, no ``alt=proto``, no ``files:register``, no files without content.

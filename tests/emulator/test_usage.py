@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from airflow_provider_gemini_batch.emulator.__main__ import parser
+from airflow_provider_gemini_batch.errors import JobFailedError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from tests.airflow_side import rows, set_connection
 
@@ -58,5 +59,26 @@ def test_a_printed_connection_reaches_the_emulator(
 def test_the_printed_calls_are_served(gemini_batch_emulator: EmulatorHandle) -> None:
     [account] = re.findall(rf"curl -X POST {HOST}(\S+)", parser().format_help())
     assert "private_key" in requests.post(gemini_batch_emulator.url + account, timeout=30).json()
-    [(path, body)] = re.findall(rf"curl {HOST}(\S+) -d '(.*)'", parser().format_help())
-    assert requests.post(gemini_batch_emulator.url + path, data=body, timeout=30).json()["name"] == "another"
+    bucket, failing, partly = (
+        requests.post(gemini_batch_emulator.url + path, data=body, timeout=30)
+        for path, body in re.findall(rf"curl {HOST}(\S+) -d '(.*)'", parser().format_help())
+    )
+    assert bucket.json()["name"] == "another"
+    assert failing.ok, failing.text
+    assert partly.ok, partly.text
+
+
+def test_the_printed_scripts_do_what_is_said_of_them(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    gemini_batch_emulator.configure(script={"mode": "at_once"})
+    for path, body in re.findall(rf"curl {HOST}(/_emulator/\S+) -d '(.*)'", parser().format_help()):
+        requests.post(gemini_batch_emulator.url + path, data=body, timeout=30).raise_for_status()
+    hook = GeminiBatchHook()
+    failed, partly = (hook.create_batch("gemini-2.5-flash", inlined_requests=rows(200)).name for _ in range(2))
+    with pytest.raises(JobFailedError, match="No luck"):
+        hook.wait_for_batch(failed, timeout=60, poll_interval=0.2)
+    stats = hook.wait_for_batch(partly, timeout=60, poll_interval=0.2).stats
+    assert stats.failed is not None
+    assert 0 < stats.failed < 60
