@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -53,12 +54,13 @@ def _numbers(value: Any, *names: str) -> dict[str, float]:
 
 
 def seed_jobs(
-    state: EmulatorState,
+    emulated: EmulatorState,
+    /,
     *,
     count: int = 1,
     backend: str = "gemini",
     kind: str = "generate",
-    state_word: str = "SUCCEEDED",
+    state: str = "SUCCEEDED",
     rows: int = 1,
     model: str = "",
     display_name: str = "seeded-{n}",
@@ -70,7 +72,7 @@ def seed_jobs(
     """
     Make jobs that seem to have been there before.
 
-    :param state_word: ``PENDING`` or ``RUNNING`` jobs stay so until a script says otherwise; any other word is the end.
+    :param state: ``PENDING`` or ``RUNNING`` jobs stay so until a script says otherwise; any other word is the end.
     :param display_name: ``{n}`` is replaced by a number from 0.
     :return: Their names, oldest first.
     """
@@ -78,10 +80,10 @@ def seed_jobs(
     from airflow_provider_gemini_batch.emulator import developer, vertex
 
     behaviour: dict[str, Any] = {"mode": "at_once"}
-    if state_word in ("PENDING", "RUNNING"):
-        behaviour = {"mode": "time", "pending_seconds": 0.0, "stuck": state_word}
-    elif state_word != "SUCCEEDED":
-        behaviour["end"] = {"state": state_word}
+    if state in ("PENDING", "RUNNING"):
+        behaviour = {"mode": "time", "pending_seconds": 0.0, "stuck": state}
+    elif state != "SUCCEEDED":
+        behaviour["end"] = {"state": state}
     prepared = JobScript().changed({**behaviour, **(script or {})})
     scope = f"projects/{project}/locations/{location}"
     names = []
@@ -95,7 +97,7 @@ def seed_jobs(
             "script": prepared,
         }
         if backend == "gemini":
-            job = developer.seed_job(state, model=model or "models/gemini-2.5-flash", **common)
+            job = developer.seed_job(emulated, model=model or "models/gemini-2.5-flash", **common)
         elif backend == "vertex_ai":
             path = model or "publishers/google/models/gemini-2.5-flash"
             where = f"gs://emulator/seeded/{number}"
@@ -103,8 +105,8 @@ def seed_jobs(
                 "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [where + "/in.jsonl"]}},
                 "outputConfig": {"predictionsFormat": "jsonl", "gcsDestination": {"outputUriPrefix": where}},
             }
-            name = f"{scope}/batchPredictionJobs/{state.new_id(19, '123456789')}"
-            job = state.create_job(
+            name = f"{scope}/batchPredictionJobs/{emulated.new_id(19, '123456789')}"
+            job = emulated.create_job(
                 name=name,
                 backend=backend,
                 model=path,
@@ -136,7 +138,7 @@ class _SeededVertexRun:
 
 
 def finish_jobs(
-    state: EmulatorState, *, match: dict[str, str] | None = None, count: int | None = None, **ending: Any
+    state: EmulatorState, /, *, match: dict[str, str] | None = None, count: int | None = None, **ending: Any
 ) -> int:
     """End the matching jobs that have not ended, oldest first and at most *count*; return how many."""
     how = build(Ending, ending)
@@ -218,8 +220,6 @@ def routes(state: EmulatorState) -> list[Route]:
 
     async def seed(request: Request) -> Response:
         body = await _body(request)
-        if "state" in body:
-            body["state_word"] = body.pop("state")
         try:
             names = seed_jobs(state, **body)
         except TypeError as error:
@@ -228,7 +228,7 @@ def routes(state: EmulatorState) -> list[Route]:
 
     async def finish(request: Request) -> Response:
         try:
-            finished = await unhurried(state, finish_jobs, state, **await _body(request))
+            finished = await unhurried(state, partial(finish_jobs, state, **await _body(request)))
         except TypeError as error:
             raise ControlError(str(error)) from error
         return reply(state, None, {"count": finished})

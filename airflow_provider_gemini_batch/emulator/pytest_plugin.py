@@ -107,8 +107,6 @@ class EmulatorHandle:
         """Make jobs that were there before; see :func:`~.control.seed_jobs`. Returns their names, oldest first."""
         from airflow_provider_gemini_batch.emulator.control import seed_jobs
 
-        if "state" in what:
-            what["state_word"] = what.pop("state")
         return seed_jobs(self.state, **what)
 
     def finish_jobs(self, **what: Any) -> int:

@@ -157,9 +157,11 @@ def test_everything_can_be_steered_over_http(one: Caller) -> None:
     assert control(one, "GET", "ledger")["totals"]["created"] == 1
     seeded = control(one, "POST", "seed_jobs", {"count": 3, "state": "RUNNING", "backend": "vertex_ai"})
     assert seeded["count"] == 3
-    assert control(one, "POST", "finish_jobs", {"match": {"backend": "vertex_ai"}})["count"] == 3
+    failing = {"match": {"backend": "vertex_ai"}, "count": 1, "state": "FAILED", "message": "No luck."}
+    assert control(one, "POST", "finish_jobs", failing)["count"] == 1
+    assert control(one, "POST", "finish_jobs", {"match": {"backend": "vertex_ai"}})["count"] == 2
     states = [entry["state"] for entry in control(one, "GET", "ledger")["jobs"]]
-    assert states == ["FAILED", "SUCCEEDED", "SUCCEEDED", "SUCCEEDED"]
+    assert states == ["FAILED", "FAILED", "SUCCEEDED", "SUCCEEDED"]
     control(one, "POST", "reset")
     assert control(one, "GET", "ledger")["totals"]["created"] == 0
     assert control(one, "GET", "config")["pretty"] is False
