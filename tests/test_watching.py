@@ -189,6 +189,22 @@ def test_a_429_slows_the_whole_poller(gemini_batch_emulator):
     assert asyncio.run(watch()) >= 1.8
 
 
+@pytest.mark.parametrize("wait", [0, 0.01])
+def test_a_service_that_asks_for_no_pause_is_given_one(gemini_batch_emulator, wait):
+    names = gemini_batch_emulator.seed_jobs(count=8, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+    gemini_batch_emulator.fault(match={"path": "batches"}, times=None, status=429, retry_after=wait)
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, 0.2)) for name in names]
+        await asyncio.sleep(3)
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(watch())
+    assert 1 <= len(gemini_batch_emulator.journal()) <= 5
+
+
 def test_a_job_that_is_gone_is_told_to_its_own_wait_alone(gemini_batch_emulator):
     names = gemini_batch_emulator.seed_jobs(count=10, state="RUNNING")
     settings = settings_for(gemini_batch_emulator)

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.errors import GeminiBatchError
 
 
+MIN_HINT = 1.0
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """
     Exponential back-off with full jitter above half: ``base * 2**(attempt-1)``, at most ``cap``, times 0.5 to 1.
 
-    A wait the service asked for (``retry_after``) is kept, plus up to a tenth of jitter, at most ``max_hint``.
+    A wait the service asked for (``retry_after``) is kept, plus up to a tenth of jitter, at most ``max_hint``. One below
+    a second is as good as none: kept, a service that is busy for long would be asked without a pause.
 
     :param max_attempts: Tries in all; None for no end (the caller has a deadline).
     :param base: Seconds before the second try.
@@ -42,7 +46,7 @@ class RetryPolicy:
         if not error.is_transient or (self.max_attempts is not None and attempt >= self.max_attempts):
             return None
         hint = getattr(error, "retry_after", None)
-        if hint is not None:
+        if hint is not None and hint >= MIN_HINT:
             return float(min(hint, self.max_hint)) * (1 + 0.1 * self.rng())
         return float(min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))) * (0.5 + 0.5 * self.rng())
 
