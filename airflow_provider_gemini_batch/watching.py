@@ -36,7 +36,6 @@ from airflow_provider_gemini_batch.errors import (
     RateLimitedError,
     ReplyFormatError,
     ReplyTooLargeError,
-    RequestRejectedError,
 )
 
 if TYPE_CHECKING:
@@ -203,7 +202,8 @@ class Poller:
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self._failures = 0
-        self._may_list = True
+        self._list_again = 0.0
+        self._resume: str | None = None
         self.trouble: GeminiBatchError | None = None
 
     # --- who waits ----------------------------------------------------------------------------------------------------
@@ -346,24 +346,30 @@ class Poller:
         """Look at every due job once, as far as one round goes."""
         now = self._loop.time()
         unseen = {each._key: each.job_name for each in due}
-        hoped = {each._key for each in due if each._unlisted_until <= now} if self._may_list else set()
-        if len(hoped) > FEW:
-            await self._sweep(transport, unseen, hoped)
+        hoped = {each._key for each in due if each._unlisted_until <= now} if self._list_again <= now else set()
+        if len(hoped) > FEW and self._resume is not None:
+            # Begun anew each time, it might never come to the old jobs while a quota is short.
+            token, self._resume = self._resume, None
+            await self._sweep(transport, unseen, hoped, token)
+        if len(hoped) > FEW and await self._sweep(transport, unseen, hoped):
             for key in hoped:
                 for subscription in self._by_key.get(key, ()):
                     subscription._unlisted_until = now + UNLISTED_SECONDS
         await self._get_each(transport, list(unseen.items())[:GETS_PER_ROUND])
 
-    async def _sweep(self, transport: AsyncTransport, unseen: dict[str, str], hoped: set[str]) -> None:
+    async def _sweep(
+        self, transport: AsyncTransport, unseen: dict[str, str], hoped: set[str], token: str | None = None
+    ) -> bool:
         """
         Read the list, newest first, until every job hoped for was seen or single reads are cheaper, and then a little
         further for those that are due as well.
 
         :param unseen: Keys and names of all that are due; those that were seen are taken out.
         :param hoped: Keys of those that the list should show; those that were seen are taken out.
+        :param token: Where to begin.
+        :return: Whether what is left of *hoped* is not in the list, as far as that is worth to know.
         :raises GeminiBatchError: What concerns the poller as a whole.
         """
-        token: str | None = None
         fruitless = beyond = 0
         while fruitless <= len(hoped) if hoped else (beyond + 1) * READ_ON <= len(unseen):
             beyond += not hoped
@@ -371,27 +377,25 @@ class Poller:
                 page = await self._page(transport, token)
             except (ReplyFormatError, ReplyTooLargeError):
                 # One item that cannot be read spoils its page; single reads get around it.
-                return
-            except (AuthError, RateLimitedError):
-                raise
+                return False
             except GeminiBatchError as error:
-                if error.is_transient:
+                if error.is_transient or isinstance(error, AuthError):
+                    self._resume = token
                     raise
                 if token is None:
-                    log.warning("Batch jobs cannot be listed, so they are read one by one: %s", error)
-                    self._may_list = False
-                elif not isinstance(error, RequestRejectedError):
-                    raise
-                return
+                    log.warning("Batch jobs cannot be listed for now, so they are read one by one: %s", error)
+                    self._list_again = self._loop.time() + UNLISTED_SECONDS
+                return False
             self._recovered()
             before = len(hoped)
             self._take(page, unseen, hoped)
             fruitless += len(hoped) == before
             # What was delivered runs before the next page is read.
             await asyncio.sleep(0)
-            token = page.next_page_token
-            if not token:
-                return
+            before_it, token = token, page.next_page_token
+            if not token or token == before_it:
+                break
+        return True
 
     async def _page(self, transport: AsyncTransport, token: str | None) -> JobPage:
         try:
@@ -444,7 +448,8 @@ class Poller:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        if faults and len(faults) == len(jobs):
+        # One job that cannot be read alone says nothing of the others.
+        if faults and len(faults) == len(jobs) and (len(jobs) > 1 or len(self._by_key) == 1):
             self._back_off(faults[-1])
 
     def _fault(self, key: str, error: GeminiBatchError) -> None:

@@ -41,7 +41,7 @@ from airflow_provider_gemini_batch.api.models import (
 from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.surface import given_job_name
+from airflow_provider_gemini_batch.api.surface import Masks, given_job_name
 from airflow_provider_gemini_batch.api.waiting import epoch
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Part, Pause, json_request
 from airflow_provider_gemini_batch.errors import (
@@ -93,7 +93,8 @@ class DeveloperSurface:
         self._version = settings.api_version
         self._base = f"{settings.base_url}/{settings.api_version}"
         self._transfer = RetryPolicy(max_attempts=max(8, settings.max_retries))
-        self.masks_work: bool | None = None
+        self.job_masks = Masks()
+        self.list_masks = Masks()
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -101,24 +101,24 @@ def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
     """
     Look at one job, without its inline answers where the service can leave them out.
 
-    Partial responses are documented for every Google API, but nobody has shown that they reach into an operation's
-    metadata; if the masked call is refused or comes back without a state, the plain call is used from then on.
+    If the masked call is refused, or comes back without a state, the plain call is made as well.
     """
     name = surface.check_job_name(job_name)
-    if surface.masks_work is not False:
+    masks = surface.job_masks
+    if masks.are_used:
         try:
             job = yield from exchange(surface.get_job(name, masked=True), surface.read_job, retry)
         except (RequestRejectedError, ReplyFormatError):
-            if surface.masks_work:
+            if masks.are_proven:
                 raise
         else:
             if job.state_text:
-                surface.masks_work = True
+                masks.succeeded()
                 return job
-        job = yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry)
-        surface.masks_work = False
-        return job
-    return (yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry))
+    job = yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry)
+    if job.state_text:
+        masks.failed()
+    return job
 
 
 class Pages:
@@ -176,22 +176,24 @@ def list_page(
 def _page(
     surface: Surface, retry: RetryPolicy, page_size: int, page_token: str | None, filter: str | None
 ) -> Flow[JobPage]:
-    masked = surface.masks_work is not False
-    request = surface.list_jobs(page_size, page_token, filter, masked=masked)
-    if not masked:
-        return (yield from exchange(request, surface.read_job_page, retry))
-    try:
-        page = yield from exchange(request, surface.read_job_page, retry)
-    except RequestRejectedError:
-        if surface.masks_work:
-            raise
-    else:
-        # A mask that swallows the members by which jobs are recognised would make them look foreign.
-        if all(job.state_text for job in page.jobs):
-            return page
+    masks = surface.list_masks
+    if masks.are_used:
+        masked = surface.list_jobs(page_size, page_token, filter, masked=True)
+        try:
+            page = yield from exchange(masked, surface.read_job_page, retry)
+        except RequestRejectedError:
+            if masks.are_proven:
+                raise
+        else:
+            # A mask that swallows the members by which jobs are recognised would make them look foreign.
+            if any(job.state_text for job in page.jobs):
+                masks.succeeded()
+            if not page.jobs or masks.are_proven:
+                return page
     plain = surface.list_jobs(page_size, page_token, filter, masked=False)
     page = yield from exchange(plain, surface.read_job_page, retry)
-    surface.masks_work = False
+    if any(job.state_text for job in page.jobs):
+        masks.failed()
     return page
 
 

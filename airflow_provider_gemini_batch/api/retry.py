@@ -21,8 +21,8 @@ class RetryPolicy:
     """
     Exponential back-off with full jitter above half: ``base * 2**(attempt-1)``, at most ``cap``, times 0.5 to 1.
 
-    A wait the service asked for (``retry_after``) is kept, plus up to a tenth of jitter, at most ``max_hint``. One below
-    a second is as good as none: kept, a service that is busy for long would be asked without a pause.
+    A wait the service asked for (``retry_after``) is kept, plus up to a tenth of jitter, at most ``max_hint``. One of
+    less than a second is as good as none: with it, a service that is busy for long would be asked without a pause.
 
     :param max_attempts: Tries in all; None for no end (the caller has a deadline).
     :param base: Seconds before the second try.

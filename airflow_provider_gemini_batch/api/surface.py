@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, UploadSource
 
 
+MASK_DOUBTS = 3
+"""So many replies in a row speak against partial responses before they are given up."""
+
+
 def given_job_name(value: object) -> str:
     """
     Return a job's name as it was given, without blanks around it.
@@ -30,12 +34,42 @@ def given_job_name(value: object) -> str:
     return name
 
 
+class Masks:
+    """
+    Whether partial responses are honoured, as the flows find out; shared by all flows of a surface.
+
+    They are documented for every Google API, but nobody has shown that they reach into an operation's metadata. One
+    reply proves nothing against them, as any single one may be spoilt: without them, all answers of an ended job with
+    inline results come with the look at it.
+    """
+
+    def __init__(self) -> None:
+        self.are_proven = False
+        self._doubts = 0
+
+    @property
+    def are_used(self) -> bool:
+        """Whether to ask for partial responses."""
+        return self._doubts < MASK_DOUBTS
+
+    def succeeded(self) -> None:
+        """Note a partial response as it should be."""
+        self.are_proven = True
+        self._doubts = 0
+
+    def failed(self) -> None:
+        """Note that a full response told what the partial one before it did not."""
+        self._doubts += 1
+
+
 class Surface(Protocol):
     """The calls of one backend. Every ``read_...`` raises the matching ``ApiError`` for an error reply."""
 
     backend: Backend
-    masks_work: bool | None
-    """Whether partial responses are honoured here: None until tried. Set by the flows, shared by all of them."""
+    job_masks: Masks
+    """What is known of partial responses to :meth:`get_job`."""
+    list_masks: Masks
+    """The same for :meth:`list_jobs`, which may have another mechanism."""
 
     def check_job_name(self, job_name: str) -> str:
         """Return the full job name; raise ConfigurationError if it cannot be a job of this backend."""

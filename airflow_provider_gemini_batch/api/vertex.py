@@ -37,7 +37,7 @@ from airflow_provider_gemini_batch.api.replies import error_from, error_info, ex
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.storage import CloudStorage, join_gs_uri, parse_gs_uri
-from airflow_provider_gemini_batch.api.surface import given_job_name
+from airflow_provider_gemini_batch.api.surface import Masks, given_job_name
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.connection import ConnectionSettings, is_google, vertex_base_url
 from airflow_provider_gemini_batch.errors import (
@@ -93,7 +93,8 @@ class VertexSurface:
         self._parent = f"projects/{settings.project}/locations/{settings.location}"
         self._new_id = new_id
         self._storage = CloudStorage(settings.storage_base_url, RetryPolicy(max_attempts=max(8, settings.max_retries)))
-        self.masks_work: bool | None = None
+        self.job_masks = Masks()
+        self.list_masks = Masks()
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
