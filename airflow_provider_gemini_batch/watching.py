@@ -23,7 +23,7 @@ import logging
 import math
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.flows import get_job, list_page
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
@@ -36,6 +36,7 @@ from airflow_provider_gemini_batch.errors import (
     RateLimitedError,
     ReplyFormatError,
     ReplyTooLargeError,
+    TransportError,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ READ_ON = 10
 
 UNLISTED_SECONDS = 600.0
 """For how long a job that the list did not show is read one by one."""
+
+SLOW_READ = 3.0
+"""A single read that takes longer goes on beside the rounds: one job's slowness is not that of the others."""
+
+SHORTEST_TICK = 0.1
+"""Seconds between rounds at least, whatever a wait asks for: a round is everybody's."""
 
 FIRST_LOOKS_TOGETHER = 1.0
 """Once many wait, first looks gather on ticks of so many seconds: after a restart all begin at once."""
@@ -148,6 +155,7 @@ class Subscription:
         :param timeout: Seconds, or None for no limit.
         :return: The job, what no further look can help (or a 404), or None when the time is over.
         """
+        self._poller.keep_running()
         if self._look is None and (timeout is None or timeout > 0):
             loop = asyncio.get_running_loop()
             waiter = self._waiter = loop.create_future()
@@ -200,6 +208,7 @@ class Poller:
         self._woken = asyncio.Event()
         self._asleep_until = math.inf
         self._task: asyncio.Task[None] | None = None
+        self._slow: set[asyncio.Task[BatchJob]] = set()
         self._not_before = 0.0
         self._failures = 0
         self._list_again = 0.0
@@ -218,12 +227,16 @@ class Poller:
         subscription = Subscription(self, key_of(name), name, poll_interval, due)
         self._by_key.setdefault(subscription._key, []).append(subscription)
         self._count += 1
-        if self._task is None:
-            self._registry[self._settings.identity] = self
-            # A child task would inherit the first subscriber's log routing and keep it.
-            self._task = self._loop.create_task(self._run(), context=contextvars.Context())
+        self.keep_running()
         self._wake_for(subscription)
         return subscription
+
+    def keep_running(self) -> None:
+        """Begin, also again: whatever has ended the poller, nobody is to wait in silence."""
+        if self._by_key and (self._task is None or self._task.done()):
+            self._registry.setdefault(self._settings.identity, self)
+            # A child task would inherit the first subscriber's log routing and keep it.
+            self._task = self._loop.create_task(self._run(), context=contextvars.Context())
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Let a wait go; again does no harm."""
@@ -255,7 +268,7 @@ class Poller:
 
     def _next_tick(self, now: float, interval: float) -> float:
         # All waits of one interval share a clock, so that a round reads all of them with the same pages.
-        interval = max(interval, 0.001)
+        interval = max(interval, SHORTEST_TICK)
         return self._start + (math.floor((now - self._start) / interval + 1e-9) + 1) * interval
 
     def _plan(self, subscription: Subscription, job: BatchJob | None) -> None:
@@ -299,10 +312,11 @@ class Poller:
                 except Exception as error:
                     # A poller that dies would leave everybody waiting in silence.
                     log.exception("A round of looks at batch jobs failed; the next one follows.")
-                    self._back_off(GeminiBatchError(f"{type(error).__name__} while looking at batch jobs"))
+                    self._back_off(ReplyFormatError(f"{type(error).__name__} while looking at batch jobs"))
         finally:
             if self._registry.get(self._settings.identity) is self:
                 del self._registry[self._settings.identity]
+            await _ended(self._slow)
             if transport is not None:
                 await transport.aclose()
 
@@ -420,7 +434,13 @@ class Poller:
                     self._hand(subscription, job)
 
     async def _get_each(self, transport: AsyncTransport, jobs: list[tuple[str, str]]) -> None:
-        """Read jobs one by one, as many at a time as there are connections."""
+        """
+        Read jobs one by one, as many at a time as there are connections.
+
+        :raises GeminiBatchError: What concerns the poller as a whole.
+        """
+        while jobs and len(self._slow) >= MAX_CONNECTIONS:
+            await asyncio.wait(self._slow, return_when=asyncio.FIRST_COMPLETED)
         todo = iter(jobs)
         faults: list[GeminiBatchError] = []
 
@@ -428,29 +448,61 @@ class Poller:
             for key, name in todo:
                 if key not in self._by_key:
                     continue
+                read = asyncio.ensure_future(transport.arun(get_job(self._surface, name, NO_RETRY)))
                 try:
-                    job = await transport.arun(get_job(self._surface, name, NO_RETRY))
-                except (AuthError, RateLimitedError):
+                    await asyncio.wait({read}, timeout=SLOW_READ)
+                except asyncio.CancelledError:
+                    read.cancel()
                     raise
-                except GeminiBatchError as error:
+                if not read.done():
+                    self._leave(key, read)
+                    return  # it holds the connection
+                error = self._told(key, read)
+                if isinstance(error, (AuthError, RateLimitedError)):
+                    raise error
+                if error is not None:
                     self._fault(key, error)
                     if error.is_transient:
                         faults.append(error)
-                else:
-                    self._recovered()
-                    for subscription in self._by_key.get(key, ()):
-                        self._hand(subscription, job)
 
-        workers = [asyncio.ensure_future(work()) for _ in range(min(MAX_CONNECTIONS, len(jobs)))]
+        workers = [asyncio.ensure_future(work()) for _ in range(min(MAX_CONNECTIONS - len(self._slow), len(jobs)))]
         try:
             await asyncio.gather(*workers)
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await _ended(workers)
         # One job that cannot be read alone says nothing of the others.
         if faults and len(faults) == len(jobs) and (len(jobs) > 1 or len(self._by_key) == 1):
             self._back_off(faults[-1])
+
+    def _leave(self, key: str, read: asyncio.Task[BatchJob]) -> None:
+        """Let a slow read go on; until it is over, its job is not due."""
+        for subscription in self._by_key.get(key, ()):
+            subscription.due = math.inf
+        self._slow.add(read)
+
+        def late(_: asyncio.Task[BatchJob]) -> None:
+            self._slow.discard(read)
+            error = self._told(key, read)
+            if error is not None:
+                self._fault(key, error)
+            self._woken.set()
+
+        read.add_done_callback(late)
+
+    def _told(self, key: str, read: asyncio.Task[BatchJob]) -> GeminiBatchError | None:
+        """Hand over what a read brought, or return what went wrong."""
+        if read.cancelled():
+            return TransportError("A look at the job was broken off.")
+        error = read.exception()
+        if error is None:
+            self._recovered()
+            for subscription in self._by_key.get(key, ()):
+                self._hand(subscription, read.result())
+            return None
+        if isinstance(error, GeminiBatchError):
+            return error
+        log.error("A look at a batch job failed; another one follows.", exc_info=error)
+        return ReplyFormatError(f"{type(error).__name__} while looking at the job")
 
     def _fault(self, key: str, error: GeminiBatchError) -> None:
         for subscription in self._by_key.get(key, ()):
@@ -474,6 +526,14 @@ class Poller:
             subscription.deliver(error)
             if number % 200 == 0:
                 await asyncio.sleep(0)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
 
 
 def key_of(job_name: str) -> str:

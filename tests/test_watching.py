@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch import watching
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.surface import MASK_DOUBTS
 from airflow_provider_gemini_batch.connection import settings_from_connection
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, NotFoundError
 from airflow_provider_gemini_batch.watching import subscribe
@@ -203,6 +204,165 @@ def test_a_service_that_asks_for_no_pause_is_given_one(gemini_batch_emulator, wa
 
     asyncio.run(watch())
     assert 1 <= len(gemini_batch_emulator.journal()) <= 5
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 501])
+def test_a_refused_page_of_the_list_concerns_no_wait(gemini_batch_emulator, status):
+    names = gemini_batch_emulator.seed_jobs(count=250, state="RUNNING")
+    rule = gemini_batch_emulator.fault(match={"path": "/batches$", "query": "pageToken"}, times=1, status=status)
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, 0.5)) for name in names]
+        while not rule.fired:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        gemini_batch_emulator.finish_jobs()
+        return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    assert {job.name for job in asyncio.run(watch())} == set(names)
+
+
+def test_old_jobs_are_seen_although_a_quota_ends_before_their_page(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=600, state="RUNNING")
+    oldest = names[:10]
+    settings = settings_for(gemini_batch_emulator)
+
+    async def quota():
+        while True:
+            gemini_batch_emulator.clear_faults()
+            gemini_batch_emulator.fault(match={"path": "/batches"}, skip=2, times=None, status=429)
+            await asyncio.sleep(1.5)
+
+    async def watch():
+        tasks = {name: asyncio.create_task(end_of(settings, name, 1.0)) for name in names}
+        await asyncio.sleep(1.5)
+        limiting = asyncio.create_task(quota())
+        gemini_batch_emulator.finish_jobs(count=len(oldest))
+        ended = await asyncio.wait_for(asyncio.gather(*(tasks[name] for name in oldest)), 30)
+        for task in (limiting, *tasks.values()):
+            task.cancel()
+        return ended
+
+    assert {job.name for job in asyncio.run(watch())} == set(oldest)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 200, "body": "garbage", "times": 2}, {"status": 403, "times": 1}],
+    ids=["spoilt", "refused"],
+)
+def test_a_list_that_failed_for_once_is_read_again(gemini_batch_emulator, monkeypatch, fault):
+    monkeypatch.setattr(watching, "UNLISTED_SECONDS", 1.0 if fault["status"] == 403 else 600.0)
+    names = gemini_batch_emulator.seed_jobs(count=300, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, 1.0)) for name in names]
+        await asyncio.sleep(2.5)
+        gemini_batch_emulator.fault(match={"path": "/batches$"}, **fault)
+        await asyncio.sleep(3)
+        before = len(gemini_batch_emulator.journal())
+        await asyncio.sleep(3)
+        for task in tasks:
+            task.cancel()
+        return [entry["path"] for entry in gemini_batch_emulator.journal()[before:]]
+
+    polled = asyncio.run(watch())
+    assert set(polled) == {"/v1beta/batches"}
+    assert len(polled) <= 4 * 3
+
+
+def test_a_list_that_repeats_its_token_is_left(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=20, state="SUCCEEDED")
+    gemini_batch_emulator.fault(
+        match={"path": "/batches$"}, status=200, body={"operations": [], "nextPageToken": "same"}, times=None
+    )
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        return await asyncio.wait_for(asyncio.gather(*(end_of(settings, name, 1.0) for name in names)), 20)
+
+    assert len(asyncio.run(watch())) == len(names)
+    assert len(gemini_batch_emulator.journal(path="/batches$")) <= 4
+
+
+def test_one_spoilt_reply_does_not_bring_answers_through_the_triggerer(gemini_batch_emulator):
+    [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING", rows=300)
+    gemini_batch_emulator.fault(match={"path": name}, status=200, body="garbage", times=1)
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        task = asyncio.create_task(end_of(settings, name, 0.3))
+        await asyncio.sleep(1)
+        gemini_batch_emulator.finish_jobs()
+        return await asyncio.wait_for(task, 20)
+
+    assert asyncio.run(watch()).is_done
+    ended = gemini_batch_emulator.journal(path=name)[-1]
+    assert "fields=" in ended["query"]
+    assert ended["response_bytes"] < 2000
+
+
+def test_a_service_that_honours_no_masks_is_soon_asked_without(gemini_batch_emulator):
+    [name] = gemini_batch_emulator.seed_jobs(count=1, state="RUNNING")
+    refusing = gemini_batch_emulator.fault(match={"path": name, "query": "fields="}, status=400, times=None)
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        task = asyncio.create_task(end_of(settings, name, 0.2))
+        await asyncio.sleep(3)
+        gemini_batch_emulator.finish_jobs()
+        return await asyncio.wait_for(task, 20)
+
+    assert asyncio.run(watch()).is_done
+    assert refusing.fired == MASK_DOUBTS
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 200, "body": "garbage"}, {"status": 503}, {"action": "delay", "delay": 6}],
+    ids=["garbage", "503", "slow"],
+)
+def test_a_job_that_cannot_be_read_does_not_change_the_rhythm_of_the_others(gemini_batch_emulator, monkeypatch, fault):
+    monkeypatch.setattr(watching, "SLOW_READ", 0.1)
+    broken, good, other = gemini_batch_emulator.seed_jobs(count=3, state="RUNNING")
+    rule = gemini_batch_emulator.fault(match={"path": broken}, times=None, **fault)
+    settings = settings_for(gemini_batch_emulator)
+
+    async def watch():
+        tasks = [asyncio.create_task(end_of(settings, name, 1.0)) for name in (broken, good, other)]
+        await asyncio.sleep(8)
+        looks = len(gemini_batch_emulator.journal(path=good))
+        gemini_batch_emulator.clear_faults()
+        gemini_batch_emulator.finish_jobs()
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        return looks
+
+    assert asyncio.run(watch()) >= 7
+    assert rule.fired >= 1
+
+
+def test_waits_outlive_their_poller(gemini_batch_emulator):
+    names = gemini_batch_emulator.seed_jobs(count=3, state="RUNNING")
+    settings = settings_for(gemini_batch_emulator)
+
+    async def end(name):
+        with subscribe(settings, name, 0.3) as subscription:
+            while True:
+                look = await subscription.look(1)
+                if look is not None and look.is_done:
+                    return look
+
+    async def watch():
+        tasks = [asyncio.create_task(end(name)) for name in names]
+        await asyncio.sleep(0.5)
+        [poller] = watching._POLLERS[asyncio.get_running_loop()].values()
+        poller._task.cancel()
+        await asyncio.sleep(0.1)
+        gemini_batch_emulator.finish_jobs()
+        return await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+    assert {job.name for job in asyncio.run(watch())} == set(names)
 
 
 def test_a_job_that_is_gone_is_told_to_its_own_wait_alone(gemini_batch_emulator):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.task_context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
@@ -122,17 +122,25 @@ class BatchJobTrigger(BaseTrigger):
         from airflow_provider_gemini_batch.triggers.wait import event_for, watch_until_over, why
         from airflow_provider_gemini_batch.watching import subscribe
 
-        limits = WaitLimits(
-            math.inf if self.deadline is None else self.deadline, self.pending_timeout, self.running_timeout
-        )
+        # NaN is no limit: it is neither before nor after any time.
+        deadline = math.inf if self.deadline is None or self.deadline != self.deadline else self.deadline
+        limits = WaitLimits(deadline, self.pending_timeout, self.running_timeout)
         report = ProgressReport(self.log.info, self.started)
         watch = Watch(limits, self.started, report.see, report.fault)
         try:
             self._settings = await self._find_connection(limits.deadline)
             await self._prepare_for_kill()
-            with subscribe(self._settings, self.job_name, self.poll_interval) as subscription:
-                outcome = await watch_until_over(watch, subscription)
-                message = why(outcome, self.job_name, time.time() - self.started, subscription.trouble)
+            while True:
+                try:
+                    with subscribe(self._settings, self.job_name, self.poll_interval) as subscription:
+                        outcome = await watch_until_over(watch, subscription)
+                        message = why(outcome, self.job_name, time.time() - self.started, subscription.trouble)
+                    break
+                except AuthError:
+                    refused, self._settings = self._settings, await self._find_connection(limits.deadline)
+                    if self._settings.identity == refused.identity:
+                        raise
+                    self.log.info("The credentials were refused; the connection has others now, and the wait goes on.")
         except GeminiBatchError as error:
             return event_for(Outcome.ERROR, self.job_name, watch.job, str(error), type(error).__name__)
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from airflow_provider_gemini_batch import watching
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.waiting import Outcome
+from airflow_provider_gemini_batch.connection import settings_from_connection
 from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.task_context import state_in
 from airflow_provider_gemini_batch.triggers import wait
@@ -154,6 +156,38 @@ def test_refused_key_is_an_error_event_without_the_key(emulator):
     [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 20))
     assert (payload["outcome"], payload["error"]) == ("error", "AuthError")
     assert emulator.connection()["password"] not in json.dumps(payload)
+
+
+def test_a_wait_goes_on_with_the_key_that_has_replaced_a_refused_one(emulator, monkeypatch):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    emulator.configure(accepted_keys=["the-new-key"])
+    connections = iter(("the-old-key", "the-new-key"))
+
+    async def look_up(trigger):
+        return settings_from_connection(
+            conn_type="gemini_batch", host=emulator.url, password=next(connections), extra={}
+        )
+
+    monkeypatch.setattr(BatchJobTrigger, "_look_up_connection", look_up)
+    emulator.finish_jobs()
+    [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 20))
+    assert (payload["outcome"], payload["state"]) == ("ended", "SUCCEEDED")
+
+
+def test_a_deadline_that_is_no_number_is_no_limit(emulator):
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+
+    async def watch():
+        events = BatchJobTrigger(name, poll_interval=0.5, deadline=math.nan).run()
+        event = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(2)
+        looks = len(emulator.journal())
+        emulator.finish_jobs()
+        return (await asyncio.wait_for(event, 10)).payload, looks
+
+    payload, looks = asyncio.run(watch())
+    assert payload["outcome"] == "ended"
+    assert looks <= 6
 
 
 def test_arguments_survive_storage_and_other_versions():
