@@ -11,8 +11,10 @@ Rules:
 * In a round, few jobs are read one by one and many by the list, newest first. Reading on pays as long as fewer pages
   showed nothing new than jobs are still to be found; the rest is read one by one. Only such a single read can say 404.
 * Trouble that passes is not told to anybody: the poller backs off as a whole (429, an unreachable service) or for one
-  job (a read that fails while others work), and whoever waits has a deadline of its own. What no repetition can help
-  is told: refused credentials to all, anything else to those who wait for that job.
+  job (a read that fails or is slow while others work), and whoever waits has a deadline of its own. What no repetition
+  can help is told: credentials for which the list is refused to all, what a single read says to those who wait for
+  that job.
+* One odd reply decides nothing for longer than a round, or some minutes where a whole list was refused.
 """
 
 from __future__ import annotations
@@ -458,7 +460,7 @@ class Poller:
                     self._leave(key, read)
                     return  # it holds the connection
                 error = self._told(key, read)
-                if isinstance(error, (AuthError, RateLimitedError)):
+                if isinstance(error, RateLimitedError):
                     raise error
                 if error is not None:
                     self._fault(key, error)

@@ -320,8 +320,8 @@ def test_a_service_that_honours_no_masks_is_soon_asked_without(gemini_batch_emul
 
 @pytest.mark.parametrize(
     "fault",
-    [{"status": 200, "body": "garbage"}, {"status": 503}, {"action": "delay", "delay": 6}],
-    ids=["garbage", "503", "slow"],
+    [{"status": 200, "body": "garbage"}, {"status": 503}, {"status": 401}, {"action": "delay", "delay": 6}],
+    ids=["garbage", "503", "401", "slow"],
 )
 def test_a_job_that_cannot_be_read_does_not_change_the_rhythm_of_the_others(gemini_batch_emulator, monkeypatch, fault):
     monkeypatch.setattr(watching, "SLOW_READ", 0.1)
@@ -335,10 +335,12 @@ def test_a_job_that_cannot_be_read_does_not_change_the_rhythm_of_the_others(gemi
         looks = len(gemini_batch_emulator.journal(path=good))
         gemini_batch_emulator.clear_faults()
         gemini_batch_emulator.finish_jobs()
-        await asyncio.wait_for(asyncio.gather(*tasks), 20)
-        return looks
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        return looks, [task.exception() for task in tasks[1:]]
 
-    assert asyncio.run(watch()) >= 7
+    looks, errors = asyncio.run(watch())
+    assert looks >= 7
+    assert errors == [None, None]
     assert rule.fired >= 1
 
 
@@ -350,6 +352,7 @@ def test_waits_outlive_their_poller(gemini_batch_emulator):
         with subscribe(settings, name, 0.3) as subscription:
             while True:
                 look = await subscription.look(1)
+                assert not isinstance(look, Exception)
                 if look is not None and look.is_done:
                     return look
 
@@ -357,6 +360,7 @@ def test_waits_outlive_their_poller(gemini_batch_emulator):
         tasks = [asyncio.create_task(end(name)) for name in names]
         await asyncio.sleep(0.5)
         [poller] = watching._POLLERS[asyncio.get_running_loop()].values()
+        assert poller._task is not None
         poller._task.cancel()
         await asyncio.sleep(0.1)
         gemini_batch_emulator.finish_jobs()
