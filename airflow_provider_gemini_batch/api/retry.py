@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 MIN_HINT = 1.0
+"""Seconds."""
 
 
 @dataclass(frozen=True)

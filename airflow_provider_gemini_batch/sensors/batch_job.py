@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
 from airflow_provider_gemini_batch.operators.base import failing_at_once
 
@@ -99,6 +100,7 @@ class BatchJobSensor(BaseSensorOperator):
             self.job_name = self.hook.surface.check_job_name(self.job_name)
             if not self.deferrable:
                 return self._look_until_over(context)
+            seconds(self.poll_interval, "poke_interval")
             with self._never_failing():
                 job = self._look()
                 if job is not None and job.is_done:

@@ -117,6 +117,13 @@ def test_deferring_carries_plain_values_and_no_key(emulator: EmulatorHandle) -> 
     assert emulator.url not in json.dumps(arguments)
 
 
+def test_a_rhythm_without_a_pause_is_told_before_deferring(emulator: EmulatorHandle) -> None:
+    """Airflow refuses other intervals and timeouts that cannot be."""
+    emulator.script(stuck="RUNNING")
+    with pytest.raises(ConfigurationError, match="poke_interval"):
+        sensor(submit(), "deferrable", poke_interval=0).execute(attempt())
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["", "files/a", "batches/../x", None, "batches/a b"])
 def test_what_is_no_job_name_is_told_at_once(emulator: EmulatorHandle, mode: str, name: Any) -> None:
