@@ -11,6 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NEWEST := 3.3
 OLDER := 2.11 3.0 3.1 3.2
+# Not released yet, or too new for everything else to be tried on it.
+COMING := 3.4
 VENV := .venv
 BIN := $(VENV)/bin
 # What the older versions are asked; the rest of the suite needs the newest Airflow or has nothing to do with Airflow.
@@ -36,7 +38,7 @@ endef
 INSTALL_OURSELVES = $(1)/bin/python -m pip install -qq --no-deps --no-build-isolation --editable .
 
 $(eval $(call environment,$(VENV),airflow-$(NEWEST),$(call INSTALL_OURSELVES,$(VENV))))
-$(foreach v,$(OLDER),$(eval $(call environment,.venv-$(v),airflow-$(v),$(call INSTALL_OURSELVES,.venv-$(v)))))
+$(foreach v,$(OLDER) $(COMING),$(eval $(call environment,.venv-$(v),airflow-$(v),$(call INSTALL_OURSELVES,.venv-$(v)))))
 $(eval $(call environment,.venv-google,google-provider,true))
 
 demo: $(VENV)/.ready ## Run the nightly batch in a real Airflow against the emulator, show what came back, stop everything
@@ -68,7 +70,7 @@ format: $(VENV)/.ready ## Let ruff repair what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-test-all: test $(OLDER:%=test-airflow-%) ## `make test`, then what concerns Airflow on the older versions
+test-all: test $(OLDER:%=test-airflow-%) $(COMING:%=test-airflow-%) ## `make test`, then what concerns Airflow on the older versions
 
 test-airflow-%: .venv-%/.ready
 	@echo "Airflow $*"
@@ -78,20 +80,21 @@ test-airflow-%: .venv-%/.ready
 bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md. BENCH="--only watching" narrows it
 	@exec $(BIN)/python -m benchmarks --google-python .venv-google/bin/python $(BENCH)
 
-chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the official provider's; writes tests/chaos/RESULTS.md
+chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the official provider's; writes tests/system/chaos/RESULTS.md
 	@mkdir -p .cache
-	@$(call TEST_ENV,$(NEWEST)) exec $(BIN)/python -m tests.chaos --google-python .venv-google/bin/python \
-	    --results tests/chaos/RESULTS.md $(CHAOS)
+	@$(call TEST_ENV,$(NEWEST)) exec $(BIN)/python -m tests.system.chaos --google-python .venv-google/bin/python \
+	    --results tests/system/chaos/RESULTS.md $(CHAOS)
 
 crash: $(VENV)/.ready ## A real Airflow on PostgreSQL, killed and stalled; needs PostgreSQL's programs. CRASH="--only NAME" narrows
-	@exec $(BIN)/python -m tests.crash $(CRASH)
+	@exec $(BIN)/python -m tests.system.crash $(CRASH)
 
 # Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and requirements/*.in
 	@$(BIN)/python -m pip install -qq uv
-	@$(COMPILE) pyproject.toml --extra tests --extra lint requirements/airflow-$(NEWEST).in -o requirements/airflow-$(NEWEST).txt
-	@for version in $(OLDER); do \
+	@$(COMPILE) pyproject.toml --extra tests --extra lint --extra integration \
+	    --extra docs requirements/airflow-$(NEWEST).in -o requirements/airflow-$(NEWEST).txt
+	@for version in $(OLDER) $(COMING); do \
 	    $(COMPILE) pyproject.toml --extra tests requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
 	@$(COMPILE) requirements/google-provider.in -o requirements/google-provider.txt
 

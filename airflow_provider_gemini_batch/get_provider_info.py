@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_gemini_batch.connection_form import (
+from airflow_provider_gemini_batch.connection.form import (
     CONNECTION_TYPE,
     HOOK_NAME,
     connection_fields,

@@ -7,4 +7,4 @@ import importlib.metadata
 
 # An installed package brings its plugin by entry point; a bare checkout has to name it.
 _IS_REGISTERED = any(entry.name == "gemini_batch" for entry in importlib.metadata.entry_points(group="pytest11"))
-pytest_plugins = [] if _IS_REGISTERED else ["airflow_provider_gemini_batch.emulator.pytest_plugin"]
+pytest_plugins = [] if _IS_REGISTERED else ["gemini_batch_emulator.pytest_plugin"]

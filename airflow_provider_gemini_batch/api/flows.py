@@ -32,10 +32,10 @@ from airflow_provider_gemini_batch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_gemini_batch.api.bigquery import RowPage
+    from airflow_provider_gemini_batch.api.backend import Surface
     from airflow_provider_gemini_batch.api.models import BatchJob, FilePage, JobPage, RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.api.surface import Surface
+    from airflow_provider_gemini_batch.api.vertex.bigquery import RowPage
 
 PAGE_SIZE = 100
 MAX_PAGES = 10_000

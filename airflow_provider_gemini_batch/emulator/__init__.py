@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An emulator of the Gemini Batch API on both backends, for demos and tests without a key."""
+"""The old address of :mod:`gemini_batch_emulator`."""

@@ -2,7 +2,7 @@
 """
 The hook: an Airflow connection, and everything one can ask the service with it.
 
-The connection's fields are explained where they are read: :mod:`airflow_provider_gemini_batch.connection`.
+The connection's fields are explained where they are read: :mod:`airflow_provider_gemini_batch.connection.settings`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
-    from airflow_provider_gemini_batch.api.blocks import Lines
+    from airflow_provider_gemini_batch.api.backend import Surface
     from airflow_provider_gemini_batch.api.models import (
         BatchJob,
         BatchResult,
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
         RemoteFile,
     )
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.api.submit import Submission, SubmitPolicy
-    from airflow_provider_gemini_batch.api.surface import Surface
     from airflow_provider_gemini_batch.api.wire import Flow, T
-    from airflow_provider_gemini_batch.connection import ConnectionSettings
-    from airflow_provider_gemini_batch.submission import JobRequest
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+    from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+    from airflow_provider_gemini_batch.lifecycle.submit import Submission, SubmitPolicy
+    from airflow_provider_gemini_batch.rows.line_batches import Lines
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 
 ROWS_LOOKED_AT = 1000
@@ -61,7 +61,7 @@ def settings_of(
     :param extra: The connection's extra, decoded; given where decoding it here would block (triggers).
     :raises ConfigurationError: Naming every bad field.
     """
-    from airflow_provider_gemini_batch.connection import settings_from_connection
+    from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 
     return settings_from_connection(
         conn_id=connection.conn_id or "",
@@ -100,14 +100,14 @@ class GeminiBatchHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the form's own fields, for Airflow before 3.2."""
-        from airflow_provider_gemini_batch.connection_form import connection_form_widgets
+        from airflow_provider_gemini_batch.connection.form import connection_form_widgets
 
         return connection_form_widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return labels and hidden fields of the form, for Airflow before 3.2."""
-        from airflow_provider_gemini_batch.connection_form import ui_field_behaviour
+        from airflow_provider_gemini_batch.connection.form import ui_field_behaviour
 
         return ui_field_behaviour()
 
@@ -126,7 +126,7 @@ class GeminiBatchHook(BaseHook):
     @cached_property
     def surface(self) -> Surface:
         """The backend's calls."""
-        from airflow_provider_gemini_batch.api.surfaces import surface_for
+        from airflow_provider_gemini_batch.api.backends import surface_for
 
         return surface_for(self.settings)
 
@@ -200,7 +200,7 @@ class GeminiBatchHook(BaseHook):
         :raises ConfigurationError: Before anything is submitted, for what cannot work.
         :raises SubmitError: If it could not be settled whether a job exists.
         """
-        from airflow_provider_gemini_batch.submission import JobRequest
+        from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return self._create(
             JobRequest(
@@ -245,7 +245,7 @@ class GeminiBatchHook(BaseHook):
         :param task_type: E.g. ``RETRIEVAL_DOCUMENT``; gemini-embedding-2 ignores it.
         :param output_dimensionality: Numbers in each vector.
         """
-        from airflow_provider_gemini_batch.submission import JobRequest
+        from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return self._create(
             JobRequest(
@@ -296,8 +296,8 @@ class GeminiBatchHook(BaseHook):
         :param on_token: Told the token before anything is sent.
         """
         from airflow_provider_gemini_batch.api.identity import SubmissionToken, digest_of
-        from airflow_provider_gemini_batch.api.submit import SubmitPolicy, submit
-        from airflow_provider_gemini_batch.submission import Upload, look_at_remote, prepared
+        from airflow_provider_gemini_batch.lifecycle.request import Upload, look_at_remote, prepared
+        from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
 
         def look(name: str) -> RemoteFile | None:
             return self.run(look_at_remote(self.surface, name, self.retry))
@@ -390,9 +390,15 @@ class GeminiBatchHook(BaseHook):
         :return: The job, ended well.
         :raises JobError: The subclass says how it ended; ``JobTimeoutError`` if it has not.
         """
-        from airflow_provider_gemini_batch.api.policy import check_ended, not_ended
-        from airflow_provider_gemini_batch.api.rhythm import seconds
-        from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
+        from airflow_provider_gemini_batch.lifecycle.waiting import (
+            Outcome,
+            ProgressReport,
+            WaitLimits,
+            Watch,
+            wait_for_end,
+        )
+        from airflow_provider_gemini_batch.times import seconds
 
         interval, limit = seconds(poll_interval, "poll_interval"), seconds(timeout, "timeout")
         if limit is None:
@@ -434,7 +440,7 @@ class GeminiBatchHook(BaseHook):
 
         :raises JobError: If the job left no answers.
         """
-        from airflow_provider_gemini_batch.api.results import read_result
+        from airflow_provider_gemini_batch.rows.results import read_result
 
         for number, line in enumerate(self.result_lines(job_or_name), 1):
             yield read_result(line, position=number)
@@ -454,7 +460,7 @@ class GeminiBatchHook(BaseHook):
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""
-        from airflow_provider_gemini_batch.api.blocks import lines_of
+        from airflow_provider_gemini_batch.rows.line_batches import lines_of
 
         for found in self.result_blocks(job_or_name):
             if isinstance(found, list):
@@ -464,10 +470,10 @@ class GeminiBatchHook(BaseHook):
 
     def result_blocks(self, job_or_name: BatchJob | str) -> Iterator[Lines | bytes | dict[str, Any]]:
         """Yield a job's raw results as they arrive: several lines with their newlines, or one result."""
-        from airflow_provider_gemini_batch.api.blocks import line_blocks
         from airflow_provider_gemini_batch.api.models import BatchJob
-        from airflow_provider_gemini_batch.api.policy import check_ended
-        from airflow_provider_gemini_batch.api.results import iter_inline_results
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
+        from airflow_provider_gemini_batch.rows.line_batches import line_blocks
+        from airflow_provider_gemini_batch.rows.results import iter_inline_results
 
         job = job_or_name if isinstance(job_or_name, BatchJob) else self.get_batch(job_or_name)
         if job.is_running:
@@ -497,16 +503,16 @@ class GeminiBatchHook(BaseHook):
             blocks = (block for name in shards for block in line_blocks(self._content_of(name)))
             yield from self._with_keys(job, blocks)
         else:
-            from airflow_provider_gemini_batch.api.bigquery import BigQuery, result_line
+            from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, result_line
 
             rows = BigQuery(self.settings.bigquery_base_url).rows(self.run, place, self.retry)
             yield from map(result_line, rows)
 
     def _with_keys(self, job: BatchJob, blocks: Iterator[Lines]) -> Iterator[Lines | bytes]:
         """Give answers of the older embedding models, which come without keys, those of the job's input."""
-        from airflow_provider_gemini_batch.api.blocks import lines_of, split_lines
-        from airflow_provider_gemini_batch.api.rows import RowSettings
-        from airflow_provider_gemini_batch.api.text_rows import with_keys
+        from airflow_provider_gemini_batch.rows.forms import RowSettings
+        from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
+        from airflow_provider_gemini_batch.rows.line_batches import lines_of, split_lines
 
         place = job.input_place or ""
         if not place.startswith("gs://") or not RowSettings("embed", "vertex_ai", job.model).is_legacy_embedding:
@@ -527,7 +533,7 @@ class GeminiBatchHook(BaseHook):
         except ApiError as error:
             advice = ""
             if self.backend == "vertex_ai":
-                from airflow_provider_gemini_batch.api.vertex import explain
+                from airflow_provider_gemini_batch.api.vertex.jobs import explain
 
                 advice = explain(error, self.settings)
             if advice:
@@ -551,9 +557,9 @@ class GeminiBatchHook(BaseHook):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
-        from airflow_provider_gemini_batch.input_file import as_it_is
-        from airflow_provider_gemini_batch.places import base_name, place_of
-        from airflow_provider_gemini_batch.submission import MIME_TYPE, place_file
+        from airflow_provider_gemini_batch.files.input_file import as_it_is
+        from airflow_provider_gemini_batch.files.paths import base_name, place_of
+        from airflow_provider_gemini_batch.lifecycle.request import MIME_TYPE, place_file
 
         path = place_of(path, "path")
         with as_it_is(path) as source:
@@ -609,7 +615,7 @@ class GeminiBatchHook(BaseHook):
         :param destination: Local path or object-storage URI.
         :return: *destination* as a string.
         """
-        from airflow_provider_gemini_batch.places import AtomicFile, place_of
+        from airflow_provider_gemini_batch.files.paths import AtomicFile, place_of
 
         place = place_of(destination, "destination")
         with AtomicFile(place) as target:

@@ -7,7 +7,6 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -16,6 +15,7 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 from airflow_provider_gemini_batch.operators.jobs import selected, states_from
+from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
 
     def carry_out(self, context: Any) -> list[dict[str, Any]]:
         from airflow_provider_gemini_batch.api.states import TERMINAL
-        from airflow_provider_gemini_batch.api.waiting import epoch
+        from airflow_provider_gemini_batch.times import epoch
 
         for name, value in (("delete_files", self.delete_files), ("dry_run", self.only_say)):
             if not isinstance(value, bool):
@@ -229,7 +229,7 @@ def _number(value: Any) -> Any:
 def remove_job(hook: GeminiBatchHook, job: BatchJob) -> None:
     """Delete a job, after cancelling it and seeing it end if it is still running."""
     if job.is_running:
-        from airflow_provider_gemini_batch.api.waiting import WaitLimits, Watch, wait_for_end
+        from airflow_provider_gemini_batch.lifecycle.waiting import WaitLimits, Watch, wait_for_end
 
         hook.cancel_batch(job.name)
         started = time.time()

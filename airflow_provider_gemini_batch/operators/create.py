@@ -10,7 +10,7 @@ from airflow_provider_gemini_batch.operators.submit import SubmitOperator
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow_provider_gemini_batch.submission import JobRequest
+    from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
 
 class CreateBatchOperator(SubmitOperator):
@@ -43,7 +43,7 @@ class CreateBatchOperator(SubmitOperator):
         self.system_instruction = system_instruction
 
     def request(self) -> JobRequest:
-        from airflow_provider_gemini_batch.submission import JobRequest
+        from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return JobRequest(
             "generate",

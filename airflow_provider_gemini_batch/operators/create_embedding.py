@@ -10,7 +10,7 @@ from airflow_provider_gemini_batch.operators.submit import SubmitOperator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_provider_gemini_batch.submission import JobRequest
+    from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
 
 class CreateEmbeddingBatchOperator(SubmitOperator):
@@ -43,7 +43,7 @@ class CreateEmbeddingBatchOperator(SubmitOperator):
         self.output_dimensionality = output_dimensionality
 
     def request(self) -> JobRequest:
-        from airflow_provider_gemini_batch.submission import JobRequest
+        from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return JobRequest(
             "embed",

@@ -58,9 +58,9 @@ class DownloadResultsOperator(GeminiBatchOperator):
 
     def carry_out(self, context: Any) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.models import JobErrorInfo
-        from airflow_provider_gemini_batch.api.policy import check_ended, check_max_failed_rows, check_rows
-        from airflow_provider_gemini_batch.landing import land
-        from airflow_provider_gemini_batch.places import place_of
+        from airflow_provider_gemini_batch.files.paths import place_of
+        from airflow_provider_gemini_batch.landing.join import land
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, check_max_failed_rows, check_rows
 
         check_max_failed_rows(self.max_failed_rows)
         output_path = place_of(self.output_path, "output_path")

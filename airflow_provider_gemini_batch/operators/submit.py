@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -24,15 +23,16 @@ from airflow_provider_gemini_batch.errors import (
     SubmitError,
 )
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, failing_at_once
+from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.api.submit import Submission
-    from airflow_provider_gemini_batch.api.waiting import Outcome
-    from airflow_provider_gemini_batch.submission import JobRequest
+    from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class SubmitOperator(GeminiBatchOperator):
         }
 
     def _check(self) -> None:
-        from airflow_provider_gemini_batch.api.policy import check_max_failed_rows
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
 
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -231,7 +231,7 @@ class SubmitOperator(GeminiBatchOperator):
         return self._wait(context, submission.job.name, plan)
 
     def _submit(self, context: Any, plan: dict[str, Any]) -> Submission:
-        from airflow_provider_gemini_batch.task_context import JobMemory, piece_of_work, submit_policy
+        from airflow_provider_gemini_batch.task.context import JobMemory, piece_of_work, submit_policy
 
         self._ti = context.get("ti") or context.get("task_instance")
         work = piece_of_work(context, self.submission_salt)
@@ -333,7 +333,7 @@ class SubmitOperator(GeminiBatchOperator):
     def _wait(self, context: Any, job_name: str, plan: dict[str, Any]) -> str:
         if self.deferrable:
             self._defer(job_name, plan)
-        from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch, wait_for_end
+        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch, wait_for_end
 
         started = time.time()
         report = ProgressReport(self.log.info, started)
@@ -363,7 +363,7 @@ class SubmitOperator(GeminiBatchOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any], plan: dict[str, Any] | None = None) -> str:
         """Go on after the wait in the triggerer."""
-        from airflow_provider_gemini_batch.triggers.wait import read_event
+        from airflow_provider_gemini_batch.watch.event import read_event
 
         wait = read_event(event)
         if plan is None:
@@ -379,8 +379,8 @@ class SubmitOperator(GeminiBatchOperator):
         self, context: Any, outcome: Outcome, job_name: str, job: BatchJob | None, plan: dict[str, Any]
     ) -> str:
         """Turn the end of a wait into the task's result, its failure, or another round."""
-        from airflow_provider_gemini_batch.api.policy import check_ended, not_ended
-        from airflow_provider_gemini_batch.api.waiting import Outcome
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
         # The job may have ended since; and a list, from which the triggerer may have it, has old counts.
         try:
@@ -430,7 +430,7 @@ class SubmitOperator(GeminiBatchOperator):
         Runs in the middle of whatever the task was doing, which then goes on: a submission under way is told to stop,
         before its create call or with its job cancelled right after it.
         """
-        from airflow_provider_gemini_batch.task_context import if_final
+        from airflow_provider_gemini_batch.task.context import if_final
 
         if not self.cancel_on_kill or self._ti is None:
             self.log.info("%s goes on.", self._job_name or "The submission")

@@ -17,16 +17,16 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_gemini_batch.api.rhythm import seconds
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
 from airflow_provider_gemini_batch.operators.base import failing_at_once
+from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.api.waiting import Watch
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+    from airflow_provider_gemini_batch.lifecycle.waiting import Watch
 
 
 class BatchJobTimeoutError(JobTimeoutError, AirflowSensorTimeout):
@@ -80,7 +80,7 @@ class BatchJobSensor(BaseSensorOperator):
 
     @cached_property
     def _watch(self) -> Watch:
-        from airflow_provider_gemini_batch.api.waiting import ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
 
         started = self._started or time.time()
         report = ProgressReport(self.log.info, started)
@@ -92,7 +92,7 @@ class BatchJobSensor(BaseSensorOperator):
 
     def execute(self, context: Any) -> Any:
         """Wait in the triggerer, or look here until the job has ended."""
-        from airflow_provider_gemini_batch.api.policy import check_max_failed_rows
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
 
         with failing_at_once():
             check_max_failed_rows(self.max_failed_rows)
@@ -115,8 +115,8 @@ class BatchJobSensor(BaseSensorOperator):
             raise self._timeout(self._watch.job) from error
 
     def _timeout(self, job: BatchJob | None) -> BatchJobTimeoutError:
-        from airflow_provider_gemini_batch.api.policy import not_ended
-        from airflow_provider_gemini_batch.api.waiting import Outcome
+        from airflow_provider_gemini_batch.lifecycle.verdict import not_ended
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
         return BatchJobTimeoutError(str(not_ended(Outcome.TIMEOUT, self.job_name, job, self._seconds)), job=job)
 
@@ -178,8 +178,8 @@ class BatchJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
         """Go on after the wait in the triggerer."""
-        from airflow_provider_gemini_batch.api.waiting import Outcome
-        from airflow_provider_gemini_batch.triggers.wait import read_event
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+        from airflow_provider_gemini_batch.watch.event import read_event
 
         wait = read_event(event)
         self.job_name = wait.job_name
@@ -204,7 +204,7 @@ class BatchJobSensor(BaseSensorOperator):
             raise timeout
 
     def _summary(self, job: BatchJob) -> dict[str, Any]:
-        from airflow_provider_gemini_batch.api.policy import check_ended
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
         warning = check_ended(job, self.max_failed_rows, self.hook.why_rows_failed)
         if warning:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.transport.credentials import Credentials
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.transport.credentials import Credentials
 
 READ_BYTES = 256 * 1024

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
-from airflow_provider_gemini_batch.connection_form import label_of
+from airflow_provider_gemini_batch.connection.form import label_of
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials as GoogleCredentials
 
-    from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 
 RENEW_BEFORE_SECONDS = 225.0
 """How long before its end a token is renewed; google-auth's own threshold. Short tokens: their last quarter."""

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
-from airflow_provider_gemini_batch.task_context import FINAL_STATES, state_in
+from airflow_provider_gemini_batch.task.context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.connection import ConnectionSettings
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
 LOOK_UP_TRIES = 10
 """How often the connection is looked up while Airflow fails, which takes some three minutes."""
@@ -37,10 +37,10 @@ CANCEL_TIMEOUT = 10.0
 
 _TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
 _NEEDED = (
-    "airflow_provider_gemini_batch.triggers.wait",
-    "airflow_provider_gemini_batch.watching",
+    "airflow_provider_gemini_batch.watch.event",
+    "airflow_provider_gemini_batch.watch.poller",
     "airflow_provider_gemini_batch.hooks.gemini_batch",
-    "airflow_provider_gemini_batch.connection",
+    "airflow_provider_gemini_batch.connection.settings",
 )
 
 _cancelling: set[asyncio.Task[None]] = set()
@@ -58,7 +58,7 @@ class BatchJobTrigger(BaseTrigger):
     :param running_timeout: Seconds that the job may run.
     :param started: UTC epoch seconds when the wait began; None is now.
     :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task. Airflow tells that to a
-        trigger from 3.3 on; see also :mod:`airflow_provider_gemini_batch.plugin`.
+        trigger from 3.3 on; see also :mod:`airflow_provider_gemini_batch.plugins.listener`.
     :param backend: Overrides the connection's backend.
     :param retired: Arguments of other versions: stored triggers outlive an upgrade.
     """
@@ -118,9 +118,9 @@ class BatchJobTrigger(BaseTrigger):
         for name in _NEEDED:
             if name not in sys.modules:
                 await asyncio.to_thread(importlib.import_module, name)
-        from airflow_provider_gemini_batch.api.waiting import Outcome, ProgressReport, WaitLimits, Watch
-        from airflow_provider_gemini_batch.triggers.wait import event_for, watch_until_over, why
-        from airflow_provider_gemini_batch.watching import subscribe
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.watch.event import event_for, watch_until_over, why
+        from airflow_provider_gemini_batch.watch.poller import subscribe
 
         # NaN is no limit: it is neither before nor after any time.
         deadline = math.inf if self.deadline is None or self.deadline != self.deadline else self.deadline
@@ -246,9 +246,9 @@ class BatchJobTrigger(BaseTrigger):
         return state_in(states, instance.run_id, instance.task_id, map_index)
 
     async def _cancel(self) -> None:
+        from airflow_provider_gemini_batch.api.backends import surface_for
         from airflow_provider_gemini_batch.api.flows import cancel_job
         from airflow_provider_gemini_batch.api.retry import RetryPolicy
-        from airflow_provider_gemini_batch.api.surfaces import surface_for
         from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
         from airflow_provider_gemini_batch.transport.credentials import credentials_for
 

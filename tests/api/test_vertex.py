@@ -15,17 +15,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from airflow_provider_gemini_batch.api import flows
-from airflow_provider_gemini_batch.api.bigquery import BigQuery, parse_table_uri, result_line
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobErrorInfo, JobOutput, JobSpec
-from airflow_provider_gemini_batch.api.policy import check_ended
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
-from airflow_provider_gemini_batch.api.vertex import VertexSurface, check_labels, explain, model_path
+from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, parse_table_uri, result_line
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface, check_labels, explain, model_path
+from airflow_provider_gemini_batch.api.vertex.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, Pause
-from airflow_provider_gemini_batch.connection import ConnectionSettings, settings_from_connection
-from airflow_provider_gemini_batch.emulator.bigquery import table_store
-from airflow_provider_gemini_batch.emulator.storage import object_store
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     InputChangedError,
@@ -36,13 +33,16 @@ from airflow_provider_gemini_batch.errors import (
     RequestRejectedError,
     TransportError,
 )
+from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
+from gemini_batch_emulator.bigquery import table_store
+from gemini_batch_emulator.storage import object_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 PARENT = "projects/p-1/locations/us-central1"
 JOB = f"{PARENT}/batchPredictionJobs/123"

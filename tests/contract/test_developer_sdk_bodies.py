@@ -13,13 +13,13 @@ import pytest
 from google import genai
 from google.genai import types
 
-from airflow_provider_gemini_batch.api.developer import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.api.rows import RowSettings, normalise_rows
-from airflow_provider_gemini_batch.connection import settings_from_connection
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.rows.forms import RowSettings, normalise_rows
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 pytestmark = pytest.mark.filterwarnings("ignore::google.genai._common.ExperimentalWarning")
 MODEL = "gemini-2.5-flash"

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.backends import surface_for
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.api.submit import Submission, submit
-from airflow_provider_gemini_batch.api.surfaces import surface_for
-from airflow_provider_gemini_batch.connection import settings_from_connection
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.errors import RateLimitedError
+from airflow_provider_gemini_batch.lifecycle.submit import Submission, submit
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 TOKEN = SubmissionToken("a" * 16, "1" * 16)
 ROW = b'{"key": "afgb:a", "request": {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}}\n'

@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 import googleapiclient
 import pytest
 
-from airflow_provider_gemini_batch.api.bigquery import BigQuery
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.api.storage import CloudStorage
-from airflow_provider_gemini_batch.api.vertex import READ_MASK, VertexSurface
+from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery
+from airflow_provider_gemini_batch.api.vertex.jobs import READ_MASK, VertexSurface
+from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
-from airflow_provider_gemini_batch.connection import settings_from_connection
-from tests.emulator.discovery import schema_problems
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from tests.support.discovery import schema_problems
 
 DOCUMENTS = {
     "us-central1-aiplatform.googleapis.com": "aiplatform.v1",

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.bigquery import BigQuery
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.waiting import Outcome, WaitLimits, Watch, wait_for_end
-from airflow_provider_gemini_batch.emulator.bigquery import table_store
-from airflow_provider_gemini_batch.emulator.pytest_plugin import PROJECT
-from airflow_provider_gemini_batch.emulator.token import token_desk
+from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
@@ -28,13 +25,16 @@ from airflow_provider_gemini_batch.operators import (
 )
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
-from airflow_provider_gemini_batch.triggers.wait import read_event
-from tests.airflow_side import attempt, rows, set_connection, write_rows
+from airflow_provider_gemini_batch.watch.event import read_event
+from gemini_batch_emulator.bigquery import table_store
+from gemini_batch_emulator.pytest_plugin import PROJECT
+from gemini_batch_emulator.token import token_desk
+from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 MODEL = "gemini-2.5-flash"
 

@@ -12,9 +12,9 @@ from google.genai import types
 from google.oauth2 import service_account
 
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.api.vertex import VertexSurface
-from airflow_provider_gemini_batch.connection import settings_from_connection
-from tests.emulator.serving import LOCATION, PROJECT, Served, serve
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from tests.support.emulator_serving import LOCATION, PROJECT, Served, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

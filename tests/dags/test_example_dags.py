@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "example_dags"

@@ -16,7 +16,7 @@ from tests.dags.test_example_dags import ROOT, DagRunner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 PAGES = ("README.md", "docs/csv.md")
 

@@ -13,7 +13,7 @@ import requests
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 
 def generate_line(key: str, text: str = "hi", **request: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.emulator.server import EmulatorServer, limitations
+from gemini_batch_emulator.server import EmulatorServer, limitations
 
 from .conftest import Caller, generate_line
 

@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.emulator.storage import GRANULE, glob_pattern, object_store
-
-from .discovery import schema_problems, schemas_of
-from .serving import Served, serve
+from gemini_batch_emulator.storage import GRANULE, glob_pattern, object_store
+from tests.support.discovery import schema_problems, schemas_of
+from tests.support.emulator_serving import Served, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

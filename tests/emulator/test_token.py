@@ -12,9 +12,8 @@ from google.auth import exceptions, identity_pool, impersonated_credentials
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
-from airflow_provider_gemini_batch.emulator.token import token_desk
-
-from .serving import SCOPE, Served, serve
+from gemini_batch_emulator.token import token_desk
+from tests.support.emulator_serving import SCOPE, Served, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

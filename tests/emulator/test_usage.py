@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.emulator.__main__ import parser
 from airflow_provider_gemini_batch.errors import JobFailedError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from tests.airflow_side import rows, set_connection
+from gemini_batch_emulator.__main__ import parser
+from tests.support.airflow_side import rows, set_connection
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 README = Path(__file__).parents[2] / "README.md"
 HOST = f"http://127.0.0.1:{parser().get_default('port')}"

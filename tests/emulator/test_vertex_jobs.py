@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.api.filters import FilterError, parse_filter
+from airflow_provider_gemini_batch.api.job_filter import FilterError, parse_filter
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.emulator.storage import object_store
-
-from .discovery import schema_problems, schemas_of
-from .serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row, serve
+from gemini_batch_emulator.storage import object_store
+from tests.support.discovery import schema_problems, schemas_of
+from tests.support.emulator_serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

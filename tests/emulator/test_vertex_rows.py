@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.emulator.bigquery import table_store
-from airflow_provider_gemini_batch.emulator.storage import object_store
-
-from .discovery import schema_problems, schemas_of
-from .serving import PROJECT, Served, generate_row, serve
+from gemini_batch_emulator.bigquery import table_store
+from gemini_batch_emulator.storage import object_store
+from tests.support.discovery import schema_problems, schemas_of
+from tests.support.emulator_serving import PROJECT, Served, generate_row, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

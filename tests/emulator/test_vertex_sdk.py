@@ -11,10 +11,9 @@ from google import genai
 from google.genai import errors, types
 from google.oauth2 import service_account
 
-from airflow_provider_gemini_batch.emulator.bigquery import table_store
-from airflow_provider_gemini_batch.emulator.token import token_desk
-
-from .serving import LOCATION, PROJECT, Served, generate_row, serve
+from gemini_batch_emulator.bigquery import table_store
+from gemini_batch_emulator.token import token_desk
+from tests.support.emulator_serving import LOCATION, PROJECT, Served, generate_row, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

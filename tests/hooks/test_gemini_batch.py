@@ -13,7 +13,6 @@ import pytest
 
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.waiting import ProgressReport
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     JobCancelledError,
@@ -26,12 +25,13 @@ from airflow_provider_gemini_batch.errors import (
     TransportError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from tests.airflow_side import rows, set_connection, write_rows
+from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport
+from tests.support.airflow_side import rows, set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 GENERATE, EMBED = "gemini-2.5-flash", "gemini-embedding-001"
 

@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
 from airflow_provider_gemini_batch.api.flows import delete_job, exchange, get_file, get_job, list_page
 from airflow_provider_gemini_batch.api.models import BatchJob, JobOutput, JobPage
-from airflow_provider_gemini_batch.api.policy import check_ended
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
-from airflow_provider_gemini_batch.api.vertex import VertexSurface
-from airflow_provider_gemini_batch.api.waiting import WaitLimits, Watch, progress_line
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
-from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
@@ -28,6 +26,8 @@ from airflow_provider_gemini_batch.errors import (
     RequestRejectedError,
     ServerError,
 )
+from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
+from airflow_provider_gemini_batch.lifecycle.waiting import WaitLimits, Watch, progress_line
 
 TIME = "2026-11-23T10:00:00.123456789Z"
 JOB = "projects/p/locations/us-central1/batchPredictionJobs/1"

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api import developer, storage
+from airflow_provider_gemini_batch.api.developer import jobs as developer
+from airflow_provider_gemini_batch.api.vertex import storage
 from airflow_provider_gemini_batch.errors import GeminiBatchError, InputChangedError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
-from tests.airflow_side import set_connection
+from tests.support.airflow_side import set_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 MIB = 1 << 20
 SIZE = 40 * MIB + 12_345
@@ -72,7 +73,7 @@ def digest_of_what_arrived(hook: GeminiBatchHook, emulator: EmulatorHandle, back
         sha256 = hook.get_file(name).sha256
         assert sha256 is not None
         return sha256
-    from airflow_provider_gemini_batch.emulator.storage import object_store
+    from gemini_batch_emulator.storage import object_store
 
     bucket, _, place = name.removeprefix("gs://").partition("/")
     stored = object_store(emulator.state).get(bucket, place)
@@ -256,7 +257,7 @@ def test_rows_are_uploaded_and_landed_through_cuts(
     hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, tmp_path: Path
 ) -> None:
     """From the rows to the landed answers, with every transfer cut on its way."""
-    from airflow_provider_gemini_batch.landing import land
+    from airflow_provider_gemini_batch.landing.join import land
 
     emulator.script(mode="at_once")
     source = tmp_path / "in.jsonl"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer import DeveloperSurface
-from airflow_provider_gemini_batch.api.storage import CloudStorage
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
-from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 
 
 class Source:

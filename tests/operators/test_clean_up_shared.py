@@ -17,10 +17,10 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator, DeleteFileOperator
-from tests.airflow_side import attempt, rows, set_connection, write_rows
+from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 
 @pytest.fixture(params=["gemini", "vertex_ai"])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_gemini_batch.api.submit import Submission
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -27,22 +26,23 @@ from airflow_provider_gemini_batch.errors import (
     TriggerEventError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest, Upload, prepared
+from airflow_provider_gemini_batch.lifecycle.submit import Submission
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
     UploadFileOperator,
 )
-from airflow_provider_gemini_batch.submission import JobRequest, Upload, prepared
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
-from airflow_provider_gemini_batch.triggers.wait import event_for
-from tests.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
+from airflow_provider_gemini_batch.watch.event import event_for
+from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_gemini_batch.api.wire import Flow
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 CREATE = ":(asyncB|b)atch(GenerateContent|EmbedContent)|/batchPredictionJobs$"
 
@@ -401,7 +401,7 @@ def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any)
 
 
 def test_trouble_in_the_triggerer_is_told(emulator: EmulatorHandle) -> None:
-    from airflow_provider_gemini_batch.api.waiting import Outcome
+    from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
     event = event_for(Outcome.ERROR, "batches/a", None, "the key was refused", "AuthError")
     with pytest.raises(GeminiBatchError, match="the key was refused"):

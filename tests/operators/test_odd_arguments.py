@@ -21,10 +21,10 @@ from airflow_provider_gemini_batch.operators import (
     UploadFileOperator,
 )
 from airflow_provider_gemini_batch.triggers import BatchJobTrigger
-from tests.airflow_side import attempt, rows, set_connection, write_rows
+from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 
 @pytest.fixture

@@ -28,12 +28,12 @@ from airflow_provider_gemini_batch.operators import (
     ListBatchesOperator,
     UploadFileOperator,
 )
-from tests.airflow_side import attempt, rows, set_connection, write_rows
+from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ import pytest
 
 from airflow_provider_gemini_batch import operators
 from airflow_provider_gemini_batch.api.models import BatchJob
-from airflow_provider_gemini_batch.api.results import ResultRow
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.connection import settings_from_connection
-from airflow_provider_gemini_batch.connection_form import DEFAULT_CONNECTION_ID, EXTRA_FIELDS
-from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+from airflow_provider_gemini_batch.connection.form import DEFAULT_CONNECTION_ID, EXTRA_FIELDS
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
-from airflow_provider_gemini_batch.landing import land
+from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 from airflow_provider_gemini_batch.operators.submit import SubmitOperator
+from airflow_provider_gemini_batch.rows.results import ResultRow
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
+from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 SECTIONS: dict[str, type[Any]] = {
     "Every operator": GeminiBatchOperator,

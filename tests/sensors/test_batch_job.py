@@ -24,11 +24,11 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from tests.airflow_side import TaskInstance, attempt, rows, set_connection
+from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
     from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 MODES = ["poke", "reschedule", "deferrable"]
 
@@ -148,8 +148,8 @@ def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any)
 
 
 def test_a_job_deleted_meanwhile_is_told_by_the_trigger(emulator: EmulatorHandle) -> None:
-    from airflow_provider_gemini_batch.api.waiting import Outcome
-    from airflow_provider_gemini_batch.triggers.wait import event_for
+    from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+    from airflow_provider_gemini_batch.watch.event import event_for
 
     event = event_for(Outcome.ERROR, "batches/a", None, "batches/a does not exist", NotFoundError.__name__)
     with pytest.raises(GeminiBatchError, match="does not exist"):

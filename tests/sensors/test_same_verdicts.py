@@ -33,10 +33,10 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from tests.airflow_side import attempt, rows, set_connection
+from tests.support.airflow_side import attempt, rows, set_connection
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.emulator.pytest_plugin import EmulatorHandle
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 ROWS = 4
 Wait = Callable[..., Any]
@@ -298,7 +298,7 @@ def test_soft_fail_skips_at_the_timeout(emulator: EmulatorHandle, mode: str) -> 
 
 
 def test_a_job_deleted_meanwhile_is_not_found_in_every_mode(emulator: EmulatorHandle, task: Wait, mocker: Any) -> None:
-    mocker.patch("airflow_provider_gemini_batch.api.waiting.MISSING_GRACE", 0.0)
+    mocker.patch("airflow_provider_gemini_batch.lifecycle.waiting.MISSING_GRACE", 0.0)
     emulator.script(stuck="RUNNING", pending_seconds=0)
     emulator.fault(
         match=LOOK, times=None, status=404, skip=1,

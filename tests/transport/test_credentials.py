@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.connection import ConnectionSettings, settings_from_connection
-from airflow_provider_gemini_batch.emulator.pytest_plugin import LOCATION, PROJECT, EmulatorHandle
-from airflow_provider_gemini_batch.emulator.token import create_service_account, token_desk
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.transport.credentials import (
     ApiKeyCredentials,
@@ -24,7 +22,9 @@ from airflow_provider_gemini_batch.transport.credentials import (
     GoogleAuthCredentials,
     credentials_for,
 )
-from tests.transport.frames import frames_of
+from gemini_batch_emulator.pytest_plugin import LOCATION, PROJECT, EmulatorHandle
+from gemini_batch_emulator.token import create_service_account, token_desk
+from tests.support.frames import frames_of
 
 TARGET = "target@emulated-project.iam.gserviceaccount.com"
 

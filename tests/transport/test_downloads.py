@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.api.wire import HttpRequest
-from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 from airflow_provider_gemini_batch.errors import (
     AuthError,
     GeminiBatchError,
@@ -22,9 +22,9 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.transport import blocking
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials
-from tests.transport import serving
-from tests.transport.frames import frames_of
-from tests.transport.serving import Answer, close, raw, reply
+from tests.support import odd_server as serving
+from tests.support.frames import frames_of
+from tests.support.odd_server import Answer, close, raw, reply
 
 FILE = bytes(range(256)) * 8
 CUT = 700

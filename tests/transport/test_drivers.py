@@ -37,7 +37,7 @@ from airflow_provider_gemini_batch.api.wire import (
     RefreshCredentials,
     json_request,
 )
-from airflow_provider_gemini_batch.connection import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     AuthError,
@@ -56,9 +56,9 @@ from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials, Credentials
 from airflow_provider_gemini_batch.transport.sockets import TimedAdapter
-from tests.transport import serving
-from tests.transport.frames import frames_of
-from tests.transport.serving import Answer, Seen, chunked, close, raw, reply, reset, short, slowly
+from tests.support import odd_server as serving
+from tests.support.frames import frames_of
+from tests.support.odd_server import Answer, Seen, chunked, close, raw, reply, reset, short, slowly
 
 KEY = "AIzaSy-the-key-of-the-drivers-tests-0123"
 

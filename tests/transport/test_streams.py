@@ -9,12 +9,12 @@ import pytest
 
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import HttpRequest
-from airflow_provider_gemini_batch.connection import ConnectionSettings
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RequestRejectedError
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import FixedCredentials
-from tests.transport import serving
-from tests.transport.serving import chunked, raw, reply, short
+from tests.support import odd_server as serving
+from tests.support.odd_server import chunked, raw, reply, short
 
 WHOLE = bytes(range(256)) * 40
 HALF = len(WHOLE) // 2

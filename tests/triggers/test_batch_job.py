@@ -10,16 +10,16 @@ import time
 
 import pytest
 
-from airflow_provider_gemini_batch import watching
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.api.waiting import Outcome
-from airflow_provider_gemini_batch.connection import settings_from_connection
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.errors import TriggerEventError
-from airflow_provider_gemini_batch.task_context import state_in
-from airflow_provider_gemini_batch.triggers import wait
+from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+from airflow_provider_gemini_batch.task.context import state_in
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
-from airflow_provider_gemini_batch.triggers.wait import event_for, read_event
+from airflow_provider_gemini_batch.watch import event as wait
+from airflow_provider_gemini_batch.watch import poller
+from airflow_provider_gemini_batch.watch.event import event_for, read_event
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     [name] = emulator.seed_jobs(count=1, state="RUNNING")
     emulator.fault(match={"path": "batches"}, times=2, status=503, message="down for a while", skip=1)
     monkeypatch.setattr(wait, "TROUBLE_CHECK", 0.3)
-    monkeypatch.setattr(watching, "REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(poller, "REPEAT_SECONDS", 0.1)
     caplog.set_level("INFO")
     events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both

@@ -1,0 +1,591 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Batch prediction jobs on Vertex AI, with their files in Cloud Storage.
+
+The wire in short: a job reads one JSONL object (or a BigQuery table) and writes below a prefix (or to a table); nothing
+travels inline. Labels and a list filter let us find our own jobs. A delete answers with an operation, which is over for
+us once it is accepted: the job is gone from then on.
+
+Where the service's own words leave a person alone (a bucket's name, a permission, a region), :func:`explain` adds what
+to do; every error raised here carries it already.
+
+Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1 (projects.locations.batchPredictionJobs);
+https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference;
+codes and texts of failed jobs as recorded by users of the live service.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_gemini_batch.api.backend import Masks, given_job_name
+from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL
+from airflow_provider_gemini_batch.api.models import (
+    Backend,
+    BatchJob,
+    BatchStats,
+    FilePage,
+    JobOutput,
+    JobPage,
+    JobSpec,
+    RemoteFile,
+)
+from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage, join_gs_uri, parse_gs_uri
+from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, is_google, vertex_base_url
+from airflow_provider_gemini_batch.errors import (
+    ApiError,
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+    ReplyFormatError,
+    RequestRejectedError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.wire import UploadSource
+
+MAX_DISPLAY_NAME = 128
+MAX_LABELS = 64
+MAX_LABEL_CHARACTERS = 64
+
+READ_MASK = (
+    "name,displayName,model,inputConfig,outputConfig,outputInfo,state,error,partialFailures,completionStats,"
+    "createTime,startTime,endTime,updateTime,labels"
+)
+"""What :class:`BatchJob` is made of, as a field mask."""
+
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"
+_JOB_NAME = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/batchPredictionJobs/[A-Za-z0-9_-]+")
+_MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
+_TUNED_MODEL = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/models/[A-Za-z0-9_.@-]+")
+_PUBLISHED_MODEL = re.compile(
+    rf"(?:projects/{_SEGMENT}/locations/[a-z0-9-]+/)?publishers/[a-z0-9-]+/models/[A-Za-z0-9_][A-Za-z0-9_.@-]*"
+)
+_BIGQUERY_SOURCE = re.compile(r"bq://[^./\s]+(?:\.[^./:\s]+:[^./\s]+)?\.[^./\s]+\.[^./\s]+")
+_BIGQUERY_TARGET = re.compile(r"bq://[^./\s]+(?:\.[^./:\s]+:[^./\s]+)?(?:\.[^./\s]+){0,2}")
+_GEMINI_EMBEDDING = re.compile(r"/gemini-embedding-")
+_BUCKET_LOCATION = re.compile(r"bucket location for\s+(?:gs://)?([a-z0-9][a-z0-9._-]*[a-z0-9])")
+_SERVICE_AGENT = re.compile(r"[\w.-]+@gcp-sa-aiplatform[\w.-]*\.iam\.gserviceaccount\.com")
+_PERMISSION = re.compile(r"storage\.(?:objects|buckets)\.\w+")
+
+
+class VertexSurface:
+    """
+    Vertex AI as a :class:`~.surface.Surface`.
+
+    :param settings: A connection whose backend is ``vertex_ai``.
+    :param new_id: Makes a word that nobody else makes, for the output prefix of a job without our labels.
+    """
+
+    backend: Backend = "vertex_ai"
+
+    def __init__(self, settings: ConnectionSettings, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
+        self._settings = settings
+        self._root = f"{settings.base_url.rstrip('/')}/{settings.api_version}"
+        self._parent = f"projects/{settings.project}/locations/{settings.location}"
+        self._new_id = new_id
+        self._storage = CloudStorage(settings.storage_base_url, RetryPolicy(max_attempts=max(8, settings.max_retries)))
+        self.job_masks = Masks()
+        self.list_masks = Masks()
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def check_job_name(self, job_name: str) -> str:
+        """
+        Return the full name; digits alone are a job of the connection's project and location.
+
+        :raises ConfigurationError: If it is no name of a job here, or its location has another host than ours.
+        """
+        name = given_job_name(job_name).strip("/")
+        if re.fullmatch(r"[0-9]+", name):
+            return f"{self._parent}/batchPredictionJobs/{name}"
+        match = _JOB_NAME.fullmatch(name)
+        if match is None:
+            hint = " It is a job of the Developer API; use a connection with an API key." if "batches/" in name else ""
+            raise ConfigurationError(
+                "job_name must look like 'projects/.../locations/.../batchPredictionJobs/...' or be its number on "
+                f"Vertex AI, not {name!r}.{hint}"
+            )
+        self._check_location(match[1], f"The job {name}")
+        return name
+
+    def create_job(self, spec: JobSpec) -> HttpRequest:
+        """
+        Build the call that starts a job; priority and webhook_config do not exist here and are left out.
+
+        :raises ConfigurationError: Naming everything about *spec* that cannot work.
+        """
+        problems: list[str] = []
+
+        def tried(build: Callable[[], Any]) -> Any:
+            try:
+                return build()
+            except ConfigurationError as error:
+                problems.append(str(error))
+                return None
+
+        model = tried(lambda: self._model_path(spec.model))
+        source = tried(lambda: _input_config(spec))
+        if source and model and source["instancesFormat"] == "bigquery" and _GEMINI_EMBEDDING.search(model):
+            problems.append(
+                f"{spec.model} reads from Cloud Storage only: give gcs_uri or input_path instead of bigquery_uri."
+            )
+        target = tried(lambda: self._output_config(spec))
+        tried(lambda: check_labels(spec.labels))
+        if not spec.display_name.strip():
+            problems.append("display_name is empty; Vertex AI needs one.")
+        elif len(spec.display_name) > MAX_DISPLAY_NAME:
+            problems.append(
+                f"display_name has {len(spec.display_name)} characters; Vertex AI takes {MAX_DISPLAY_NAME} at most."
+            )
+        if problems:
+            raise ConfigurationError(" ".join(problems))
+        body: dict[str, Any] = {
+            "displayName": spec.display_name,
+            "model": model,
+            "inputConfig": source,
+            "outputConfig": target,
+        }
+        if spec.labels:
+            body["labels"] = dict(spec.labels)
+        return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body)
+
+    def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
+        """Build the look at one job."""
+        params = (("fields", READ_MASK),) if masked else ()
+        return HttpRequest("GET", f"{self._root}/{self.check_job_name(job_name)}", params)
+
+    def list_jobs(
+        self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
+    ) -> HttpRequest:
+        """Build the call for one page of jobs of the connection's project and location."""
+        params = [("pageSize", str(page_size))]
+        if page_token:
+            params.append(("pageToken", page_token))
+        if filter:
+            params.append(("filter", filter))
+        if masked:
+            params.append(("readMask", READ_MASK))
+        return HttpRequest("GET", f"{self._root}/{self._parent}/batchPredictionJobs", tuple(params))
+
+    def cancel_job(self, job_name: str) -> HttpRequest:
+        """Build the cancel call; the service refuses it for a job that has ended (400 FAILED_PRECONDITION)."""
+        return json_request("POST", f"{self._root}/{self.check_job_name(job_name)}:cancel", {})
+
+    def delete_job(self, job_name: str) -> HttpRequest:
+        """Build the delete call; only a job that has ended can be deleted."""
+        return HttpRequest("DELETE", f"{self._root}/{self.check_job_name(job_name)}")
+
+    def read_job(self, reply: HttpReply) -> BatchJob:
+        """Read the answer to create or get."""
+        return _batch_job(self._accepted(reply).json_object(), reply)
+
+    def read_job_page(self, reply: HttpReply) -> JobPage:
+        """Read one page of a list; a page may be empty and still have a next one."""
+        body = self._accepted(reply).json_object()
+        items = body.get("batchPredictionJobs") or []
+        if not isinstance(items, list):
+            raise ReplyFormatError("Vertex AI listed jobs as something that is no list.", excerpt=reply.excerpt())
+        return JobPage(tuple(_batch_job(item, reply) for item in items), body.get("nextPageToken") or None)
+
+    def picks(self, filter: str | None) -> None:
+        """Leave filtering to the service."""
+
+    def read_nothing(self, reply: HttpReply) -> None:
+        """Check the answer to cancel (nothing) or delete (an operation, whose own error counts)."""
+        body = self._accepted(reply).json_object()
+        error = error_info(body.get("error"))
+        if error is not None:
+            raise RequestRejectedError(f"Vertex AI could not delete the job: {error}", status=reply.status)
+
+    def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
+        """
+        Return a list filter for jobs with *labels* created at *since* or later; None if nothing is asked for.
+
+        :param since: RFC 3339.
+        """
+        check_labels(labels)
+        parts = [f"labels.{key}={value}" for key, value in labels.items()]
+        if since:
+            if not re.fullmatch(r"[0-9TZ:.+-]+", since):
+                raise ConfigurationError(f"Not a time as RFC 3339 writes it: {since!r}.")
+            parts.append(f'create_time>="{since}"')
+        return " AND ".join(parts) or None
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
+        """
+        Upload to Cloud Storage, through faults; see :meth:`.storage.CloudStorage.upload`.
+
+        :param name: ``gs://bucket/object``.
+        """
+        return (yield from self._storage.upload(source, _gs_name(name), display_name=display_name, mime_type=mime_type))
+
+    def get_file(self, file_name: str) -> HttpRequest:
+        """Build the look at an object's metadata."""
+        return self._storage.get_object(_gs_name(file_name))
+
+    def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:
+        """
+        Build the call for one page of objects.
+
+        :param prefix: ``gs://bucket/beginning``; empty is the connection's storage_uri.
+        """
+        place = prefix or self._settings.storage_uri
+        if not place:
+            raise ConfigurationError("Which files? Give a prefix (gs://bucket/...), or the connection a storage_uri.")
+        if not prefix:
+            # gs://bucket/airflow must not list gs://bucket/airflow-of-others.
+            place = place.rstrip("/") + "/"
+        return self._storage.list_objects(_gs_name(place), page_size, page_token)
+
+    def delete_file(self, file_name: str) -> HttpRequest:
+        """Build the delete call."""
+        return self._storage.delete_object(_gs_name(file_name))
+
+    def download_file(self, file_name: str, offset: int = 0, generation: str | None = None) -> HttpRequest:
+        """
+        Build the call that streams an object's content from *offset* on.
+
+        :param generation: ``RemoteFile.metadata["generation"]``, so that pieces of two versions never mix.
+        """
+        return self._storage.download_object(_gs_name(file_name), offset, generation)
+
+    def read_file(self, reply: HttpReply) -> RemoteFile:
+        """Read an object's metadata."""
+        return self._storage.read_object(self._accepted(reply))
+
+    def read_file_page(self, reply: HttpReply) -> FilePage:
+        """Read one page of objects."""
+        return self._storage.read_object_page(self._accepted(reply))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _accepted(self, reply: HttpReply) -> HttpReply:
+        """Return a reply that is no error; else raise it with what to do."""
+        if 200 <= reply.status < 300:
+            return expect_success(reply)
+        error = error_from(reply)
+        advice = explain(error, self._settings)
+        if advice:
+            error.args = (f"{error} - {advice}",)
+        raise error
+
+    def _check_location(self, location: str, what: str) -> None:
+        """Google's hosts serve one location each; a host of one's own (proxy, emulator) may serve all."""
+        ours = urlsplit(self._settings.base_url).hostname or ""
+        fitting = {urlsplit(vertex_base_url(location)).hostname, f"{location}-aiplatform.googleapis.com"}
+        if location != self._settings.location and is_google(ours) and ours not in fitting:
+            raise ConfigurationError(
+                f"{what} is in location {location}, the connection in {self._settings.location} ({ours}), and each "
+                f"host serves its own location only. Use a connection with location {location}."
+            )
+
+    def _model_path(self, model: str) -> str:
+        path = model_path(model)
+        tuned = _TUNED_MODEL.fullmatch(path)
+        location = self._settings.location
+        if tuned and tuned[1] != location:
+            raise ConfigurationError(
+                f"The model {path} is in location {tuned[1]}, the connection in {location}; a tuned model runs only "
+                f"where it is. Use a connection with location {tuned[1]}."
+            )
+        if tuned and location == "global":
+            raise ConfigurationError("Tuned models do not run in location global; use a connection with their region.")
+        return path
+
+    def _output_config(self, spec: JobSpec) -> dict[str, Any]:
+        place = (spec.destination or "").strip()
+        if not place:
+            if not self._settings.storage_uri:
+                raise ConfigurationError(
+                    "No destination: name a place for the results (gs://bucket/prefix or bq://project.dataset.table), "
+                    "or give the connection a storage_uri."
+                )
+            # One prefix per job: the service's directory below it is named by the job's creation time alone.
+            words = [spec.labels[key] for key in (TASK_LABEL, INPUT_LABEL) if key in spec.labels]
+            place = join_gs_uri(self._settings.storage_uri, "results", *(words or [self._new_id()]))
+        if place.startswith("gs://"):
+            parse_gs_uri(place, needs_object=False)
+            return {"predictionsFormat": "jsonl", "gcsDestination": {"outputUriPrefix": place}}
+        if _BIGQUERY_TARGET.fullmatch(place):
+            return {"predictionsFormat": "bigquery", "bigqueryDestination": {"outputUri": place}}
+        raise ConfigurationError(
+            f"destination must be gs://bucket/prefix or bq://project.dataset.table on Vertex AI, not {place!r}."
+        )
+
+
+def model_path(model: str) -> str:
+    """
+    Return a model's resource name for a model as people write it.
+
+    :param model: ``gemini-2.5-flash``, ``models/gemini-2.5-flash``, ``publishers/google/models/...`` or, tuned,
+        ``projects/.../locations/.../models/...``.
+    :raises ConfigurationError: If it is none of these.
+    """
+    name = str(model or "").strip().strip("/")
+    if _TUNED_MODEL.fullmatch(name) or _PUBLISHED_MODEL.fullmatch(name):
+        return name
+    bare = name.removeprefix("models/")
+    if _MODEL_ID.fullmatch(bare):
+        return f"publishers/google/models/{bare}"
+    hint = ""
+    if name.startswith("tunedModels/"):
+        hint = " A tuned model of the Developer API does not exist on Vertex AI."
+    raise ConfigurationError(
+        f"Not a model of Vertex AI: {name!r}. Write gemini-2.5-flash, publishers/google/models/gemini-2.5-flash, or "
+        f"for a tuned model projects/.../locations/.../models/....{hint}"
+    )
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """
+    Check labels by the rules of the service.
+
+    :raises ConfigurationError: Naming every label that breaks them.
+    """
+    bad = [
+        f"{key}={value}"
+        for key, value in labels.items()
+        if not _is_label(key) or not str(key)[:1].isalpha() or not (value == "" or _is_label(value))
+    ]
+    if bad:
+        raise ConfigurationError(
+            f"labels: {', '.join(bad)} cannot be used; keys and values are lower-case letters, digits, '_' and '-', at "
+            f"most {MAX_LABEL_CHARACTERS} characters, and a key begins with a letter."
+        )
+    if len(labels) > MAX_LABELS:
+        raise ConfigurationError(f"labels: {len(labels)} are too many; a job can have {MAX_LABELS}, ours included.")
+
+
+def explain(problem: BatchJob | ApiError, settings: ConnectionSettings | None = None) -> str:
+    """
+    Say what to do about a failed job or an error reply, where the service's own text leaves that open.
+
+    :param settings: The connection, so that the advice can name its project, location and storage_uri.
+    :return: One or two sentences, or an empty string if there is nothing to add.
+    """
+    if isinstance(problem, BatchJob):
+        return _explain_job(problem)
+    return _explain_error(problem, settings)
+
+
+def _explain_job(job: BatchJob) -> str:
+    if job.error is None or job.state not in (JobState.FAILED, JobState.PARTIALLY_SUCCEEDED, JobState.EXPIRED):
+        return ""
+    code, message = job.error.code, job.error.message
+    match = re.match(r"projects/([^/]+)/locations/([^/]+)/", job.name)
+    project, location = (match[1], match[2]) if match else ("the job's", "the job's")
+    agent_match = _SERVICE_AGENT.search(message)
+    agent = agent_match[0] if agent_match else "service-<project number>@gcp-sa-aiplatform.iam.gserviceaccount.com"
+    if code == 9 and "bucket" in message.lower():
+        named = _BUCKET_LOCATION.search(message)
+        bucket = f"gs://{named[1]}" if named else "of the input or the destination"
+        return (
+            f"The bucket {bucket} does not exist, or Vertex AI's service agent of project {project} ({agent}) may not "
+            "read it: check the bucket's name, or grant the agent roles/storage.objectAdmin on it. The agent reads and "
+            "writes, not the account of the connection."
+        )
+    if code == 9:
+        return (
+            f"Check that the input {job.input_place or ''} exists and that Vertex AI's service agent of project "
+            f"{project} ({agent}) may read it."
+        ).replace("  ", " ")
+    if code == 7:
+        permission = _PERMISSION.search(message)
+        lacks = f" (it lacks {permission[0]})" if permission else ""
+        if "bigquery" in message.lower():
+            return f"Grant Vertex AI's service agent of project {project} ({agent}) roles/bigquery.dataEditor."
+        return (
+            f"Grant Vertex AI's service agent {agent} of project {project} roles/storage.objectAdmin on the bucket of "
+            f"the destination{lacks}, then submit again. The agent writes, not the account of the connection; rows "
+            "that had run are billed."
+        )
+    if code == 3 and "import" in message.lower():
+        return (
+            "The whole file was refused before any row ran: every row needs the same shape (one type at each place, no "
+            "empty objects, no nulls, at most 15 levels, names as BigQuery columns have them)."
+        )
+    if code == 5:
+        return (
+            f"Something the job needs is missing in project {project}, location {location}: check the names of the "
+            "dataset, table and model. An output dataset has to exist, and in the job's region."
+        )
+    if code == 6:
+        return "The output table exists already; name one that does not, or only the dataset."
+    if code == 13:
+        return "This is trouble at Google: submitting the same job again usually helps."
+    return ""
+
+
+def _explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
+    text = str(error)
+    low = text.lower()
+    project = settings.project if settings else "the connection's"
+    location = settings.location if settings else "the connection's"
+    storage = f" ({settings.storage_uri})" if settings and settings.storage_uri else ""
+    reasons = {str(detail.get("reason") or "") for detail in error.details}
+    permission = _PERMISSION.search(text)
+    if isinstance(error, PermissionDeniedError):
+        if permission:
+            return (
+                f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of "
+                f"this file, or use another bucket than the connection's storage_uri{storage}."
+            )
+        if "USER_PROJECT_DENIED" in reasons:
+            payer = settings.quota_project if settings else ""
+            return (
+                f"The connection's account may not use {payer or 'that project'} for quota: grant it "
+                "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
+            )
+        if "vpcservicecontrols" in low:
+            return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
+        if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
+            return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {project}."
+        if "permission denied on 'locations/" in low:
+            return (
+                f"The location {location} of the connection does not exist, or is closed to project {project}: "
+                "correct the connection's location (for example us-central1 or global)."
+            )
+        if "CONSUMER_INVALID" in reasons or "resource project" in low:
+            return (
+                f"The project {project} of the connection does not exist, or its account has no access to it: correct "
+                "the connection's project."
+            )
+        return (
+            f"The connection's account needs roles/aiplatform.user in project {project}; check also that this is the "
+            "right project."
+        )
+    names_model = any(word in low for word in ("publishermodel", "publisher model", "the model"))
+    if names_model and "batchpredictionjob" not in low and (error.status == 404 or "location" in low):
+        return (
+            f"The model does not exist, or is not served in location {location} of the connection: check its name, or "
+            "use a connection with a location that has it (for most Gemini models global or us-central1)."
+        )
+    if isinstance(error, NotFoundError):
+        if "batchpredictionjob" in low:
+            return (
+                f"The job was deleted, or belongs to another project or location than the connection's ({project}, "
+                f"{location})."
+            )
+        if "bucket does not exist" in low:
+            return (
+                "Create the bucket, or correct its name in the file's place or in the connection's "
+                f"storage_uri{storage}."
+            )
+        if "no such object" in low:
+            return "The object was deleted or never written; check its name."
+    if error.reason == "FAILED_PRECONDITION" and "delet" in low:
+        return "A job can be deleted once it has ended: cancel it first and wait for that."
+    return ""
+
+
+def _input_config(spec: JobSpec) -> dict[str, Any]:
+    # What an upload returned counts as a source of either backend.
+    gcs_uri = spec.gcs_uri
+    if spec.file_name is not None:
+        if not spec.file_name.startswith("gs://"):
+            raise ConfigurationError(
+                f"file_name {spec.file_name!r} is a file of the Developer API; on Vertex AI a file lies in Cloud "
+                "Storage. Upload it with this connection, or give input_path or gcs_uri."
+            )
+        if gcs_uri is not None:
+            raise ConfigurationError("file_name and gcs_uri are both given; give one of them.")
+        gcs_uri = spec.file_name
+    if spec.requests is not None:
+        raise ConfigurationError("Vertex AI takes no inline rows; they have to be uploaded to Cloud Storage first.")
+    if (gcs_uri is None) == (spec.bigquery_uri is None):
+        raise ConfigurationError("Give exactly one source: gcs_uri, file_name (gs://...) or bigquery_uri.")
+    if gcs_uri is not None:
+        parse_gs_uri(gcs_uri)
+        return {"instancesFormat": "jsonl", "gcsSource": {"uris": [gcs_uri]}}
+    if not _BIGQUERY_SOURCE.fullmatch(str(spec.bigquery_uri)):
+        raise ConfigurationError(f"bigquery_uri must look like bq://project.dataset.table, not {spec.bigquery_uri!r}.")
+    return {"instancesFormat": "bigquery", "bigquerySource": {"inputUri": spec.bigquery_uri}}
+
+
+def _batch_job(body: Any, reply: HttpReply) -> BatchJob:
+    if not isinstance(body, Mapping) or not isinstance(body.get("name"), str):
+        raise ReplyFormatError("Vertex AI answered without a job.", excerpt=reply.excerpt())
+    state_text = str(body.get("state") or "")
+    failures = (error_info(item) for item in body.get("partialFailures") or ())
+    return BatchJob(
+        name=body["name"],
+        display_name=str(body.get("displayName") or ""),
+        model=str(body.get("model") or ""),
+        state=JobState.from_wire(state_text),
+        stats=_stats(body.get("completionStats")),
+        error=error_info(body.get("error")),
+        create_time=body.get("createTime") or None,
+        start_time=body.get("startTime") or None,
+        end_time=body.get("endTime") or None,
+        update_time=body.get("updateTime") or None,
+        output=_output(body),
+        labels={str(key): str(value) for key, value in (body.get("labels") or {}).items()},
+        backend="vertex_ai",
+        input_place=_input_place(body.get("inputConfig") or {}),
+        state_text=state_text,
+        partial_failures=tuple(item for item in failures if item is not None),
+    )
+
+
+def _stats(stats: Any) -> BatchStats:
+    """Absent statistics are unknown; in those that are there an absent member is zero, and -1 is unknown."""
+    if not isinstance(stats, Mapping) or not stats:
+        return BatchStats()
+
+    def count(name: str) -> int | None:
+        value = whole_number(stats.get(name, 0))
+        return value if value is not None and value >= 0 else None
+
+    succeeded, failed, pending = count("successfulCount"), count("failedCount"), count("incompleteCount")
+    total = None if None in (succeeded, failed, pending) else (succeeded or 0) + (failed or 0) + (pending or 0)
+    return BatchStats(total, succeeded, failed, pending)
+
+
+def _output(body: Mapping[str, Any]) -> JobOutput | None:
+    """Where the answers really lie; what was asked for is a prefix only, save for a table named in full."""
+    info = body.get("outputInfo") or {}
+    if info.get("gcsOutputDirectory"):
+        return JobOutput("gcs", str(info["gcsOutputDirectory"]).rstrip("/"))
+    asked = str(((body.get("outputConfig") or {}).get("bigqueryDestination") or {}).get("outputUri") or "")
+    if info.get("bigqueryOutputDataset"):
+        dataset = str(info["bigqueryOutputDataset"])
+        dataset = dataset if dataset.startswith("bq://") else f"bq://{dataset}"
+        table = str(info.get("bigqueryOutputTable") or "").rpartition(".")[2]
+        if table:
+            return JobOutput("bigquery", f"{dataset}.{table}")
+    if _BIGQUERY_SOURCE.fullmatch(asked) and JobState.from_wire(body.get("state")).has_results:
+        return JobOutput("bigquery", asked)
+    return None
+
+
+def _input_place(config: Mapping[str, Any]) -> str | None:
+    uris = (config.get("gcsSource") or {}).get("uris")
+    if uris:
+        return str(uris if isinstance(uris, str) else uris[0])
+    return (config.get("bigquerySource") or {}).get("inputUri") or None
+
+
+def _gs_name(file_name: str) -> str:
+    name = str(file_name or "").strip()
+    if not name.startswith("gs://"):
+        hint = " It is a file of the Developer API." if name.startswith("files/") else ""
+        raise ConfigurationError(f"On Vertex AI a file is named gs://bucket/object, not {name!r}.{hint}")
+    return name
+
+
+def _is_label(text: object) -> bool:
+    word = str(text)
+    return 0 < len(word) <= MAX_LABEL_CHARACTERS and all(
+        (char.isalpha() and char == char.lower()) or char.isnumeric() or char in "_-" for char in word
+    )

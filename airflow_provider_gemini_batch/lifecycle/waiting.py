@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What to do after a look at a job, and what to tell people meanwhile: pure decisions, the same in every mode.
+
+Deadlines are UTC epoch seconds, so that they survive restarts and deferral.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.flows import get_job
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.wire import Flow, Pause
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
+from airflow_provider_gemini_batch.lifecycle.polling import next_interval
+from airflow_provider_gemini_batch.times import duration, epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.models import BatchJob
+
+MISSING_GRACE = 60.0
+"""Seconds for which a job that was just created may answer 404."""
+
+SILENCE = 600.0
+"""Longest time in seconds without a progress line."""
+
+
+class Outcome(StrEnum):
+    """How a wait ended."""
+
+    ENDED = "ended"
+    TIMEOUT = "timeout"
+    PENDING_TIMEOUT = "pending_timeout"
+    RUNNING_TIMEOUT = "running_timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class WaitLimits:
+    """
+    How long to wait.
+
+    :param deadline: UTC epoch seconds after which we stop, whatever the state.
+    :param pending_timeout: Seconds a job may wait for its turn, from its creation; None for no limit.
+    :param running_timeout: Seconds a job may run, from the moment we first saw it run (or its start time).
+    """
+
+    deadline: float
+    pending_timeout: float | None = None
+    running_timeout: float | None = None
+
+    def outcome_of(self, job: BatchJob | None, now: float, running_since: float | None) -> Outcome | None:
+        """Say whether the wait is over, and how; None while it is not."""
+        if job is not None and job.is_done:
+            return Outcome.ENDED
+        if now >= self.deadline:
+            return Outcome.TIMEOUT
+        if job is None:
+            return None
+        created = epoch(job.create_time)
+        if (
+            self.pending_timeout is not None
+            and job.state.is_waiting
+            and created is not None
+            and now >= created + self.pending_timeout
+        ):
+            return Outcome.PENDING_TIMEOUT
+        if (
+            self.running_timeout is not None
+            and job.state is JobState.RUNNING
+            and running_since is not None
+            and now >= running_since + self.running_timeout
+        ):
+            return Outcome.RUNNING_TIMEOUT
+        return None
+
+
+@dataclass
+class ProgressReport:
+    """
+    Decides which looks are worth a line: every change of state or of failed rows, the first that fails, the first that
+    works again, and one each ten minutes.
+
+    :param log: Takes the finished line.
+    """
+
+    log: Callable[[str], None]
+    started: float
+    _last: tuple[str, int | None] | None = field(default=None, init=False)
+    _last_time: float = field(default=0.0, init=False)
+    _unknown: set[str] = field(default_factory=set, init=False)
+    _failing_since: float | None = field(default=None, init=False)
+
+    def fault(self, error: GeminiBatchError, now: float) -> None:
+        """Take a look into account that failed and is not the last, and log a line if it is worth one."""
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._last_time < SILENCE:
+            return
+        self._last_time = now
+        failing = now - self._failing_since
+        text = f"for {duration(failing)}" if failing else "for now"
+        self.log(f"The job cannot be looked at {text}; waiting goes on. {error}")
+
+    def see(self, job: BatchJob, now: float) -> None:
+        """Take a look into account, and log a line if it is worth one."""
+        if self._failing_since is not None:
+            self.log(f"{job.name} can be looked at again, after {duration(now - self._failing_since)}.")
+            self._failing_since = None
+        if job.state is JobState.UNKNOWN and job.state_text not in self._unknown:
+            self._unknown.add(job.state_text)
+            self.log(f"{job.name} is in the state {job.state_text!r}, which is not known here; waiting goes on.")
+        mark = (job.state_text or job.state.value, job.stats.failed)
+        if mark == self._last and now - self._last_time < SILENCE:
+            return
+        self._last, self._last_time = mark, now
+        self.log(progress_line(job, now - self.started))
+
+
+def progress_line(job: BatchJob, elapsed: float) -> str:
+    """Return state, rows done of total, percent, failed rows and elapsed time of a job in one line."""
+    stats = job.stats
+    parts = [f"{job.name}: {job.state_text if job.state is JobState.UNKNOWN else job.state.value}"]
+    if stats.total:
+        parts.append(f"{'?' if stats.done is None else stats.done}/{stats.total} rows")
+    if job.progress is not None:
+        parts.append(f"{job.progress:.0f} %")
+    if stats.failed:
+        parts.append(f"{stats.failed} failed")
+    parts.append(f"{duration(elapsed)} elapsed")
+    return ", ".join(parts)
+
+
+@dataclass
+class Watch:
+    """
+    What one waiting task remembers between looks: enough to decide, whoever does the looking.
+
+    :param limits: How long to wait.
+    :param started: UTC epoch seconds when the wait began.
+    :param on_look: Called with every job seen.
+    :param on_fault: Called with every passing fault that kept us from it.
+    """
+
+    limits: WaitLimits
+    started: float
+    on_look: Callable[[BatchJob, float], None] = field(default=lambda job, now: None)
+    on_fault: Callable[[GeminiBatchError, float], None] = field(default=lambda error, now: None)
+    job: BatchJob | None = field(default=None, init=False)
+    running_since: float | None = field(default=None, init=False)
+
+    def see(self, job: BatchJob, now: float) -> Outcome | None:
+        """Take a look into account; return how the wait ended, or None to go on."""
+        self.job = job
+        if job.state is JobState.RUNNING and self.running_since is None:
+            self.running_since = epoch(job.start_time) or now
+        self.on_look(job, now)
+        return self.limits.outcome_of(job, now, self.running_since)
+
+    def fault(self, error: GeminiBatchError, now: float) -> Outcome | None:
+        """
+        Take a failed look into account.
+
+        :return: None to go on (passing trouble, or a job too young to be found), TIMEOUT at the deadline.
+        :raises GeminiBatchError: *error* itself, if no further look can help.
+        """
+        young = isinstance(error, NotFoundError) and now - self.started < MISSING_GRACE
+        if not (error.is_transient or young):
+            raise error
+        self.on_fault(error, now)
+        return self.limits.outcome_of(None, now, None)
+
+    def pause(self, now: float, poll_interval: float | None) -> float:
+        """Return the seconds until the next look is due, never beyond the deadline."""
+        born = epoch(self.job.create_time) if self.job else None
+        interval = next_interval(now - (born if born is not None else self.started), poll_interval)
+        return max(0.0, min(interval, self.limits.deadline - now))
+
+
+def wait_for_end(
+    surface: Surface,
+    job_name: str,
+    watch: Watch,
+    now: Callable[[], float],
+    *,
+    poll_interval: float | None = None,
+    retry: RetryPolicy | None = None,
+) -> Flow[Outcome]:
+    """
+    Look at a job until the wait is over; ``watch.job`` then holds the last look.
+
+    429, 5xx, lost connections and unreadable replies are waited out with growing pauses until the deadline.
+
+    :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
+    :return: How the wait ended.
+    :raises GeminiBatchError: What no further look can help: refused credentials, a job that does not exist.
+    """
+    back_off = retry or RetryPolicy(max_attempts=None)
+    once = RetryPolicy(max_attempts=1)
+    failures = 0
+    while True:
+        try:
+            job = yield from get_job(surface, job_name, once)
+        except GeminiBatchError as error:
+            outcome = watch.fault(error, now())
+            failures += 1
+            pause = back_off.delay_after(error, failures) or next_interval(0.0, poll_interval)
+            pause = min(pause, max(0.0, watch.limits.deadline - now()))
+        else:
+            failures = 0
+            outcome = watch.see(job, now())
+            pause = watch.pause(now(), poll_interval)
+        if outcome is not None:
+            return outcome
+        yield Pause(pause)

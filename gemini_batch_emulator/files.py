@@ -1,0 +1,617 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The Files API: resumable, multipart and raw upload, get, list, delete, download.
+
+Bytes go to disk as they arrive. A cut connection leaves what had arrived, and a query tells how much that is. The
+output of a job is a file that can only be downloaded: its id is longer than what get and delete accept.
+
+Sources: https://ai.google.dev/api/files; https://developers.google.com/photos/library/guides/resumable-uploads for
+the upload protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gemini_batch_emulator.answering import member
+from gemini_batch_emulator.core import (
+    GoogleError,
+    file_reply,
+    parse_range,
+    reply,
+    timestamp,
+    write_pieces,
+)
+from gemini_batch_emulator.token import bearer, token_desk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from gemini_batch_emulator.core import EmulatorState
+
+VERSIONS = ("v1beta", "v1")
+MAX_ID = 40
+MAX_DISPLAY_NAME = 512
+FILE_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+RECEIPT_BYTES = 2 << 20
+"""What has arrived of an upload is handed to a worker thread in pieces of this size."""
+
+SESSION_IS_BUSY_FOR = 5.0
+"""Seconds a query waits for an earlier request of the same session to be noticed as dead."""
+
+
+def require_key(state: EmulatorState, request: Request) -> None:
+    """
+    Check API key or bearer token.
+
+    :raises GoogleError: 400 ``API_KEY_INVALID`` for a bad key, 401 for a bad token, 403 without either where
+        ``accepted_keys`` or ``accepted_tokens`` is set.
+    """
+    key = request.headers.get("x-goog-api-key") or request.query_params.get("key")
+    if key:
+        accepted = state.config.accepted_keys
+        if key in accepted if accepted is not None else not key.startswith("bad"):
+            return
+        raise GoogleError(
+            400,
+            "API key not valid. Please pass a valid API key.",
+            details=[
+                {
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                    "reason": "API_KEY_INVALID",
+                    "domain": "googleapis.com",
+                    "metadata": {"service": "generativelanguage.googleapis.com"},
+                },
+                {
+                    "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
+                    "locale": "en-US",
+                    "message": "API key not valid. Please pass a valid API key.",
+                },
+            ],
+        )
+    token = bearer(request)
+    who = token_desk(state).caller(token)
+    if token is None and (who is None or state.config.accepted_keys is not None):
+        raise GoogleError(
+            403,
+            "Method doesn't allow unregistered callers (callers without established identity). Please use API Key or "
+            "other form of API consumer identity to call this API.",
+        )
+    if who is None:
+        raise GoogleError(401, "Request had invalid authentication credentials.")
+
+
+@dataclass
+class StoredFile:
+    """An uploaded file."""
+
+    name: str
+    display_name: str
+    mime_type: str
+    path: Path
+    size: int
+    sha256: str
+    created: float
+    number: int
+    polls: int = 0
+
+
+@dataclass
+class UploadSession:
+    """A resumable upload; *received* counts what is on disk."""
+
+    file: dict[str, Any]
+    path: Path
+    total: int | None
+    mime_type: str
+    received: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    outcome: dict[str, Any] | None = None
+    is_cancelled: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class _Receipt:
+    """Writes and hashes in a worker thread while the server receives on; what has arrived is kept, come what may."""
+
+    def __init__(self, session: UploadSession, file: BinaryIO) -> None:
+        self._session = session
+        self._file = file
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._work: asyncio.Future[None] | None = None
+        self.arrived = session.received
+
+    async def add(self, piece: bytes) -> None:
+        """Take what has just arrived."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self.arrived += len(piece)
+        if self._size >= RECEIPT_BYTES:
+            await self._settle()
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            self._work = asyncio.get_running_loop().run_in_executor(None, self._keep, pieces)
+
+    async def finish(self) -> None:
+        """Keep the rest."""
+        await self._settle()
+        self._keep(self._pieces)
+
+    async def _settle(self) -> None:
+        if self._work is not None:
+            work, self._work = self._work, None
+            await work
+
+    def _keep(self, pieces: list[bytes]) -> None:
+        # In one: each call lets go of the interpreter and has to wait until the receiving thread gives it back.
+        whole = b"".join(pieces)
+        write_pieces(self._file, whole)
+        self._session.digest.update(whole)
+        self._session.received += len(whole)
+
+
+class FileStore:
+    """Uploaded files, upload sessions, and the output files of jobs (id -> path)."""
+
+    def __init__(self, state: EmulatorState) -> None:
+        self._state = state
+        self._numbers = 0
+        self.files: dict[str, StoredFile] = {}
+        self.uploads: dict[str, UploadSession] = {}
+        self.outputs: dict[str, Path] = {}
+
+    def find(self, name: str) -> StoredFile | None:
+        """Return a file by its resource name, None if there is none or if it has expired."""
+        found = self.files.get(name)
+        if found is None:
+            return None
+        if self._state.now() >= found.created + self._state.config.file_lifetime_seconds:
+            self.remove(found)
+            return None
+        return found
+
+    def get(self, name: str) -> StoredFile:
+        """
+        Return a file by its resource name.
+
+        :raises GoogleError: 400 for an id that is too long, 403 for a file that does not exist.
+        """
+        file_id = name.removeprefix("files/")
+        if len(file_id) > MAX_ID:
+            raise GoogleError(
+                400,
+                f"* GetFileRequest.name: the file id must be at most {MAX_ID} characters long, but it is "
+                f"{len(file_id)} characters long.",
+            )
+        found = self.find(name)
+        if found is None:
+            raise GoogleError(403, f"You do not have permission to access the File {file_id} or it may not exist.")
+        return found
+
+    def state_of(self, stored: StoredFile) -> str:
+        """Return the file's state as of its reads so far."""
+        if stored.polls < self._state.config.file_processing_polls:
+            return "PROCESSING"
+        return self._state.config.file_state
+
+    def check_name(self, name: str | None) -> str:
+        """
+        Return the resource name of a new file, made up unless the caller chose one.
+
+        :raises GoogleError: If the caller's name cannot be, or is taken.
+        """
+        if not name:
+            return f"files/{self._state.new_id(12)}"
+        file_id = name.removeprefix("files/")
+        if len(file_id) > MAX_ID or not FILE_ID.fullmatch(file_id):
+            raise GoogleError(
+                400,
+                f"* CreateFileRequest.file.name: must be at most {MAX_ID} lowercase alphanumeric characters or dashes, "
+                "and cannot begin or end with a dash.",
+            )
+        if self.find(f"files/{file_id}") is not None:
+            raise GoogleError(409, f"File files/{file_id} already exists.", "ALREADY_EXISTS")
+        return f"files/{file_id}"
+
+    def add(self, path: Path, *, name: str, display_name: str, mime_type: str, size: int, sha256: str) -> StoredFile:
+        """Keep a file that lies at *path*."""
+        self._numbers += 1
+        stored = StoredFile(name, display_name, mime_type, path, size, sha256, self._state.now(), self._numbers)
+        self.files[name] = stored
+        return stored
+
+    def remove(self, stored: StoredFile) -> None:
+        """Forget a file; a job that reads it has a link of its own."""
+        self.files.pop(stored.name, None)
+        stored.path.unlink(missing_ok=True)
+
+
+def file_store(state: EmulatorState) -> FileStore:
+    """Return the files of *state*."""
+    return state.room("files", lambda: FileStore(state))
+
+
+def file_resource(state: EmulatorState, stored: StoredFile, base_url: str, version: str) -> dict[str, Any]:
+    """Write a file as the service does; the hash is base64 of the hexadecimal text."""
+    resource = {
+        "name": stored.name,
+        "mimeType": stored.mime_type,
+        "sizeBytes": str(stored.size),
+        "createTime": timestamp(stored.created, 6),
+        "updateTime": timestamp(stored.created, 6),
+        "expirationTime": timestamp(stored.created + state.config.file_lifetime_seconds),
+        "sha256Hash": base64.b64encode(stored.sha256.encode()).decode(),
+        "uri": f"{base_url}/{version}/{stored.name}",
+        "state": file_store(state).state_of(stored),
+        "source": "UPLOADED",
+    }
+    if stored.display_name:
+        resource["displayName"] = stored.display_name
+    if resource["state"] == "FAILED":
+        resource["error"] = {"code": 3, "message": "Failed to process the file."}  # type: ignore[assignment]
+    return resource
+
+
+def _base_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _described(body: bytes) -> dict[str, Any]:
+    """Read the JSON that describes a new file."""
+    try:
+        value = msgspec.json.decode(body) if body.strip() else {}
+    except msgspec.DecodeError as error:
+        raise GoogleError(400, f"Invalid JSON payload received. {error}") from error
+    described = value.get("file", {}) if isinstance(value, dict) else None
+    if not isinstance(described, dict):
+        raise GoogleError(400, 'Invalid value at "file": must be an object.')
+    if len(str(member(described, "displayName") or "")) > MAX_DISPLAY_NAME:
+        raise GoogleError(400, f"* CreateFileRequest.file.display_name: at most {MAX_DISPLAY_NAME} characters.")
+    return described
+
+
+class _Uploads:
+    """The upload routes."""
+
+    def __init__(self, state: EmulatorState, version: str) -> None:
+        self._state = state
+        self._version = version
+
+    async def handle(self, request: Request) -> Response:
+        """Tell the kinds of upload apart."""
+        upload_id = request.query_params.get("upload_id")
+        if upload_id:
+            return await self._continued(request, upload_id)
+        require_key(self._state, request)
+        if request.headers.get("x-goog-upload-protocol") == "raw":
+            return await self._raw(request)
+        if request.headers.get("content-type", "").startswith("multipart/related"):
+            return await self._multipart(request)
+        commands = _commands(request)
+        if "start" not in commands:
+            raise GoogleError(400, "Upload must start with X-Goog-Upload-Command: start.")
+        return await self._start(request)
+
+    async def _start(self, request: Request) -> Response:
+        state = self._state
+        described = _described(await request.body())
+        announced = request.headers.get("x-goog-upload-header-content-length")
+        try:
+            total = None if announced is None else int(announced)
+        except ValueError:
+            raise GoogleError(400, "X-Goog-Upload-Header-Content-Length is not a number.") from None
+        self._check_size(total or 0)
+        described["name"] = file_store(state).check_name(described.get("name"))
+        mime_type = (
+            request.headers.get("x-goog-upload-header-content-type")
+            or member(described, "mimeType")
+            or "application/octet-stream"
+        )
+        # A session URL is a secret, hence not from the seeded ids.
+        upload_id = base64.urlsafe_b64encode(hashlib.sha256(str(state.new_path()).encode()).digest()).decode()[:40]
+        path = state.new_path(".upload")
+        path.touch()
+        file_store(state).uploads[upload_id] = UploadSession(described, path, total, mime_type)
+        headers = {
+            "x-goog-upload-status": "active",
+            "x-goog-upload-url": f"{_base_url(request)}/upload/{self._version}/files"
+            f"?upload_id={upload_id}&upload_protocol=resumable",
+        }
+        if state.config.upload_granularity:
+            headers["x-goog-upload-chunk-granularity"] = str(state.config.upload_granularity)
+        return Response(b"", 200, headers)
+
+    def _check_size(self, size: int) -> None:
+        limit = self._state.config.max_file_bytes
+        if size > limit:
+            raise GoogleError(400, f"File size {size} exceeds the limit of {limit} bytes.")
+
+    async def _continued(self, request: Request, upload_id: str) -> Response:
+        session = file_store(self._state).uploads.get(upload_id)
+        if session is None:
+            raise GoogleError(404, "Upload session not found.", headers={"x-goog-upload-status": "cancelled"})
+        try:
+            async with asyncio.timeout(SESSION_IS_BUSY_FOR):
+                await session.lock.acquire()
+        except TimeoutError:
+            raise GoogleError(409, "Another request of this upload is under way.", "ABORTED") from None
+        try:
+            return await self._command(request, session)
+        except GoogleError as error:
+            error.headers.setdefault("x-goog-upload-status", "final" if session.outcome else "active")
+            error.headers["x-goog-upload-size-received"] = str(session.received)
+            raise
+        finally:
+            session.lock.release()
+
+    async def _command(self, request: Request, session: UploadSession) -> Response:
+        commands = _commands(request)
+        if session.is_cancelled:
+            return Response(b"", 200, {"x-goog-upload-status": "cancelled"})
+        if session.outcome is not None:
+            # The answer to finalize may have been lost on its way; who asks again is told again.
+            async for _ in request.stream():
+                pass
+            return self._final(session)
+        if commands == ["query"]:
+            headers = {"x-goog-upload-status": "active", "x-goog-upload-size-received": str(session.received)}
+            if self._state.config.upload_granularity:
+                headers["x-goog-upload-chunk-granularity"] = str(self._state.config.upload_granularity)
+            return Response(b"", 200, headers)
+        if commands == ["cancel"]:
+            session.is_cancelled = True
+            session.path.unlink(missing_ok=True)
+            return Response(b"", 200, {"x-goog-upload-status": "cancelled"})
+        if not commands or set(commands) - {"upload", "finalize"}:
+            raise GoogleError(400, f"Unknown upload command {', '.join(commands)!r}.")
+        finalize = "finalize" in commands
+        if "upload" in commands:
+            await self._receive(request, session, finalize)
+        if not finalize:
+            headers = {"x-goog-upload-status": "active", "x-goog-upload-size-received": str(session.received)}
+            return Response(b"", 200, headers)
+        if session.total is not None and session.received != session.total:
+            raise GoogleError(
+                400, f"Upload has {session.received} bytes, but {session.total} bytes were announced at its start."
+            )
+        self._finalize(request, session)
+        return self._final(session)
+
+    async def _receive(self, request: Request, session: UploadSession, finalize: bool) -> None:
+        try:
+            offset = int(request.headers.get("x-goog-upload-offset", ""))
+        except ValueError:
+            raise GoogleError(400, "X-Goog-Upload-Offset is missing or not a number.") from None
+        if offset != session.received:
+            async for _ in request.stream():
+                pass
+            raise GoogleError(
+                412, f"Upload offset {offset} does not match the {session.received} bytes received so far."
+            )
+        granularity = self._state.config.upload_granularity
+        length = request.headers.get("content-length")
+        if granularity and not finalize and length is not None and int(length) % granularity:
+            async for _ in request.stream():
+                pass
+            raise GoogleError(400, f"Chunks but the last must be a multiple of {granularity} bytes, not {length}.")
+        with session.path.open("ab") as file:
+            receipt = _Receipt(session, file)
+            try:
+                async for chunk in request.stream():
+                    arrived = receipt.arrived + len(chunk)
+                    self._check_size(arrived)
+                    if session.total is not None and arrived > session.total:
+                        raise GoogleError(
+                            400, f"Upload is longer than the {session.total} bytes announced at its start."
+                        )
+                    await receipt.add(chunk)
+            finally:
+                await receipt.finish()
+
+    def _finalize(self, request: Request, session: UploadSession) -> None:
+        if session.mime_type in self._state.config.reject_mime_types:
+            session.outcome = GoogleError(400, f"Unsupported MIME type: {session.mime_type}").body()
+            session.path.unlink(missing_ok=True)
+            return
+        stored = file_store(self._state).add(
+            session.path,
+            name=session.file["name"],
+            display_name=str(member(session.file, "displayName") or ""),
+            mime_type=session.mime_type,
+            size=session.received,
+            sha256=session.digest.hexdigest(),
+        )
+        session.outcome = {"file": file_resource(self._state, stored, _base_url(request), self._version)}
+
+    def _final(self, session: UploadSession) -> Response:
+        body = {} if self._state.config.upload_final_without_file else session.outcome
+        answer = reply(self._state, None, body)
+        answer.headers["x-goog-upload-status"] = "final"
+        answer.headers["x-goog-upload-size-received"] = str(session.received)
+        return answer
+
+    async def _whole(self, request: Request, described: dict[str, Any], mime_type: str, path: Path) -> Response:
+        """Keep a file that arrived in one request and lies at *path*."""
+        if mime_type in self._state.config.reject_mime_types:
+            raise GoogleError(400, f"Unsupported MIME type: {mime_type}")
+        digest, size = await asyncio.to_thread(_measure, path)
+        self._check_size(size)
+        store = file_store(self._state)
+        stored = store.add(
+            path,
+            name=store.check_name(described.get("name")),
+            display_name=str(member(described, "displayName") or ""),
+            mime_type=mime_type,
+            size=size,
+            sha256=digest,
+        )
+        resource = file_resource(self._state, stored, _base_url(request), self._version)
+        return reply(self._state, request, {"file": resource})
+
+    async def _raw(self, request: Request) -> Response:
+        path = self._state.new_path(".upload")
+        with path.open("wb") as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+        mime_type = request.headers.get("x-goog-upload-header-content-type") or request.headers.get("content-type")
+        described = {"displayName": request.headers.get("x-goog-upload-file-name", "")}
+        return await self._whole(request, described, mime_type or "application/octet-stream", path)
+
+    async def _multipart(self, request: Request) -> Response:
+        found = re.search(r'boundary="?([^";]+)"?', request.headers.get("content-type", ""))
+        if found is None:
+            raise GoogleError(400, "multipart/related without a boundary.")
+        raw = self._state.new_path(".multipart")
+        with raw.open("wb") as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+        path = self._state.new_path(".upload")
+        try:
+            described, mime_type = await asyncio.to_thread(_split_multipart, raw, found.group(1).encode(), path)
+        finally:
+            raw.unlink(missing_ok=True)
+        return await self._whole(request, described, mime_type, path)
+
+
+def _commands(request: Request) -> list[str]:
+    text = request.headers.get("x-goog-upload-command", "")
+    return [word.strip() for word in text.lower().split(",") if word.strip()]
+
+
+def _measure(path: Path) -> tuple[str, int]:
+    """Return a file's SHA-256, in hexadecimal, and its size."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _split_multipart(raw: Path, boundary: bytes, target: Path) -> tuple[dict[str, Any], str]:
+    """Take a two-part body apart: description, then data, which goes to *target*; return description and MIME type."""
+    import mmap
+
+    marker = b"--" + boundary
+    with raw.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        first = whole.find(marker)
+        second = whole.find(b"\n" + marker, first + 1)
+        last = whole.rfind(b"\n" + marker + b"--")
+        json_start = _after_headers(whole, first)
+        data_start = _after_headers(whole, second + 1)
+        if min(first, second) < 0 or last <= second or min(json_start, data_start) < 0:
+            raise GoogleError(400, "The multipart/related body must have two parts.")
+        described = _described(whole[json_start:second])
+        header = whole[second + 1 : data_start].decode("latin-1")
+        kind = re.search(r"(?im)^content-type:\s*(\S+)", header)
+        end = last - 1 if whole[last - 1 : last] == b"\r" else last
+        with target.open("wb") as out:
+            for position in range(data_start, end, 1 << 20):
+                out.write(whole[position : min(position + (1 << 20), end)])
+    return described, kind.group(1) if kind else "application/octet-stream"
+
+
+def _after_headers(whole: Any, start: int) -> int:
+    ends = [
+        position + len(blank)
+        for blank in (b"\r\n\r\n", b"\n\n")
+        if start >= 0 and (position := whole.find(blank, start)) >= 0
+    ]
+    return min(ends) if ends else -1
+
+
+def routes(state: EmulatorState) -> list[Route]:
+    """The routes of the Files API, for both versions."""
+
+    async def download(request: Request) -> Response:
+        require_key(state, request)
+        store = file_store(state)
+        name = f"files/{request.path_params['file']}"
+        if request.query_params.get("alt") != "media":
+            raise GoogleError(400, "A download needs alt=media.")
+        path = store.outputs.get(name)
+        if path is None or not path.exists():
+            if store.find(name) is not None:
+                raise GoogleError(400, f"The file {name} was not generated; only generated files can be downloaded.")
+            raise GoogleError(404, f"Requested entity was not found: {name}.")
+        chosen = None
+        if state.config.download_ranges:
+            chosen = parse_range(request.headers.get("range"), path.stat().st_size)
+        return file_reply(path, media_type="application/jsonl", byte_range=chosen)
+
+    found: list[Route] = []
+    for version in VERSIONS:
+        found += _routes_of(state, version)
+        for prefix in ("", "/download"):
+            found.insert(0, Route(f"{prefix}/{version}/files/{{file}}:download", download, methods=["GET"]))
+    return found
+
+
+def _routes_of(state: EmulatorState, version: str) -> list[Route]:
+    async def get(request: Request) -> Response:
+        require_key(state, request)
+        stored = file_store(state).get(f"files/{request.path_params['file']}")
+        resource = file_resource(state, stored, _base_url(request), version)
+        stored.polls += 1
+        return reply(state, request, resource)
+
+    async def delete(request: Request) -> Response:
+        require_key(state, request)
+        store = file_store(state)
+        store.remove(store.get(f"files/{request.path_params['file']}"))
+        return reply(state, request, {})
+
+    async def list_files(request: Request) -> Response:
+        require_key(state, request)
+        size = _page_size(request)
+        below = _page_number(request.query_params.get("pageToken") or request.query_params.get("page_token"))
+        store = file_store(state)
+        alive = [stored for stored in list(store.files.values()) if store.find(stored.name)]
+        wanted = [stored for stored in reversed(alive) if below is None or stored.number < below]
+        page = wanted[:size]
+        answer: dict[str, Any] = {}
+        if page:
+            answer["files"] = [file_resource(state, stored, _base_url(request), version) for stored in page]
+        if len(wanted) > size:
+            token = json.dumps(page[-1].number).encode()
+            answer["nextPageToken"] = base64.urlsafe_b64encode(token).decode().rstrip("=")
+        return reply(state, request, answer)
+
+    uploads = _Uploads(state, version)
+    return [
+        Route(f"/upload/{version}/files", uploads.handle, methods=["POST", "PUT"]),
+        Route(f"/{version}/files", list_files, methods=["GET"]),
+        Route(f"/{version}/files/{{file}}", get, methods=["GET"]),
+        Route(f"/{version}/files/{{file}}", delete, methods=["DELETE"]),
+    ]
+
+
+def _page_size(request: Request, default: int = 10, most: int = 100) -> int:
+    text = request.query_params.get("pageSize") or request.query_params.get("page_size")
+    try:
+        size = int(text) if text else 0
+    except ValueError:
+        raise GoogleError(400, f"Invalid value at 'page_size' (TYPE_INT32), \"{text}\"") from None
+    return min(size, most) if size > 0 else default
+
+
+def _page_number(token: str | None) -> int | None:
+    if not token:
+        return None
+    try:
+        return int(json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))))
+    except ValueError:
+        raise GoogleError(400, "Invalid page token.") from None

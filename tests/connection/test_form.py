@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection form as Airflow itself draws it: each version reads it in its own way, and drops what it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.connection.form import EXTRA_FIELDS
+
+_ASK = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+answers, sys.stdout = sys.stdout, sys.stderr  # Airflow logs to stdout
+try:
+    from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+except ImportError:  # 2.11
+    from airflow.providers_manager import ProvidersManager
+    manager = ProvidersManager()
+    prefix = "extra__gemini_batch__"
+    found = [name.removeprefix(prefix) for name in manager.connection_form_widgets if name.startswith(prefix)]
+    behaviour = manager.field_behaviours.get("gemini_batch") or {}
+    labels, hidden = behaviour.get("relabeling", {}), behaviour.get("hidden_fields", [])
+    fields = {name: None for name in found}
+else:
+    [hook] = [hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "gemini_batch"]
+    fields = {name: param["schema"] for name, param in (hook.extra_fields or {}).items()}
+    standard = hook.standard_fields.model_dump() if hook.standard_fields else {}
+    shown = {name: field or {} for name, field in standard.items()}
+    labels = {name: field["title"] for name, field in shown.items() if field.get("title")}
+    hidden = [name.replace("url_schema", "schema") for name, field in shown.items() if field.get("hidden")]
+print(json.dumps({"fields": fields, "labels": labels, "hidden": hidden}), file=answers)
+"""
+
+
+@pytest.fixture(scope="module")
+def form() -> dict[str, Any]:
+    if importlib.metadata.version("apache-airflow").startswith("3.0."):
+        pytest.importorskip("wtforms", reason="without it Airflow 3.0 shows no provider's fields")
+    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=120, check=False)
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
+
+
+def test_every_field_is_in_the_form(form: dict[str, Any]) -> None:
+    assert set(form["fields"]) == set(EXTRA_FIELDS)
+
+
+def test_labels_say_what_the_common_fields_mean_here(form: dict[str, Any]) -> None:
+    assert form["labels"] == {"host": "Base URL", "password": "API key"}
+    assert {"schema", "port", "login"} <= set(form["hidden"])
+
+
+def test_the_backends_are_offered_as_choices(form: dict[str, Any]) -> None:
+    schema = form["fields"]["backend"]
+    if schema is not None:
+        assert schema["enum"] == ["", "gemini", "vertex_ai"]

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One DAG for each case of the crash suite."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Variable
+
+from airflow_provider_gemini_batch.operators import CreateBatchOperator
+from tests.system.crash.cases import CASES, MAX_TRIES, TASK_ID, Case
+
+
+class TalkingOperator(CreateBatchOperator):
+    """Asks Airflow for something all the time while it waits: a signal meets it in the middle of a conversation."""
+
+    def _wait(self, context: Any, job_name: str, plan: dict[str, Any]) -> str:
+        while True:
+            Variable.get("nothing", default=None)
+
+
+def make(case: Case) -> DAG:
+    """Make the DAG of a case."""
+    arguments: dict[str, Any] = {
+        "task_id": TASK_ID,
+        "gemini_batch_conn_id": case.conn_id,
+        "model": "gemini-2.5-flash",
+        "wait_for_completion": True,
+        "deferrable": case.deferrable,
+        "poll_interval": 2,
+        "cancel_on_kill": case.cancel_on_kill,
+        "retries": MAX_TRIES - 1,
+        "retry_delay": timedelta(seconds=1),
+    }
+    operator = TalkingOperator if case.talks else CreateBatchOperator
+    with DAG(
+        case.dag_id,
+        schedule=None,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        is_paused_upon_creation=False,
+        dagrun_timeout=None if case.run_timeout is None else timedelta(seconds=case.run_timeout),
+    ) as dag:
+        if case.is_mapped:
+            rows = [case.rows(number) for number in range(len(case.ends))]
+            operator.partial(**arguments).expand(inlined_requests=rows)
+        elif case.from_file:
+            operator(input_path=str(case.rows_path), **arguments)
+        else:
+            operator(inlined_requests=case.rows(), **arguments)
+    return dag
+
+
+for each in CASES:
+    globals()[each.dag_id] = make(each)

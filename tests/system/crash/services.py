@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of Airflow's REST API, and of the emulator's control routes, that the demo does not make."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import requests
+
+from demo.rest import AirflowApi, EmulatorControl
+from tests.system.crash.cases import TASK_ID
+
+PAGE = 100
+READ_TRIES = 4
+"""A busy machine may take longer for an answer than the demo waits."""
+
+
+class Airflow(AirflowApi):
+    """Airflow as a person uses it: marks, clears."""
+
+    def add_connection(self, conn_id: str, connection: dict[str, Any]) -> None:
+        """Store a connection in the database."""
+        body = {**connection, "connection_id": conn_id, "extra": json.dumps(connection["extra"])}
+        self._send("POST", "/connections", body)
+
+    def task_instances(self) -> list[dict[str, Any]]:
+        """Return the instances of all tasks of all runs."""
+        listed: list[dict[str, Any]] = []
+        while True:
+            path = f"/dags/~/dagRuns/~/taskInstances?limit={PAGE}&offset={len(listed)}&order_by=id"
+            page = self._send("GET", path)["task_instances"]
+            listed += page
+            if len(page) < PAGE:
+                return listed
+
+    def triggerers(self) -> list[str]:
+        """Return the host names of the triggerers that Airflow takes to be alive."""
+        jobs = self._send("GET", "/jobs?job_type=TriggererJob&job_state=running&is_alive=true")["jobs"]
+        return [job["hostname"] for job in jobs]
+
+    def _send(self, method: str, path: str, body: Any = None, *, missing_is_none: bool = False) -> Any:
+        for _ in range(READ_TRIES - 1 if method == "GET" else 0):
+            with suppress(requests.Timeout):
+                return super()._send(method, path, body, missing_is_none=missing_is_none)
+        return super()._send(method, path, body, missing_is_none=missing_is_none)
+
+    def mark_task(self, dag_id: str, run_id: str, state: str, map_index: int = -1) -> None:
+        """Mark a task instance failed, success or skipped."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{TASK_ID}"
+        self._send("PATCH", path if map_index < 0 else f"{path}/{map_index}", {"new_state": state})
+
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        """Mark a whole run."""
+        self._send("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": state})
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear the task of a run."""
+        body = {"dag_run_id": run_id, "task_ids": [TASK_ID], "only_failed": False, "dry_run": False}
+        self._send("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+
+
+class Emulator(EmulatorControl):
+    """The service as it would rather not be."""
+
+    def new_service_account(self, project: str) -> dict[str, Any]:
+        """Return the content of a key file."""
+        account: dict[str, Any] = self._control("POST", "service_accounts", {"project": project})
+        return account
+
+    def delay(self, path: str, body: str, seconds: float) -> None:
+        """Let the next POST wait whose path and body match the regular expressions, before it has any effect."""
+        match = {"method": "POST", "path": path, "body": body}
+        self._control("POST", "faults", {"match": match, "action": "delay", "delay": seconds})
+
+    def has_arrived(self, path: str, body: str) -> bool:
+        """Whether a request that :meth:`delay` speaks of has arrived."""
+        faults = self._control("GET", "faults")["faults"]
+        return any(rule["fired"] for rule in faults if (rule["match"]["path"], rule["match"]["body"]) == (path, body))
+
+    def finish(self, display_name: str) -> int:
+        """Let the live jobs succeed whose display name matches the regular expression; return how many."""
+        done = self._control("POST", "finish_jobs", {"match": {"display_name": display_name}})
+        return int(done["count"])
+
+    def _control(self, method: str, route: str, body: Any = None) -> Any:
+        reply = self._session.request(method, f"{self.base_url}/_emulator/{route}", json=body, timeout=10)
+        reply.raise_for_status()
+        return reply.json()

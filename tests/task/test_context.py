@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task that is being ended asks Airflow why, whatever it was in the middle of; an orphan learns that it is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.errors import SubmitError
+from airflow_provider_gemini_batch.task.context import HANDLER_PATIENCE, JobMemory, if_final
+
+ROOT = Path(__file__).parents[2]
+
+TASK = """
+import json, os, signal, socket, sys, threading, time
+import msgspec
+from airflow.sdk.execution_time import comms, task_runner
+from airflow_provider_gemini_batch.task.context import if_final
+
+own, supervisors = socket.socketpair()
+task_runner.SUPERVISOR_COMMS = comms.CommsDecoder(socket=own)
+seen = []
+
+class TaskInstance:
+    dag_id, run_id, task_id, map_index = "d", "r", "t", 2
+    get_task_states = staticmethod(task_runner.RuntimeTaskInstance.get_task_states)
+
+def receive(count):
+    data = b""
+    while len(data) < count:
+        data += supervisors.recv(count - len(data))
+    return data
+
+def supervise():
+    # As Airflow's does: it ends the task between two questions, and goes on answering meanwhile.
+    for number in range(2):
+        size = int.from_bytes(receive(4), "big")
+        identity, body, *_ = msgspec.msgpack.decode(receive(size))
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        answer = {"GetVariable": {"key": "v", "value": "mine", "type": "VariableResult"},
+                  "GetTaskStates": {"task_states": {"r": {"t_2": "failed"}}, "type": "TaskStatesResult"}}[body["type"]]
+        supervisors.sendall(comms._ResponseFrame(id=identity, body=answer).as_bytes())
+
+def on_term(number, frame):
+    if_final(TaskInstance(), seen.append)
+    seen.append("handler left")
+
+signal.signal(signal.SIGTERM, on_term)
+threading.Thread(target=supervise, daemon=True).start()
+answer = task_runner.SUPERVISOR_COMMS.send(comms.GetVariable(key="v"))
+deadline = time.monotonic() + 5
+while "failed" not in seen and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(json.dumps({"answer": answer.value, "seen": sorted(seen)}))
+"""
+
+
+@pytest.mark.newest_airflow
+def test_question_about_the_state_is_answered_though_the_signal_came_in_the_middle_of_another_one(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TASK],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"answer": "mine", "seen": ["failed", "handler left"]}
+
+
+class Store:
+    """A state store whose supervisor has died."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def get(self, key: str) -> Any:
+        raise self._error
+
+    def set(self, key: str, value: Any) -> None:
+        raise self._error
+
+
+def _broken_by_a_dead_supervisor() -> Exception:
+    """Return what Airflow's own conversation raises when the other end is gone."""
+    comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+    own, supervisors = socket.socketpair()
+    supervisors.close()
+    with own, pytest.raises((EOFError, OSError)) as caught:
+        comms.CommsDecoder(socket=own).send(comms.GetVariable(key="v"))
+    return caught.value
+
+
+@pytest.mark.newest_airflow
+def test_a_task_without_its_supervisor_does_not_submit() -> None:
+    with pytest.raises(SubmitError, match="nothing was submitted"):
+        JobMemory(Store(_broken_by_a_dead_supervisor())).note("intent", "token")
+
+
+@pytest.mark.newest_airflow
+def test_a_job_that_exists_is_settled_though_the_supervisor_is_gone() -> None:
+    JobMemory(Store(_broken_by_a_dead_supervisor())).note("job", "batches/a")
+
+
+def test_a_store_that_refuses_does_not_keep_a_task_from_submitting() -> None:
+    memory = JobMemory(Store(RuntimeError("the API server says no")))
+    memory.note("intent", "token")
+    assert memory.recall() == {}
+
+
+def test_a_task_that_was_not_marked_is_left_alone() -> None:
+    class TaskInstance:
+        dag_id, run_id, task_id, map_index = "d", "r", "t", -1
+
+        def get_task_states(self, **_: Any) -> dict[str, Any]:
+            return {"r": {"t": "running"}}
+
+    acted: list[str] = []
+    if_final(TaskInstance(), acted.append)
+    assert acted == []
+
+
+def test_a_cancel_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class TaskInstance:
+        dag_id, run_id, task_id, map_index = "d", "r", "t", -1
+
+        def get_task_states(self, **_: Any) -> dict[str, Any]:
+            return {"r": {"t": "failed"}}
+
+    def act(state: str) -> None:
+        raise RuntimeError(f"no cancel for {state}")
+
+    if_final(TaskInstance(), act)
+    assert "may still run and bill: no cancel for failed" in caplog.text
+
+
+def test_where_the_process_ends_right_after_the_handler_a_slow_cancel_is_waited_for() -> None:
+    class TaskInstance211:
+        def current_state(self) -> str:
+            return "failed"
+
+    acted: list[str] = []
+
+    def act(state: str) -> None:
+        time.sleep(HANDLER_PATIENCE + 0.3)
+        acted.append(state)
+
+    if_final(TaskInstance211(), act)
+    assert acted == ["failed"]
