@@ -34,7 +34,7 @@ def result_line(number: int) -> str:
     return (
         f'{{"response": {{"candidates": [{{"content": {{"parts": [{{"text": "{ANSWER}"}}], "role": "model"}}, '
         '"finishReason": "STOP", "index": 0}], "usageMetadata": {"promptTokenCount": 200, "candidatesTokenCount": 400, '
-        f'"totalTokenCount": 600}}, "modelVersion": "gemini-2.5-flash"}}, "key": "k{number}"}}\n'
+        f'"totalTokenCount": 600}}, "modelVersion": "gemini-3.5-flash-lite"}}, "key": "k{number}"}}\n'
     )
 
 

@@ -13,7 +13,7 @@ from benchmarks.usage import LoopWatch, forget_peak, measured, peak, resident
 from benchmarks.waits import Waits
 
 API_KEY = "benchmark-key"
-MODEL = "models/gemini-2.5-flash"
+MODEL = "models/gemini-3.5-flash-lite"
 GEN_AI = "airflow.providers.google.cloud"
 
 

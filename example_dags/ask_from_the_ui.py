@@ -29,11 +29,11 @@ with DAG(
     render_template_as_native_obj=True,
     params={
         "model": Param(
-            "gemini-2.5-flash",
+            "gemini-3.5-flash-lite",
             type="string",
             pattern=r"^\S+$",
             title="Model",
-            examples=["gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"],
+            examples=["gemini-3.5-flash-lite", "gemini-3.5-flash-lite", "gemini-3.8-flash"],
         ),
         "rows": Param(
             ["Why is the sky blue?", "Pourquoi le ciel est-il bleu ?"],

@@ -39,7 +39,7 @@ with DAG(
     tags=["gemini-batch", "example"],
     params={
         "rows": Param(1000, type="integer", minimum=1, title="Rows"),
-        "model": Param("gemini-2.5-flash", type="string", pattern=r"^\S+$", title="Model"),
+        "model": Param("gemini-3.5-flash-lite", type="string", pattern=r"^\S+$", title="Model"),
     },
 ):
 

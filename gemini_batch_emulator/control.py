@@ -97,9 +97,9 @@ def seed_jobs(
             "script": prepared,
         }
         if backend == "gemini":
-            job = developer.seed_job(emulated, model=model or "models/gemini-2.5-flash", **common)
+            job = developer.seed_job(emulated, model=model or "models/gemini-3.5-flash-lite", **common)
         elif backend == "vertex_ai":
-            path = model or "publishers/google/models/gemini-2.5-flash"
+            path = model or "publishers/google/models/gemini-3.5-flash-lite"
             where = f"gs://emulator/seeded/{number}"
             resource = {
                 "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [where + "/in.jsonl"]}},

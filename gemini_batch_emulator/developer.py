@@ -742,7 +742,7 @@ def _model_routes(state: EmulatorState, version: str) -> list[Route]:
 
     async def models(request: Request) -> Response:
         require_key(state, request)
-        names = state.config.models or ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001"]
+        names = state.config.models or ["gemini-3.5-flash-lite", "gemini-3.8-flash", "gemini-embedding-001"]
         return reply(state, request, {"models": [_model(name) for name in names]})
 
     found = []

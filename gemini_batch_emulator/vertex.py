@@ -236,7 +236,7 @@ def check_model(state: EmulatorState, model: str, project: str, location: str) -
     """
     Check that a model can be used here.
 
-    :return: Its short name, e.g. ``gemini-2.5-flash``.
+    :return: Its short name, e.g. ``gemini-3.5-flash-lite``.
     :raises GoogleError: 404 if it does not exist, 400 if it cannot be used in *location*.
     """
     knobs = state.config.extra

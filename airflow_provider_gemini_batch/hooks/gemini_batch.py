@@ -187,7 +187,7 @@ class GeminiBatchHook(BaseHook):
         """
         Start a job that generates an answer to each row. Every call starts (and bills) a new one.
 
-        :param model: E.g. ``gemini-2.5-flash``.
+        :param model: E.g. ``gemini-3.5-flash-lite``.
         :param inlined_requests: Rows in any of the forms that the README lists; above 4 MiB they travel as a file.
         :param input_path: Local path or object-storage URI of a JSONL file with rows.
         :param file_name: What :meth:`upload_file` returned, ``files/...`` or ``gs://...``.

@@ -52,7 +52,7 @@ class SubmitOperator(GeminiBatchOperator):
     """
     Base of the create operators; :meth:`request` says what is to be computed.
 
-    :param model: E.g. ``gemini-2.5-flash``.
+    :param model: E.g. ``gemini-3.5-flash-lite``.
     :param inlined_requests: Rows as a list of dicts; above 4 MiB they travel as a file. Exactly one of this and the
         next four is given.
     :param input_path: Local path or object-storage URI of a JSONL file; its rows are checked and uploaded.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
-_ANY_MODEL = {"generate": "gemini-2.5-flash", "embed": "gemini-embedding-001"}
+_ANY_MODEL = {"generate": "gemini-3.5-flash-lite", "embed": "gemini-embedding-001"}
 
 
 class UploadFileOperator(GeminiBatchOperator):

@@ -56,7 +56,7 @@ def surface(**extra: Any) -> VertexSurface:
 
 
 def spec(**members: Any) -> JobSpec:
-    return JobSpec(**{"model": "gemini-2.5-flash", "kind": "generate", "display_name": "nightly", **members})
+    return JobSpec(**{"model": "gemini-3.5-flash-lite", "kind": "generate", "display_name": "nightly", **members})
 
 
 def body_of(request: HttpRequest) -> dict[str, Any]:
@@ -157,11 +157,11 @@ def test_every_location_form_has_its_host_and_takes_its_own_jobs(location: str, 
 @pytest.mark.parametrize(
     ("model", "path"),
     [
-        ("gemini-2.5-flash", "publishers/google/models/gemini-2.5-flash"),
-        ("models/gemini-2.5-flash", "publishers/google/models/gemini-2.5-flash"),
-        ("publishers/google/models/gemini-2.5-pro", "publishers/google/models/gemini-2.5-pro"),
+        ("gemini-3.5-flash-lite", "publishers/google/models/gemini-3.5-flash-lite"),
+        ("models/gemini-3.5-flash-lite", "publishers/google/models/gemini-3.5-flash-lite"),
+        ("publishers/google/models/gemini-3.8-flash", "publishers/google/models/gemini-3.8-flash"),
         ("projects/p-1/locations/us-central1/models/42@1", "projects/p-1/locations/us-central1/models/42@1"),
-        (f"{PARENT}/publishers/google/models/gemini-2.5-pro", f"{PARENT}/publishers/google/models/gemini-2.5-pro"),
+        (f"{PARENT}/publishers/google/models/gemini-3.8-flash", f"{PARENT}/publishers/google/models/gemini-3.8-flash"),
     ],
 )
 def test_a_model_becomes_its_resource_name(model: str, path: str) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 pytestmark = pytest.mark.filterwarnings("ignore::google.genai._common.ExperimentalWarning")
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.5-flash-lite"
 EMBED = "gemini-embedding-001"
 SCHEMA = {"type": "OBJECT", "properties": {"first_name": {"type": "STRING"}}, "required": ["first_name"]}
 FUNCTION = {"name": "look_up", "description": "d", "parameters": SCHEMA}

@@ -45,9 +45,9 @@ def attempt(request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandl
 
     def spec(source: str) -> JobSpec:
         if request.param == "gemini":
-            return JobSpec("gemini-2.5-flash", "generate", "nightly", file_name=source)
+            return JobSpec("gemini-3.5-flash-lite", "generate", "nightly", file_name=source)
         return JobSpec(
-            "gemini-2.5-flash", "generate", "nightly", gcs_uri=source, destination=f"{settings.storage_uri}/out"
+            "gemini-3.5-flash-lite", "generate", "nightly", gcs_uri=source, destination=f"{settings.storage_uri}/out"
         )
 
     def run(**options: Any) -> Submission:

@@ -121,7 +121,7 @@ def surface() -> VertexSurface:
 
 def spec_of(**members: Any) -> JobSpec:
     """A job to create."""
-    return JobSpec(model="gemini-2.5-flash", kind="generate", display_name="nightly", **members)
+    return JobSpec(model="gemini-3.5-flash-lite", kind="generate", display_name="nightly", **members)
 
 
 def requests_we_build() -> list[tuple[str, HttpRequest]]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.5-flash-lite"
 
 
 @pytest.fixture

@@ -63,25 +63,31 @@ def ours(served: Served) -> VertexSurface:
 
 CASES: list[tuple[str, Any, dict[str, Any], Any, dict[str, Any]]] = [
     # model, the SDK's source, our source, the SDK's destination, ours
-    ("gemini-2.5-flash", IN, {"gcs_uri": IN}, OUT, {"destination": OUT}),
-    ("gemini-2.5-flash", IN, {"file_name": IN}, OUT, {"destination": OUT}),
-    ("publishers/google/models/gemini-2.5-pro", IN, {"gcs_uri": IN}, OUT + "/", {"destination": OUT + "/"}),
+    ("gemini-3.5-flash-lite", IN, {"gcs_uri": IN}, OUT, {"destination": OUT}),
+    ("gemini-3.5-flash-lite", IN, {"file_name": IN}, OUT, {"destination": OUT}),
+    ("publishers/google/models/gemini-3.8-flash", IN, {"gcs_uri": IN}, OUT + "/", {"destination": OUT + "/"}),
     (TUNED, IN, {"gcs_uri": IN}, OUT, {"destination": OUT}),
     ("gemini-embedding-001", IN, {"gcs_uri": IN}, OUT, {"destination": OUT}),
     ("text-embedding-005", TABLE, {"bigquery_uri": TABLE}, OUT, {"destination": OUT}),
-    ("gemini-2.5-flash", TABLE, {"bigquery_uri": TABLE}, TABLE + "-out", {"destination": TABLE + "-out"}),
-    ("gemini-2.5-flash", TABLE, {"bigquery_uri": TABLE}, OUT, {"destination": OUT}),
-    ("gemini-2.5-flash", IN, {"gcs_uri": IN}, f"bq://{PROJECT}.emulator", {"destination": f"bq://{PROJECT}.emulator"}),
-    ("gemini-2.5-flash", IN, {"gcs_uri": IN}, f"bq://{PROJECT}", {"destination": f"bq://{PROJECT}"}),
+    ("gemini-3.5-flash-lite", TABLE, {"bigquery_uri": TABLE}, TABLE + "-out", {"destination": TABLE + "-out"}),
+    ("gemini-3.5-flash-lite", TABLE, {"bigquery_uri": TABLE}, OUT, {"destination": OUT}),
     (
-        "gemini-2.5-flash",
+        "gemini-3.5-flash-lite",
+        IN,
+        {"gcs_uri": IN},
+        f"bq://{PROJECT}.emulator",
+        {"destination": f"bq://{PROJECT}.emulator"},
+    ),
+    ("gemini-3.5-flash-lite", IN, {"gcs_uri": IN}, f"bq://{PROJECT}", {"destination": f"bq://{PROJECT}"}),
+    (
+        "gemini-3.5-flash-lite",
         types.BatchJobSource(format="jsonl", gcs_uri=[IN]),
         {"gcs_uri": IN},
         types.BatchJobDestination(format="bigquery", bigquery_uri=TABLE + "-2"),
         {"destination": TABLE + "-2"},
     ),
     (
-        "gemini-2.5-flash",
+        "gemini-3.5-flash-lite",
         types.BatchJobSource(format="bigquery", bigquery_uri=TABLE),
         {"bigquery_uri": TABLE},
         types.BatchJobDestination(format="jsonl", gcs_uri="gs://emulator"),
@@ -117,7 +123,7 @@ def test_our_other_calls_equal_the_sdks(
 ) -> None:
     config = types.CreateBatchJobConfig(display_name="nightly", dest=OUT)
     # Enough for the page that is asked for below.
-    names = [client.batches.create(model="gemini-2.5-flash", src=IN, config=config).name for _ in range(6)]
+    names = [client.batches.create(model="gemini-3.5-flash-lite", src=IN, config=config).name for _ in range(6)]
     name = names[-1]
     assert name is not None
     sent_by_sdk.clear()

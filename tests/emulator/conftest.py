@@ -70,7 +70,7 @@ class Caller:
         self,
         source: Any,
         *,
-        model: str = "gemini-2.5-flash",
+        model: str = "gemini-3.5-flash-lite",
         kind: str = "generate",
         expect: int = 200,
         **members: Any,

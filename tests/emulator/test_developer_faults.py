@@ -145,7 +145,7 @@ def test_everything_can_be_steered_over_http(one: Caller) -> None:
     assert control(one, "PATCH", "config", {"script": {"mode": "at_once"}, "pretty": True})["pretty"] is True
     script = {"match": {"model": "pro"}, "script": {"end": {"state": "FAILED", "code": 9}}, "times": None}
     assert len(control(one, "POST", "jobs/script", script)["scripts"]) == 1
-    job = one.get(one.inline("a", model="gemini-2.5-pro"))
+    job = one.get(one.inline("a", model="gemini-3.8-flash"))
     assert job["error"]["code"] == 9
     assert one.call("GET", "batches").text.startswith("{\n  ")
     rules = control(one, "POST", "faults", [{"status": 500}, {"status": 501}])["faults"]

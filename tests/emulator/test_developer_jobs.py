@@ -28,7 +28,7 @@ def test_a_fresh_job_shows_neither_done_nor_zero_counters_nor_output(caller: Cal
     assert metadata["@type"] == "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
     assert metadata["state"] == "BATCH_STATE_PENDING"
     assert metadata["batchStats"] == {"requestCount": "2", "pendingRequestCount": "2"}
-    assert metadata["model"] == "models/gemini-2.5-flash"
+    assert metadata["model"] == "models/gemini-3.5-flash-lite"
     assert STAMP.fullmatch(metadata["createTime"])
     assert {"done", "response", "error"}.isdisjoint(job)
     assert {"endTime", "output", "inputConfig"}.isdisjoint(metadata)
@@ -79,7 +79,7 @@ def test_snake_case_is_understood_everywhere(one: Caller) -> None:
     }
     file = one.upload([line])
     body = {"batch": {"display_name": "s", "priority": "7", "input_config": {"file_name": file["name"]}}}
-    job = one.call("POST", "models/gemini-2.5-flash:batchGenerateContent", json=body).json()
+    job = one.call("POST", "models/gemini-3.5-flash-lite:batchGenerateContent", json=body).json()
     assert job["metadata"]["displayName"] == "s"
     assert job["metadata"]["priority"] == "7"
     candidate = one.output(one.ended(job))[0]["response"]["candidates"][0]
@@ -336,7 +336,7 @@ def test_a_body_over_the_limit_is_refused_with_the_limit(one: Caller) -> None:
     ],
 )
 def test_an_input_that_is_not_one_of_both_is_refused(one: Caller, batch: dict[str, Any], text: str) -> None:
-    reply = one.call("POST", "models/gemini-2.5-flash:batchGenerateContent", json={"batch": batch}, expect=400)
+    reply = one.call("POST", "models/gemini-3.5-flash-lite:batchGenerateContent", json={"batch": batch}, expect=400)
     assert text in reply.json()["error"]["message"]
 
 
@@ -353,7 +353,7 @@ def test_an_input_that_is_not_one_of_both_is_refused(one: Caller, batch: dict[st
     ],
 )
 def test_unknown_members_are_refused_by_name(one: Caller, body: dict[str, Any], field: str | None) -> None:
-    error = one.call("POST", "models/gemini-2.5-flash:batchGenerateContent", json=body, expect=400).json()["error"]
+    error = one.call("POST", "models/gemini-3.5-flash-lite:batchGenerateContent", json=body, expect=400).json()["error"]
     violation = error["details"][0]["fieldViolations"][0]
     assert error["details"][0]["@type"].endswith("google.rpc.BadRequest")
     assert "Cannot find field" in violation["description"]
@@ -395,7 +395,7 @@ def test_unknown_things_answer_404_for_jobs_and_models_and_403_for_files(caller:
     caller.call("DELETE", "files/nothing", expect=403)
     caller.create("files/nothing", expect=403)
     caller.call("POST", "batches/x:delete", expect=404)
-    caller.call("POST", "models/gemini-2.5-flash:batchCreate", json={}, expect=404)
+    caller.call("POST", "models/gemini-3.5-flash-lite:batchCreate", json={}, expect=404)
 
 
 def test_model_and_method_must_fit(caller: Caller) -> None:
@@ -417,7 +417,7 @@ def test_enqueued_tokens_are_limited_for_each_model(one: Caller) -> None:
     one.emulator.configure(enqueued_tokens=100)
     one.inline("x" * 240)
     assert one.inline("x" * 240, expect=429)["error"]["details"][0]["@type"].endswith("QuotaFailure")
-    one.inline("x" * 240, model="gemini-2.5-pro")
+    one.inline("x" * 240, model="gemini-3.8-flash")
     one.emulator.advance(60)
     one.inline("x" * 240)
 

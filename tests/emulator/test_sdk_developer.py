@@ -45,7 +45,7 @@ def test_inline_generation(client: genai.Client, gemini_batch_emulator: Emulator
         for text in ("one", "two")
     ]
     job = client.batches.create(
-        model="gemini-2.5-flash", src=requests, config=types.CreateBatchJobConfig(display_name="by sdk")
+        model="gemini-3.5-flash-lite", src=requests, config=types.CreateBatchJobConfig(display_name="by sdk")
     )
     assert job.state == types.JobState.JOB_STATE_PENDING
     gemini_batch_emulator.advance(60)
@@ -72,7 +72,7 @@ def test_file_generation_with_upload_and_download(
     file = client.files.upload(file=path, config=types.UploadFileConfig(mime_type="application/jsonl"))
     assert file.state == types.FileState.ACTIVE
     assert file.name is not None
-    job = client.batches.create(model="gemini-2.5-flash", src=file.name)
+    job = client.batches.create(model="gemini-3.5-flash-lite", src=file.name)
     gemini_batch_emulator.advance(60)
     job = client.batches.get(name=name_of(job))
     assert job.dest is not None
@@ -138,7 +138,8 @@ def test_list_over_several_pages(client: genai.Client, gemini_batch_emulator: Em
 
 def test_cancel_and_delete(client: genai.Client, gemini_batch_emulator: EmulatorHandle) -> None:
     job = client.batches.create(
-        model="gemini-2.5-flash", src=[types.InlinedRequest(contents=[types.Content(parts=[types.Part(text="a")])])]
+        model="gemini-3.5-flash-lite",
+        src=[types.InlinedRequest(contents=[types.Content(parts=[types.Part(text="a")])])],
     )
     client.batches.cancel(name=name_of(job))
     assert client.batches.get(name=name_of(job)).state == types.JobState.JOB_STATE_CANCELLED
@@ -168,5 +169,5 @@ def test_refusals_reach_the_sdk_as_its_own_errors(client: genai.Client, gemini_b
         client.batches.create(model="palm-nothing", src=rows)
     gemini_batch_emulator.fault(status=503, when="after")
     with pytest.raises(errors.ServerError, match="503"):
-        client.batches.create(model="gemini-2.5-flash", src=rows)
+        client.batches.create(model="gemini-3.5-flash-lite", src=rows)
     assert gemini_batch_emulator.ledger()["totals"]["created"] == 1

@@ -52,7 +52,7 @@ def test_a_printed_connection_reaches_the_emulator(
     gemini_batch_emulator.script(mode="at_once")
     hook = GeminiBatchHook()
     assert hook.test_connection()[0]
-    job = hook.create_batch("gemini-2.5-flash", inlined_requests=rows(2))
+    job = hook.create_batch("gemini-3.5-flash-lite", inlined_requests=rows(2))
     assert {result.status for result in hook.get_responses(job)} == {"succeeded"}
 
 
@@ -76,7 +76,7 @@ def test_the_printed_scripts_do_what_is_said_of_them(
     for path, body in re.findall(rf"curl {HOST}(/_emulator/\S+) -d '(.*)'", parser().format_help()):
         requests.post(gemini_batch_emulator.url + path, data=body, timeout=30).raise_for_status()
     hook = GeminiBatchHook()
-    failed, partly = (hook.create_batch("gemini-2.5-flash", inlined_requests=rows(200)).name for _ in range(2))
+    failed, partly = (hook.create_batch("gemini-3.5-flash-lite", inlined_requests=rows(200)).name for _ in range(2))
     with pytest.raises(JobFailedError, match="No luck"):
         hook.wait_for_batch(failed, timeout=60, poll_interval=0.2)
     stats = hook.wait_for_batch(partly, timeout=60, poll_interval=0.2).stats

@@ -163,7 +163,7 @@ def test_both_versions_and_snake_case_are_understood(served: Served, uri: str) -
     ("change", "text"),
     [
         ({"displayName": ""}, "display_name"),
-        ({"model": "gemini-2.5-flash"}, "resource name"),
+        ({"model": "gemini-3.5-flash-lite"}, "resource name"),
         ({"inputConfig": {"instancesFormat": "bigquery", "gcsSource": {"uris": ["gs://b/o"]}}}, "input_config"),
         ({"inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": ["b/o"]}}}, "Cloud Storage URIs"),
         ({"outputConfig": {"predictionsFormat": "jsonl", "gcsDestination": {"outputUriPrefix": "o"}}}, "gs://"),
@@ -254,7 +254,7 @@ def test_masks_leave_only_what_was_asked_for(served: Served, uri: str) -> None:
         ('state="JOB_STATE_CANCELLED" AND display_name="gamma" OR display_name:"alpha*"', "b"),
         ('create_time>"2020-01-01T00:00:00Z"', "abc"),
         ('create_time<"2020-01-01T00:00:00Z"', ""),
-        ('model_display_name="gemini-2.5-flash"', "abc"),
+        ('model_display_name="gemini-3.5-flash-lite"', "abc"),
     ],
 )
 def test_filters(served: Served, uri: str, text: str, expected: str) -> None:

@@ -44,7 +44,7 @@ def client(served: Served) -> Iterator[genai.Client]:
 def test_the_sdk_creates_gets_lists_cancels_and_deletes_storage_jobs(served: Served, client: genai.Client) -> None:
     uri = served.put("in.jsonl", [generate_row("a"), generate_row("b")])
     made = client.batches.create(
-        model="gemini-2.5-flash",
+        model="gemini-3.5-flash-lite",
         src=uri,
         config=types.CreateBatchJobConfig(display_name="by sdk", dest="gs://emulator/sdk"),
     )
@@ -58,7 +58,7 @@ def test_the_sdk_creates_gets_lists_cancels_and_deletes_storage_jobs(served: Ser
     assert done.dest is not None
     assert done.dest.gcs_uri == "gs://emulator/sdk"
     assert done.output_info is not None
-    other = client.batches.create(model="gemini-2.5-flash", src=uri)
+    other = client.batches.create(model="gemini-3.5-flash-lite", src=uri)
     assert other.name is not None
     client.batches.cancel(name=other.name)
     cancelled = client.batches.get(name=other.name)
@@ -80,7 +80,7 @@ def test_the_sdk_creates_gets_lists_cancels_and_deletes_storage_jobs(served: Ser
 def test_the_sdk_runs_a_bigquery_job(served: Served, client: genai.Client) -> None:
     rows = [{"id": "a", "request": json.dumps(generate_row("x")["request"])}]
     table_store(served.state).create_table(PROJECT, "emulator", "in", rows=rows)
-    made = client.batches.create(model="gemini-2.5-flash", src=f"bq://{PROJECT}.emulator.in")
+    made = client.batches.create(model="gemini-3.5-flash-lite", src=f"bq://{PROJECT}.emulator.in")
     assert made.name is not None
     served.state.clock.change(advance=60)
     done = client.batches.get(name=made.name)
@@ -91,7 +91,9 @@ def test_the_sdk_runs_a_bigquery_job(served: Served, client: genai.Client) -> No
 
 
 def test_the_sdk_sees_importer_failures_and_unknown_models(served: Served, client: genai.Client) -> None:
-    made = client.batches.create(model="gemini-2.5-flash", src=served.put("in.jsonl", [{"request": {"tools": [{}]}}]))
+    made = client.batches.create(
+        model="gemini-3.5-flash-lite", src=served.put("in.jsonl", [{"request": {"tools": [{}]}}])
+    )
     assert made.name is not None
     served.state.clock.change(advance=60)
     failed = client.batches.get(name=made.name)

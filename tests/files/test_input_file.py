@@ -28,7 +28,7 @@ from tests.support.airflow_side import set_connection
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-SETTINGS = RowSettings(model="gemini-2.5-flash")
+SETTINGS = RowSettings(model="gemini-3.5-flash-lite")
 ROW = b'{"key": "%d", "request": {"contents": [{"role": "user", "parts": [{"text": "%s"}]}]}}\n'
 LINES = [ROW % (number, b"text " * 60) for number in range(3000)]
 SHORT = b'{"key": "short", "prompt": "x"}\n'
@@ -255,7 +255,7 @@ def test_rows_of_two_kinds_are_the_same_submission_read_together_or_apart(path: 
     """One of them is changed, the other stays as it is: also beside it."""
     own = b'{"key": "own", "request": {"contents": [{"role": "user", "parts": [{"text": "t"}]}], %s}}\n'
     rows = [own % b'"systemInstruction": {"parts": [{"text": "Own."}]}', LINES[0]]
-    settings = RowSettings(model="gemini-2.5-flash", system_instruction="Be brief.")
+    settings = RowSettings(model="gemini-3.5-flash-lite", system_instruction="Be brief.")
     digests = set()
     for between in (b"", b"\n"):
         path.write_bytes(between.join(rows))

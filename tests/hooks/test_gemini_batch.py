@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-GENERATE, EMBED = "gemini-2.5-flash", "gemini-embedding-001"
+GENERATE, EMBED = "gemini-3.5-flash-lite", "gemini-embedding-001"
 
 
 @pytest.fixture

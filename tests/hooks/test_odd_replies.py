@@ -38,7 +38,7 @@ OPERATION = {
     "metadata": {
         "state": "BATCH_STATE_SUCCEEDED",
         "displayName": "nightly",
-        "model": "models/gemini-2.5-flash",
+        "model": "models/gemini-3.5-flash-lite",
         "batchStats": {"requestCount": "2", "successfulRequestCount": "1", "failedRequestCount": "1"},
         "createTime": TIME,
         "endTime": TIME,

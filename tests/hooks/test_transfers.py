@@ -158,7 +158,7 @@ def downloadable(hook: GeminiBatchHook, emulator: EmulatorHandle, backend: str, 
     emulator.script(mode="at_once", result_bytes=SIZE)
     source = payload.with_name("rows.jsonl")
     source.write_text('{"key": "a", "prompt": "x"}\n')
-    output = hook.get_batch(hook.create_batch("gemini-2.5-flash", input_path=str(source)).name).output
+    output = hook.get_batch(hook.create_batch("gemini-3.5-flash-lite", input_path=str(source)).name).output
     assert output is not None
     assert output.kind == "file"
     return output.place
@@ -264,7 +264,7 @@ def test_rows_are_uploaded_and_landed_through_cuts(
     long = "x" * 2000
     source.write_text("".join(f'{{"key": "k{n}", "prompt": "{n} {long}"}}\n' for n in range(2000)))
     up = [emulator.fault(match=UPLOAD[backend], action="cut_upload", bytes=count) for count in (MIB, MIB + 1, 3)]
-    job = hook.create_batch("gemini-2.5-flash", input_path=str(source))
+    job = hook.create_batch("gemini-3.5-flash-lite", input_path=str(source))
     down = [emulator.fault(match=DOWNLOAD[backend], action="cut_response", bytes=count) for count in (9, 70_001, 3)]
     manifest = land(hook.result_lines(job), tmp_path / "out.jsonl", input_path=source)
     assert [fault.fired for fault in (*up, *down)] == [1] * 6

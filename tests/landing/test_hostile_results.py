@@ -81,7 +81,7 @@ def test_a_killed_download_leaves_the_file_that_was_there(
     set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
     gemini_batch_emulator.script(mode="at_once", result_bytes=2_000_000_000)
     input_path = write_rows(tmp_path / "in.jsonl", [{"key": "a", "prompt": "x"}])
-    name = GeminiBatchHook().create_batch("gemini-2.5-flash", input_path=input_path).name
+    name = GeminiBatchHook().create_batch("gemini-3.5-flash-lite", input_path=input_path).name
     output = tmp_path / "out" / "answers.jsonl"
     output.parent.mkdir()
     output.write_text("yesterday's\n")

@@ -113,7 +113,7 @@ def test_a_bad_connection_names_its_field(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], word: str
 ) -> None:
     set_connection(monkeypatch, {"conn_type": "gemini_batch", **fields})
-    operator = CreateBatchOperator(task_id="t", model="gemini-2.5-flash", inlined_requests=rows(1))
+    operator = CreateBatchOperator(task_id="t", model="gemini-3.5-flash-lite", inlined_requests=rows(1))
     fails_clearly(lambda: operator.execute(attempt()), word)
     ok, message = GeminiBatchHook().test_connection()
     assert not ok
@@ -124,7 +124,7 @@ def test_a_bad_connection_names_its_field(
 
 
 def create(**arguments: Any) -> Any:
-    arguments = {"model": "gemini-2.5-flash", "task_id": "t", **arguments}
+    arguments = {"model": "gemini-3.5-flash-lite", "task_id": "t", **arguments}
     return lambda: CreateBatchOperator(**arguments).execute(attempt())
 
 

@@ -32,7 +32,7 @@ def emulator(
 
 
 def submit(path: str, run_id: str) -> str:
-    operator = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", input_path=path)
+    operator = CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", input_path=path)
     return str(operator.execute(attempt(run_id=run_id)))
 
 
@@ -100,7 +100,7 @@ def test_a_file_is_deleted_once_no_job_reads_it(emulator: EmulatorHandle, tmp_pa
 @pytest.mark.parametrize(("age", "states", "count"), [("3600", "SUCCEEDED, FAILED", 0), (None, "SUCCEEDED", 1)])
 def test_templated_arguments_are_text(emulator: EmulatorHandle, age: Any, states: Any, count: int) -> None:
     emulator.script(mode="at_once")
-    CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(1)).execute(attempt())
+    CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", inlined_requests=rows(1)).execute(attempt())
     operator = CleanUpBatchesOperator(task_id="clean_up", older_than=age, states=states, dry_run=True)
     assert len(operator.execute({})) == count
 

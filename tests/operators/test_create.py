@@ -64,7 +64,7 @@ def create(count: int = 2, **arguments: Any) -> CreateBatchOperator:
     if not {"input_path", "file_name", "gcs_uri", "bigquery_uri"} & set(arguments):
         arguments.setdefault("inlined_requests", rows(count))
     arguments.setdefault("poll_interval", 0.02)
-    return CreateBatchOperator(task_id="create", model="gemini-2.5-flash", **arguments)
+    return CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", **arguments)
 
 
 def created(emulator: EmulatorHandle) -> int:
@@ -498,7 +498,7 @@ def test_a_file_sent_for_nothing_stays_while_another_task_reads_it(emulator: Emu
     hook = GeminiBatchHook()
     taken = hook.get_batch(create(input_path=write_rows(tmp_path / "own.jsonl", rows(1))).execute(attempt()))
     theirs: list[str] = []
-    request = JobRequest("generate", "gemini-2.5-flash", input_path=path)
+    request = JobRequest("generate", "gemini-3.5-flash-lite", input_path=path)
     with prepared(request, "gemini", lambda _: None) as source:
         upload = Upload(source, hook.surface, hook.settings, hook.retry, "a file")
 

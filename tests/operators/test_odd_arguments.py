@@ -34,7 +34,7 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
 
 
 def create(**arguments: Any) -> CreateBatchOperator:
-    given = {"inlined_requests": rows(2), "model": "gemini-2.5-flash", **arguments}
+    given = {"inlined_requests": rows(2), "model": "gemini-3.5-flash-lite", **arguments}
     return CreateBatchOperator(task_id="create", **given)
 
 
@@ -60,7 +60,7 @@ def test_what_says_whether_to_delete_is_true_or_false(emulator: EmulatorHandle, 
 def test_the_hook_waits_by_timedelta(emulator: EmulatorHandle) -> None:
     emulator.script(pending_seconds=0.1, running_seconds=0.1)
     hook = GeminiBatchHook()
-    job = hook.create_batch("gemini-2.5-flash", inlined_requests=rows(1))
+    job = hook.create_batch("gemini-3.5-flash-lite", inlined_requests=rows(1))
     ended = hook.wait_for_batch(job.name, poll_interval=timedelta(seconds=0.05), timeout=timedelta(minutes=1))
     assert ended.is_succeeded
 
@@ -177,7 +177,7 @@ def test_a_page_in_place_of_answers_leaves_the_file_of_yesterday(
 ) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", rows(2))
-    name = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", input_path=path).execute(attempt())
+    name = CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", input_path=path).execute(attempt())
     out = tmp_path / "out.jsonl"
     out.write_text("yesterday")
     emulator.fault(match={"query": "alt=media"}, status=200, body=body, times=1)

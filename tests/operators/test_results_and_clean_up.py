@@ -43,7 +43,7 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
 
 
 def submit(**arguments: Any) -> str:
-    return str(CreateBatchOperator(task_id="create", model="gemini-2.5-flash", **arguments).execute(attempt()))
+    return str(CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", **arguments).execute(attempt()))
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

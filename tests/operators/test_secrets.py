@@ -56,7 +56,7 @@ def test_a_whole_run_shows_the_key_nowhere(
     emulator.script(pending_seconds=0.1, running_seconds=0.1)
     emulator.fault(match={"method": "GET"}, status=503, skip=2, times=1)
     context = attempt()
-    create = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(2))
+    create = CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", inlined_requests=rows(2))
     name = create.execute(context)
     sensor = BatchJobSensor(task_id="wait", job_name=name, poke_interval=0.05)
     summary = sensor.execute(context)
@@ -83,7 +83,11 @@ def test_a_whole_run_shows_the_key_nowhere(
 def test_a_trigger_row_holds_no_key(emulator: EmulatorHandle) -> None:
     emulator.script(stuck="RUNNING")
     operator = CreateBatchOperator(
-        task_id="create", model="gemini-2.5-flash", inlined_requests=rows(1), wait_for_completion=True, deferrable=True
+        task_id="create",
+        model="gemini-3.5-flash-lite",
+        inlined_requests=rows(1),
+        wait_for_completion=True,
+        deferrable=True,
     )
     with pytest.raises(TaskDeferred) as caught:
         operator.execute(attempt())
@@ -190,6 +194,6 @@ def test_a_redirected_download_or_create_does_not_take_the_key_along(
     with pytest.raises(GeminiBatchError):
         hook.download_file("files/a", tmp_path / "out")
     with pytest.raises(GeminiBatchError):
-        hook.create_batch("gemini-2.5-flash", inlined_requests=rows(1))
+        hook.create_batch("gemini-3.5-flash-lite", inlined_requests=rows(1))
     assert SECRET not in str(stranger.seen)  # type: ignore[attr-defined]
     assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ def emulator(
 @pytest.fixture
 def job_name(emulator: EmulatorHandle) -> str:
     """Return the name of a job that runs."""
-    operator = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(2))
+    operator = CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", inlined_requests=rows(2))
     return str(operator.execute(attempt()))
 
 

@@ -175,8 +175,8 @@ def test_the_first_ten_bad_rows_are_named_at_once() -> None:
 def test_repeated_keys_no_rows_and_another_model_are_refused() -> None:
     assert "must be unique" in refusal([{"key": "a", "prompt": "x"}, {"key": "a", "prompt": "y"}])
     assert "no input rows" in refusal([b"\n", b"  \n"])
-    row = {"request": {"contents": CONTENTS, "model": "models/gemini-2.5-pro"}}
-    assert "all rows of a job share one" in refusal([row], RowSettings(model="gemini-2.5-flash"))
+    row = {"request": {"contents": CONTENTS, "model": "models/gemini-3.8-flash"}}
+    assert "all rows of a job share one" in refusal([row], RowSettings(model="gemini-3.5-flash-lite"))
 
 
 def nested(depth: int) -> Any:
@@ -351,7 +351,7 @@ def test_a_common_row_comes_out_as_the_long_way_makes_it(backend: str, settings:
         twice[1]["key"] = "again"
         if not isinstance(form, dict):
             twice = [str(form).encode(), json.dumps(twice[1]).encode() + b"\r\n"]
-        given = normalise_rows(twice, RowSettings(backend=backend, model="gemini-2.5-flash", **settings))
+        given = normalise_rows(twice, RowSettings(backend=backend, model="gemini-3.5-flash-lite", **settings))
         return [(json.loads(out.line()), json.loads(out.body())) for out in given]
 
     assert wire(json.dumps(row)) == wire(row)
@@ -404,7 +404,7 @@ def test_a_common_text_to_embed_comes_out_as_the_long_way_makes_it(backend: str)
 @pytest.mark.parametrize("kind", ["generate", "embed"])
 def test_a_text_that_stays_as_written_is_judged_as_one_that_is_read(kind: str, text: bytes) -> None:
     """The long way begins with a member that a common row has not."""
-    settings = RowSettings(kind=kind, model="gemini-embedding-001" if kind == "embed" else "gemini-2.5-flash")
+    settings = RowSettings(kind=kind, model="gemini-embedding-001" if kind == "embed" else "gemini-3.5-flash-lite")
     name = b"prompt" if kind == "generate" else b"text"
     outcomes = []
     for form in (b'{"key": "k", "%s": %s}\n', b'{"metadata": {}, "key": "k", "%s": %s}\n'):
@@ -549,7 +549,7 @@ def test_rows_read_in_blocks_come_out_as_rows_read_one_by_one(
 ) -> None:
     content = b"".join(LINES[kind].replace(b"%d", b"%d" % number) for number, kind in enumerate(chosen))
 
-    settings = RowSettings(backend=backend, model="gemini-2.5-flash", system_instruction=instruction)
+    settings = RowSettings(backend=backend, model="gemini-3.5-flash-lite", system_instruction=instruction)
 
     def outcome(size: int, rows: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:

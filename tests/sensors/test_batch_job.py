@@ -40,7 +40,7 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
 
 
 def submit(count: int = 4) -> str:
-    operator = CreateBatchOperator(task_id="create", model="gemini-2.5-flash", inlined_requests=rows(count))
+    operator = CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", inlined_requests=rows(count))
     return str(operator.execute(attempt()))
 
 

@@ -74,7 +74,7 @@ def first_reschedule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def create(**arguments: Any) -> CreateBatchOperator:
     arguments = {"inlined_requests": rows(ROWS), "poll_interval": 0.05, **arguments}
-    return CreateBatchOperator(task_id="create", model="gemini-2.5-flash", **arguments)
+    return CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", **arguments)
 
 
 def to_the_end(task: Any, after_event: Callable[[], Any] = lambda: None) -> Any:

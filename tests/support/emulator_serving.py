@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PROJECT = "emulated-project"
 LOCATION = "us-central1"
 SCOPE = f"projects/{PROJECT}/locations/{LOCATION}"
-FLASH = "publishers/google/models/gemini-2.5-flash"
+FLASH = "publishers/google/models/gemini-3.5-flash-lite"
 
 
 @dataclass

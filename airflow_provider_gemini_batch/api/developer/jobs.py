@@ -368,13 +368,13 @@ def model_path(model: str) -> str:
     name = str(model or "").strip().strip("/")
     name = name.removeprefix("publishers/google/")
     if not name or " " in name:
-        raise ConfigurationError(f"model must name a Gemini model, e.g. 'gemini-2.5-flash', not {model!r}.")
+        raise ConfigurationError(f"model must name a Gemini model, e.g. 'gemini-3.5-flash-lite', not {model!r}.")
     if name.startswith("projects/"):
         raise ConfigurationError(f"model {model!r} is a Vertex AI resource; use a Vertex AI connection for it.")
     if name.startswith(("models/", "tunedModels/")) and name.count("/") == 1:
         return name
     if "/" in name:
-        raise ConfigurationError(f"model must be a name like 'gemini-2.5-flash', not {model!r}.")
+        raise ConfigurationError(f"model must be a name like 'gemini-3.5-flash-lite', not {model!r}.")
     return f"models/{name}"
 
 

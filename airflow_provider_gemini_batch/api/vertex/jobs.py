@@ -328,8 +328,8 @@ def model_path(model: str) -> str:
     """
     Return a model's resource name for a model as people write it.
 
-    :param model: ``gemini-2.5-flash``, ``models/gemini-2.5-flash``, ``publishers/google/models/...`` or, tuned,
-        ``projects/.../locations/.../models/...``.
+    :param model: ``gemini-3.5-flash-lite``, ``models/gemini-3.5-flash-lite``, ``publishers/google/models/...`` or,
+        tuned, ``projects/.../locations/.../models/...``.
     :raises ConfigurationError: If it is none of these.
     """
     name = str(model or "").strip().strip("/")
@@ -342,8 +342,9 @@ def model_path(model: str) -> str:
     if name.startswith("tunedModels/"):
         hint = " A tuned model of the Developer API does not exist on Vertex AI."
     raise ConfigurationError(
-        f"Not a model of Vertex AI: {name!r}. Write gemini-2.5-flash, publishers/google/models/gemini-2.5-flash, or "
-        f"for a tuned model projects/.../locations/.../models/....{hint}"
+        f"Not a model of Vertex AI: {name!r}. Write gemini-3.5-flash-lite, "
+        f"publishers/google/models/gemini-3.5-flash-lite, or for a tuned model "
+        f"projects/.../locations/.../models/....{hint}"
     )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from tests.system.chaos import processes
 from tests.system.chaos.warm import WARM
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.5-flash-lite"
 API_KEY = "emulator-key"
 POLL_SECONDS = 10
 TASK = "create"

@@ -105,7 +105,7 @@ class Subject:
             # Rows that lie at Google already: their upload is no part of what is compared.
             uri = _uploaded(self.hook)
             source, self._placed = {"gcs_uri": uri}, Placed(gcs_uri=uri)
-        self.request = JobRequest("generate", "gemini-2.5-flash", **source)
+        self.request = JobRequest("generate", "gemini-3.5-flash-lite", **source)
         self.hook.test_connection()  # opens the connection, fetches the token
 
     def control(self, route: str, body: Any = None, method: str = "POST") -> Any:

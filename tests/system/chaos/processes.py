@@ -177,7 +177,7 @@ def operator_for(plan: Schedule, rows_path: Path) -> Any:
     return CreateBatchOperator(
         task_id="create",
         gemini_batch_conn_id=CONN_ID,
-        model="gemini-2.5-flash",
+        model="gemini-3.5-flash-lite",
         wait_for_completion=True,
         deferrable=plan.mode == "deferrable",
         poll_interval=10,

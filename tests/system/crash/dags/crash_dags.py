@@ -25,7 +25,7 @@ def make(case: Case) -> DAG:
     arguments: dict[str, Any] = {
         "task_id": TASK_ID,
         "gemini_batch_conn_id": case.conn_id,
-        "model": "gemini-2.5-flash",
+        "model": "gemini-3.5-flash-lite",
         "wait_for_completion": True,
         "deferrable": case.deferrable,
         "poll_interval": 2,
