@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.routing import Route
 
-from gemini_batch_emulator import answering
+from gemini_batch_emulator import answering, states
 from gemini_batch_emulator.answering import member, snake
 from gemini_batch_emulator.core import (
     Answer,
@@ -386,10 +386,6 @@ def _filler(total: int, line_bytes: int) -> Iterator[bytes]:
 # Jobs on the wire
 
 
-def _prefixed(word: str) -> str:
-    return word if word.startswith(("BATCH_STATE_", "JOB_STATE_")) else f"BATCH_STATE_{word}"
-
-
 def batch_stats(state: EmulatorState, job: Job, *, stale: bool = False) -> dict[str, str]:
     """Return the counters as the service writes them: strings, no zeros."""
     total = job.source.count
@@ -422,7 +418,7 @@ def batch_resource(state: EmulatorState, job: Job, *, stale: bool = False) -> di
         resource["endTime"] = timestamp(job.ended)
     resource["updateTime"] = timestamp(job.updated)
     resource["batchStats"] = batch_stats(state, job, stale=stale)
-    resource["state"] = _prefixed(job.raw_state)
+    resource["state"] = states.prefixed(job.raw_state, "BATCH_STATE_")
     resource["name"] = job.name
     if job.priority:
         resource["priority"] = str(job.priority)

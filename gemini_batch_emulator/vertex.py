@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.routing import Route
 
-from airflow_provider_gemini_batch.api.job_filter import FilterError, parse_filter
+from gemini_batch_emulator import states
 from gemini_batch_emulator.bigquery import split_table, table_store
 from gemini_batch_emulator.core import (
     STATUS_WORDS,
@@ -72,6 +72,7 @@ from gemini_batch_emulator.core import (
     timestamp,
 )
 from gemini_batch_emulator.importer import Columns, ImportProblem
+from gemini_batch_emulator.list_filter import BadFilter, read_filter
 from gemini_batch_emulator.storage import StorageError, glob_pattern, object_store, split_uri
 from gemini_batch_emulator.token import require_caller
 
@@ -696,7 +697,7 @@ def job_resource(state: EmulatorState, job: Job) -> dict[str, Any]:
     resource |= {name: job.resource[name] for name in _ECHOED if job.resource.get(name)}
     if job.output.get("outputInfo"):
         resource["outputInfo"] = job.output["outputInfo"]
-    resource["state"] = word if word.startswith("JOB_STATE_") else f"JOB_STATE_{word}"
+    resource["state"] = states.prefixed(word, "JOB_STATE_")
     if job.error is not None and job.raw_state in ("FAILED", "CANCELLED"):
         resource["error"] = job.error
     failures = knobs.get("vertex_partial_failures")
@@ -833,9 +834,9 @@ def routes(state: EmulatorState) -> list[Route]:
         scope = enter(request)[2]
         query = request.query_params
         try:
-            keep = parse_filter(query.get("filter", ""))
+            keep = read_filter(query.get("filter", ""))
             size = int(query.get("pageSize") or query.get("page_size") or state.config.list_default_page_size)
-        except FilterError as error:
+        except BadFilter as error:
             raise GoogleError(400, f"Invalid filter: {error}") from None
         except ValueError:
             raise GoogleError(400, "Invalid value at 'page_size' (TYPE_INT32).") from None

@@ -4,4 +4,4 @@
 from gemini_batch_emulator.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

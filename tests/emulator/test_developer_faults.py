@@ -143,7 +143,7 @@ def test_a_share_draws_the_same_for_the_same_seed(one: Caller) -> None:
 def test_everything_can_be_steered_over_http(one: Caller) -> None:
     assert control(one, "GET", "health")["status"] == "ok"
     assert control(one, "PATCH", "config", {"script": {"mode": "at_once"}, "pretty": True})["pretty"] is True
-    script = {"match": {"model": "pro"}, "script": {"end": {"state": "FAILED", "code": 9}}, "times": None}
+    script = {"match": {"model": "3[.]8"}, "script": {"end": {"state": "FAILED", "code": 9}}, "times": None}
     assert len(control(one, "POST", "jobs/script", script)["scripts"]) == 1
     job = one.get(one.inline("a", model="gemini-3.8-flash"))
     assert job["error"]["code"] == 9
