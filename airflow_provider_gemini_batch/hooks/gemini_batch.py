@@ -279,7 +279,7 @@ class GeminiBatchHook(BaseHook):
         since: float | None = None,
         known_names: Sequence[str] = (),
         on_existing_job: str = "replace",
-        contended: bool = False,
+        may_have_rivals: bool = False,
         intent_at: float | None = None,
         exclude: frozenset[str] = frozenset(),
         policy: SubmitPolicy | None = None,
@@ -291,7 +291,7 @@ class GeminiBatchHook(BaseHook):
 
         :param task: 16 hex digits that name the piece of work (:func:`~.api.identity.make_task_id`).
         :param since: UTC epoch seconds; no own job can be older.
-        :param contended: Whether another attempt at the same work may be under way.
+        :param may_have_rivals: Whether another attempt at the same work may be under way.
         :param intent_at: UTC epoch seconds at which an earlier attempt was about to create, if its job is not known.
         :param on_token: Told the token before anything is sent.
         """
@@ -317,7 +317,7 @@ class GeminiBatchHook(BaseHook):
                 since=since,
                 known_names=known_names,
                 on_existing_job=on_existing_job,  # type: ignore[arg-type]
-                contended=contended,
+                may_have_rivals=may_have_rivals,
                 intent_at=intent_at,
                 exclude=exclude,
                 policy=policy or SubmitPolicy(),

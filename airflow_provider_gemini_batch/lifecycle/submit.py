@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SourceT = TypeVar("SourceT")
 
-OnExistingJob = Literal["replace", "reuse", "fail"]
+OnExistingJob = Literal["replace", "reuse", "fail", "siblings"]
 Action = Literal["created", "adopted", "reused", "replaced"]
 
 
@@ -58,7 +58,7 @@ class SubmitPolicy:
 
     :param settle: Pauses before each look after a create without a clear answer. The sum has to be well above the time
         a new job needs to show up in the list (observed: seconds) plus the time a request may be on its way.
-    :param settle_contended: Pauses before the further looks for a twin after a create, when another attempt may run.
+    :param settle_rivals: Pauses before the further looks for a twin after a create, when another attempt may run.
     :param max_creates: Create calls in all, when none of them got a clear answer.
     :param reads: Retries of get and list.
     :param cancels: Retries of cancel.
@@ -69,7 +69,7 @@ class SubmitPolicy:
     """
 
     settle: tuple[float, ...] = (0, 2, 5, 10, 15, 15)
-    settle_contended: tuple[float, ...] = (10,)
+    settle_rivals: tuple[float, ...] = (10,)
     max_creates: int = 3
     reads: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=8, cap=30))
     cancels: RetryPolicy = field(default_factory=RetryPolicy)
@@ -108,7 +108,7 @@ def submit(
     since: float | None,
     known_names: Sequence[str] = (),
     on_existing_job: OnExistingJob = "replace",
-    contended: bool = False,
+    may_have_rivals: bool = False,
     intent_at: float | None = None,
     exclude: Collection[str] = frozenset(),
     policy: SubmitPolicy | None = None,
@@ -125,8 +125,9 @@ def submit(
         None if unknown: then the whole list is read.
     :param known_names: Names of jobs remembered for this task, of whatever input.
     :param on_existing_job: What to do about a job of this task with other input that is live or has answers: cancel the
-        live ones and create, take it, or raise.
-    :param contended: Another attempt at this task may run right now (a retry, a clear, a remembered intent).
+        live ones and create, take it, or raise. ``siblings`` neither takes nor cancels it: the shards of one run are
+        jobs of one task, each with rows of its own.
+    :param may_have_rivals: Another attempt at this task may run right now (a retry, a clear, a remembered intent).
     :param intent_at: UTC epoch at which an earlier attempt remembered that it was about to create, if no job name was
         remembered after that. Its job may exist and not be listed yet.
     :param exclude: Names of jobs that must not be taken, e.g. one that was stuck and has just been cancelled.
@@ -140,7 +141,7 @@ def submit(
     :raises ApiError: Any clear refusal, of the list or of the create.
     """
     attempt = _Attempt(
-        surface, spec_for, prepare, token, since, tuple(known_names), on_existing_job, contended, intent_at,
+        surface, spec_for, prepare, token, since, tuple(known_names), on_existing_job, may_have_rivals, intent_at,
         frozenset(exclude), policy or SubmitPolicy(), now, remember, is_remnant,
     )  # fmt: skip
     return (yield from attempt.run())
@@ -168,7 +169,7 @@ class _Attempt(Generic[SourceT]):
         since: float | None,
         known_names: tuple[str, ...],
         on_existing_job: OnExistingJob,
-        contended: bool,
+        may_have_rivals: bool,
         intent_at: float | None,
         exclude: frozenset[str],
         policy: SubmitPolicy,
@@ -183,7 +184,7 @@ class _Attempt(Generic[SourceT]):
         self.since = since
         self.known_names = known_names
         self.on_existing_job = on_existing_job
-        self.contended = contended
+        self.may_have_rivals = may_have_rivals
         self.intent_at = intent_at
         self.exclude = exclude
         self.policy = policy
@@ -224,9 +225,9 @@ class _Attempt(Generic[SourceT]):
         Two attempts that died after their creates may leave two jobs, of which the list shows only the older at first.
         """
         self.remember("job", taken.job.name)
-        if not (self.contended and _is_live(taken.job)):
+        if not (self.may_have_rivals and _is_live(taken.job)):
             return taken
-        for pause in self.policy.settle_contended:
+        for pause in self.policy.settle_rivals:
             yield _before_look(pause, "Another attempt may have submitted a job, too.")
             try:
                 again = yield from self._take_existing()
@@ -307,7 +308,7 @@ class _Attempt(Generic[SourceT]):
         """An earlier attempt was about to create and did not say what came of it: give its job time to be listed."""
         if self.intent_at is None:
             return None
-        self.contended = True
+        self.may_have_rivals = True
         patience = sum(self.policy.settle) + self.policy.in_flight
         for pause in self.policy.settle:
             if self.now() - self.intent_at >= patience:
@@ -340,7 +341,7 @@ class _Attempt(Generic[SourceT]):
                 if _is_live(job) and job.name not in self.replaced:
                     yield from self._cancel_for_replacement(job)
             return None
-        other = yield from self._choose(found.other)
+        other = None if self.on_existing_job == "siblings" else (yield from self._choose(found.other))
         if other is None:
             return None
         if self.on_existing_job == "reuse":
@@ -439,7 +440,7 @@ class _Attempt(Generic[SourceT]):
                     yield Pause.before_retry(delay, error)
                     continue
                 creates += 1
-                self.contended = True  # the lost call may still be carried out
+                self.may_have_rivals = True  # the lost call may still be carried out
                 taken = yield from self._settle(error)
                 if taken is not None:
                     return taken
@@ -492,7 +493,7 @@ class _Attempt(Generic[SourceT]):
             reason += f" Cancelled to be replaced: {', '.join(self.replaced)}."
         if not _is_live(ours):
             return self._submission(ours, action, reason)
-        for pause in (0.0, *(self.policy.settle_contended if self.contended else ())):
+        for pause in (0.0, *(self.policy.settle_rivals if self.may_have_rivals else ())):
             if pause:
                 yield _before_look(pause, "Another attempt may have submitted a job, too.")
             try:

@@ -231,11 +231,12 @@ class SubmitOperator(GeminiBatchOperator):
         return self._wait(context, submission.job.name, plan)
 
     def _submit(self, context: Any, plan: dict[str, Any]) -> Submission:
-        from airflow_provider_gemini_batch.task.context import JobMemory, piece_of_work, submit_policy
+        from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
+        from airflow_provider_gemini_batch.task.store import SubmissionStore
 
         self._ti = context.get("ti") or context.get("task_instance")
-        work = piece_of_work(context, self.submission_salt)
-        memory = JobMemory(context.get("task_state_store"))
+        work = task_identity(context, self.submission_salt)
+        memory = SubmissionStore(context.get("task_state_store"))
 
         def remember(what: str, value: str) -> None:
             memory.note(what, value)
@@ -251,7 +252,7 @@ class SubmitOperator(GeminiBatchOperator):
             since=work.since,
             known_names=names,
             on_existing_job=self.on_existing_job,
-            contended=work.contended or bool(noted),
+            may_have_rivals=work.may_have_rivals or bool(noted),
             intent_at=None if names else noted.get("intent_at"),
             exclude=frozenset(plan["exclude"]),
             policy=submit_policy(),

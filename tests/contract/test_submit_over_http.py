@@ -65,7 +65,7 @@ def _live(emulator: EmulatorHandle) -> list[str]:
 
 def test_a_second_attempt_adopts(attempt: Any, gemini_batch_emulator: EmulatorHandle) -> None:
     gemini_batch_emulator.script(mode="time", pending_seconds=600, running_seconds=600)
-    first, second = attempt(), attempt(contended=True)
+    first, second = attempt(), attempt(may_have_rivals=True)
     assert (first.action, second.action) == ("created", "adopted")
     assert token_of(second.job) == TOKEN
     assert _live(gemini_batch_emulator) == [first.job.name]
@@ -85,4 +85,4 @@ def test_no_quota_is_told_and_bills_nothing(attempt: Any, gemini_batch_emulator:
     with pytest.raises(RateLimitedError):
         attempt()
     assert _live(gemini_batch_emulator) == []
-    assert attempt(contended=True).action == "created"
+    assert attempt(may_have_rivals=True).action == "created"

@@ -271,7 +271,7 @@ def test_a_twin_that_is_listed_only_after_the_adoption_is_cancelled() -> None:
     service = Service()
     old, twin = service.add(TOKEN, "RUNNING", 6), service.add(TOKEN, "PENDING", 2)
     twin.listed = service.time + 4  # two attempts died after their creates; the list shows the second one late
-    done = drive(Memory().flow(service, contended=True), service)
+    done = drive(Memory().flow(service, may_have_rivals=True), service)
     assert (done.job.name, done.surplus, twin.state) == (old.name, (twin.name,), "CANCELLED")
 
 
@@ -317,6 +317,16 @@ def test_other_input_follows_on_existing_job() -> None:
         with pytest.raises(JobConflictError, match=old.name):
             drive(Memory().flow(service, on_existing_job="fail"), service)
         assert (service.creates, old.state) == (0, state)
+
+
+def test_a_sibling_is_neither_taken_nor_cancelled() -> None:
+    for state in ("RUNNING", "SUCCEEDED"):
+        service = Service()
+        sibling = service.add(OTHER_INPUT, state)
+        own = drive(Memory().flow(service, on_existing_job="siblings"), service)
+        assert (own.action, own.surplus, sibling.state) == ("created", (), state)
+        again = drive(Memory().flow(service, on_existing_job="siblings", may_have_rivals=True), service)
+        assert (again.action, again.job.name, sibling.state) == ("adopted", own.job.name, state)
 
 
 def test_after_a_long_upload_it_looks_again() -> None:
@@ -452,9 +462,9 @@ def play(seed: int) -> tuple[Service, list[Run]]:
         stored = rng.random() < 0.5  # Airflow 3.3 has a state store, older ones do not
         intent = memory.intent[0] if stored and memory.intent else None
         names = tuple(memory.names) if stored else ()
-        contended = bool(runs)
+        may_have_rivals = bool(runs)
         flow = memory.flow(
-            service, upload=rng.choice([0, 3, 20]), known_names=names, contended=contended, intent_at=intent
+            service, upload=rng.choice([0, 3, 20]), known_names=names, may_have_rivals=may_have_rivals, intent_at=intent
         )
         run = Run(flow, dies_after)
         runs.append(run)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.errors import SubmitError
-from airflow_provider_gemini_batch.task.context import HANDLER_PATIENCE, JobMemory, if_final
+from airflow_provider_gemini_batch.task.context import HANDLER_PATIENCE, if_final
+from airflow_provider_gemini_batch.task.store import SubmissionStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,16 +108,16 @@ def _broken_by_a_dead_supervisor() -> Exception:
 @pytest.mark.newest_airflow
 def test_a_task_without_its_supervisor_does_not_submit() -> None:
     with pytest.raises(SubmitError, match="nothing was submitted"):
-        JobMemory(Store(_broken_by_a_dead_supervisor())).note("intent", "token")
+        SubmissionStore(Store(_broken_by_a_dead_supervisor())).note("intent", "token")
 
 
 @pytest.mark.newest_airflow
 def test_a_job_that_exists_is_settled_though_the_supervisor_is_gone() -> None:
-    JobMemory(Store(_broken_by_a_dead_supervisor())).note("job", "batches/a")
+    SubmissionStore(Store(_broken_by_a_dead_supervisor())).note("job", "batches/a")
 
 
 def test_a_store_that_refuses_does_not_keep_a_task_from_submitting() -> None:
-    memory = JobMemory(Store(RuntimeError("the API server says no")))
+    memory = SubmissionStore(Store(RuntimeError("the API server says no")))
     memory.note("intent", "token")
     assert memory.recall() == {}
 

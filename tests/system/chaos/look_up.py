@@ -235,7 +235,7 @@ def _first(subject: Subject, since: float) -> tuple[object, ...]:
 
 def _later(subject: Subject, since: float) -> Iterator[tuple[str, Cost]]:
     def retry(task: str = "", **more: Any) -> Cost:
-        return subject.measured(lambda: subject.submit(task, since=since, contended=True, **more))
+        return subject.measured(lambda: subject.submit(task, since=since, may_have_rivals=True, **more))
 
     yield "retry, the first attempt created nothing", retry()
     yield "retry, the first attempt died around its create, no job shows up", retry(intent_at=time.time())

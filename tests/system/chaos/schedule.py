@@ -20,7 +20,7 @@ KILL_STEPS = ("before_request", "during_request", "after_request", "xcom", "inte
 MAX_LAG = 7.0
 MAX_DELAY = 2.0
 """A new job is listed up to MAX_LAG seconds late, and a create is up to MAX_DELAY on its way: together below the 10 s
-after which a contended create looks for twins a last time."""
+after which a may_have_rivals create looks for twins a last time."""
 PENDING = 90.0
 RUNNING = 30.0
 

@@ -19,6 +19,8 @@ WARM = (
     "airflow_provider_gemini_batch.transport.asynchronous",
     "airflow_provider_gemini_batch.transport.blocking",
     "airflow_provider_gemini_batch.task.context",
+    "airflow_provider_gemini_batch.task.identity",
+    "airflow_provider_gemini_batch.task.store",
     "airflow_provider_gemini_batch.transport.credentials",
     "airflow_provider_gemini_batch.triggers.batch_job",
     "airflow_provider_gemini_batch.triggers.pause",

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one attempt at a submission leaves for the next, where Airflow keeps a task's state."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from airflow_provider_gemini_batch.errors import SubmitError
+
+log = logging.getLogger(__name__)
+
+
+class SubmissionStore:
+    """
+    What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
+
+    :param store: ``context.get("task_state_store")``.
+    """
+
+    KEY = "gemini_batch_submission"
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def recall(self) -> dict[str, Any]:
+        """Return what was noted, or an empty dict."""
+        if self._store is None:
+            return {}
+        try:
+            noted = self._store.get(self.KEY)
+        except Exception as error:  # the store is a help, the service's list decides
+            log.warning(
+                "The task state store could not be read (%s); the service's list decides.", type(error).__name__
+            )
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def note(self, what: str, value: str) -> None:
+        """
+        Keep an ``intent`` (a token, right before a create) or a ``job`` (its name).
+
+        A new intent outdates the job noted before it.
+
+        :raises SubmitError: For an intent, if the supervisor is gone: whatever this process submits nobody will hear
+            of, and Airflow starts another attempt beside it.
+        """
+        if self._store is None:
+            return
+        noted = {"intent": value, "intent_at": time.time()} if what == "intent" else {**self.recall(), what: value}
+        try:
+            self._store.set(self.KEY, noted)
+        except (EOFError, ConnectionError) as error:
+            log.warning("This task's supervisor is gone (%s).", type(error).__name__)
+            if what == "intent":
+                raise SubmitError(
+                    "This task's supervisor is gone; nothing was submitted. The next attempt at this task does it."
+                ) from error
+        except Exception as error:  # the service's list decides
+            log.warning("The task state store could not be written (%s).", type(error).__name__)
