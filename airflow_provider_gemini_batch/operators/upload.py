@@ -73,8 +73,9 @@ class UploadFileOperator(GeminiBatchOperator):
         self.output_dimensionality = output_dimensionality
 
     def carry_out(self, context: Any) -> str:
+        from airflow_provider_gemini_batch.client.prepare import prepared
         from airflow_provider_gemini_batch.files.paths import base_name, place_of
-        from airflow_provider_gemini_batch.lifecycle.request import JobRequest, prepared
+        from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         if self.kind not in tuple(_ANY_MODEL):
             raise ConfigurationError(f"kind must be 'generate' or 'embed', not {self.kind!r}.")

@@ -53,7 +53,7 @@ def hook(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> GeminiBat
     monkeypatch.setattr(storage, "CHUNK_BYTES", 16 * MIB)
     hurried = GeminiBatchHook()
     credentials = credentials_for(hurried.settings)
-    hurried.transport = BlockingTransport(hurried.settings, credentials, sleep=lambda seconds: None)
+    hurried.client.transport = BlockingTransport(hurried.settings, credentials, sleep=lambda seconds: None)
     return hurried
 
 

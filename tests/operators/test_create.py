@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_gemini_batch.client.prepare import prepared
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -26,8 +27,9 @@ from airflow_provider_gemini_batch.errors import (
     TriggerEventError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.lifecycle.request import JobRequest, Upload, prepared
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submit import Submission
+from airflow_provider_gemini_batch.lifecycle.upload import Upload
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,

@@ -27,7 +27,8 @@ import requests
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.retry import NO_RETRY
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.lifecycle.request import JobRequest, Placed
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+from airflow_provider_gemini_batch.lifecycle.upload import Placed
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from tests.system.chaos import report
@@ -98,7 +99,7 @@ class Subject:
             connection = {"conn_type": "gemini_batch", "host": url, "extra": extra}
         os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(connection)
         self.hook = GeminiBatchHook(CONN_ID)
-        self.hook.__dict__["transport"] = BlockingTransport(
+        self.hook.client.__dict__["transport"] = BlockingTransport(
             self.hook.settings, credentials_for(self.hook.settings), sleep=self._pauses.append
         )
         if backend == "vertex_ai":

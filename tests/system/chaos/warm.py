@@ -16,6 +16,7 @@ WARM = (
     "airflow_provider_gemini_batch.hooks.gemini_batch",
     "airflow_provider_gemini_batch.operators.create",
     "airflow_provider_gemini_batch.lifecycle.request",
+    "airflow_provider_gemini_batch.client.client",
     "airflow_provider_gemini_batch.transport.asynchronous",
     "airflow_provider_gemini_batch.transport.blocking",
     "airflow_provider_gemini_batch.task.context",

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client: batch jobs and files of the Gemini API as plain Python calls, on either backend."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.api import flows
+from airflow_provider_gemini_batch.api.identity import SubmissionToken, digest_of
+from airflow_provider_gemini_batch.api.models import BatchJob
+from airflow_provider_gemini_batch.client.prepare import prepared
+from airflow_provider_gemini_batch.client.results import ResultReader
+from airflow_provider_gemini_batch.client.session import Session
+from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.files.input_file import as_it_is
+from airflow_provider_gemini_batch.files.paths import AtomicFile, base_name, place_of
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
+from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
+from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
+from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
+from airflow_provider_gemini_batch.times import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import timedelta
+    from os import PathLike
+    from typing import Self, Unpack
+
+    from airflow_provider_gemini_batch.api.models import BatchResult, JobPage, RemoteFile
+    from airflow_provider_gemini_batch.client.session import Log
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+    from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments
+    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.rows.line_batches import Lines
+
+_LOG = logging.getLogger(__name__)
+
+
+class GeminiBatchClient(Session):
+    """
+    Batch jobs and files of the Gemini API, on the Developer API or on Vertex AI as the connection says.
+
+    Calls that are safe to repeat are tried up to ``max_retries`` times, while faults pass. Starting a job is not such a
+    call: a lost answer is settled by looking for the job under its name.
+
+    :param settings: From :func:`~airflow_provider_gemini_batch.connection.settings.settings_from_connection`.
+    :param log: Where progress and warnings go.
+    """
+
+    def __init__(self, settings: ConnectionSettings, *, log: Log = _LOG) -> None:
+        super().__init__(settings)
+        self._log = log
+        self._results = ResultReader(self, log)
+
+    @classmethod
+    def connect(cls, api_key: str | None = None, *, base_url: str | None = None, **fields: Any) -> Self:
+        """
+        Return a client for the fields of a connection, as a notebook has them.
+
+        :param api_key: Of the Gemini Developer API; None for Vertex AI, which needs ``project=``.
+        :param base_url: Of the service; None is Google's.
+        :param fields: The fields that a connection keeps in its extra, e.g. ``location``, ``storage_uri``, ``timeout``.
+        :raises ConfigurationError: Naming every bad field.
+        """
+        return cls(settings_from_connection(password=api_key, host=base_url, extra=fields))
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def create_batch(self, model: str, **arguments: Unpack[GenerateArguments]) -> BatchJob:
+        """
+        Start a job that generates an answer to each row. Every call starts (and bills) a new one.
+
+        :param model: E.g. ``gemini-3.5-flash-lite``.
+        :param arguments: :class:`~airflow_provider_gemini_batch.lifecycle.request.GenerateArguments`.
+        :raises ConfigurationError: Before anything is submitted, for what cannot work.
+        :raises SubmitError: If it could not be settled whether a job exists.
+        """
+        return self._create(JobRequest("generate", model, **arguments))
+
+    def create_embeddings_batch(self, model: str, **arguments: Unpack[EmbedArguments]) -> BatchJob:
+        """
+        Start a job that embeds each row. Every call starts (and bills) a new one; see :meth:`create_batch`.
+
+        :param arguments: :class:`~airflow_provider_gemini_batch.lifecycle.request.EmbedArguments`.
+        """
+        return self._create(JobRequest("embed", model, **arguments))
+
+    def _create(self, request: JobRequest) -> BatchJob:
+        # A name of its own for each call, so that a lost answer can be settled and no other job is ever adopted.
+        return self.submit(request, task=uuid.uuid4().hex[:16], since=time.time() - 60).job
+
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        task: str,
+        since: float | None = None,
+        known_names: Sequence[str] = (),
+        on_existing_job: str = "replace",
+        may_have_rivals: bool = False,
+        intent_at: float | None = None,
+        exclude: frozenset[str] = frozenset(),
+        policy: SubmitPolicy | None = None,
+        remember: Callable[[str, str], None] | None = None,
+        on_token: Callable[[str], None] | None = None,
+    ) -> Submission:
+        """
+        Find the job of a piece of work, or else start it: however often it is called, one job is billed.
+
+        :param task: 16 hex digits that name the piece of work (:func:`~.api.identity.make_task_id`).
+        :param since: UTC epoch seconds; no own job can be older.
+        :param may_have_rivals: Whether another attempt at the same work may be under way.
+        :param intent_at: UTC epoch seconds at which an earlier attempt was about to create, if its job is not known.
+        :param on_token: Told the token before anything is sent.
+        """
+
+        def look(name: str) -> RemoteFile | None:
+            return self.run(look_at_remote(self.surface, name, self.retry))
+
+        self._say_what_is_ignored(request)
+        with prepared(request, self.settings.backend, look) as source:
+            token = SubmissionToken(task, digest_of(source.identity))
+            if on_token is not None:
+                on_token(str(token))
+            name = request.display_name or f"airflow {request.kind} batch"
+            upload = Upload(source, self.surface, self.settings, self.retry, name)
+            submitting = submit(
+                self.surface,
+                lambda placed: request.spec(placed, name),
+                upload.place,
+                token,
+                since=since,
+                known_names=known_names,
+                on_existing_job=on_existing_job,  # type: ignore[arg-type]
+                may_have_rivals=may_have_rivals,
+                intent_at=intent_at,
+                exclude=exclude,
+                policy=policy or SubmitPolicy(),
+                now=time.time,
+                remember=remember or (lambda what, value: None),
+                is_remnant=self.is_remnant,
+            )
+            return self.run(upload.removed_if_unused(submitting))
+
+    def _say_what_is_ignored(self, request: JobRequest) -> None:
+        """The same DAG runs on both backends, so what one of them lacks is said and left out."""
+        backend = self.settings.backend
+        names = ("destination", "labels") if backend == "gemini" else ("priority", "webhook_config")
+        ignored = [name for name in names if getattr(request, name)]
+        if ignored:
+            self._log.warning("%s: not known to this backend (%s), left out.", ", ".join(ignored), backend)
+
+    def is_remnant(self, job: BatchJob) -> bool:
+        """
+        Say whether a job that ended well was really cancelled half-way: rows that had not run carry error code 1.
+
+        A job of the Developer API that is cancelled after it began ends SUCCEEDED.
+        """
+        if not job.stats.failed:
+            return False
+        cancelled = 1
+        return any(
+            result.error is not None and result.error.get("code") == cancelled for result in self.get_responses(job)
+        )
+
+    def get_batch(self, job_name: str) -> BatchJob:
+        """Look at a job."""
+        return self.run(flows.get_job(self.surface, job_name, self.retry))
+
+    def list_batches(self, page_size: int = 100, page_token: str | None = None, filter: str | None = None) -> JobPage:
+        """
+        Read one page of jobs, newest first.
+
+        :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``. The Developer API has none; its
+            pages are filtered here, and one may be empty and still have a next one.
+        """
+        reading = flows.list_page(self.surface, self.retry, page_size=page_size, page_token=page_token, filter=filter)
+        return self.run(reading)
+
+    def list_all_batches(self, filter: str | None = None) -> Iterator[BatchJob]:
+        """Yield all jobs, newest first, reading pages as they are needed."""
+        pages = flows.Pages()
+        for token in pages:
+            page = self.list_batches(page_token=token, filter=filter)
+            yield from page.jobs
+            pages.turn(page)
+
+    def wait_for_batch(
+        self,
+        job_name: str,
+        poll_interval: float | timedelta | None = 30,
+        timeout: float | timedelta = 3600,
+        on_progress: Callable[[BatchJob], None] | None = None,
+    ) -> BatchJob:
+        """
+        Wait until a job has ended, holding this process.
+
+        :param poll_interval: Seconds or timedelta between polls; None for an interval that grows with the job's age.
+        :param timeout: Seconds or timedelta in all.
+        :param on_progress: Called with the job after every poll.
+        :return: The job, ended well.
+        :raises JobError: The subclass says how it ended; ``JobTimeoutError`` if it has not.
+        """
+        interval, limit = seconds(poll_interval, "poll_interval"), seconds(timeout, "timeout")
+        if limit is None:
+            raise ConfigurationError("timeout must be seconds or a timedelta, not None: no wait is endless.")
+        started = time.time()
+        report = ProgressReport(self._log.info, started)
+
+        def look(job: BatchJob, now: float) -> None:
+            report.see(job, now)
+            if on_progress is not None:
+                on_progress(job)
+
+        watch = Watch(WaitLimits(started + limit), started, look, report.fault)
+        outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=interval))
+        if outcome is not Outcome.ENDED or watch.job is None:
+            raise not_ended(outcome, job_name, watch.job, time.time() - started)
+        warning = check_ended(watch.job, reasons=self.why_rows_failed)
+        if warning:
+            self._log.warning("%s", warning)
+        return watch.job
+
+    def cancel_batch(self, job_name: str) -> None:
+        """Ask for a job to be cancelled; a job already gone or ended is fine."""
+        self.run(flows.cancel_job(self.surface, job_name, self.retry))
+
+    def delete_batch(self, job_name: str) -> None:
+        """Delete a job with its results; one already gone is fine. A running job should be cancelled first."""
+        self.run(flows.delete_job(self.surface, job_name, self.retry))
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def get_responses(self, job_or_name: BatchJob | str) -> Iterator[BatchResult]:
+        """
+        Yield a job's answers one by one, wherever they lie, in the order the service keeps them (any order).
+
+        :raises JobError: If the job left no answers.
+        """
+        yield from self._results.responses(self._ended(job_or_name))
+
+    def why_rows_failed(self, job: BatchJob) -> dict[str, int]:
+        """Count the reasons given in the first answers of a job; none are told if they cannot be read."""
+        return self._results.why_rows_failed(job)
+
+    def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
+        """Yield a job's raw result lines, streamed in constant memory."""
+        yield from self._results.lines(self._ended(job_or_name))
+
+    def result_blocks(self, job_or_name: BatchJob | str) -> Iterator[Lines | bytes | dict[str, Any]]:
+        """Yield a job's raw results as they arrive: several lines with their newlines, or one result."""
+        yield from self._results.blocks(self._ended(job_or_name))
+
+    def _ended(self, job_or_name: BatchJob | str) -> BatchJob:
+        job = job_or_name if isinstance(job_or_name, BatchJob) else self.get_batch(job_or_name)
+        # A job as it was submitted knows nothing of its end.
+        return self.get_batch(job.name) if job.is_running else job
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def upload_file(
+        self, path: str | PathLike[str], *, display_name: str | None = None, mime_type: str | None = None
+    ) -> RemoteFile:
+        """
+        Upload a file as it is; one with the same bytes that is already there is used.
+
+        :param path: Local path or object-storage URI.
+        :param mime_type: Default ``application/jsonl``.
+        :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
+        """
+        path = place_of(path, "path")
+        with as_it_is(path) as source:
+            placing = place_file(
+                self.surface,
+                self.settings,
+                self.retry,
+                source,
+                display_name=display_name or base_name(path),
+                mime_type=mime_type or MIME_TYPE,
+            )
+            return self.run(placing)[0]
+
+    def get_file(self, file_name: str) -> RemoteFile:
+        """Look at a file's metadata."""
+        return self.run(flows.get_file(self.surface, file_name, self.retry))
+
+    def delete_file(self, file_name: str) -> None:
+        """Delete a file; one already gone is fine."""
+        self.run(flows.delete_file(self.surface, file_name, self.retry))
+
+    def download_file(self, file_name: str, destination: str | PathLike[str]) -> str:
+        """
+        Download a file in constant memory; *destination* appears only when it is complete.
+
+        :param destination: Local path or object-storage URI.
+        :return: *destination* as a string.
+        """
+        place = place_of(destination, "destination")
+        with AtomicFile(place) as target:
+            for piece in self.read_file(file_name):
+                target.write(piece)
+        return place
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Try the connection, and its storage place, with a cheap call; never raises, never shows a secret."""
+        is_vertex = self.settings.backend == "vertex_ai"
+        try:
+            page = self.list_batches(page_size=1)
+            if is_vertex and self.settings.storage_uri:
+                self.list_files(page_size=1)
+        except GeminiBatchError as error:
+            return False, str(error)
+        except Exception as error:  # a form must get an answer, whatever a library does
+            return False, f"{type(error).__name__}: the connection could not be tried."
+        where = "Vertex AI" if is_vertex else "the Gemini Developer API"
+        return True, f"Connected to {where}" + (", which has batch jobs." if page.jobs else ".")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows -> a file to upload and a digest of it. Nothing is sent, and whatever cannot work is said here."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
+from airflow_provider_gemini_batch.files.paths import place_of
+from airflow_provider_gemini_batch.lifecycle.upload import Placed, PreparedInput
+from airflow_provider_gemini_batch.rows.forms import (
+    RowSettings,
+    naming,
+    normalise_blocks,
+    normalise_rows,
+    unknown_members,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import RemoteFile
+    from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+    from airflow_provider_gemini_batch.rows.fast_path import CommonBlock
+    from airflow_provider_gemini_batch.rows.forms import WireRow
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 4 * 1024 * 1024
+"""Rows above this travel as a file even when given inline: their answers would come back inside the job resource."""
+
+
+@contextmanager
+def prepared(
+    request: JobRequest, backend: str, look_at_file: Callable[[str], RemoteFile | None]
+) -> Iterator[PreparedInput]:
+    """
+    Check a request and its rows, and bring them into a file to upload.
+
+    :param look_at_file: Returns what is known of a file at Google, or None if it may not be looked at.
+    :raises ConfigurationError: For anything that cannot work, before money is spent.
+    """
+    request.check(backend)
+    common = {
+        "kind": request.kind,
+        "model": request.model,
+        "destination": request.destination,
+    }
+    if request.bigquery_uri is not None:
+        yield PreparedInput(
+            {**common, "source": request.bigquery_uri}, placed=Placed(bigquery_uri=request.bigquery_uri)
+        )
+        return
+    remote_name = request.file_name if request.file_name is not None else request.gcs_uri
+    if remote_name is not None:
+        remote = look_at_file(remote_name)
+        at_storage = remote_name.startswith("gs://")
+        placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
+        yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
+        return
+    with _rows(request) as (rows, original):
+        settings = _row_settings(request, backend)
+        normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
+        for name, meant in unknown_members(request.generation_config or {}).items():
+            guess = f"; {meant} may be meant" if meant else ""
+            log.warning("generation_config: %r is not known here and is sent as it is%s.", name, guess)
+        if request.input_path is not None:
+            normalised = naming(request.input_path, normalised)
+        if backend == "gemini" and request.inlined_requests is not None:
+            kept = list(normalise_rows(rows, settings))
+            lines = [row.line() for row in kept]
+            if sum(map(len, lines)) <= INLINE_BYTES:
+                sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
+                placed = Placed(requests=tuple(row.inline() for row in kept))
+                yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
+                return
+            normalised = kept
+        with write_input(normalised, backend=settings.backend, original=original) as file:
+            yield PreparedInput({**common, "source": file.sha256}, file.rows, file)
+
+
+def _row_settings(request: JobRequest, backend: str) -> RowSettings:
+    """Return what the rows' normaliser needs to know."""
+    return RowSettings(
+        kind=request.kind,
+        backend="vertex_ai" if backend == "vertex_ai" else "gemini",
+        model=request.model,
+        **request.row_settings,
+    )
+
+
+@contextmanager
+def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], OpenFile | None]]:
+    """Yield the rows, and the local file whose lines they are."""
+    if request.inlined_requests is not None:
+        yield request.inlined_requests, None
+        return
+    stream, original = open_original(place_of(request.input_path, "input_path"))
+    with stream:
+        yield stream, original
+
+
+def _content_identity(remote: RemoteFile | None, name: str) -> str:
+    """Name a remote file by its content where the service tells it, so that the same bytes count as the same input."""
+    if remote is None:
+        return name
+    if remote.metadata.get("sha256"):
+        return remote.metadata["sha256"]
+    return remote.sha256 or (f"md5:{remote.md5}" if remote.md5 else name)
