@@ -56,10 +56,10 @@ def test_client_reads_the_fields_of_a_connection() -> None:
 
 def test_client_refuses_an_argument_that_no_job_has(client: GeminiBatchClient) -> None:
     with pytest.raises(TypeError, match="prioritie"):
-        client.create_batch(MODEL, inlined_requests=[{"prompt": "a"}], prioritie=5)
+        client.create_batch(MODEL, inlined_requests=[{"prompt": "a"}], prioritie=5)  # type: ignore[call-arg]
 
 
 def test_client_refuses_an_argument_of_the_other_kind_of_job(client: GeminiBatchClient) -> None:
     with pytest.raises(ConfigurationError, match="task_type belong to embedding jobs"):
-        client.create_batch(MODEL, inlined_requests=[{"prompt": "a"}], task_type="RETRIEVAL_QUERY")
+        client.create_batch(MODEL, inlined_requests=[{"prompt": "a"}], task_type="RETRIEVAL_QUERY")  # type: ignore[call-arg]
     assert client.list_batches().jobs == ()
