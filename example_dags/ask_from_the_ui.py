@@ -11,8 +11,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
+from airflow_provider_gemini_batch.compat import DAG, Param, task  # on Airflow 3 alone: from airflow.sdk import ...
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
 
 # Every worker has to see this folder: a shared volume, or an object-storage URI.
@@ -33,7 +32,7 @@ with DAG(
             type="string",
             pattern=r"^\S+$",
             title="Model",
-            examples=["gemini-3.5-flash-lite", "gemini-3.5-flash-lite", "gemini-3.8-flash"],
+            examples=["gemini-3.5-flash-lite", "gemini-3.8-flash", "gemini-4-argon"],
         ),
         "rows": Param(
             ["Why is the sky blue?", "Pourquoi le ciel est-il bleu ?"],
@@ -44,7 +43,14 @@ with DAG(
             title="Questions",
             description_md="One question a line.",
         ),
-        "temperature": Param(0.7, type="number", minimum=0, maximum=2, title="Temperature"),
+        "max_output_tokens": Param(
+            1024,
+            type="integer",
+            minimum=1,
+            maximum=65536,
+            title="Longest answer, in tokens",
+            description_md="A thousand answers of 1,024 tokens cost at most about 1.30 USD with Gemini 3.5 Flash-Lite.",
+        ),
         "system_instruction": Param(
             "Answer in one short paragraph.", type=["null", "string"], format="multiline", title="System instruction"
         ),
@@ -60,7 +66,7 @@ with DAG(
         task_id="ask",
         model="{{ params.model }}",
         inlined_requests=questions(),
-        generation_config={"temperature": "{{ params.temperature }}"},
+        generation_config={"maxOutputTokens": "{{ params.max_output_tokens }}"},
         system_instruction="{{ params.system_instruction }}",
         wait_for_completion=True,
         deferrable=True,

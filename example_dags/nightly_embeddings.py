@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
+from airflow_provider_gemini_batch.compat import DAG, Param, task  # on Airflow 3 alone: from airflow.sdk import ...
 from airflow_provider_gemini_batch.operators import (
     CleanUpBatchesOperator,
     CreateEmbeddingBatchOperator,

@@ -14,8 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
+from airflow_provider_gemini_batch.compat import DAG, Param, task  # on Airflow 3 alone: from airflow.sdk import ...
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     DeleteBatchOperator,
@@ -60,7 +59,7 @@ with DAG(
         task_id="upload",
         input_path=rows,
         system_instruction="Answer in one sentence, in the language of the text.",
-        generation_config={"temperature": 0.2, "maxOutputTokens": 200},
+        generation_config={"maxOutputTokens": 200},
     )
 
     submit = CreateBatchOperator(task_id="submit", model="{{ params.model }}", file_name=upload.output)

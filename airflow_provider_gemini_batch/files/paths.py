@@ -68,7 +68,7 @@ def place_of(value: Any, name: str = "A path") -> str:
     """
     text = value
     if not isinstance(value, str):
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
+        from airflow_provider_gemini_batch.compat import ObjectStoragePath
 
         # The one of Airflow 3 is no os.PathLike.
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -118,7 +118,7 @@ def local_path(place: str | os.PathLike[str]) -> str | None:
 
 def _remote(place: str) -> Any:
     """Return Airflow's path object for a URI, with its file system loaded."""
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow_provider_gemini_batch.compat import ObjectStoragePath
 
     match = _SCHEME.match(place)
     scheme = match[1].lower() if match else ""

@@ -11,8 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook
-
+from airflow_provider_gemini_batch.compat import BaseHook
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 
 if TYPE_CHECKING:

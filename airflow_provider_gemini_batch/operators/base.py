@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
-
+from airflow_provider_gemini_batch.compat import AirflowFailException, BaseOperator
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import conf
-
+from airflow_provider_gemini_batch.compat import conf
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowPlugin, hookimpl
+from airflow_provider_gemini_batch.compat import AirflowPlugin, hookimpl
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,13 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
+from airflow_provider_gemini_batch.compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
 )
-
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
 from airflow_provider_gemini_batch.operators.base import failing_at_once
 from airflow_provider_gemini_batch.times import seconds

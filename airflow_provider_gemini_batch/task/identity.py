@@ -47,9 +47,8 @@ def task_identity(context: Mapping[str, Any], salt: str = "") -> TaskIdentity:
     ti = context.get("ti") or context.get("task_instance")
     if ti is None:
         return TaskIdentity(uuid.uuid4().hex[:16], now - 60, may_have_rivals=False)
-    from airflow.providers.common.compat.sdk import conf
-
     from airflow_provider_gemini_batch.api.identity import make_task_id
+    from airflow_provider_gemini_batch.compat import conf
 
     namespace = conf.get("gemini_batch", "namespace", fallback="") or ""
     map_index = getattr(ti, "map_index", -1)
@@ -72,8 +71,7 @@ def task_identity(context: Mapping[str, Any], salt: str = "") -> TaskIdentity:
 
 def submit_policy() -> SubmitPolicy:
     """Return how patiently a submission is settled, stretched as ``[gemini_batch] settle_seconds`` says."""
-    from airflow.providers.common.compat.sdk import conf
-
+    from airflow_provider_gemini_batch.compat import conf
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
 
     usual = SubmitPolicy()

@@ -183,20 +183,18 @@ class BatchJobTrigger(BaseTrigger):
 
     async def _look_up_connection(self) -> ConnectionSettings:
         """Look the connection up; only ever in the trigger's own task, where every Airflow version allows it."""
-        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-        from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
+        from airflow_provider_gemini_batch.compat import AirflowNotFoundException, get_connection_in_trigger
         from airflow_provider_gemini_batch.hooks.gemini_batch import settings_of
 
         try:
-            connection = await get_async_connection(self.gemini_batch_conn_id)
+            connection, extra = await get_connection_in_trigger(self.gemini_batch_conn_id)
         except AirflowNotFoundException as error:
             variable = f"AIRFLOW_CONN_{self.gemini_batch_conn_id.upper()}"
             raise ConfigurationError(
                 f"There is no connection {self.gemini_batch_conn_id!r} where the trigger runs; `airflow dags test` "
                 f"looks in the environment alone ({variable})."
             ) from error
-        return settings_of(connection, self.backend, extra=await get_async_extra_dejson(connection))
+        return settings_of(connection, self.backend, extra=extra)
 
     # --- killed -------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
+
+from airflow_provider_gemini_batch.compat import AirflowException, BaseOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_gemini_batch.compat import AirflowFailException
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
 from airflow_provider_gemini_batch.files.input_file import InputFile, as_it_is, open_original, write_input
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_gemini_batch.client.prepare import prepared
+from airflow_provider_gemini_batch.compat import TaskDeferred
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, task
 
+from airflow_provider_gemini_batch.compat import DAG, task
 from airflow_provider_gemini_batch.operators import CreateEmbeddingBatchOperator, UploadFileOperator
 
 

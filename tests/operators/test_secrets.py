@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_gemini_batch.api.flows import get_job
 from airflow_provider_gemini_batch.api.retry import NO_RETRY
+from airflow_provider_gemini_batch.compat import TaskDeferred
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator

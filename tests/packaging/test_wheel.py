@@ -82,9 +82,10 @@ def test_metadata_names_what_is_needed_and_caps_nothing(wheel: Path) -> None:
     always = {each.name: each.specifier for each in needed if each.marker is None}
     assert set(always) == {
         "apache-airflow",
-        "apache-airflow-providers-common-compat",
+        "genai-prices",
         "google-auth",
         "httpx",
+        "jsonschema",
         "msgspec",
         "requests",
         "urllib3",

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
 
+from airflow_provider_gemini_batch.compat import AirflowSensorTimeout, TaskDeferred
 from airflow_provider_gemini_batch.errors import (
     AuthError,
     ConfigurationError,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, TaskDeferred
 
+from airflow_provider_gemini_batch.compat import AirflowSkipException, BaseSensorOperator, TaskDeferred
 from airflow_provider_gemini_batch.errors import (
     AuthError,
     GeminiBatchError,

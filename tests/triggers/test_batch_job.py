@@ -109,11 +109,11 @@ def test_unknown_connection_is_an_error_event(emulator):
 
 @pytest.mark.parametrize(("fault", "times"), [(OSError("no database"), 3), ("missing", 2)], ids=["broken", "missing"])
 def test_trouble_with_looking_the_connection_up_is_waited_out(emulator, mocker, fault, times):
-    from airflow.providers.common.compat import connection
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+    from airflow_provider_gemini_batch import compat
+    from airflow_provider_gemini_batch.compat import AirflowNotFoundException
 
     [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
-    real, asked = connection.get_async_connection, []
+    real, asked = compat.get_connection_in_trigger, []
 
     async def sometimes(conn_id):
         asked.append(conn_id)
@@ -121,7 +121,7 @@ def test_trouble_with_looking_the_connection_up_is_waited_out(emulator, mocker, 
             raise AirflowNotFoundException("not defined") if fault == "missing" else fault
         return await real(conn_id)
 
-    mocker.patch.object(connection, "get_async_connection", sometimes)
+    mocker.patch.object(compat, "get_connection_in_trigger", sometimes)
     [payload] = events_of(BatchJobTrigger(name, deadline=time.time() + 60))
     assert read_event(payload).outcome is Outcome.ENDED
     assert len(asked) == times + 1
@@ -138,12 +138,12 @@ def test_a_connection_that_cannot_work_is_told_at_once(emulator, monkeypatch):
 
 
 def test_the_deadline_holds_while_the_connection_cannot_be_looked_up(emulator, mocker):
-    from airflow.providers.common.compat import connection
+    from airflow_provider_gemini_batch import compat
 
     async def never(conn_id):
         raise OSError("no database")
 
-    mocker.patch.object(connection, "get_async_connection", never)
+    mocker.patch.object(compat, "get_connection_in_trigger", never)
     begin = time.time()
     [payload] = events_of(BatchJobTrigger("batches/a", deadline=begin + 1))
     assert payload["outcome"] == "error"

@@ -208,7 +208,7 @@ def execute(task: Any, context: dict[str, Any], resume: dict[str, Any] | None) -
 
     :return: How it ended; ``job`` is what it returned.
     """
-    from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+    from airflow_provider_gemini_batch.compat import AirflowFailException, TaskDeferred
 
     try:
         if resume is None:

@@ -2,7 +2,7 @@
 """What is loaded before any fork: a second of imports in a child would be twenty on the fast clock."""
 
 WARM = (
-    "airflow.providers.common.compat.connection",
+    "asgiref.sync",
     "airflow.sdk.definitions.connection",
     "airflow.sdk.execution_time.cache",
     "airflow.sdk.execution_time.supervisor",
