@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import airflow_provider_gemini_batch
 
-LOCKED_AIRFLOWS = ["2.11", "3.0", "3.1", "3.2", "3.3"]
+LOCKED_AIRFLOWS = ["2.11", "3.0", "3.1", "3.2", "3.3", "3.4"]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ import airflow_provider_gemini_batch
 pytestmark = pytest.mark.xdist_group("wheel")
 
 NAME = "airflow_provider_gemini_batch"
+EMULATOR = "gemini_batch_emulator"
 
 
 def member(wheel: Path, suffix: str) -> str:
@@ -45,7 +46,8 @@ def test_wheel_holds_the_package_its_licence_and_the_example_dags_with_their_dat
         held = set(archive.namelist())
     modules = {
         str(path.relative_to(root))
-        for path in (root / NAME).rglob("*")
+        for package in (NAME, EMULATOR)
+        for path in (root / package).rglob("*")
         if path.is_file() and not {"__pycache__", ".ruff_cache", ".mypy_cache"} & set(path.parts)
     }
     examples = {
@@ -126,9 +128,9 @@ print(json.dumps([
     )
     assert found == [
         "airflow-provider-gemini-batch",
-        str(installed / NAME / "emulator" / "pytest_plugin.py"),
+        str(installed / EMULATOR / "pytest_plugin.py"),
         True,
-        str(installed / NAME / "plugin.py"),
+        str(installed / NAME / "plugins" / "listener.py"),
     ]
 
 
