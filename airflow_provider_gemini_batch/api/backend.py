@@ -2,7 +2,7 @@
 """
 What a backend has to offer: one implementation for the Developer API, one for Vertex AI.
 
-A surface knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a clock.
+A backend knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a clock.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_gemini_batch.api.models import Backend, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
+    from airflow_provider_gemini_batch.api.field_masks import FieldMaskSupport
+    from airflow_provider_gemini_batch.api.models import BackendName, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
     from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, UploadSource
-
-
-MASK_DOUBTS = 3
-"""So many replies in a row speak against partial responses before they are given up."""
 
 
 def given_job_name(value: object) -> str:
@@ -34,41 +31,14 @@ def given_job_name(value: object) -> str:
     return name
 
 
-class Masks:
-    """
-    Whether partial responses are honoured, as the flows find out; shared by all flows of a surface.
-
-    They are documented for every Google API, but nobody has shown that they reach into an operation's metadata. One
-    reply proves nothing against them, as any single one may be spoilt: without them, all answers of an ended job with
-    inline results come with the look at it.
-    """
-
-    def __init__(self) -> None:
-        self.are_proven = False
-        self._doubts = 0
-
-    @property
-    def are_used(self) -> bool:
-        """Whether to ask for partial responses."""
-        return self._doubts < MASK_DOUBTS
-
-    def succeeded(self) -> None:
-        """Note a partial response as it should be."""
-        self.are_proven = True
-        self._doubts = 0
-
-    def failed(self) -> None:
-        """Note that a full response told what the partial one before it did not."""
-        self._doubts += 1
-
-
-class Surface(Protocol):
+class Backend(Protocol):
     """The calls of one backend. Every ``read_...`` raises the matching ``ApiError`` for an error reply."""
 
-    backend: Backend
-    job_masks: Masks
+    name: BackendName
+    """What users call it."""
+    job_masks: FieldMaskSupport
     """What is known of partial responses to :meth:`get_job`."""
-    list_masks: Masks
+    list_masks: FieldMaskSupport
     """The same for :meth:`list_jobs`, which may have another mechanism."""
 
     def check_job_name(self, job_name: str) -> str:
@@ -97,10 +67,10 @@ class Surface(Protocol):
     def read_job_page(self, reply: HttpReply) -> JobPage:
         """Read one page of a list."""
 
-    def picks(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
+    def client_filter(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
         """Return what of a page *filter* keeps where the service does not filter, else None."""
 
-    def read_nothing(self, reply: HttpReply) -> None:
+    def read_empty(self, reply: HttpReply) -> None:
         """Check the answer to cancel or delete."""
 
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:

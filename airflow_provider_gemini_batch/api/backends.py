@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connection -> surface: the only place that knows which backends there are."""
+"""Settings -> backend: the only place that knows which backends there are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
 
-def surface_for(settings: ConnectionSettings) -> Surface:
-    """Return the surface of the connection's backend."""
+def backend_for(settings: ConnectionSettings) -> Backend:
+    """Return the backend that the connection names."""
     if settings.backend == "vertex_ai":
-        from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface
+        from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 
-        return VertexSurface(settings)
-    from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+        return VertexBackend(settings)
+    from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 
-    return DeveloperSurface(settings)
+    return DeveloperBackend(settings)

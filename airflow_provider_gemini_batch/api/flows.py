@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The conversations with the service, as generators over a :class:`~.surface.Surface`.
+The conversations with the service, as generators over a :class:`~.backend.Backend`.
 
-Everything here is safe to repeat. Starting a job is not: that lives in :mod:`.submit` alone.
+Everything here is safe to repeat. Starting a job is not: that lives in
+:mod:`airflow_provider_gemini_batch.lifecycle.submit` alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from airflow_provider_gemini_batch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BatchJob, FilePage, JobPage, RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.vertex.bigquery import RowPage
@@ -97,17 +98,17 @@ def on_host(base_url: str, url: str) -> str:
     return urlunsplit((ours.scheme, ours.netloc, path, theirs.query, ""))
 
 
-def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJob]:
+def get_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[BatchJob]:
     """
     Look at one job, without its inline answers where the service can leave them out.
 
     If the masked call is refused, or comes back without a state, the plain call is made as well.
     """
-    name = surface.check_job_name(job_name)
-    masks = surface.job_masks
+    name = backend.check_job_name(job_name)
+    masks = backend.job_masks
     if masks.are_used:
         try:
-            job = yield from exchange(surface.get_job(name, masked=True), surface.read_job, retry)
+            job = yield from exchange(backend.get_job(name, masked=True), backend.read_job, retry)
         except (RequestRejectedError, ReplyFormatError):
             if masks.are_proven:
                 raise
@@ -115,7 +116,7 @@ def get_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
             if job.state_text:
                 masks.succeeded()
                 return job
-    job = yield from exchange(surface.get_job(name, masked=False), surface.read_job, retry)
+    job = yield from exchange(backend.get_job(name, masked=False), backend.read_job, retry)
     if job.state_text:
         masks.failed()
     return job
@@ -156,7 +157,7 @@ class Pages:
 
 
 def list_page(
-    surface: Surface,
+    backend: Backend,
     retry: RetryPolicy,
     *,
     page_size: int = PAGE_SIZE,
@@ -168,19 +169,19 @@ def list_page(
 
     :raises ConfigurationError: For a *filter* that cannot be read, where the service leaves filtering to us.
     """
-    keep = surface.picks(filter)
-    page = yield from _page(surface, retry, page_size, page_token, filter)
+    keep = backend.client_filter(filter)
+    page = yield from _page(backend, retry, page_size, page_token, filter)
     return page if keep is None else replace(page, jobs=tuple(job for job in page.jobs if keep(job)))
 
 
 def _page(
-    surface: Surface, retry: RetryPolicy, page_size: int, page_token: str | None, filter: str | None
+    backend: Backend, retry: RetryPolicy, page_size: int, page_token: str | None, filter: str | None
 ) -> Flow[JobPage]:
-    masks = surface.list_masks
+    masks = backend.list_masks
     if masks.are_used:
-        masked = surface.list_jobs(page_size, page_token, filter, masked=True)
+        masked = backend.list_jobs(page_size, page_token, filter, masked=True)
         try:
-            page = yield from exchange(masked, surface.read_job_page, retry)
+            page = yield from exchange(masked, backend.read_job_page, retry)
         except RequestRejectedError:
             if masks.are_proven:
                 raise
@@ -190,17 +191,17 @@ def _page(
                 masks.succeeded()
             if not page.jobs or masks.are_proven:
                 return page
-    plain = surface.list_jobs(page_size, page_token, filter, masked=False)
-    page = yield from exchange(plain, surface.read_job_page, retry)
+    plain = backend.list_jobs(page_size, page_token, filter, masked=False)
+    page = yield from exchange(plain, backend.read_job_page, retry)
     if any(job.state_text for job in page.jobs):
         masks.failed()
     return page
 
 
-def cancel_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[None]:
+def cancel_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[None]:
     """Ask for a job to be cancelled; a job that is gone, or has ended, is fine."""
     try:
-        yield from exchange(surface.cancel_job(surface.check_job_name(job_name)), surface.read_nothing, retry)
+        yield from exchange(backend.cancel_job(backend.check_job_name(job_name)), backend.read_empty, retry)
     except NotFoundError:
         return
     except RequestRejectedError as error:
@@ -209,34 +210,34 @@ def cancel_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[None
             raise
 
 
-def delete_job(surface: Surface, job_name: str, retry: RetryPolicy) -> Flow[None]:
+def delete_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[None]:
     """Delete a job with its output file; a job already gone is fine."""
     try:
-        yield from exchange(surface.delete_job(surface.check_job_name(job_name)), surface.read_nothing, retry)
+        yield from exchange(backend.delete_job(backend.check_job_name(job_name)), backend.read_empty, retry)
     except NotFoundError:
         return
 
 
-def delete_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[None]:
+def delete_file(backend: Backend, file_name: str, retry: RetryPolicy) -> Flow[None]:
     """
     Delete a file; one already gone is fine.
 
     The Developer API answers 403 for a file that does not exist, so that cannot be told from a foreign one.
     """
     try:
-        yield from exchange(surface.delete_file(file_name), surface.read_nothing, retry)
+        yield from exchange(backend.delete_file(file_name), backend.read_empty, retry)
     except NotFoundError:
         return
     except PermissionDeniedError:
-        if surface.backend != "gemini":
+        if backend.name != "gemini":
             raise
 
 
-def find_reader(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[BatchJob | None]:
+def find_reader(backend: Backend, file_name: str, retry: RetryPolicy) -> Flow[BatchJob | None]:
     """Look for a job that has not ended and reads a file: the same rows are sent once, and tasks share them."""
     pages = Pages()
     for token in pages:
-        page = yield from list_page(surface, retry, page_token=token)
+        page = yield from list_page(backend, retry, page_token=token)
         for job in page.jobs:
             if job.needs == file_name:
                 return job
@@ -244,6 +245,6 @@ def find_reader(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[Ba
     return None
 
 
-def get_file(surface: Surface, file_name: str, retry: RetryPolicy) -> Flow[RemoteFile]:
+def get_file(backend: Backend, file_name: str, retry: RetryPolicy) -> Flow[RemoteFile]:
     """Look at a file's metadata."""
-    return (yield from exchange(surface.get_file(file_name), surface.read_file, retry))
+    return (yield from exchange(backend.get_file(file_name), backend.read_file, retry))

@@ -25,7 +25,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_gemini_batch.api.models import Backend, BatchJob, JobSpec
+    from airflow_provider_gemini_batch.api.models import BackendName, BatchJob, JobSpec
 
 TASK_LABEL = "airflow-task"
 INPUT_LABEL = "airflow-input"
@@ -72,7 +72,7 @@ class SubmissionToken:
         """Return the labels for Vertex AI."""
         return {TASK_LABEL: self.task, INPUT_LABEL: self.digest}
 
-    def mark(self, spec: JobSpec, backend: Backend) -> JobSpec:
+    def mark(self, spec: JobSpec, backend: BackendName) -> JobSpec:
         """
         Return *spec* with this mark on it.
 

@@ -11,7 +11,7 @@ from airflow_provider_gemini_batch.api.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Backend = Literal["gemini", "vertex_ai"]
+BackendName = Literal["gemini", "vertex_ai"]
 Kind = Literal["generate", "embed"]
 
 
@@ -95,7 +95,7 @@ class BatchJob:
     update_time: str | None = None
     output: JobOutput | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    backend: Backend = "gemini"
+    backend: BackendName = "gemini"
     input_place: str | None = None
     state_text: str = ""
     partial_failures: tuple[JobErrorInfo, ...] = ()

@@ -120,7 +120,7 @@ class GeminiBatchClient(Session):
         """
 
         def look(name: str) -> RemoteFile | None:
-            return self.run(look_at_remote(self.surface, name, self.retry))
+            return self.run(look_at_remote(self.backend, name, self.retry))
 
         self._say_what_is_ignored(request)
         with prepared(request, self.settings.backend, look) as source:
@@ -128,9 +128,9 @@ class GeminiBatchClient(Session):
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
-            upload = Upload(source, self.surface, self.settings, self.retry, name)
+            upload = Upload(source, self.backend, self.settings, self.retry, name)
             submitting = submit(
-                self.surface,
+                self.backend,
                 lambda placed: request.spec(placed, name),
                 upload.place,
                 token,
@@ -170,7 +170,7 @@ class GeminiBatchClient(Session):
 
     def get_batch(self, job_name: str) -> BatchJob:
         """Look at a job."""
-        return self.run(flows.get_job(self.surface, job_name, self.retry))
+        return self.run(flows.get_job(self.backend, job_name, self.retry))
 
     def list_batches(self, page_size: int = 100, page_token: str | None = None, filter: str | None = None) -> JobPage:
         """
@@ -179,7 +179,7 @@ class GeminiBatchClient(Session):
         :param filter: Vertex AI's list filter, e.g. ``state="JOB_STATE_SUCCEEDED"``. The Developer API has none; its
             pages are filtered here, and one may be empty and still have a next one.
         """
-        reading = flows.list_page(self.surface, self.retry, page_size=page_size, page_token=page_token, filter=filter)
+        reading = flows.list_page(self.backend, self.retry, page_size=page_size, page_token=page_token, filter=filter)
         return self.run(reading)
 
     def list_all_batches(self, filter: str | None = None) -> Iterator[BatchJob]:
@@ -218,7 +218,7 @@ class GeminiBatchClient(Session):
                 on_progress(job)
 
         watch = Watch(WaitLimits(started + limit), started, look, report.fault)
-        outcome = self.run(wait_for_end(self.surface, job_name, watch, time.time, poll_interval=interval))
+        outcome = self.run(wait_for_end(self.backend, job_name, watch, time.time, poll_interval=interval))
         if outcome is not Outcome.ENDED or watch.job is None:
             raise not_ended(outcome, job_name, watch.job, time.time() - started)
         warning = check_ended(watch.job, reasons=self.why_rows_failed)
@@ -228,11 +228,11 @@ class GeminiBatchClient(Session):
 
     def cancel_batch(self, job_name: str) -> None:
         """Ask for a job to be cancelled; a job already gone or ended is fine."""
-        self.run(flows.cancel_job(self.surface, job_name, self.retry))
+        self.run(flows.cancel_job(self.backend, job_name, self.retry))
 
     def delete_batch(self, job_name: str) -> None:
         """Delete a job with its results; one already gone is fine. A running job should be cancelled first."""
-        self.run(flows.delete_job(self.surface, job_name, self.retry))
+        self.run(flows.delete_job(self.backend, job_name, self.retry))
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class GeminiBatchClient(Session):
         path = place_of(path, "path")
         with as_it_is(path) as source:
             placing = place_file(
-                self.surface,
+                self.backend,
                 self.settings,
                 self.retry,
                 source,
@@ -287,11 +287,11 @@ class GeminiBatchClient(Session):
 
     def get_file(self, file_name: str) -> RemoteFile:
         """Look at a file's metadata."""
-        return self.run(flows.get_file(self.surface, file_name, self.retry))
+        return self.run(flows.get_file(self.backend, file_name, self.retry))
 
     def delete_file(self, file_name: str) -> None:
         """Delete a file; one already gone is fine."""
-        self.run(flows.delete_file(self.surface, file_name, self.retry))
+        self.run(flows.delete_file(self.backend, file_name, self.retry))
 
     def download_file(self, file_name: str, destination: str | PathLike[str]) -> str:
         """

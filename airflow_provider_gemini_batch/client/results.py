@@ -102,7 +102,7 @@ class ResultReader:
         """Yield the answers that lie in the job resource, which is brought to disk first."""
         session = self._session
         with tempfile.TemporaryFile() as body:
-            for piece in session.transport.stream(lambda offset: session.surface.get_job(job_name, masked=False)):
+            for piece in session.transport.stream(lambda offset: session.backend.get_job(job_name, masked=False)):
                 body.write(piece)
             body.seek(0)
             yield from iter_inline_results(body)

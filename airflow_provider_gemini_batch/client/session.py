@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_gemini_batch.api.backends import surface_for
+from airflow_provider_gemini_batch.api.backends import backend_for
 from airflow_provider_gemini_batch.api.flows import Pages, exchange
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.errors import ApiError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
     from airflow_provider_gemini_batch.api.wire import Flow, T
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
@@ -43,7 +43,7 @@ class Session:
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
-        self.surface: Surface = surface_for(settings)
+        self.backend: Backend = backend_for(settings)
         self.retry = RetryPolicy(max_attempts=settings.max_retries)
 
     @cached_property
@@ -83,7 +83,7 @@ class Session:
         :raises ApiError: If the service refuses; with what to do about it.
         """
         try:
-            yield from self.transport.stream(partial(self.surface.download_file, file_name))
+            yield from self.transport.stream(partial(self.backend.download_file, file_name))
         except ApiError as error:
             advice = ""
             if self.settings.backend == "vertex_ai":
@@ -102,7 +102,7 @@ class Session:
         """
         place = prefix or self.settings.storage_uri
         return self.run(
-            exchange(self.surface.list_files(page_size, page_token, place), self.surface.read_file_page, self.retry)
+            exchange(self.backend.list_files(page_size, page_token, place), self.backend.read_file_page, self.retry)
         )
 
     def all_files(self, prefix: str = "") -> Iterator[RemoteFile]:

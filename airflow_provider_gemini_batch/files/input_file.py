@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from airflow_provider_gemini_batch.api.models import Backend
+    from airflow_provider_gemini_batch.api.models import BackendName
     from airflow_provider_gemini_batch.rows.forms import WireRow
 
 
@@ -180,7 +180,7 @@ def as_it_is(place: str) -> InputFile:
 
 
 def write_input(
-    rows: Iterable[CommonBlock | WireRow], *, backend: Backend = "gemini", original: OpenFile | None = None
+    rows: Iterable[CommonBlock | WireRow], *, backend: BackendName = "gemini", original: OpenFile | None = None
 ) -> InputFile:
     """
     Bring rows into a file as *backend* wants them.

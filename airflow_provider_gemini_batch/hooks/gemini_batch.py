@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Unpack
 
-    from airflow_provider_gemini_batch.api.backend import Surface
     from airflow_provider_gemini_batch.api.models import BatchJob, BatchResult, FilePage, JobPage, RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.wire import Flow, T
@@ -109,11 +108,6 @@ class GeminiBatchHook(BaseHook):
     def backend(self) -> str:
         """``gemini`` or ``vertex_ai``."""
         return self.client.settings.backend
-
-    @property
-    def surface(self) -> Surface:
-        """The backend's calls."""
-        return self.client.surface
 
     @property
     def retry(self) -> RetryPolicy:

@@ -42,7 +42,7 @@ from airflow_provider_gemini_batch.times import instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
 
 SourceT = TypeVar("SourceT")
@@ -100,7 +100,7 @@ class Submission:
 
 
 def submit(
-    surface: Surface,
+    backend: Backend,
     spec_for: Callable[[SourceT], JobSpec],
     prepare: Callable[[], Flow[SourceT]],
     token: SubmissionToken,
@@ -141,7 +141,7 @@ def submit(
     :raises ApiError: Any clear refusal, of the list or of the create.
     """
     attempt = _Attempt(
-        surface, spec_for, prepare, token, since, tuple(known_names), on_existing_job, may_have_rivals, intent_at,
+        backend, spec_for, prepare, token, since, tuple(known_names), on_existing_job, may_have_rivals, intent_at,
         frozenset(exclude), policy or SubmitPolicy(), now, remember, is_remnant,
     )  # fmt: skip
     return (yield from attempt.run())
@@ -162,7 +162,7 @@ class _Attempt(Generic[SourceT]):
 
     def __init__(
         self,
-        surface: Surface,
+        backend: Backend,
         spec_for: Callable[[SourceT], JobSpec],
         prepare: Callable[[], Flow[SourceT]],
         token: SubmissionToken,
@@ -177,7 +177,7 @@ class _Attempt(Generic[SourceT]):
         remember: Callable[[str, str], None],
         is_remnant: Callable[[BatchJob], bool],
     ) -> None:
-        self.surface = surface
+        self.backend = backend
         self.spec_for = spec_for
         self.prepare = prepare
         self.token = token
@@ -210,8 +210,8 @@ class _Attempt(Generic[SourceT]):
             return (yield from self._without_twins(taken))
         looked_at = self.now()
         source = yield from self.prepare()
-        spec = self.token.mark(self.spec_for(source), self.surface.backend)
-        request = self.surface.create_job(spec)
+        spec = self.token.mark(self.spec_for(source), self.backend.name)
+        request = self.backend.create_job(spec)
         if self.now() - looked_at > self.policy.fresh:
             taken = yield from self._take_existing()
             if taken is not None:
@@ -260,7 +260,7 @@ class _Attempt(Generic[SourceT]):
             if name in self.exclude:
                 continue
             try:
-                job = yield from get_job(self.surface, name, self.policy.reads)
+                job = yield from get_job(self.backend, name, self.policy.reads)
             except NotFoundError:
                 continue  # deleted, or forgotten by the service
             self.seen.add(job.name)
@@ -271,9 +271,9 @@ class _Attempt(Generic[SourceT]):
         """Read the list, newest first, as far back as a job of this task can be, and keep this task's jobs."""
         horizon = None if self.since is None else self.since - self.policy.clock_skew
         wanted = None
-        if self.surface.backend == "vertex_ai":
+        if self.backend.name == "vertex_ai":
             since = None if horizon is None else datetime.fromtimestamp(horizon, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            wanted = self.surface.own_jobs_filter({TASK_LABEL: self.token.task}, since)
+            wanted = self.backend.own_jobs_filter({TASK_LABEL: self.token.task}, since)
         try:
             jobs = yield from self._read_list(wanted, horizon)
         except RequestRejectedError:
@@ -288,7 +288,7 @@ class _Attempt(Generic[SourceT]):
         own: list[BatchJob] = []
         pages = Pages()
         for page_token in pages:
-            page = yield from list_page(self.surface, self.policy.reads, page_token=page_token, filter=wanted)
+            page = yield from list_page(self.backend, self.policy.reads, page_token=page_token, filter=wanted)
             for job in page.jobs:
                 token = token_of(job)
                 if token is not None and token.task == self.token.task:
@@ -364,7 +364,7 @@ class _Attempt(Generic[SourceT]):
             if not (_is_live(candidate) or candidate.state.has_results):
                 continue
             try:
-                job = yield from get_job(self.surface, candidate.name, self.policy.reads)
+                job = yield from get_job(self.backend, candidate.name, self.policy.reads)
             except NotFoundError:
                 continue
             if job.state.has_results:
@@ -398,7 +398,7 @@ class _Attempt(Generic[SourceT]):
             if not _is_live(job) or job.name in self.surplus:
                 continue
             try:
-                yield from cancel_job(self.surface, job.name, self.policy.cancels)
+                yield from cancel_job(self.backend, job.name, self.policy.cancels)
             except GeminiBatchError:
                 if job.name not in self.uncancelled:
                     self.uncancelled.append(job.name)
@@ -410,10 +410,10 @@ class _Attempt(Generic[SourceT]):
     def _cancel_for_replacement(self, job: BatchJob) -> Flow[None]:
         """Cancel a job before it is replaced; if that fails nothing is created, as both would bill."""
         try:
-            yield from cancel_job(self.surface, job.name, self.policy.cancels)
+            yield from cancel_job(self.backend, job.name, self.policy.cancels)
         except RequestRejectedError:
             # It may have ended meanwhile; what the Developer API answers then is not published.
-            fresh = yield from get_job(self.surface, job.name, self.policy.reads)
+            fresh = yield from get_job(self.backend, job.name, self.policy.reads)
             if _is_live(fresh):
                 raise
             return
@@ -428,7 +428,7 @@ class _Attempt(Generic[SourceT]):
             # If we die right after this line, the next attempt knows that a job of ours may exist, and by which mark.
             self.remember("intent", str(self.token))
             try:
-                job = yield from exchange(request, self.surface.read_job, NO_RETRY)
+                job = yield from exchange(request, self.backend.read_job, NO_RETRY)
             except GeminiBatchError as error:
                 if not error.may_have_taken_effect:
                     if not isinstance(error, TransportError):

@@ -27,7 +27,7 @@ from airflow_provider_gemini_batch.lifecycle.request import unwritable
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
@@ -84,16 +84,16 @@ class PreparedInput:
     placed: Placed | None = None
 
     def place(
-        self, surface: Surface, settings: ConnectionSettings, retry: RetryPolicy, display_name: str
+        self, backend: Backend, settings: ConnectionSettings, retry: RetryPolicy, display_name: str
     ) -> Flow[Placed]:
         """Bring the rows to where the backend wants them; a file with the same bytes that lies there is used."""
         if self.placed is not None:
             return self.placed
         assert self.file is not None
         remote, sent = yield from place_file(
-            surface, settings, retry, self.file, display_name=display_name, mime_type=MIME_TYPE
+            backend, settings, retry, self.file, display_name=display_name, mime_type=MIME_TYPE
         )
-        if surface.backend == "gemini":
+        if backend.name == "gemini":
             return Placed(file_name=remote.name, uploaded=remote.name, sent=sent)
         return Placed(gcs_uri=remote.name, uploaded=remote.name)
 
@@ -108,13 +108,13 @@ class Upload:
     def __init__(
         self,
         source: PreparedInput,
-        surface: Surface,
+        backend: Backend,
         settings: ConnectionSettings,
         retry: RetryPolicy,
         display_name: str,
     ) -> None:
         self._source = source
-        self._surface = surface
+        self._backend = backend
         self._settings = settings
         self._retry = retry
         self._display_name = display_name
@@ -122,7 +122,7 @@ class Upload:
 
     def place(self) -> Flow[Placed]:
         """Bring the rows to where the backend wants them."""
-        self._placed = yield from self._source.place(self._surface, self._settings, self._retry, self._display_name)
+        self._placed = yield from self._source.place(self._backend, self._settings, self._retry, self._display_name)
         return self._placed
 
     def removed_if_unused(self, submitting: Flow[Submission]) -> Flow[Submission]:
@@ -134,13 +134,13 @@ class Upload:
             with suppress(GeminiBatchError):
                 # Another task with the same rows may have found it. One that is about to create its job with it is not
                 # seen; it is refused then, which costs a try and no money.
-                if (yield from find_reader(self._surface, placed.uploaded, self._retry)) is None:
-                    yield from delete_file(self._surface, placed.uploaded, self._retry)
+                if (yield from find_reader(self._backend, placed.uploaded, self._retry)) is None:
+                    yield from delete_file(self._backend, placed.uploaded, self._retry)
         return submission
 
 
 def place_file(
-    surface: Surface,
+    backend: Backend,
     settings: ConnectionSettings,
     retry: RetryPolicy,
     source: FileToSend,
@@ -164,27 +164,27 @@ def place_file(
         raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
     if not isinstance(display_name, str) or unwritable("display_name", display_name):
         raise ConfigurationError(f"display_name must be a text of whole characters, not {display_name!r}.")
-    if surface.backend == "vertex_ai":
+    if backend.name == "vertex_ai":
         if not settings.storage_uri:
             raise ConfigurationError(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
         name = f"{settings.storage_uri}/inputs/{source.sha256[:32]}.jsonl"
-        stored = yield from _upload(surface, retry, source, name, display_name, mime_type)
+        stored = yield from _upload(backend, retry, source, name, display_name, mime_type)
         return stored, False
-    found = yield from find_uploaded(surface, retry, source, now)
+    found = yield from find_uploaded(backend, retry, source, now)
     if found is not None:
         return found, False
-    uploaded = yield from _upload(surface, retry, source, "", display_name, mime_type)
-    return (yield from until_active(surface, uploaded, retry, now)), True
+    uploaded = yield from _upload(backend, retry, source, "", display_name, mime_type)
+    return (yield from until_active(backend, uploaded, retry, now)), True
 
 
 def _upload(
-    surface: Surface, retry: RetryPolicy, source: FileToSend, name: str, display_name: str, mime_type: str
+    backend: Backend, retry: RetryPolicy, source: FileToSend, name: str, display_name: str, mime_type: str
 ) -> Flow[RemoteFile]:
     """Send a file; what has arrived of one that was written to meanwhile is removed."""
     try:
-        stored = yield from surface.upload(source, name=name, display_name=display_name, mime_type=mime_type)
+        stored = yield from backend.upload(source, name=name, display_name=display_name, mime_type=mime_type)
     except (ConfigurationError, InputChangedError):
         source.check_arrived(None)  # then this is why
         raise
@@ -194,18 +194,18 @@ def _upload(
         source.check_arrived(stored.sha256)
     except InputChangedError:
         with suppress(GeminiBatchError):  # it tells less than this one
-            yield from delete_file(surface, stored.name, retry)
+            yield from delete_file(backend, stored.name, retry)
         raise
     return stored
 
 
 def find_uploaded(
-    surface: Surface, retry: RetryPolicy, source: FileToSend, now: Callable[[], float]
+    backend: Backend, retry: RetryPolicy, source: FileToSend, now: Callable[[], float]
 ) -> Flow[RemoteFile | None]:
     """Look for an active file with the same bytes that does not expire during a job."""
     pages = Pages()
     for token in pages:
-        page = yield from exchange(surface.list_files(100, token), surface.read_file_page, retry)
+        page = yield from exchange(backend.list_files(100, token), backend.read_file_page, retry)
         for file in page.files:
             expires = epoch(file.expiration_time)
             lives = expires is None or expires - now() > STILL_NEEDED
@@ -216,12 +216,12 @@ def find_uploaded(
     return None
 
 
-def until_active(surface: Surface, file: RemoteFile, retry: RetryPolicy, now: Callable[[], float]) -> Flow[RemoteFile]:
+def until_active(backend: Backend, file: RemoteFile, retry: RetryPolicy, now: Callable[[], float]) -> Flow[RemoteFile]:
     """Wait until an uploaded file can be used."""
     deadline = now() + ACTIVE_WITHIN
     while file.state == "PROCESSING" and now() < deadline:
         yield Pause(2.0)
-        file = yield from get_file(surface, file.name, retry)
+        file = yield from get_file(backend, file.name, retry)
     if file.state != "ACTIVE":
         raise RequestRejectedError(
             f"The uploaded file {file.name} cannot be used: it is {file.state}"
@@ -230,16 +230,16 @@ def until_active(surface: Surface, file: RemoteFile, retry: RetryPolicy, now: Ca
     return file
 
 
-def look_at_remote(surface: Surface, name: str, retry: RetryPolicy) -> Flow[RemoteFile | None]:
+def look_at_remote(backend: Backend, name: str, retry: RetryPolicy) -> Flow[RemoteFile | None]:
     """
     Look at a file that a job is to read, so that a missing one is told before anything is submitted.
 
     :return: None on Vertex AI if we may not look: there the service's own account reads the object, not we.
     """
     try:
-        return (yield from get_file(surface, name, retry))
+        return (yield from get_file(backend, name, retry))
     except PermissionDeniedError as error:
-        if surface.backend == "vertex_ai":
+        if backend.name == "vertex_ai":
             return None
         raise ConfigurationError(
             f"{name} cannot be used: it does not exist, has expired (files live 48 hours), or belongs to another "

@@ -22,7 +22,7 @@ from airflow_provider_gemini_batch.times import duration, epoch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_gemini_batch.api.backend import Surface
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BatchJob
 
 MISSING_GRACE = 60.0
@@ -185,7 +185,7 @@ class Watch:
 
 
 def wait_for_end(
-    surface: Surface,
+    backend: Backend,
     job_name: str,
     watch: Watch,
     now: Callable[[], float],
@@ -207,7 +207,7 @@ def wait_for_end(
     failures = 0
     while True:
         try:
-            job = yield from get_job(surface, job_name, once)
+            job = yield from get_job(backend, job_name, once)
         except GeminiBatchError as error:
             outcome = watch.fault(error, now())
             failures += 1

@@ -96,7 +96,7 @@ class DeleteFileOperator(GeminiBatchOperator):
         hook = self.hook
         name = str(self.file_name or "").strip()
         try:
-            reader = hook.run(find_reader(hook.surface, name, hook.retry)) if name else None
+            reader = hook.run(find_reader(hook.client.backend, name, hook.retry)) if name else None
         except PermissionDeniedError as error:
             # An account for storage alone may delete files, and see no jobs.
             self.log.warning("Whether a job reads %s is not known. %s", name, error)
@@ -235,7 +235,7 @@ def remove_job(hook: GeminiBatchHook, job: BatchJob) -> None:
         started = time.time()
         watch = Watch(WaitLimits(started + CANCEL_WITHIN), started)
         try:
-            hook.run(wait_for_end(hook.surface, job.name, watch, time.time, poll_interval=2.0))
+            hook.run(wait_for_end(hook.client.backend, job.name, watch, time.time, poll_interval=2.0))
         except NotFoundError:
             return
         if watch.job is None or watch.job.is_running:

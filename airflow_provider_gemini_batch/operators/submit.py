@@ -339,7 +339,7 @@ class SubmitOperator(GeminiBatchOperator):
         report = ProgressReport(self.log.info, started)
         watch = Watch(WaitLimits(plan["deadline"], **self._limits(plan)), started, report.see, report.fault)
         outcome = self.hook.run(
-            wait_for_end(self.hook.surface, job_name, watch, time.time, poll_interval=self._interval)
+            wait_for_end(self.hook.client.backend, job_name, watch, time.time, poll_interval=self._interval)
         )
         return self._conclude(context, outcome, job_name, watch.job, plan)
 

@@ -30,7 +30,7 @@ from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX, MAX_KEY_LENGTH, 
 from airflow_provider_gemini_batch.rows.line_batches import read_in_blocks
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.models import Backend, Kind
+    from airflow_provider_gemini_batch.api.models import BackendName, Kind
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ _GIB = 1024**3
 
 # https://ai.google.dev/gemini-api/docs/batch-api (2 GB) and
 # https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini (1 GB)
-MAX_FILE_BYTES: Mapping[Backend, int] = {"gemini": 2 * _GIB, "vertex_ai": _GIB}
+MAX_FILE_BYTES: Mapping[BackendName, int] = {"gemini": 2 * _GIB, "vertex_ai": _GIB}
 
 _GENERATION_MEMBERS = frozenset(
     {
@@ -143,7 +143,7 @@ class RowSettings:
     """
 
     kind: Kind = "generate"
-    backend: Backend = "gemini"
+    backend: BackendName = "gemini"
     model: str = ""
     generation_config: Mapping[str, Any] | None = None
     system_instruction: str | Mapping[str, Any] | None = None
@@ -354,7 +354,7 @@ def camelise(value: Any) -> Any:
     return value
 
 
-def check_file_size(size: int, backend: Backend) -> None:
+def check_file_size(size: int, backend: BackendName) -> None:
     """
     Refuse a file the backend would not take.
 

@@ -96,7 +96,7 @@ class BatchJobSensor(BaseSensorOperator):
         with failing_at_once():
             check_max_failed_rows(self.max_failed_rows)
             # Everything that can be known at once is said at once: a connection or a name that cannot work.
-            self.job_name = self.hook.surface.check_job_name(self.job_name)
+            self.job_name = self.hook.client.backend.check_job_name(self.job_name)
             if not self.deferrable:
                 return self._look_until_over(context)
             seconds(self.poll_interval, "poke_interval")
@@ -168,7 +168,7 @@ class BatchJobSensor(BaseSensorOperator):
         from airflow_provider_gemini_batch.api.retry import NO_RETRY
 
         try:
-            job = self.hook.run(get_job(self.hook.surface, self.job_name, NO_RETRY))
+            job = self.hook.run(get_job(self.hook.client.backend, self.job_name, NO_RETRY))
         except GeminiBatchError as error:
             self._watch.fault(error, time.time())
             return None

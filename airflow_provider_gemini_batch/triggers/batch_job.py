@@ -244,7 +244,7 @@ class BatchJobTrigger(BaseTrigger):
         return state_in(states, instance.run_id, instance.task_id, map_index)
 
     async def _cancel(self) -> None:
-        from airflow_provider_gemini_batch.api.backends import surface_for
+        from airflow_provider_gemini_batch.api.backends import backend_for
         from airflow_provider_gemini_batch.api.flows import cancel_job
         from airflow_provider_gemini_batch.api.retry import RetryPolicy
         from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
@@ -254,4 +254,4 @@ class BatchJobTrigger(BaseTrigger):
         settings = self._settings or await self._look_up_connection()
         settings = dataclasses.replace(settings, timeout=min(settings.timeout, CANCEL_TIMEOUT))
         async with AsyncTransport(settings, credentials_for(settings), max_connections=1) as transport:
-            await transport.arun(cancel_job(surface_for(settings), self.job_name, RetryPolicy(max_attempts=3, cap=3.0)))
+            await transport.arun(cancel_job(backend_for(settings), self.job_name, RetryPolicy(max_attempts=3, cap=3.0)))

@@ -27,7 +27,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.backends import surface_for
+from airflow_provider_gemini_batch.api.backends import backend_for
 from airflow_provider_gemini_batch.api.flows import get_job, list_page
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.errors import (
@@ -201,7 +201,7 @@ class Poller:
 
     def __init__(self, settings: ConnectionSettings, registry: dict[str, Poller]) -> None:
         self._settings = settings
-        self._surface = surface_for(settings)
+        self._backend = backend_for(settings)
         self._registry = registry
         self._by_key: dict[str, list[Subscription]] = {}
         self._count = 0
@@ -221,7 +221,7 @@ class Poller:
 
     def subscribe(self, job_name: str, poll_interval: float | None) -> Subscription:
         """Take a wait on; see :func:`subscribe`."""
-        name = self._surface.check_job_name(job_name)
+        name = self._backend.check_job_name(job_name)
         poll_interval = seconds(poll_interval, "poll_interval")  # one wait's odd rhythm must not stop the rounds of all
         due = self._loop.time()
         if self._count >= FEW:
@@ -415,9 +415,9 @@ class Poller:
 
     async def _page(self, transport: AsyncTransport, token: str | None) -> JobPage:
         try:
-            return await transport.arun(list_page(self._surface, NO_RETRY, page_token=token))
+            return await transport.arun(list_page(self._backend, NO_RETRY, page_token=token))
         except ReplyFormatError:
-            return await transport.arun(list_page(self._surface, NO_RETRY, page_token=token))
+            return await transport.arun(list_page(self._backend, NO_RETRY, page_token=token))
 
     def _take(self, page: JobPage, unseen: dict[str, str], hoped: set[str]) -> None:
         now = self._loop.time()
@@ -450,7 +450,7 @@ class Poller:
             for key, name in todo:
                 if key not in self._by_key:
                     continue
-                read = asyncio.ensure_future(transport.arun(get_job(self._surface, name, NO_RETRY)))
+                read = asyncio.ensure_future(transport.arun(get_job(self._backend, name, NO_RETRY)))
                 try:
                     await asyncio.wait({read}, timeout=SLOW_READ)
                 except asyncio.CancelledError:

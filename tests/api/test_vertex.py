@@ -19,7 +19,7 @@ from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobEr
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, parse_table_uri, result_line
-from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface, check_labels, explain, model_path
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend, check_labels, explain, model_path
 from airflow_provider_gemini_batch.api.vertex.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
@@ -50,9 +50,9 @@ LABELS = {"airflow-task": "0123456789abcdef", "airflow-input": "fedcba9876543210
 RETRY = RetryPolicy(max_attempts=4, base=0.001, cap=0.01)
 
 
-def surface(**extra: Any) -> VertexSurface:
+def backend(**extra: Any) -> VertexBackend:
     members = {"backend": "vertex_ai", "project": "p-1", "location": "us-central1", **extra}
-    return VertexSurface(settings_from_connection(extra=members), new_id=lambda: "unique")
+    return VertexBackend(settings_from_connection(extra=members), new_id=lambda: "unique")
 
 
 def spec(**members: Any) -> JobSpec:
@@ -68,7 +68,7 @@ def answer(value: Any, status: int = 200) -> HttpReply:
 
 
 def read(**members: Any) -> BatchJob:
-    return surface().read_job(answer({"name": JOB, "state": "JOB_STATE_RUNNING", **members}))
+    return backend().read_job(answer({"name": JOB, "state": "JOB_STATE_RUNNING", **members}))
 
 
 class Bytes:
@@ -102,7 +102,7 @@ class Bytes:
     ],
 )
 def test_a_job_is_named_in_full_or_by_its_number(name: str, full: str) -> None:
-    assert surface().check_job_name(name) == full
+    assert backend().check_job_name(name) == full
 
 
 @pytest.mark.parametrize(
@@ -111,19 +111,19 @@ def test_a_job_is_named_in_full_or_by_its_number(name: str, full: str) -> None:
 )
 def test_what_is_no_job_of_vertex_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="job_name"):
-        surface().check_job_name(name)
+        backend().check_job_name(name)
 
 
 def test_a_job_of_another_location_names_both_locations() -> None:
     other = JOB.replace("us-central1", "europe-west4")
     with pytest.raises(ConfigurationError, match=r"europe-west4.*us-central1.*connection with location europe-west4"):
-        surface().check_job_name(other)
+        backend().check_job_name(other)
     with pytest.raises(ConfigurationError, match=r"global"):
-        surface().check_job_name(JOB.replace("us-central1", "global"))
+        backend().check_job_name(JOB.replace("us-central1", "global"))
 
 
 def test_a_private_endpoint_of_google_takes_the_jobs_of_the_connections_location() -> None:
-    ours = VertexSurface(
+    ours = VertexBackend(
         settings_from_connection(
             host="https://aiplatform-ours.p.googleapis.com",
             extra={"backend": "vertex_ai", "project": "p-1", "location": "us-central1"},
@@ -137,7 +137,7 @@ def test_a_host_of_ones_own_may_serve_every_location() -> None:
         host="http://127.0.0.1:1", extra={"backend": "vertex_ai", "project": "p-1", "location": "us-central1"}
     )
     other = JOB.replace("us-central1", "europe-west4")
-    assert VertexSurface(settings).check_job_name(other) == other
+    assert VertexBackend(settings).check_job_name(other) == other
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_host_of_ones_own_may_serve_every_location() -> None:
     ],
 )
 def test_every_location_form_has_its_host_and_takes_its_own_jobs(location: str, host: str) -> None:
-    request = surface(location=location).get_job(JOB.replace("us-central1", location))
+    request = backend(location=location).get_job(JOB.replace("us-central1", location))
     assert urlsplit(request.url).hostname == host
     assert f"/locations/{location}/" in request.url
 
@@ -178,7 +178,7 @@ def test_what_is_no_model_is_refused(model: str) -> None:
 
 
 def test_without_a_destination_each_job_gets_its_own_prefix_below_storage_uri() -> None:
-    here = surface(storage_uri="gs://bucket/airflow")
+    here = backend(storage_uri="gs://bucket/airflow")
 
     def prefix(**members: Any) -> str:
         body = body_of(here.create_job(spec(gcs_uri="gs://bucket/in.jsonl", **members)))
@@ -192,7 +192,7 @@ def test_without_a_destination_each_job_gets_its_own_prefix_below_storage_uri() 
 
 def test_everything_wrong_with_a_job_is_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        surface().create_job(spec(model="a b", file_name="files/x", display_name="x" * 129, labels={"Team": "x"}))
+        backend().create_job(spec(model="a b", file_name="files/x", display_name="x" * 129, labels={"Team": "x"}))
     text = str(refusal.value)
     for part in ("Not a model", "files/x", "129 characters", "Team=x", "storage_uri"):
         assert part in text, part
@@ -216,7 +216,7 @@ def test_everything_wrong_with_a_job_is_named_at_once() -> None:
 )
 def test_a_job_that_cannot_work_is_refused_before_it_is_sent(members: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        surface().create_job(spec(**{"destination": "gs://bucket/out", **members}))
+        backend().create_job(spec(**{"destination": "gs://bucket/out", **members}))
     assert problem in str(refusal.value)
 
 
@@ -298,13 +298,13 @@ def test_errors_and_partial_failures_are_kept() -> None:
 @pytest.mark.parametrize("body", [{}, {"name": 5}, {"state": "JOB_STATE_RUNNING"}])
 def test_an_answer_that_is_no_job_is_said_to_be_none(body: Any) -> None:
     with pytest.raises(ReplyFormatError):
-        surface().read_job(answer(body))
+        backend().read_job(answer(body))
 
 
 def test_a_page_may_be_empty_and_have_a_next_one() -> None:
-    page = surface().read_job_page(answer({"nextPageToken": "t"}))
+    page = backend().read_job_page(answer({"nextPageToken": "t"}))
     assert (page.jobs, page.next_page_token) == ((), "t")
-    assert surface().read_job_page(answer({})).next_page_token is None
+    assert backend().read_job_page(answer({})).next_page_token is None
 
 
 # --- advice -----------------------------------------------------------------------------------------------------------
@@ -446,8 +446,8 @@ def run(settings: ConnectionSettings) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def live(settings: ConnectionSettings) -> VertexSurface:
-    return VertexSurface(settings)
+def live(settings: ConnectionSettings) -> VertexBackend:
+    return VertexBackend(settings)
 
 
 def stored(emulator: EmulatorHandle, uri: str) -> bytes:
@@ -464,7 +464,7 @@ def put_rows(emulator: EmulatorHandle, *keys: str) -> str:
 
 
 def test_a_job_is_created_watched_listed_cancelled_and_deleted(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     uri = put_rows(gemini_batch_emulator, "a", "b")
     made = run(flows.exchange(live.create_job(spec(gcs_uri=uri, labels=LABELS)), live.read_job, NO_RETRY))
@@ -498,7 +498,7 @@ def test_a_job_is_created_watched_listed_cancelled_and_deleted(
 
 
 def test_an_upload_cut_three_times_ends_in_identical_bytes(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     data = random.Random(4).randbytes(3 * CHUNK_BYTES + 12_345)
     faults: list[dict[str, Any]] = [
@@ -519,7 +519,7 @@ def test_an_upload_cut_three_times_ends_in_identical_bytes(
 
 
 def test_an_upload_whose_last_reply_is_lost_is_not_sent_again(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     gemini_batch_emulator.fault(match={"method": "PUT"}, action="close", when="after")
     made = run(live.upload(Bytes(b"abc"), name="gs://emulator/x", display_name="x", mime_type="text/plain"))
@@ -529,7 +529,7 @@ def test_an_upload_whose_last_reply_is_lost_is_not_sent_again(
 
 
 def test_what_is_there_already_with_the_same_bytes_is_the_upload(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     where = {"name": "gs://emulator/x", "display_name": "x", "mime_type": "text/plain"}
     first = run(live.upload(Bytes(b"abc"), **where))
@@ -541,7 +541,7 @@ def test_what_is_there_already_with_the_same_bytes_is_the_upload(
 
 
 def test_a_lost_session_is_begun_anew_and_an_empty_file_is_fine(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     gemini_batch_emulator.fault(match={"method": "PUT"}, action="reply", status=410)
     where = {"display_name": "x", "mime_type": "text/plain"}
@@ -551,7 +551,7 @@ def test_a_lost_session_is_begun_anew_and_an_empty_file_is_fine(
 
 
 def test_a_service_that_keeps_less_than_was_sent_gets_the_rest(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     gemini_batch_emulator.configure(extra={"storage_keep_bytes": [300_000, 0, 1_000_000]})
     data = random.Random(5).randbytes(2_000_003)
@@ -560,7 +560,7 @@ def test_a_service_that_keeps_less_than_was_sent_gets_the_rest(
 
 
 def test_a_download_goes_on_at_an_offset_and_is_pinned_to_its_generation(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface, settings: ConnectionSettings
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend, settings: ConnectionSettings
 ) -> None:
     data = random.Random(6).randbytes(3_000_000)
     object_store(gemini_batch_emulator.state).put("emulator", "x", data)
@@ -577,7 +577,7 @@ def test_a_download_goes_on_at_an_offset_and_is_pinned_to_its_generation(
 
 
 def test_files_are_listed_page_by_page_and_deleted(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend
 ) -> None:
     for number in range(3):
         object_store(gemini_batch_emulator.state).put("emulator", f"airflow/{number}", b"x")
@@ -597,7 +597,7 @@ def test_files_are_listed_page_by_page_and_deleted(
         run(flows.get_file(live, names[0], RETRY))
 
 
-def failing_job(emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface, **members: Any) -> BatchJob:
+def failing_job(emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend, **members: Any) -> BatchJob:
     made = run(flows.exchange(live.create_job(spec(**members)), live.read_job, NO_RETRY))
     emulator.advance(3600)
     job: BatchJob = run(flows.get_job(live, made.name, RETRY))
@@ -606,7 +606,7 @@ def failing_job(emulator: EmulatorHandle, run: Callable[..., Any], live: VertexS
 
 
 def test_each_way_to_go_wrong_says_which_and_what_to_do(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface, settings: ConnectionSettings
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend, settings: ConnectionSettings
 ) -> None:
     uri = put_rows(gemini_batch_emulator, "a")
     create = flows.exchange
@@ -642,7 +642,7 @@ def test_each_way_to_go_wrong_says_which_and_what_to_do(
 
 
 def test_rows_of_a_bigquery_job_are_read_back_page_by_page(
-    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexSurface, settings: ConnectionSettings
+    gemini_batch_emulator: EmulatorHandle, run: Callable[..., Any], live: VertexBackend, settings: ConnectionSettings
 ) -> None:
     project = settings.project
     rows = [

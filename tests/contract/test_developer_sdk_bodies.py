@@ -13,7 +13,7 @@ import pytest
 from google import genai
 from google.genai import types
 
-from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.rows.forms import RowSettings, normalise_rows
@@ -79,7 +79,7 @@ class Both:
             base_url=url, api_version="v1beta", client_args={"event_hooks": {"request": [note]}}
         )
         self.sdk = genai.Client(vertexai=False, api_key="k", http_options=options)
-        self.surface = DeveloperSurface(settings_from_connection(host=url, password="k", extra={"backend": "gemini"}))
+        self.backend = DeveloperBackend(settings_from_connection(host=url, password="k", extra={"backend": "gemini"}))
         self.url = url
 
     def theirs(self) -> tuple[str, Any]:
@@ -90,7 +90,7 @@ class Both:
         name = more.pop("file_name", None)
         settings = RowSettings(kind=kind, model=model, **more)
         inline = tuple(row.inline() for row in normalise_rows(rows, settings)) if rows else None
-        request = self.surface.create_job(JobSpec(model, kind, "nightly", requests=inline, file_name=name))
+        request = self.backend.create_job(JobSpec(model, kind, "nightly", requests=inline, file_name=name))
         return request.url.partition("/models/")[2], json.loads(bytes(request.body or b""))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.backends import surface_for
+from airflow_provider_gemini_batch.api.backends import backend_for
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
@@ -36,11 +36,11 @@ class Rows:
 def attempt(request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle) -> Any:
     connection = gemini_batch_emulator.connection(request.param)
     settings = settings_from_connection(**connection)
-    surface = surface_for(settings)
+    backend = backend_for(settings)
 
     def prepare() -> Flow[str]:
         place = f"{settings.storage_uri}/rows.jsonl"
-        remote = yield from surface.upload(Rows(), name=place, display_name="rows", mime_type="application/jsonl")
+        remote = yield from backend.upload(Rows(), name=place, display_name="rows", mime_type="application/jsonl")
         return remote.name
 
     def spec(source: str) -> JobSpec:
@@ -52,7 +52,7 @@ def attempt(request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandl
 
     def run(**options: Any) -> Submission:
         clock = gemini_batch_emulator.state.now
-        flow = submit(surface, spec, prepare, TOKEN, since=clock() - 60, now=clock, **options)
+        flow = submit(backend, spec, prepare, TOKEN, since=clock() - 60, now=clock, **options)
         with BlockingTransport(settings, credentials_for(settings), sleep=gemini_batch_emulator.advance) as transport:
             return transport.run(flow)
 

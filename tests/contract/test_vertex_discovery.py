@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery
-from airflow_provider_gemini_batch.api.vertex.jobs import READ_MASK, VertexSurface
+from airflow_provider_gemini_batch.api.vertex.jobs import READ_MASK, VertexBackend
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
@@ -105,9 +105,9 @@ def _problems(request: HttpRequest, method: dict[str, Any], spec: dict[str, Any]
     return found
 
 
-def surface() -> VertexSurface:
+def backend() -> VertexBackend:
     """Vertex AI as a connection to Google has it."""
-    return VertexSurface(
+    return VertexBackend(
         settings_from_connection(
             extra={
                 "backend": "vertex_ai",
@@ -126,7 +126,7 @@ def spec_of(**members: Any) -> JobSpec:
 
 def requests_we_build() -> list[tuple[str, HttpRequest]]:
     """Every request, with the id of the method that it is meant for."""
-    vertex = surface()
+    vertex = backend()
     storage = CloudStorage("https://storage.googleapis.com")
     bigquery = BigQuery("https://bigquery.googleapis.com")
     jobs = "aiplatform.projects.locations.batchPredictionJobs"
@@ -168,9 +168,9 @@ def test_a_request_fits_the_discovery_document(method: str, request_: HttpReques
 
 def test_a_wrong_request_is_found_out() -> None:
     """The check itself can fail: on a query name, on a body's field, and on a path."""
-    good = surface().list_jobs()
+    good = backend().list_jobs()
     assert fitting_method(HttpRequest("GET", good.url, (("orderBy", "x"),)))[1] == ["query orderBy: unknown"]
-    made = surface().create_job(spec_of(gcs_uri="gs://bucket/in.jsonl"))
+    made = backend().create_job(spec_of(gcs_uri="gs://bucket/in.jsonl"))
     wrong = json.dumps({**json.loads(bytes(made.body or b"")), "priority": 1}).encode()
     assert fitting_method(HttpRequest("POST", made.url, (), {}, wrong))[1] == [".priority: unknown"]
     with pytest.raises(AssertionError, match="No method"):
@@ -183,7 +183,7 @@ def test_the_mask_names_members_of_the_job() -> None:
 
 
 def test_an_object_name_is_one_segment_of_the_path() -> None:
-    path = urlsplit(surface().get_file(OBJECT).url).path
+    path = urlsplit(backend().get_file(OBJECT).url).path
     assert path == "/storage/v1/b/bucket/o/a%20b%2F%C3%BC%3F.jsonl"
     assert unquote(path.rpartition("/")[2]) == "a b/ü?.jsonl"
 
@@ -196,7 +196,7 @@ def test_every_state_of_the_service_is_known() -> None:
     states = {}
     for word in words:
         body = json.dumps({"name": JOB, "state": word}).encode()
-        states[word] = surface().read_job(HttpReply(200, {}, body)).state
+        states[word] = backend().read_job(HttpReply(200, {}, body)).state
     assert len(words) == 11
     assert {word: f"JOB_STATE_{state.value}" for word, state in states.items()} == {word: word for word in words}
     assert JobState.UNKNOWN not in states.values()

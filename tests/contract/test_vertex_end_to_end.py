@@ -213,7 +213,7 @@ def test_a_token_that_is_refused_in_mid_poll_costs_one_try(emulator: EmulatorHan
             token_desk(emulator.state).expire_all()
 
     watch = Watch(WaitLimits(time.time() + 30), time.time(), look)
-    flow = wait_for_end(hook.surface, job.name, watch, time.time, poll_interval=0.05)
+    flow = wait_for_end(hook.client.backend, job.name, watch, time.time, poll_interval=0.05)
     outcome = hook.run(flow) if blocking else asyncio.run(hook.arun(flow))
     assert outcome is Outcome.ENDED
     assert watch.job is not None

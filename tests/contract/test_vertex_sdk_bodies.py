@@ -12,7 +12,7 @@ from google.genai import types
 from google.oauth2 import service_account
 
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from tests.support.emulator_serving import LOCATION, PROJECT, Served, serve
 
@@ -56,9 +56,9 @@ def client(served: Served, sent_by_sdk: list[Sent]) -> Iterator[genai.Client]:
 
 
 @pytest.fixture
-def ours(served: Served) -> VertexSurface:
+def ours(served: Served) -> VertexBackend:
     extra = {"backend": "vertex_ai", "project": PROJECT, "location": LOCATION}
-    return VertexSurface(settings_from_connection(host=served.url, extra=extra))
+    return VertexBackend(settings_from_connection(host=served.url, extra=extra))
 
 
 CASES: list[tuple[str, Any, dict[str, Any], Any, dict[str, Any]]] = [
@@ -101,7 +101,7 @@ def test_our_create_call_equals_the_sdks(
     served: Served,
     client: genai.Client,
     sent_by_sdk: list[Sent],
-    ours: VertexSurface,
+    ours: VertexBackend,
     model: str,
     sdk_source: Any,
     source: dict[str, Any],
@@ -119,7 +119,7 @@ def test_our_create_call_equals_the_sdks(
 
 
 def test_our_other_calls_equal_the_sdks(
-    served: Served, client: genai.Client, sent_by_sdk: list[Sent], ours: VertexSurface
+    served: Served, client: genai.Client, sent_by_sdk: list[Sent], ours: VertexBackend
 ) -> None:
     config = types.CreateBatchJobConfig(display_name="nightly", dest=OUT)
     # Enough for the page that is asked for below.

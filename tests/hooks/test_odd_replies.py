@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.flows import delete_job, exchange, get_file, get_job, list_page
 from airflow_provider_gemini_batch.api.models import BatchJob, JobOutput, JobPage
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
-from airflow_provider_gemini_batch.api.vertex.jobs import VertexSurface
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 from airflow_provider_gemini_batch.errors import (
@@ -64,8 +64,8 @@ VERTEX_JOB = {
 }
 OBJECT = {"name": "a", "bucket": "bucket", "size": "5", "md5Hash": "abcd", "metadata": {"a": "b"}, "generation": "1"}
 
-DEVELOPER = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
-VERTEX = VertexSurface(
+DEVELOPER = DeveloperBackend(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
+VERTEX = VertexBackend(
     ConnectionSettings("vertex_ai", "https://host", "v1", project="p", location="us-central1", storage_uri="gs://b/x")
 )
 JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [1], ["a"], {"a": 1}, [None], [[]], "9" * 400]
@@ -209,8 +209,8 @@ def test_a_job_that_is_done_is_not_waited_for_whatever_its_state(
 ) -> None:
     members = {name: rest.pop(name) for name in ("output", "inputConfig") if name in (rest := dict(rest))}
     body = {"name": "batches/a", "done": True, "metadata": {**(metadata or {}), **members} or None, **rest}
-    surface = DeveloperSurface(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
-    job = answered(get_job(surface, "batches/a", NO_RETRY), json.dumps(body).encode())
+    backend = DeveloperBackend(ConnectionSettings("gemini", "https://host", "v1beta", api_key=Secret("k")))
+    job = answered(get_job(backend, "batches/a", NO_RETRY), json.dumps(body).encode())
     assert (job.state.value, job.is_done) == (state, True)
     assert reason is None or (job.error is not None and reason in str(job.error))
     place = JobOutput("file", "files/b") if "files/b" in str(body) else JobOutput("inline", "batches/a")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
@@ -40,9 +40,9 @@ HOSTS = [
 @pytest.mark.parametrize("base", HOSTS)
 @pytest.mark.parametrize("named", ["https://upload.googleapis.com", "https://elsewhere.example:444"])
 def test_a_session_of_the_files_api_stays_on_our_host(base: str, named: str) -> None:
-    surface = DeveloperSurface(ConnectionSettings("gemini", base, "v1beta", api_key=Secret("k")))
+    backend = DeveloperBackend(ConnectionSettings("gemini", base, "v1beta", api_key=Secret("k")))
     url = f"{named}/upload/v1beta/files?upload_id=x&upload_protocol=resumable"
-    flow = surface.upload(Source(), name="", display_name="a", mime_type="text/plain")
+    flow = backend.upload(Source(), name="", display_name="a", mime_type="text/plain")
     wanted = f"{base}/upload/v1beta/files?upload_id=x&upload_protocol=resumable"
     assert second_url(flow, {"x-goog-upload-url": url}) == wanted
 
@@ -56,7 +56,7 @@ def test_a_session_of_cloud_storage_stays_on_our_host(base: str) -> None:
 
 def test_a_gateway_that_names_itself_is_taken_at_its_word() -> None:
     base = "https://gateway.example/gemini"
-    surface = DeveloperSurface(ConnectionSettings("gemini", base, "v1beta", api_key=Secret("k")))
+    backend = DeveloperBackend(ConnectionSettings("gemini", base, "v1beta", api_key=Secret("k")))
     url = f"{base}/upload/v1beta/files?upload_id=x"
-    flow = surface.upload(Source(), name="", display_name="a", mime_type="text/plain")
+    flow = backend.upload(Source(), name="", display_name="a", mime_type="text/plain")
     assert second_url(flow, {"x-goog-upload-url": url}) == url

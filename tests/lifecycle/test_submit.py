@@ -3,7 +3,7 @@
 One billed job for one piece of work: the submit flow against a model of the service, stepped by hand.
 
 The model keeps what matters for money: a create has its effect somewhere between request and reply, a new job is
-listed only after a lag, a cancelled job costs nothing. Requests and replies go through the real surface.
+listed only after a lag, a cancelled job costs nothing. Requests and replies go through the real backend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer.jobs import DeveloperSurface
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause
@@ -145,7 +145,7 @@ class Memory:
 
         options.setdefault("since", START - 3600)
         return submit(
-            DeveloperSurface(SETTINGS),
+            DeveloperBackend(SETTINGS),
             lambda source: JobSpec("m", "generate", "nightly", file_name=source),
             prepare,
             token,

@@ -502,7 +502,7 @@ def test_a_file_sent_for_nothing_stays_while_another_task_reads_it(emulator: Emu
     theirs: list[str] = []
     request = JobRequest("generate", "gemini-3.5-flash-lite", input_path=path)
     with prepared(request, "gemini", lambda _: None) as source:
-        upload = Upload(source, hook.surface, hook.settings, hook.retry, "a file")
+        upload = Upload(source, hook.client.backend, hook.settings, hook.retry, "a file")
 
         def submitting() -> Flow[Submission]:
             yield from upload.place()

@@ -70,7 +70,7 @@ def test_a_whole_run_shows_the_key_nowhere(
         *capfd.readouterr(),
         json.dumps(context["ti"].xcoms),
         json.dumps([summary, manifest]),
-        *map(repr, (hook, hook.settings, vars(hook), hook.client.transport, vars(hook.client), hook.surface)),
+        *map(repr, (hook, hook.settings, vars(hook), hook.client.transport, vars(hook.client), hook.client.backend)),
         *map(repr, (create, sensor, vars(create))),
         *rendered,
         json.dumps(emulator.journal()),
@@ -116,7 +116,7 @@ def test_an_error_never_shows_the_key_even_if_the_service_does(
     emulator.fault(match={"method": "GET"}, times=None, **fault)
     hook = GeminiBatchHook()
     assert SECRET not in hook.test_connection()[1]
-    flow = lambda: get_job(hook.surface, "batches/a", NO_RETRY)  # noqa: E731
+    flow = lambda: get_job(hook.client.backend, "batches/a", NO_RETRY)  # noqa: E731
     for call in (lambda: hook.run(flow()), lambda: asyncio.run(hook.arun(flow()))):
         try:
             shown = repr(call())
@@ -178,7 +178,7 @@ def test_a_redirect_does_not_take_the_key_to_another_host(
     place = f"http://localhost:{stranger.server_address[1]}/elsewhere"
     fault = emulator.fault(match={"method": "GET"}, status=status, headers={"Location": place}, times=None)
     hook = GeminiBatchHook()
-    flow = get_job(hook.surface, "batches/a", NO_RETRY)
+    flow = get_job(hook.client.backend, "batches/a", NO_RETRY)
     run = hook.run if driver == "worker" else lambda flow: asyncio.run(hook.arun(flow))
     with pytest.raises(GeminiBatchError):
         run(flow)

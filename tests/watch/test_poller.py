@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from airflow_provider_gemini_batch.api.backend import MASK_DOUBTS
+from airflow_provider_gemini_batch.api.field_masks import MASK_DOUBTS
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, NotFoundError

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.backend import Masks, given_job_name
+from airflow_provider_gemini_batch.api.backend import given_job_name
+from airflow_provider_gemini_batch.api.field_masks import FieldMaskSupport
 from airflow_provider_gemini_batch.api.flows import exchange, on_host
 from airflow_provider_gemini_batch.api.job_filter import FilterError, parse_filter
 from airflow_provider_gemini_batch.api.models import (
-    Backend,
+    BackendName,
     BatchJob,
     BatchStats,
     FilePage,
@@ -79,22 +80,22 @@ _JOB_NAME = re.compile(r"batches/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _FILE_NAME = re.compile(r"files/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-class DeveloperSurface:
+class DeveloperBackend:
     """
-    The Developer API as a :class:`~.surface.Surface`.
+    The Developer API as a :class:`~.backend.Backend`.
 
     :param settings: A connection whose backend is ``gemini``.
     """
 
-    backend: Backend = "gemini"
+    name: BackendName = "gemini"
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._host = settings.base_url
         self._version = settings.api_version
         self._base = f"{settings.base_url}/{settings.api_version}"
         self._transfer = RetryPolicy(max_attempts=max(8, settings.max_retries))
-        self.job_masks = Masks()
-        self.list_masks = Masks()
+        self.job_masks = FieldMaskSupport()
+        self.list_masks = FieldMaskSupport()
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class DeveloperSurface:
         jobs = tuple(read_operation(item, reply, is_listed=True) for item in items)
         return JobPage(jobs, body.get("nextPageToken") or None)
 
-    def picks(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
+    def client_filter(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
         if not filter:
             return None
         try:
@@ -194,7 +195,7 @@ class DeveloperSurface:
             }
         )
 
-    def read_nothing(self, reply: HttpReply) -> None:
+    def read_empty(self, reply: HttpReply) -> None:
         expect_success(reply)
 
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:

@@ -22,10 +22,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_gemini_batch.api.backend import Masks, given_job_name
+from airflow_provider_gemini_batch.api.backend import given_job_name
+from airflow_provider_gemini_batch.api.field_masks import FieldMaskSupport
 from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL
 from airflow_provider_gemini_batch.api.models import (
-    Backend,
+    BackendName,
     BatchJob,
     BatchStats,
     FilePage,
@@ -77,15 +78,15 @@ _SERVICE_AGENT = re.compile(r"[\w.-]+@gcp-sa-aiplatform[\w.-]*\.iam\.gserviceacc
 _PERMISSION = re.compile(r"storage\.(?:objects|buckets)\.\w+")
 
 
-class VertexSurface:
+class VertexBackend:
     """
-    Vertex AI as a :class:`~.surface.Surface`.
+    Vertex AI as a :class:`~.backend.Backend`.
 
     :param settings: A connection whose backend is ``vertex_ai``.
     :param new_id: Makes a word that nobody else makes, for the output prefix of a job without our labels.
     """
 
-    backend: Backend = "vertex_ai"
+    name: BackendName = "vertex_ai"
 
     def __init__(self, settings: ConnectionSettings, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
         self._settings = settings
@@ -93,8 +94,8 @@ class VertexSurface:
         self._parent = f"projects/{settings.project}/locations/{settings.location}"
         self._new_id = new_id
         self._storage = CloudStorage(settings.storage_base_url, RetryPolicy(max_attempts=max(8, settings.max_retries)))
-        self.job_masks = Masks()
-        self.list_masks = Masks()
+        self.job_masks = FieldMaskSupport()
+        self.list_masks = FieldMaskSupport()
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -196,10 +197,10 @@ class VertexSurface:
             raise ReplyFormatError("Vertex AI listed jobs as something that is no list.", excerpt=reply.excerpt())
         return JobPage(tuple(_batch_job(item, reply) for item in items), body.get("nextPageToken") or None)
 
-    def picks(self, filter: str | None) -> None:
+    def client_filter(self, filter: str | None) -> None:
         """Leave filtering to the service."""
 
-    def read_nothing(self, reply: HttpReply) -> None:
+    def read_empty(self, reply: HttpReply) -> None:
         """Check the answer to cancel (nothing) or delete (an operation, whose own error counts)."""
         body = self._accepted(reply).json_object()
         error = error_info(body.get("error"))

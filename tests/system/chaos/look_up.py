@@ -152,7 +152,9 @@ class Subject:
     def plain(self) -> BatchJob:
         """Create without a look."""
         spec = self.request.spec(self._placed, "plain")
-        return self.hook.run(exchange(self.hook.surface.create_job(spec), self.hook.surface.read_job, NO_RETRY))
+        return self.hook.run(
+            exchange(self.hook.client.backend.create_job(spec), self.hook.client.backend.read_job, NO_RETRY)
+        )
 
     def submit(self, task: str = "", **more: Any) -> BatchJob:
         """Find or create, as the operators do; without *task* a piece of work of its own."""
