@@ -6,6 +6,7 @@ Every error this package raises.
 
     GeminiBatchError
       ConfigurationError        connection, arguments or rows cannot work; a retry cannot help
+      InputNotFoundError        a local file is not there; a retry looks again
       InputChangedError         a file was written to while it was read; a retry reads it anew
       TransportError            no complete reply arrived
         ReplyTooLargeError      it is larger than any we read into memory
@@ -54,6 +55,10 @@ class GeminiBatchError(Exception):
 
 class ConfigurationError(GeminiBatchError):
     """The connection, an argument or an input row cannot work; names every bad place and the way out."""
+
+
+class InputNotFoundError(GeminiBatchError):
+    """A local file is not there, or not yet there on this host; a retry looks again."""
 
 
 class InputChangedError(GeminiBatchError):

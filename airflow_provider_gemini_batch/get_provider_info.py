@@ -74,6 +74,16 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "120",
                         "default": "45",
                     },
+                    "output_mode": {
+                        "description": (
+                            "Most permissions that a new output file gets, as an octal mode; the umask of the worker "
+                            "applies besides. Result files hold prompts and answers."
+                        ),
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "0640",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -16,8 +16,9 @@ from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
-from airflow_provider_gemini_batch.files.paths import AtomicFile, base_name, place_of
+from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
@@ -273,7 +274,7 @@ class GeminiBatchClient(Session):
         :param mime_type: Default ``application/jsonl``.
         :return: ``.name`` is ``files/...``, or ``gs://...`` on Vertex AI.
         """
-        path = place_of(path, "path")
+        path = normalise_path(path, "path")
         with as_it_is(path) as source:
             placing = place_file(
                 self.backend,
@@ -300,7 +301,7 @@ class GeminiBatchClient(Session):
         :param destination: Local path or object-storage URI.
         :return: *destination* as a string.
         """
-        place = place_of(destination, "destination")
+        place = normalise_path(destination, "destination")
         with AtomicFile(place) as target:
             for piece in self.read_file(file_name):
                 target.write(piece)

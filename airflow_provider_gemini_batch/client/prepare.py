@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
-from airflow_provider_gemini_batch.files.paths import place_of
+from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.upload import Placed, PreparedInput
 from airflow_provider_gemini_batch.rows.forms import (
     RowSettings,
@@ -97,7 +97,7 @@ def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], OpenFile | None]
     if request.inlined_requests is not None:
         yield request.inlined_requests, None
         return
-    stream, original = open_original(place_of(request.input_path, "input_path"))
+    stream, original = open_original(normalise_path(request.input_path, "input_path"))
     with stream:
         yield stream, original
 

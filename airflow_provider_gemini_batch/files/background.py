@@ -29,7 +29,7 @@ DIGEST_BLOCKS = 4
 """One is filled while the others wait. They are used again: new memory costs more than the copy into them."""
 
 
-class EarlyOut(io.FileIO):
+class WriteBehindFile(io.FileIO):
     """A file whose bytes are on their way to the disk before the end, so that little is left to wait for then."""
 
     _unsettled = 0
@@ -47,7 +47,7 @@ class EarlyOut(io.FileIO):
         return count
 
 
-class DigestBehind:
+class BackgroundHash:
     """
     Feeds a digest in a thread of its own.
 

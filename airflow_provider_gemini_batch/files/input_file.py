@@ -16,7 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
-from airflow_provider_gemini_batch.files.background import WRITE_BYTES, DigestBehind
+from airflow_provider_gemini_batch.files.background import WRITE_BYTES, BackgroundHash
 from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
 from airflow_provider_gemini_batch.rows.fast_path import CommonBlock
 from airflow_provider_gemini_batch.rows.forms import check_file_size
@@ -222,7 +222,7 @@ class _Writer:
         self._original = original
         self._copy: BinaryIO | None = None
         self._sha256 = hashlib.sha256()
-        self._digest = DigestBehind(self._sha256)
+        self._digest = BackgroundHash(self._sha256)
 
     def write(self, data: bytes, *, is_next_in_original: bool = False) -> None:
         """Take bytes in."""

@@ -28,7 +28,8 @@ from typing import Any
 import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
-from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, AtomicFile, local_path, open_read
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
 from airflow_provider_gemini_batch.rows.forms import naming, row_keys
 from airflow_provider_gemini_batch.rows.keys import KeySet
 from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_blocks

@@ -58,14 +58,14 @@ class DownloadResultsOperator(GeminiBatchOperator):
 
     def carry_out(self, context: Any) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.models import JobErrorInfo
-        from airflow_provider_gemini_batch.files.paths import place_of
+        from airflow_provider_gemini_batch.files.paths import normalise_path
         from airflow_provider_gemini_batch.landing.join import land
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, check_max_failed_rows, check_rows
 
         check_max_failed_rows(self.max_failed_rows)
-        output_path = place_of(self.output_path, "output_path")
-        input_path = place_of(self.input_path, "input_path") if self.input_path else None
-        errors_path = place_of(self.errors_path, "errors_path") if self.errors_path else None
+        output_path = normalise_path(self.output_path, "output_path")
+        input_path = normalise_path(self.input_path, "input_path") if self.input_path else None
+        errors_path = normalise_path(self.errors_path, "errors_path") if self.errors_path else None
         hook = self.hook
         job = hook.get_batch(self.job_name)
         if job.is_running:

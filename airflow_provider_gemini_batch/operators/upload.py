@@ -74,12 +74,12 @@ class UploadFileOperator(GeminiBatchOperator):
 
     def carry_out(self, context: Any) -> str:
         from airflow_provider_gemini_batch.client.prepare import prepared
-        from airflow_provider_gemini_batch.files.paths import base_name, place_of
+        from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
         from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         if self.kind not in tuple(_ANY_MODEL):
             raise ConfigurationError(f"kind must be 'generate' or 'embed', not {self.kind!r}.")
-        path = place_of(self.input_path, "input_path")
+        path = normalise_path(self.input_path, "input_path")
         request = JobRequest(
             self.kind,  # type: ignore[arg-type]
             self.model or _ANY_MODEL[self.kind],

@@ -13,10 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
 R = TypeVar("R")
 
 BLOCK_BYTES = 256 * 1024
 """About what a block has, so that it stays in the processor's cache; more only where a line has more."""
+
+
+MAX_LINE_BYTES = 128 * 1024 * 1024
+"""A longer line is refused while it is read: a file without line ends would otherwise be read into memory whole."""
+
+
+class LineTooLongError(ConfigurationError):
+    """A line is longer than :data:`MAX_LINE_BYTES`."""
 
 
 class Lines(list[bytes]):
@@ -43,8 +53,13 @@ def read_in_blocks(
 
 
 def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
-    """Yield the lines of a stream, newlines included, in lists of those that end in the same chunk."""
+    """
+    Yield the lines of a stream, newlines included, in lists of those that end in the same chunk.
+
+    :raises LineTooLongError: Once a line has more than :data:`MAX_LINE_BYTES`, whose end is then never read.
+    """
     rest: list[bytes] = []
+    size = number = 0
     for chunk in chunks:
         # Unlike bytes.split, this finds the ends of lines with the C library's search.
         lines = Lines(io.BytesIO(chunk))
@@ -52,10 +67,17 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
         if lines:
             if rest:
                 lines[0] = b"".join((*rest, lines[0]))
-                rest = []
+                rest, size = [], 0
+            number += len(lines)
             yield lines
         if unended:
             rest.append(unended)
+            size += len(unended)
+            if size > MAX_LINE_BYTES:
+                raise LineTooLongError(
+                    f"line {number + 1}: it is longer than {MAX_LINE_BYTES:,} bytes (128 MiB), which is more than one "
+                    "row may have. Is the file one JSON object a line?"
+                )
     if rest:
         yield Lines([b"".join(rest)])
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_gemini_batch.files import background as overlap
-from airflow_provider_gemini_batch.files.background import DigestBehind
-from airflow_provider_gemini_batch.files.paths import AtomicFile
+from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
+from airflow_provider_gemini_batch.files.background import BackgroundHash
 
 
 def ours() -> set[threading.Thread]:
@@ -34,7 +35,7 @@ def test_a_digest_made_behind_is_that_of_all_bytes(monkeypatch: pytest.MonkeyPat
     digest = hashlib.sha256()
     lines = [os.urandom(size % 5000) for size in range(0, 2000, 7)]
     monkeypatch.setattr(overlap, "DIGEST_BYTES", block)
-    with contextlib.closing(DigestBehind(digest)) as behind:
+    with contextlib.closing(BackgroundHash(digest)) as behind:
         for line in lines:
             behind.update(line)
         behind.finish()
@@ -43,7 +44,7 @@ def test_a_digest_made_behind_is_that_of_all_bytes(monkeypatch: pytest.MonkeyPat
 
 def test_a_digest_of_nothing_is_that_of_nothing() -> None:
     digest = hashlib.sha256()
-    with contextlib.closing(DigestBehind(digest)) as behind:
+    with contextlib.closing(BackgroundHash(digest)) as behind:
         behind.finish()
     assert digest.hexdigest() == hashlib.sha256().hexdigest()
 
@@ -67,6 +68,8 @@ def test_a_full_disk_fails_the_writer_and_leaves_no_file(tmp_path: Path) -> None
         for _ in range(20):
             out.write(b"x" * (1 << 20))
     assert caught.value.errno == errno.ENOSPC
+    assert str(target) in str(caught.value)
+    assert "bytes" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,3 +78,11 @@ def test_a_fault_between_writes_leaves_no_file_and_no_thread(tmp_path: Path) -> 
         out.write(b"half")
         raise KeyError("somebody else's fault")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_disk_names_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=r"TMPDIR") as caught, temporary_files("the answers of batches/x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "batches/x" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import ObjectStoragePath
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.files.paths import AtomicFile, local_path, open_read, place_of
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.paths import local_path, normalise_path, open_read
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_what_is_no_place_is_refused(given: Any, says: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_an_object_storage_path_is_a_place() -> None:
-    assert place_of(ObjectStoragePath("/a")) == "/a"
+    assert normalise_path(ObjectStoragePath("/a")) == "/a"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "directory", "device"])
@@ -94,3 +96,80 @@ def test_a_name_that_no_file_can_have_is_told_before_anything_is_written(tmp_pat
         with pytest.raises(ConfigurationError, match=f"cannot be written: {why}"):
             AtomicFile(tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
+
+
+# --- links of strangers, permissions ---------------------------------------------------------------------------------
+
+STRANGER = 54321
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file another user's")
+
+
+def open_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@as_root
+@pytest.mark.parametrize("through", ["the file", "a folder on the way"])
+def test_output_does_not_go_through_a_strangers_link(tmp_path: Path, through: str) -> None:
+    folder, mine = open_folder(tmp_path), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "out.jsonl").write_text("precious")
+    link = folder / ("out.jsonl" if through == "the file" else "sub")
+    link.symlink_to(mine / "out.jsonl" if through == "the file" else mine)
+    os.lchown(link, STRANGER, STRANGER)
+    target = link if through == "the file" else link / "out.jsonl"
+    with pytest.raises(ConfigurationError, match="another user"):
+        AtomicFile(target)
+    assert (mine / "out.jsonl").read_text() == "precious"
+    assert os.listdir(mine) == ["out.jsonl"]
+
+
+@as_root
+@pytest.mark.parametrize("case", ["our own link", "the folder owner's link", "no sticky bit"])
+def test_output_goes_through_a_trusted_link(tmp_path: Path, case: str) -> None:
+    folder = open_folder(tmp_path)
+    (folder / "link.jsonl").symlink_to("../real.jsonl")
+    if case != "our own link":
+        os.lchown(folder / "link.jsonl", STRANGER, STRANGER)
+    if case == "the folder owner's link":
+        os.chown(folder, STRANGER, STRANGER)
+    if case == "no sticky bit":
+        folder.chmod(0o755)
+    with AtomicFile(folder / "link.jsonl") as out:
+        out.write(b"new")
+    assert (tmp_path / "real.jsonl").read_bytes() == b"new"
+    assert (folder / "link.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("umask", "setting", "mode"), [(0o022, "", 0o644), (0o002, "", 0o664), (0o077, "", 0o600), (0o022, "0640", 0o640)]
+)
+def test_output_follows_the_umask_and_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, setting: str, mode: int
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__OUTPUT_MODE", setting)
+    before = os.umask(umask)
+    try:
+        with AtomicFile(tmp_path / "out") as out:
+            out.write(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
+
+
+def test_the_setting_narrows_a_file_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").touch(0o644)
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__OUTPUT_MODE", "600")
+    with AtomicFile(tmp_path / "out") as out:
+        out.write(b"x")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("setting", ["rw", "0o999", "0777", "7"])
+def test_a_mode_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__OUTPUT_MODE", setting)
+    with pytest.raises(ConfigurationError, match="output_mode"):
+        AtomicFile(tmp_path / "out")

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.files.paths import AtomicFile, open_read
+from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFoundError
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.paths import open_read
 from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.rows.results import iter_inline_results
 
@@ -130,7 +131,7 @@ def test_a_key_that_is_not_utf_8_is_no_key(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, time
-from airflow_provider_gemini_batch.files.paths import AtomicFile
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
 with AtomicFile(sys.argv[1]) as out:
     out.write(b"half")
     print("ready", flush=True)
@@ -199,7 +200,7 @@ def test_a_download_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 def test_no_result_is_fetched_when_the_input_is_not_there(tmp_path: Path) -> None:
     results: Any = (pytest.fail("a result was asked for") for _ in range(1))
-    with pytest.raises(ConfigurationError, match="There is no file"):
+    with pytest.raises(InputNotFoundError, match=r"There is no file .* on host .*[Ee]very worker"):
         land(results, tmp_path / "out.jsonl", input_path=tmp_path / "nowhere.jsonl")
 
 

@@ -8,12 +8,19 @@ An entry is a claim's name, what is wrong, and a word that the message must hold
 from __future__ import annotations
 
 import json
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, ReplyFormatError
+from airflow_provider_gemini_batch.compat import AirflowFailException
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    InputNotFoundError,
+    ReplyFormatError,
+)
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import (
     CancelBatchOperator,
@@ -153,7 +160,6 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
     ("a path with a NUL", create(input_path="/a\0b"), "input_path holds a NUL"),
     ("a path that is too long", create(input_path="/" + "a" * 300), "cannot be read"),
     ("a path of a device", create(input_path="/dev/null"), "not a regular file"),
-    ("a file that is not there", create(input_path="/nowhere/in.jsonl"), "/nowhere/in.jsonl"),
     ("a folder as a file", create(input_path="/"), "/"),
     ("a path of an unknown kind", create(input_path="nosuch://bucket/a"), "nosuch"),
     ("a remote file that is not there", create(file_name="files/nowhere"), "files/nowhere"),
@@ -274,6 +280,12 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
 def test_a_bad_argument_is_named(emulator: EmulatorHandle, call: Any, word: str) -> None:
     fails_clearly(call, word)
     assert emulator.ledger()["totals"]["created"] == 0
+
+
+def test_a_missing_local_file_names_the_host_and_is_retried(emulator: EmulatorHandle) -> None:
+    error = fails_clearly(create(input_path="/nowhere/in.jsonl"), "/nowhere/in.jsonl", InputNotFoundError)
+    assert not isinstance(error, AirflowFailException)
+    assert socket.gethostname() in str(error)
 
 
 def test_all_bad_arguments_are_told_at_once(emulator: EmulatorHandle) -> None:

@@ -96,10 +96,10 @@ def test_a_duration_beyond_all_bounds_is_refused_before_a_job_exists(
 
 def test_what_cannot_work_is_one_error_in_the_log(emulator: EmulatorHandle) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        create(inlined_requests=None, input_path="/nowhere/in.jsonl").execute(attempt())
+        create(inlined_requests=None, input_path="/usr").execute(attempt())
     told = "".join(traceback.format_exception(caught.value))
     assert told.count("Traceback") == 1
-    assert told.count("There is no file '/nowhere/in.jsonl'.") == 1
+    assert told.count("'/usr' is not a regular file.") == 1
 
 
 class Heard:
