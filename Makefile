@@ -55,9 +55,10 @@ env: ## Write .env with fresh secrets for docker-compose.yaml (an existing one i
 
 test: lint types unit ## Lint, types and the whole test suite on the newest Airflow
 
-lint: $(VENV)/.ready ## Ruff: rules and format
+lint: $(VENV)/.ready ## Ruff: rules and format; import-linter: which room may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
 
 types: $(VENV)/.ready ## Mypy, strict
 	@$(BIN)/mypy

@@ -9,7 +9,7 @@ Everything here is safe to repeat. Starting a job is not: that lives in
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_gemini_batch.api.wire import (
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_provider_gemini_batch.api.backend import Backend
-    from airflow_provider_gemini_batch.api.models import BatchJob, FilePage, JobPage, RemoteFile
+    from airflow_provider_gemini_batch.api.models import BatchJob, JobPage, RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.api.vertex.bigquery import RowPage
 
 PAGE_SIZE = 100
 MAX_PAGES = 10_000
@@ -122,6 +121,14 @@ def get_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
     return job
 
 
+class Page(Protocol):
+    """One page of any list."""
+
+    @property
+    def next_page_token(self) -> str | None:
+        """What the call for the next page needs, or None after the last one."""
+
+
 class Pages:
     """
     The page tokens of a list: None for its first page, then those that :meth:`turn` takes from each page read.
@@ -142,7 +149,7 @@ class Pages:
             self._is_next = False
             yield self._token
 
-    def turn(self, page: JobPage | FilePage | RowPage) -> None:
+    def turn(self, page: Page) -> None:
         """
         Go on to the page after *page*, if there is one.
 

@@ -14,6 +14,29 @@ if TYPE_CHECKING:
 BackendName = Literal["gemini", "vertex_ai"]
 Kind = Literal["generate", "embed"]
 
+# https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto: number, name, HTTP status of each.
+_CODES = {
+    1: ("CANCELLED", 499),
+    2: ("UNKNOWN", 500),
+    3: ("INVALID_ARGUMENT", 400),
+    4: ("DEADLINE_EXCEEDED", 504),
+    5: ("NOT_FOUND", 404),
+    6: ("ALREADY_EXISTS", 409),
+    7: ("PERMISSION_DENIED", 403),
+    8: ("RESOURCE_EXHAUSTED", 429),
+    9: ("FAILED_PRECONDITION", 400),
+    10: ("ABORTED", 409),
+    11: ("OUT_OF_RANGE", 400),
+    12: ("UNIMPLEMENTED", 501),
+    13: ("INTERNAL", 500),
+    14: ("UNAVAILABLE", 503),
+    15: ("DATA_LOSS", 500),
+    16: ("UNAUTHENTICATED", 401),
+}
+_BY_NAME = {name: number for number, (name, _) in _CODES.items()}
+# Where a status stands for several, the most common one: 400 and 500 are INVALID_ARGUMENT and INTERNAL.
+_BY_HTTP = {status: number for number, (_, status) in reversed(_CODES.items())} | {500: 13}
+
 
 @dataclass(frozen=True)
 class BatchStats:
@@ -57,6 +80,16 @@ class JobErrorInfo:
 
     def __str__(self) -> str:
         return f"{self.message or 'no message'} (code {self.code})" if self.code else self.message or "no reason given"
+
+
+def grpc_code(code: int, word: object = None) -> int:
+    """
+    Return the gRPC number of an error: rows of one backend carry that, rows of the other an HTTP status.
+
+    :param code: Either of them; gRPC numbers are below 100, HTTP statuses are not.
+    :param word: The error's ``status``, e.g. ``INVALID_ARGUMENT``, which wins.
+    """
+    return _BY_NAME.get(str(word), code if code < 100 else _BY_HTTP.get(code, code))
 
 
 @dataclass(frozen=True)

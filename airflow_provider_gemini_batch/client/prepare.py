@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
-from airflow_provider_gemini_batch.lifecycle.upload import Placed, PreparedInput
+from airflow_provider_gemini_batch.lifecycle.request import Placed
+from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
 from airflow_provider_gemini_batch.rows.forms import (
     RowSettings,
     naming,

@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
 from airflow_provider_gemini_batch.api.models import JobSpec, Kind
 from airflow_provider_gemini_batch.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.lifecycle.upload import Placed
 
 _SOURCES = ("inlined_requests", "input_path", "file_name", "gcs_uri", "bigquery_uri")
 
@@ -76,6 +73,23 @@ class EmbedArguments(RequestArguments, total=False):
     task_type: str | None
     title: str | None
     output_dimensionality: int | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """
+    Where rows lie for a job: one member is set.
+
+    :param uploaded: The file that was sent or found.
+    :param sent: Whether this very attempt sent it. Another task with the same rows may have found it since.
+    """
+
+    requests: tuple[Mapping[str, Any], ...] | None = None
+    file_name: str | None = None
+    gcs_uri: str | None = None
+    bigquery_uri: str | None = None
+    uploaded: str | None = None
+    sent: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
     RequestRejectedError,
 )
-from airflow_provider_gemini_batch.lifecycle.request import unwritable
+from airflow_provider_gemini_batch.lifecycle.request import Placed, unwritable
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
@@ -50,23 +50,6 @@ class FileToSend(UploadSource, Protocol):
 
     def check_arrived(self, sha256: str | None) -> None:
         """Raise InputChangedError if what has arrived, of this digest where it is known, is not what was to be sent."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """
-    Where rows lie for a job: one member is set.
-
-    :param uploaded: The file that was sent or found.
-    :param sent: Whether this very attempt sent it. Another task with the same rows may have found it since.
-    """
-
-    requests: tuple[Mapping[str, Any], ...] | None = None
-    file_name: str | None = None
-    gcs_uri: str | None = None
-    bigquery_uri: str | None = None
-    uploaded: str | None = None
-    sent: bool = False
 
 
 @dataclass(frozen=True)

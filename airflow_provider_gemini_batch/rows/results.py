@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import msgspec
 
-from airflow_provider_gemini_batch.api.models import BatchResult
-from airflow_provider_gemini_batch.api.replies import grpc_code
+from airflow_provider_gemini_batch.api.models import BatchResult, grpc_code
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX
 

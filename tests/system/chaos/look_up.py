@@ -27,8 +27,7 @@ import requests
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.retry import NO_RETRY
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-from airflow_provider_gemini_batch.lifecycle.upload import Placed
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest, Placed
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from tests.system.chaos import report
