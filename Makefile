@@ -21,7 +21,7 @@ COMPAT_TESTS := hooks operators sensors triggers dags packaging
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
 
-.PHONY: help demo ui stop env test lint types unit format test-all bench chaos crash lock build clean
+.PHONY: help demo ui stop env test lint types unit format test-all test-released bench chaos crash lock build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -77,6 +77,9 @@ test-airflow-%: .venv-%/.ready
 	@echo "Airflow $*"
 	@$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m "not newest_airflow" \
 	    $(wildcard $(COMPAT_TESTS:%=tests/%)) $(PYTEST)
+
+test-released: $(VENV)/.ready ## README's first steps on each Airflow, under the pins it came out with. RELEASED="--only 3.0.6" narrows
+	@exec $(BIN)/python -m tests.system.released $(RELEASED)
 
 bench: $(VENV)/.ready .venv-google/.ready ## Measure beside the official provider; writes benchmarks/RESULTS.md. BENCH="--only watching" narrows it
 	@exec $(BIN)/python -m benchmarks --google-python .venv-google/bin/python $(BENCH)
