@@ -3,8 +3,8 @@
 ``python -m tests.system.released``: what a newcomer does, on each Airflow with the versions it came out with.
 
 For each ``requirements/released-<version>.txt``: a fresh environment, the wheel installed under those pins, a
-connection to the emulator, README's smallest DAG by ``airflow dags test``, and its answer read. Nothing of this checkout is on the
-path but the DAG's text.
+connection to the emulator, README's smallest DAG by ``airflow dags test``, and its answer read. Nothing of this
+checkout is on the path but the DAG's text.
 """
 
 from __future__ import annotations
