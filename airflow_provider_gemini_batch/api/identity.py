@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -34,6 +34,7 @@ MAX_DISPLAY_NAME = 128
 
 _HEX = re.compile(r"[0-9a-f]{16}")
 _MARK = re.compile(r"\s*\[airflow ([0-9a-f]{16})\.([0-9a-f]{16})\]\s*\Z")
+_INPUT = re.compile(r"\s*\[input ([0-9a-f]{16})\]\s*\Z")
 _MODEL_PREFIXES = ("publishers/google/models/", "models/")
 
 
@@ -44,13 +45,18 @@ class SubmissionToken:
 
     :param task: 16 hex digits of :func:`make_task_id`.
     :param digest: 16 hex digits of :func:`digest_of`.
+    :param input: 16 hex digits that name the lines of the user's input file
+        (:class:`~airflow_provider_gemini_batch.rows.input_digest.InputDigest`), empty where there is none. It travels
+        in the display name, so that a download can tell whether it is given the job's own input. It says nothing of
+        whose job it is: two tokens that differ in it alone are equal.
     """
 
     task: str
     digest: str
+    input: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for text in (self.task, self.digest):
+        for text in (self.task, self.digest, *([self.input] if self.input else [])):
             if not _HEX.fullmatch(text):
                 raise ConfigurationError(f"A submission token is made of 16 hex digits, not {text!r}.")
 
@@ -62,9 +68,12 @@ class SubmissionToken:
         Put the mark behind the user's own name, which is shortened where both do not fit.
 
         :param user_name: As the user gave it; a mark that it already carries is replaced.
-        :return: At most :data:`MAX_DISPLAY_NAME` characters, ending in ``[airflow <task>.<digest>]``.
+        :return: At most :data:`MAX_DISPLAY_NAME` characters, ending in ``[airflow <task>.<digest>]``, before which
+            stands ``[input <input>]`` if that is known.
         """
         mark = f"[airflow {self}]"
+        if self.input:
+            mark = f"[input {self.input}] {mark}"
         name = user_name_of(user_name)[: MAX_DISPLAY_NAME - len(mark) - 1].rstrip()
         return f"{name} {mark}" if name else mark
 
@@ -128,9 +137,15 @@ def token_of(job: BatchJob) -> SubmissionToken | None:
     return SubmissionToken(found[1], found[2]) if found else None
 
 
+def input_digest_of(job: BatchJob) -> str:
+    """Return the 16 hex digits that name the lines of the job's input file, empty if the job does not tell."""
+    found = _INPUT.search(_MARK.sub("", job.display_name))
+    return found[1] if found else ""
+
+
 def user_name_of(display_name: str) -> str:
-    """Return a display name without our mark."""
-    return _MARK.sub("", display_name).strip()
+    """Return a display name without our marks."""
+    return _INPUT.sub("", _MARK.sub("", display_name)).strip()
 
 
 def _short_hash(value: Any) -> str:

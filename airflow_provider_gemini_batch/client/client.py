@@ -125,7 +125,7 @@ class GeminiBatchClient(Session):
 
         self._say_what_is_ignored(request)
         with prepared(request, self.settings.backend, look) as source:
-            token = SubmissionToken(task, digest_of(source.identity))
+            token = SubmissionToken(task, digest_of(source.identity), source.input_digest)
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"

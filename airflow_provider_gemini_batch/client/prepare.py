@@ -20,6 +20,8 @@ from airflow_provider_gemini_batch.rows.forms import (
     normalise_rows,
     unknown_members,
 )
+from airflow_provider_gemini_batch.rows.input_digest import InputDigest
+from airflow_provider_gemini_batch.rows.line_batches import file_blocks
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import RemoteFile
@@ -61,7 +63,8 @@ def prepared(
         placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
         yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
         return
-    with _rows(request) as (rows, original):
+    digest = InputDigest()
+    with _rows(request, digest) as (rows, original):
         settings = _row_settings(request, backend)
         normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
         for name, meant in unknown_members(request.generation_config or {}).items():
@@ -79,7 +82,8 @@ def prepared(
                 return
             normalised = kept
         with write_input(normalised, backend=settings.backend, original=original) as file:
-            yield PreparedInput({**common, "source": file.sha256}, file.rows, file)
+            mark = digest.mark() if request.input_path is not None else ""
+            yield PreparedInput({**common, "source": file.sha256}, file.rows, file, input_digest=mark)
 
 
 def _row_settings(request: JobRequest, backend: str) -> RowSettings:
@@ -93,14 +97,14 @@ def _row_settings(request: JobRequest, backend: str) -> RowSettings:
 
 
 @contextmanager
-def _rows(request: JobRequest) -> Iterator[tuple[Iterable[Any], OpenFile | None]]:
-    """Yield the rows, and the local file whose lines they are."""
+def _rows(request: JobRequest, digest: InputDigest) -> Iterator[tuple[Iterable[Any], OpenFile | None]]:
+    """Yield the rows, whose lines go through *digest*, and the local file whose lines they are."""
     if request.inlined_requests is not None:
         yield request.inlined_requests, None
         return
     stream, original = open_original(normalise_path(request.input_path, "input_path"))
     with stream:
-        yield stream, original
+        yield digest.watch(file_blocks(stream)), original
 
 
 def _content_identity(remote: RemoteFile | None, name: str) -> str:

@@ -59,12 +59,14 @@ class PreparedInput:
 
     :param identity: What the digest of the submission is made of.
     :param rows: Number of rows, or None for rows at Google.
+    :param input_digest: Names the lines of the user's file (``SubmissionToken.input``); empty for other sources.
     """
 
     identity: Mapping[str, Any]
     rows: int | None = None
     file: FileToSend | None = None
     placed: Placed | None = None
+    input_digest: str = ""
 
     def place(
         self, backend: Backend, settings: ConnectionSettings, retry: RetryPolicy, display_name: str

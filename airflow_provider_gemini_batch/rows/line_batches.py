@@ -82,6 +82,11 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
         yield Lines([b"".join(rest)])
 
 
+def file_blocks(file: Any) -> Iterator[Lines]:
+    """Yield the lines of a binary file from where it stands, as :func:`line_blocks` does."""
+    return line_blocks(iter(partial(file.read, BLOCK_BYTES), b""))
+
+
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a stream, as :func:`lines_of` does."""
     for block in line_blocks(chunks):
@@ -99,7 +104,7 @@ def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     """Yield lines in lists of about BLOCK_BYTES, and whatever is no ``bytes`` in lists of one."""
     # A file's own lines take twice the time. What a file is of is seen from what it reads: not all text files say it.
     if isinstance(rows, io.IOBase) and hasattr(rows, "read") and rows.read(0) == b"":
-        yield from line_blocks(iter(partial(rows.read, BLOCK_BYTES), b""))
+        yield from file_blocks(rows)
         return
     block: list[bytes] = []
     room = BLOCK_BYTES

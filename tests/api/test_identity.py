@@ -12,6 +12,7 @@ from airflow_provider_gemini_batch.api.identity import (
     SubmissionToken,
     canonical_model,
     digest_of,
+    input_digest_of,
     make_task_id,
     token_of,
     user_name_of,
@@ -35,6 +36,18 @@ def test_short_names_are_kept_whole_and_long_ones_shortened() -> None:
     assert user_name_of(TOKEN.display_name("nightly")) == "nightly"
     assert user_name_of(TOKEN.display_name("x" * 200)) == "x" * 84
     assert len(TOKEN.display_name("x" * 200)) == MAX_DISPLAY_NAME
+
+
+@given(st.text(max_size=300))
+def test_any_display_name_gives_the_input_digest_back(user_name: str) -> None:
+    token = SubmissionToken(TOKEN.task, TOKEN.digest, "0" * 15 + "1")
+    name = token.display_name(user_name)
+    job = BatchJob("batches/1", name)
+    assert len(name) <= MAX_DISPLAY_NAME
+    assert input_digest_of(job) == "0" * 15 + "1"
+    assert token_of(job) == TOKEN == token
+    assert token.display_name(name) == name
+    assert input_digest_of(BatchJob("batches/1", TOKEN.display_name(name))) == ""
 
 
 def test_labels_win_over_the_display_name() -> None:
