@@ -1,10 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The common input rows: texts alone, with settings that were seen before.
+The fast path: common rows, which hold texts alone, with settings that were seen before.
 
-They are checked by decoding them into types that say what is right. What stands around their texts is made the long way
-for the first row of its kind, and is the same for all others. Every other row goes the long way, which also words what
-is wrong.
+Decoding a row into objects, checking each and encoding it again costs some 25 microseconds. For a common row all of
+that but the texts is the same as for the row before it. So:
+
+1. A block of lines is decoded into types that say what is right; texts, and whatever is a setting, stay bytes.
+2. What stands around the texts, the *frame*, is made by the slow path for the first row of its kind, from a sample with
+   a placeholder in place of the texts.
+3. Every further row of the kind is its key, the frame and its texts put together; or, on the Developer API, the very
+   line it came from if the frame changes nothing.
+
+Worked example, Vertex AI, ``system_instruction="Be brief."``::
+
+    line      {"key": "a", "prompt": "Why?"}
+    sample    {"prompt": "\\ue000"}  -> slow path ->  {"contents":[{..."parts":[{"text":"\\ue000"}]}],"systemInstruction":...}
+    frame     before = {"contents":[{..."parts":[{"text":      after = }]}],"systemInstruction":...}
+    written   {"key":"afgb:a","request": + before + "Why?" + after + }
+
+A block with one row that is not common goes through the slow path row by row; that path also words what is wrong. A row
+never depends on those beside it: the same rows must make the same bytes, or a retry would be another submission.
+
+Measured with 100,000 rows on 2 cores: wire form 0.4 s on the Developer API and 0.7 s on Vertex AI, short form 0.2 and
+0.4 s; without this path 0.9, 3.3, 2.1 and 4.9 s.
 """
 
 from __future__ import annotations
@@ -23,12 +41,12 @@ import msgspec
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX, MAX_KEY_LENGTH
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.rows.forms import RowSettings
+    from airflow_provider_gemini_batch.rows.notes import RowReport
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _ABSENT = msgspec.Raw(b"")
 _MAX_FRAMES = 256
 _PLACE = "\ue000"
-_PROBE = b'"probe-7f3a"'
 _SETTINGS = ("generationConfig", "systemInstruction", "safetySettings", "tools", "toolConfig")
 
 _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
@@ -46,7 +64,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _ContentWithRole(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """On Vertex AI a missing role is added, which the long way does."""
+    """On Vertex AI a missing role is added, which the slow path does."""
 
     role: _Role
     parts: Annotated[list[_Part], msgspec.Meta(min_length=1)]
@@ -88,13 +106,11 @@ _read_row = msgspec.json.Decoder(_Row[_Content]).decode
 _read_row_with_roles = msgspec.json.Decoder(_Row[_ContentWithRole]).decode
 _read_short_prompt = msgspec.json.Decoder(_ShortPrompt).decode
 _read_short_text = msgspec.json.Decoder(_ShortText).decode
-_read_keys = msgspec.json.Decoder(list[_Key]).decode
-_read_text = msgspec.json.Decoder(str).decode
 _keys_of = attrgetter("key")
 
 
 @dataclass(frozen=True)
-class CommonBlock:
+class FastBlock:
     """
     Common rows in wire form.
 
@@ -135,87 +151,38 @@ class _Frame:
     quotes: int = 0
 
 
-@dataclass(frozen=True)
-class _Spelling:
-    """
-    How a row that stays as it is was written around its key and its text.
-
-    A line that is written so, to the byte, with a key and a text in these places, is as good as that row.
-    """
-
-    before: bytes
-    between: bytes
-    after: bytes
-
-    @classmethod
-    def of(cls, line: bytes, key: str, text: bytes) -> _Spelling | None:
-        """Return that of a line with one text, or None if the two cannot be told from the rest of it."""
-        before, _, rest = line.partition(_encode(key))
-        between, _, after = rest.partition(text)
-        found = cls(before + b'"', b'"' + between + b'"', b'"' + after)
-        # The same words can stand elsewhere. Others in these places show whether they are the right ones.
-        try:
-            row = _read_row(_PROBE[1:-1].join((found.before, found.between, found.after)))
-        except (msgspec.MsgspecError, UnicodeError):
-            return None
-        texts = [bytes(part.text) for content in row.request.contents for part in content.parts]
-        return found if row.key == _decode(_PROBE) and texts == [_PROBE] else None
-
-    def keys_of(self, lines: Sequence[bytes]) -> list[str] | None:
-        """
-        Return the keys of lines that all are written so, or None.
-
-        :raises msgspec.MsgspecError: If there is no key or no string where one should be.
-        :raises UnicodeError: If one is not UTF-8.
-        """
-        before, between, after = self.before, self.between, self.after
-        start = len(before)
-        # A text is cut out with its quotes, and so without white space around it.
-        to_text, from_end = len(between) - 1, 1 - len(after)
-        names: list[bytes] = []
-        texts: list[bytes] = []
-        for line in lines:
-            place = line.find(between, start)
-            if place < 0 or not line.startswith(before) or not line.endswith(after):
-                return None
-            names.append(line[start:place])
-            texts.append(line[place + to_text : from_end])
-        if any([not text or text.isspace() for text in map(_read_text, texts)]):  # noqa: C419 - half the time
-            return None
-        joined = b'","'.join(names)
-        keys = _read_keys(b'["%b"]' % joined)
-        # With an escape in it, a name could hold the end of another.
-        return keys if len(keys) == len(lines) and b"\\" not in joined else None
-
-
-class CommonRows:
+class FastPath:
     """
     Reads common rows.
 
-    :param sample: Brings a row to wire form the long way: its request, decoded and as bytes, or None if it is refused.
+    :param sample: Brings a row to wire form the slow path: its request, decoded and as bytes, or None if it is refused.
         Called with the number of the line that it stands for.
+    :param report: Takes in what is worth a word.
     """
 
     def __init__(
-        self, settings: RowSettings, sample: Callable[[Mapping[str, Any], int], tuple[dict[str, Any], bytes] | None]
+        self,
+        settings: RowSettings,
+        sample: Callable[[Mapping[str, Any], int], tuple[dict[str, Any], bytes] | None],
+        report: RowReport,
     ) -> None:
+        self._report = report
         self._sample = sample
         self._is_embedding = settings.kind == "embed"
         self._is_legacy = settings.is_legacy_embedding
         self._is_vertex = settings.backend == "vertex_ai"
         self._frames: dict[bytes | None, _Frame] = {}
-        self._spelling: _Spelling | None = None
 
-    def read(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
+    def read(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         """
-        Return rows in wire form. None sends them the long way, and says nothing about them.
+        Return rows in wire form. None sends them the slow path, and says nothing about them.
 
         :param lines: At least one.
         :param first: Number of the first.
         """
         readers = [self._shorts]
         if b'"request"' in lines[0]:  # which may stand in a text as well
-            readers = [self._spelled_alike, self._requests, self._shorts]
+            readers = [self._requests, self._shorts]
         for read in readers:
             with suppress(msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
                 found = read(lines, first)
@@ -223,13 +190,7 @@ class CommonRows:
                     return found
         return None
 
-    def _spelled_alike(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
-        if self._spelling is None:
-            return None
-        keys = self._spelling.keys_of(lines)
-        return None if keys is None else CommonBlock(keys, first, lines, is_as_given=True)
-
-    def _shorts(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
+    def _shorts(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         if self._is_legacy:
             return None
         rows: list[Any] = list(map(_read_short_text if self._is_embedding else _read_short_prompt, lines))
@@ -242,9 +203,9 @@ class CommonRows:
         if frame is None:
             return None
         keys = list(map(_keys_of, rows))
-        return CommonBlock(keys, first, self._framed(keys, texts, frame))
+        return FastBlock(keys, first, self._framed(keys, texts, frame))
 
-    def _requests(self, lines: Sequence[bytes], first: int) -> CommonBlock | None:
+    def _requests(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         if self._is_embedding:
             return None
         rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
@@ -265,7 +226,6 @@ class CommonRows:
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
         made: list[bytes | msgspec.Raw] = list(lines)
-        alike: int | None = None
         # Each row for itself: were it to depend on those beside it, the same rows could be another submission.
         for place, (line, key, kind) in enumerate(zip(lines, keys, kinds, strict=True)):
             if line.find(b"\n", 0, -1) >= 0:
@@ -275,11 +235,13 @@ class CommonRows:
                 made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frame))
             elif line[:1] != b"{" or line[-2:] != b"}\n":
                 made[place] = line.strip() + b"\n"
-            elif len(texts[place]) == 1:
-                alike = place
-        if alike is not None:
-            self._spelling = _Spelling.of(lines[alike], keys[alike], bytes(texts[alike][0])) or self._spelling
-        return CommonBlock(keys, first, made, is_as_given=all(map(is_, made, lines)))
+        self._note_prefilled(requests, first)
+        return FastBlock(keys, first, made, is_as_given=all(map(is_, made, lines)))
+
+    def _note_prefilled(self, requests: Sequence[_Request[Any]], first: int) -> None:
+        ends = [place for place, request in enumerate(requests) if request.contents[-1].role == "model"]
+        if ends:
+            self._report.note_prefilled(len(ends), first + ends[0])
 
     def _framed(
         self, keys: list[str], inner: Sequence[bytes | msgspec.Raw], frame: _Frame
@@ -306,7 +268,7 @@ class CommonRows:
         return frame
 
     def _frame(self, kind: bytes | None, sample: Mapping[str, Any], place: bytes, line: int) -> _Frame | None:
-        """Send a sample the long way, and remember what comes before and after its *place*; None if it is refused."""
+        """Send a sample the slow path, and remember what comes before and after its *place*; None if it is refused."""
         made = self._sample(sample, line)
         if made is None:
             return None

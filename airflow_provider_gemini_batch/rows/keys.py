@@ -1,104 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of rows: how they travel, and which have been seen."""
+"""
+Keys of rows: which member is one, what it may be, and how it travels.
+
+A row is known by its member ``key``, or by what the argument ``key=`` names::
+
+    key="key"           {"key": "a", "prompt": "..."}                       a
+    key="id"            {"id": 17, "request": {...}}                        17
+    key=["day", "id"]   {"day": "2026-11-27", "id": 17, "request": {...}}   ["2026-11-27",17]
+
+Several members make a JSON array, so that no two combinations share a key.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from operator import lt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.rows.problems import RowProblem, kind_of, shown
 
 KEY_PREFIX = "afgb:"
 """Before every key on Vertex AI: its importer gives number-like strings back as numbers (``"000"`` as ``0``)."""
 
 MAX_KEY_LENGTH = 1000
 
-_SLOTS_AT_LEAST = 1 << 21
-_PUT_AT_ONCE = 10_000
-_NOT_EMPTY = 1
-"""For the hash 0, which says that a slot is empty."""
+_encode = msgspec.json.Encoder().encode
 
 
-class KeySet:
+class KeyRule:
     """
-    The keys seen so far, as 64-bit hashes in an open table: 16 MB from 160,000 keys to 1.2 million, and beyond them 14
-    to 27 bytes a key, half as much again while it grows.
+    Where a row's key is.
 
-    A set of strings would take over 100 bytes a key. Two different keys of a million share a hash, and one of them is
-    then taken for the other, with a chance of 3 in 100 million.
-
-    Keys that ascend, shorter ones first, as numbers do, cannot repeat. As long as all of them do, the table is not
-    made, which costs a third of a microsecond a key: hashes are kept for it, 8 bytes each, until it is.
+    :param key: A member's name, or a list of names.
+    :raises ConfigurationError: If it is neither.
     """
 
-    def __init__(self) -> None:
-        self._mask = (1 << 12) - 1
-        self._slots = array("q", bytes(8 << 12))
-        self._count = 0
-        self._kept: array[int] | None = array("q")
-        self._last = (0, "")
+    def __init__(self, key: str | Sequence[str] = "key") -> None:
+        names = [key] if isinstance(key, str) else key
+        is_usable = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name for name in names)
+        if not is_usable or not names or len(set(names)) < len(names):
+            raise ConfigurationError(
+                f"key must name the member by which a row is known, or be a list of different members, not {key!r}."
+            )
+        self.names = tuple(names)
+        self.is_default = key == "key" or self.names == ("key",)
+        self._is_one = len(self.names) == 1
 
-    def __len__(self) -> int:
-        return self._count
+    def read(self, row: Mapping[str, Any], number: int) -> str:
+        """
+        Return the key of a row.
 
-    def __contains__(self, key: str) -> bool:
-        self._make_table()
-        value, slots, mask = hash(key) or _NOT_EMPTY, self._slots, self._mask
-        place = value & mask
-        while found := slots[place]:
-            if found == value:
-                return True
-            place = (place + 1) & mask
-        return False
+        :param number: Of the row, from 1: one without a key is ``row-<number>`` where none is asked for by name.
+        :raises RowProblem: If it has none, or one that cannot be.
+        """
+        metadata = row.get("metadata")
+        inner = metadata if isinstance(metadata, Mapping) else {}
+        if self.is_default:
+            return _checked(_own_key(row, inner, number))
+        if "key" not in self.names and row.get("key") is not None:
+            raise RowProblem(
+                f"has 'key' beside {' and '.join(map(repr, self.names))}, by which it is to be known",
+                "rename 'key', or name it in key=",
+            )
+        parts = [_part(name, row, inner) for name in self.names]
+        return _checked(_text(parts[0]) if self._is_one else _encode(parts).decode())
 
-    def add(self, key: str) -> bool:
-        """Take a key in; return False if it was there."""
-        return not self.add_all([key])
 
-    def add_all(self, keys: Sequence[str]) -> list[int]:
-        """Take keys in; return the places of those that were there, or came before in *keys*."""
-        hashes = [hash(key) or _NOT_EMPTY for key in keys]
-        if self._kept is not None:
-            marks = [self._last, *zip(map(len, keys), keys, strict=True)]
-            if all(map(lt, marks, marks[1:])):
-                self._last = marks[-1]
-                self._kept.extend(hashes)
-                self._count += len(keys)
-                return []
-            self._make_table()
-        return self._put(hashes)
+def _own_key(row: Mapping[str, Any], metadata: Mapping[str, Any], number: int) -> str:
+    key, inner = row.get("key"), metadata.get("key")
+    if key is not None and inner is not None and key != inner:
+        raise RowProblem(f"'key' is {shown(key)}, but 'metadata.key' is {shown(inner)}", "keep one")
+    key = inner if key is None else key
+    if key is None:
+        return f"row-{number}"
+    if not isinstance(key, str):
+        raise RowProblem(f"'key' must be a string, not {kind_of(key)}", "write it in quotes")
+    if not key:
+        raise RowProblem("'key' is empty", "leave it out to get one from the row's number")
+    return key
 
-    def _make_table(self) -> None:
-        if self._kept is not None:
-            kept, self._kept = self._kept, None
-            self._count = 0
-            for first in range(0, len(kept), _PUT_AT_ONCE):
-                self._put(kept[first : first + _PUT_AT_ONCE])
 
-    def _put(self, hashes: Sequence[int]) -> list[int]:
-        while (self._count + len(hashes)) * 10 > self._mask * 6:
-            self._grow()
-        slots, mask = self._slots, self._mask
-        repeated: list[int] = []
-        for number, value in enumerate(hashes):
-            place = value & mask
-            while found := slots[place]:
-                if found == value:
-                    repeated.append(number)
-                    break
-                place = (place + 1) & mask
-            else:
-                slots[place] = value
-        self._count += len(hashes) - len(repeated)
-        return repeated
+def _part(name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    value = row.get(name)
+    if value is None:
+        value = metadata.get(name)
+    if value is None:
+        raise RowProblem(f"has no {name!r}, by which rows are to be known", "add it, or change key=")
+    if not isinstance(value, (str, int, float)):
+        raise RowProblem(f"{name!r} must be a string or a number to be a key, not {kind_of(value)}")
+    if value == "":
+        raise RowProblem(f"{name!r} is empty, and rows are to be known by it")
+    return value
 
-    def _grow(self) -> None:
-        old = self._slots
-        # All keys are put into their places anew, which a small table can be spared.
-        size = len(old) * (2 if len(old) >= _SLOTS_AT_LEAST else 8)
-        slots, mask = array("q", [0]) * size, size - 1
-        for value in filter(None, old):
-            place = value & mask
-            while slots[place]:
-                place = (place + 1) & mask
-            slots[place] = value
-        self._slots, self._mask = slots, mask
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _encode(value).decode()
+
+
+def _checked(key: str) -> str:
+    if len(key) > MAX_KEY_LENGTH:
+        raise RowProblem(f"'key' is longer than {MAX_KEY_LENGTH} characters")
+    return key

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What applies to all rows of a job, and how much one job may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BackendName, Kind
+
+_GIB = 1024**3
+
+# https://ai.google.dev/gemini-api/docs/batch-api (2 GB) and
+# https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini (1 GB)
+MAX_FILE_BYTES: Mapping[BackendName, int] = {"gemini": 2 * _GIB, "vertex_ai": _GIB}
+
+_LEGACY_EMBEDDING = re.compile(r"(text-embedding-0|text-multilingual-embedding-|textembedding-gecko|multilingual-e5)")
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """
+    What applies to all rows of a job.
+
+    :param kind: ``generate`` or ``embed``.
+    :param model: With or without ``models/``; tells legacy embedding models apart. Empty while it is not known, as when
+        a file is uploaded for later.
+    :param generation_config: Members for every row that does not set the same one; either spelling.
+    :param system_instruction: Text, or a ``Content`` dict, for rows without their own.
+    :param output_dimensionality: Length of the vectors.
+    :param key: The member by which a row is known, or a list of members.
+    :param skip_bad_rows: Leave out a row that cannot be sent, instead of refusing the whole input.
+    """
+
+    kind: Kind = "generate"
+    backend: BackendName = "gemini"
+    model: str = ""
+    generation_config: Mapping[str, Any] | None = None
+    system_instruction: str | Mapping[str, Any] | None = None
+    task_type: str | None = None
+    title: str | None = None
+    output_dimensionality: int | None = None
+    key: str | Sequence[str] = "key"
+    skip_bad_rows: bool = False
+
+    @property
+    def is_legacy_embedding(self) -> bool:
+        """Whether rows are ``{"content": "text"}``: the embedding models before Gemini's, on Vertex AI."""
+        return (
+            self.kind == "embed"
+            and self.backend == "vertex_ai"
+            and bool(_LEGACY_EMBEDDING.match(self.model.rpartition("/")[2]))
+        )
+
+    @property
+    def max_rows(self) -> int | None:
+        """
+        Rows allowed in one job, or None if no limit is published (Developer API).
+
+        Source: https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini and
+        https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings
+        """
+        if self.backend != "vertex_ai":
+            return None
+        if self.kind == "generate":
+            return 200_000
+        return 30_000 if self.is_legacy_embedding else 1_000_000
+
+
+def check_file_size(size: int, backend: BackendName) -> None:
+    """
+    Refuse a file the backend would not take.
+
+    :raises ConfigurationError: If *size* bytes are too many.
+    """
+    limit = MAX_FILE_BYTES[backend]
+    if size > limit:
+        name = "Vertex AI" if backend == "vertex_ai" else "The Gemini Developer API"
+        raise ConfigurationError(
+            f"{name} takes input files of up to {limit // _GIB} GiB, and this one passes that ({size:,} bytes or "
+            "more); split the rows over several jobs, e.g. with dynamic task mapping."
+        )
