@@ -6,6 +6,7 @@ Every error this package raises.
 
     GeminiBatchError
       ConfigurationError        connection, arguments or rows cannot work; a retry cannot help
+        EmptyInputError         there is not one row
       InputNotFoundError        a local file is not there; a retry looks again
       InputChangedError         a file was written to while it was read; a retry reads it anew
       TransportError            no complete reply arrived
@@ -55,6 +56,10 @@ class GeminiBatchError(Exception):
 
 class ConfigurationError(GeminiBatchError):
     """The connection, an argument or an input row cannot work; names every bad place and the way out."""
+
+
+class EmptyInputError(ConfigurationError):
+    """The input holds not one row."""
 
 
 class InputNotFoundError(GeminiBatchError):

@@ -9,25 +9,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.client.advice import row_advice
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
-from airflow_provider_gemini_batch.rows.forms import (
-    RowSettings,
-    naming,
-    normalise_blocks,
-    normalise_rows,
-    unknown_members,
-)
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.line_batches import file_blocks
+from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.rows.notes import RowReport
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-    from airflow_provider_gemini_batch.rows.fast_path import CommonBlock
-    from airflow_provider_gemini_batch.rows.forms import WireRow
+    from airflow_provider_gemini_batch.rows.fast_path import FastBlock
+    from airflow_provider_gemini_batch.rows.normalise import WireRow
 
 log = logging.getLogger(__name__)
 
@@ -66,24 +63,29 @@ def prepared(
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
         settings = _row_settings(request, backend)
-        normalised: Iterable[CommonBlock | WireRow] = normalise_blocks(rows, settings)
-        for name, meant in unknown_members(request.generation_config or {}).items():
-            guess = f"; {meant} may be meant" if meant else ""
-            log.warning("generation_config: %r is not known here and is sent as it is%s.", name, guess)
+        report = RowReport()
+        normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
         if backend == "gemini" and request.inlined_requests is not None:
-            kept = list(normalise_rows(rows, settings))
+            kept = list(normalise_rows(rows, settings, report))
             lines = [row.line() for row in kept]
             if sum(map(len, lines)) <= INLINE_BYTES:
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
+                _advise(report)
                 yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
                 return
             normalised = kept
         with write_input(normalised, backend=settings.backend, original=original) as file:
             mark = digest.mark() if request.input_path is not None else ""
+            _advise(report)
             yield PreparedInput({**common, "source": file.sha256}, file.rows, file, input_digest=mark)
+
+
+def _advise(report: RowReport) -> None:
+    for advice in row_advice(report):
+        log.warning("%s", advice)
 
 
 def _row_settings(request: JobRequest, backend: str) -> RowSettings:

@@ -22,10 +22,10 @@ from airflow_provider_gemini_batch.errors import (
     PermissionDeniedError,
 )
 from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
-from airflow_provider_gemini_batch.rows.forms import RowSettings
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
 from airflow_provider_gemini_batch.rows.line_batches import line_blocks, lines_of, split_lines
 from airflow_provider_gemini_batch.rows.results import iter_inline_results, read_result
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

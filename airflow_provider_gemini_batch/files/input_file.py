@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
 from airflow_provider_gemini_batch.files.background import WRITE_BYTES, BackgroundHash
 from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
-from airflow_provider_gemini_batch.rows.fast_path import CommonBlock
-from airflow_provider_gemini_batch.rows.forms import check_file_size
+from airflow_provider_gemini_batch.rows.fast_path import FastBlock
+from airflow_provider_gemini_batch.rows.settings import check_file_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
     from airflow_provider_gemini_batch.api.models import BackendName
-    from airflow_provider_gemini_batch.rows.forms import WireRow
+    from airflow_provider_gemini_batch.rows.normalise import WireRow
 
 
 class OpenFile:
@@ -180,13 +180,13 @@ def as_it_is(place: str) -> InputFile:
 
 
 def write_input(
-    rows: Iterable[CommonBlock | WireRow], *, backend: BackendName = "gemini", original: OpenFile | None = None
+    rows: Iterable[FastBlock | WireRow], *, backend: BackendName = "gemini", original: OpenFile | None = None
 ) -> InputFile:
     """
     Bring rows into a file as *backend* wants them.
 
-    :param rows: From :func:`~airflow_provider_gemini_batch.rows.forms.normalise_blocks` or ``normalise_rows``; their
-        errors pass through.
+    :param rows: From :func:`~airflow_provider_gemini_batch.rows.normalise.normalise_blocks` or ``normalise_rows``;
+        their errors pass through.
     :param original: The file whose lines *rows* are. If all of them stay as they are, it is taken as it is, and nothing
         is written.
     :raises ConfigurationError: If the rows or their bytes cannot go into one job.
@@ -196,7 +196,7 @@ def write_input(
     checked = BUFFER_BYTES
     with contextlib.closing(_Writer(original)) as writer:
         for found in rows:
-            if isinstance(found, CommonBlock):
+            if isinstance(found, FastBlock):
                 # Rows are numbered by their lines: none was left out up to here.
                 writer.write(found.lines(), is_next_in_original=found.is_as_given and found.first == count + 1)
                 count += len(found.keys)

@@ -30,9 +30,10 @@ import msgspec
 from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
-from airflow_provider_gemini_batch.rows.forms import naming, row_keys
-from airflow_provider_gemini_batch.rows.keys import KeySet
+from airflow_provider_gemini_batch.rows.input_rows import row_keys
+from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_blocks
+from airflow_provider_gemini_batch.rows.normalise import naming
 from airflow_provider_gemini_batch.rows.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
 
 NAMED_KEYS = 10

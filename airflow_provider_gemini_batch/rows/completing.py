@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row's request, completed with what applies to all rows and checked: what is sent, but for the backend's wrapping."""
+"""A row's request, completed with what applies to all rows and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,10 +17,12 @@ from airflow_provider_gemini_batch.rows.contents import (
 )
 from airflow_provider_gemini_batch.rows.forms import other_kind
 from airflow_provider_gemini_batch.rows.messages import GENERATION_MEMBERS, camel, snake
-from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.problems import RowProblem, kind_of, listed, shown
-from airflow_provider_gemini_batch.rows.settings import RowSettings
 from airflow_provider_gemini_batch.rows.vertex_import import clean_for_import
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.notes import RowReport
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 EMBED_SETTINGS = ("taskType", "title", "outputDimensionality")
 
@@ -104,9 +106,7 @@ class GenerateRequests:
 
     def _check_cached(self, request: Mapping[str, Any]) -> None:
         if self._is_vertex:
-            raise RowProblem(
-                "'cachedContent' is not supported in batches on Vertex AI", "put the content into the row"
-            )
+            raise RowProblem("'cachedContent' is not supported in batches on Vertex AI", "put the content into the row")
         name = request["cachedContent"]
         if not isinstance(name, str) or not name:
             raise RowProblem("'cachedContent' must be the name of a cached content, as cachedContents/...")
@@ -114,7 +114,8 @@ class GenerateRequests:
         if clash:
             ours = " (set for all rows)" if "systemInstruction" in clash and self._instruction else ""
             raise RowProblem(
-                f"'cachedContent' cannot go with {listed(clash)}{ours}", "they must be part of the cached content itself"
+                f"'cachedContent' cannot go with {listed(clash)}{ours}",
+                "they must be part of the cached content itself",
             )
 
 
@@ -127,9 +128,7 @@ class EmbedRequests:
 
     def __init__(self, settings: RowSettings, report: RowReport) -> None:
         if settings.generation_config or settings.system_instruction:
-            raise RowProblem(
-                "generation_config and system_instruction belong to generation jobs, and this one embeds"
-            )
+            raise RowProblem("generation_config and system_instruction belong to generation jobs, and this one embeds")
         self._settings = settings
         self._report = report
         self._embed = _given_embed_settings(settings)

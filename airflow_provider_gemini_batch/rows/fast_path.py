@@ -14,8 +14,8 @@ that but the texts is the same as for the row before it. So:
 Worked example, Vertex AI, ``system_instruction="Be brief."``::
 
     line      {"key": "a", "prompt": "Why?"}
-    sample    {"prompt": "\\ue000"}  -> slow path ->  {"contents":[{..."parts":[{"text":"\\ue000"}]}],"systemInstruction":...}
-    frame     before = {"contents":[{..."parts":[{"text":      after = }]}],"systemInstruction":...}
+    sample    {"prompt": "\\ue000"}  -> slow path ->  {"contents":[..."text":"\\ue000"}]}],"systemInstruction":...}
+    frame     before = {"contents":[..."text":      after = }]}],"systemInstruction":...}
     written   {"key":"afgb:a","request": + before + "Why?" + after + }
 
 A block with one row that is not common goes through the slow path row by row; that path also words what is wrong. A row

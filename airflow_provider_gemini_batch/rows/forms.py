@@ -13,11 +13,13 @@ short         ``{"key": "a", "prompt": "..."}``; for embeddings ``{"key": "a", "
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_gemini_batch.rows.keys import KeyRule
 from airflow_provider_gemini_batch.rows.messages import EMBED_MEMBERS, GENERATE_MEMBERS, GENERATION_MEMBERS, camel
 from airflow_provider_gemini_batch.rows.problems import RowProblem, kind_of, listed
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.keys import KeyRule
 
 # Beside 'request' these are no columns of a caller's: the service would ignore them there without a word.
 _BELONG_INTO_REQUEST = (
@@ -139,7 +141,9 @@ def other_kind(name: str, write: str, is_embedding: bool) -> RowProblem:
     """Return what is wrong with a row whose member *name* belongs to jobs of the other kind."""
     this, other = ("embeddings", "generation") if is_embedding else ("generation", "embeddings")
     operator = "CreateBatchOperator" if is_embedding else "CreateEmbeddingBatchOperator"
-    return RowProblem(f"{name!r} makes this a row for {other}, and the job is one for {this}", f"{write}, or use {operator}")
+    return RowProblem(
+        f"{name!r} makes this a row for {other}, and the job is one for {this}", f"{write}, or use {operator}"
+    )
 
 
 def _refuse_strange(members: Mapping[str, Any], is_embedding: bool) -> None:

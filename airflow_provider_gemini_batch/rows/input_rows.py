@@ -8,7 +8,7 @@ Nothing else of a row is looked at: what it asks was checked when it was sent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,9 @@ from airflow_provider_gemini_batch.rows.lines import list_problem, parse, trimme
 from airflow_provider_gemini_batch.rows.normalise import InputRow, Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.problems import RowFault, RowProblem, kind_of
-from airflow_provider_gemini_batch.rows.settings import RowSettings
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _ABSENT = msgspec.Raw(b"")
 
@@ -63,7 +65,7 @@ def known_rows(
     rows: Iterable[InputRow], key: str | Sequence[str] = "key", *, tolerant: bool = False
 ) -> Iterator[KnownBlock | KnownRow]:
     """
-    Yield the rows of an input in order, common ones in blocks, with the key rules of :func:`~.normalise.normalise_rows`.
+    Yield the rows of an input in order, common ones in blocks, with the keys they were sent with.
 
     :param key: As it was given when the rows were sent.
     :param tolerant: Give a row whose key cannot be read ``row-<number>``, as it was left out of the job.

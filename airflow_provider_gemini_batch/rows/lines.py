@@ -52,14 +52,15 @@ def _other_kind(raw: bytes) -> str:
     """Return what to do about a line that belongs to a file of another kind, or an empty string."""
     head = raw[:200]
     if head in (b"[", b"{") or (head[:1] in b"[{" and raw[-1:] in b"{[,"):
-        return (
-            "it looks like JSON over several lines, and JSONL has one row a line: "
-            + ("jq -c '.[]' FILE > rows.jsonl" if head[:1] == b"[" else "jq -c . FILE > rows.jsonl")
+        return "it looks like JSON over several lines, and JSONL has one row a line: " + (
+            "jq -c '.[]' FILE > rows.jsonl" if head[:1] == b"[" else "jq -c . FILE > rows.jsonl"
         )
     if head[:1] == b"<":
         return "it looks like HTML or XML, as a login page or a proxy sends it: fetch the file anew"
-    separator = next((name for sign, name in ((b",", "commas"), (b"\t", "tabs"), (b";", "semicolons")) if sign in head), "")
-    if separator and head[:1] not in b'{["' or (separator and re.match(rb'"[^"]*"\s*[,;\t]', head)):
+    separator = next(
+        (name for sign, name in ((b",", "commas"), (b"\t", "tabs"), (b";", "semicolons")) if sign in head), ""
+    )
+    if (separator and head[:1] not in b'{["') or (separator and re.match(rb'"[^"]*"\s*[,;\t]', head)):
         return (
             f"it looks like CSV with {separator}, and the input is JSONL, one JSON object a line: "
             "docs/csv.md shows how a CSV file becomes rows"

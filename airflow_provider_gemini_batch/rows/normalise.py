@@ -14,7 +14,7 @@ The rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -28,8 +28,10 @@ from airflow_provider_gemini_batch.rows.line_batches import read_in_blocks
 from airflow_provider_gemini_batch.rows.lines import list_problem, parse, trimmed
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.problems import TOO_DEEP, RowFault, RowProblem, kind_of
-from airflow_provider_gemini_batch.rows.settings import RowSettings
 from airflow_provider_gemini_batch.rows.vertex_import import VertexImportCheck, clean_for_import, own_columns
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 T = TypeVar("T")
 InputRow = bytes | str | Mapping[str, Any]
@@ -143,6 +145,10 @@ class Normaliser:
             if (metadata := value.get("metadata")) is not None and not isinstance(metadata, Mapping):
                 raise RowProblem(f"'metadata' must be an object, not {kind_of(metadata)}")
             key = self.key_rule.read(value, number)
+            if key.startswith(KEY_PREFIX):
+                raise RowProblem(
+                    f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back", "rename it"
+                )
             found = self._wire(value, key, line)
             self._take_key(key)
             return found
@@ -169,11 +175,9 @@ class Normaliser:
                 yield WireRow(key, number, wire)
 
     def _take_key(self, key: str) -> None:
-        if key.startswith(KEY_PREFIX):
-            raise RowProblem(
-                f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back", "rename it"
-            )
         if not self.keys.add(key):
+            if self._importer is not None:
+                self._importer.undo()
             raise REPEATED
         self.report.sent += 1
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.rows.casing import Unknown, unknown_members
-from airflow_provider_gemini_batch.rows.problems import RowFault
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.problems import RowFault
 
 MAX_UNKNOWN = 20
 """Unknown members that are told; a schema from another world may hold hundreds."""

@@ -79,9 +79,14 @@ class VertexImportCheck:
         try:
             self._object(self._root, row, 0, "", line)
         except BaseException:
-            for step in reversed(self._undo):
-                step()
+            self.undo()
             raise
+
+    def undo(self) -> None:
+        """Forget the last row."""
+        for step in reversed(self._undo):
+            step()
+        self._undo.clear()
 
     def _object(self, column: _Column, value: Mapping[str, Any], depth: int, path: str, line: int) -> None:
         if depth > MAX_DEPTH:
@@ -109,9 +114,7 @@ class VertexImportCheck:
         lower = name.lower()
         other = column.spellings.get(lower)
         if other is not None and other != name:
-            raise RowProblem(
-                f"{where} and {other!r} differ in case alone, which makes them one column", "rename one"
-            )
+            raise RowProblem(f"{where} and {other!r} differ in case alone, which makes them one column", "rename one")
         if other is None:
             column.spellings[lower] = name
             self._undo.append(lambda: column.spellings.pop(lower))
@@ -145,13 +148,9 @@ class VertexImportCheck:
             items = column.items = _Column()
         for entry in value:
             if isinstance(entry, list):
-                raise RowProblem(
-                    f"{path} holds an array in an array, which Vertex AI's importer refuses", "flatten it"
-                )
+                raise RowProblem(f"{path} holds an array in an array, which Vertex AI's importer refuses", "flatten it")
             if entry is None:
-                raise RowProblem(
-                    f"{path} holds null, which Vertex AI's importer refuses in an array", "leave it out"
-                )
+                raise RowProblem(f"{path} holds null, which Vertex AI's importer refuses in an array", "leave it out")
             self._value(items, entry, depth, f"{path}[]", line)
 
 

@@ -22,7 +22,8 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, InputChange
 from airflow_provider_gemini_batch.files.input_file import InputFile, as_it_is, open_original, write_input
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import UploadFileOperator
-from airflow_provider_gemini_batch.rows.forms import RowSettings, normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.rows.normalise import normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 from tests.support.airflow_side import set_connection
 
 if TYPE_CHECKING:

@@ -15,16 +15,12 @@ from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.rows import line_batches as blocks
-from airflow_provider_gemini_batch.rows.forms import (
-    RowSettings,
-    WireRow,
-    check_file_size,
-    normalise_rows,
-    row_keys,
-)
-from airflow_provider_gemini_batch.rows.keys import KeySet
+from airflow_provider_gemini_batch.rows.input_rows import row_keys
+from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.line_batches import Lines
+from airflow_provider_gemini_batch.rows.normalise import WireRow, normalise_rows
 from airflow_provider_gemini_batch.rows.results import read_result
+from airflow_provider_gemini_batch.rows.settings import RowSettings, check_file_size
 
 CONTENTS = [{"role": "user", "parts": [{"text": "hi"}]}]
 GENERATE = RowSettings()
@@ -467,7 +463,7 @@ def spelled(key: str, text: str, member: str = "key", role: str = '"role":"user"
     [
         (spelled("a", '":"', role=""), spelled("b", "", role="").replace(b'"text":', b'"text"x":"')),
         (spelled("\\u0075ser", '"t"'), spelled("\\u0075ser", '"t"', role='"role":"system",')),
-        (spelled("\\u006bey", '"t"'), spelled("\\u006bey", '"t"', member="nokey")),
+        (spelled("\\u006bey", '"t"'), spelled("\\u006bey", '"t"', member="config")),
         (spelled("a", '"t"'), spelled("b", '"  "')),
         (spelled("a", '"t"'), spelled("b", "1")),
         (spelled("a", '"t"'), spelled("", '"t"')),

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.rows.forms import RowSettings, normalise_rows
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
+from airflow_provider_gemini_batch.rows.normalise import normalise_rows
 from airflow_provider_gemini_batch.rows.results import read_row
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
