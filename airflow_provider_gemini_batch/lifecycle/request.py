@@ -159,9 +159,9 @@ class JobRequest:
             problems.append(f"destination must be gs://bucket/prefix or bq://project.dataset, not {self.destination!r}")
         rows = self.inlined_requests
         if rows is not None and (isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable)):
-            problems.append("inlined_requests must be a list of rows; for a file use input_path")
+            problems.append(f"inlined_requests must be a list of rows, not {_kind(rows)}; for a file use input_path")
         if self.generation_config is not None and not isinstance(self.generation_config, Mapping):
-            problems.append(f"generation_config must be a dict, not {type(self.generation_config).__name__}")
+            problems.append(f"generation_config must be a dict, not {_kind(self.generation_config)}")
         if self.priority is not None and (isinstance(self.priority, bool) or not isinstance(self.priority, int)):
             problems.append(f"priority must be a whole number, not {self.priority!r}")
         dimensions = self.output_dimensionality
@@ -170,9 +170,9 @@ class JobRequest:
         ):
             problems.append(f"output_dimensionality must be a whole number above 0, not {dimensions!r}")
         if self.webhook_config is not None and not isinstance(self.webhook_config, Mapping):
-            problems.append(f"webhook_config must be a dict, not {type(self.webhook_config).__name__}")
+            problems.append(f"webhook_config must be a dict, not {_kind(self.webhook_config)}")
         if self.labels is not None and not isinstance(self.labels, Mapping):
-            problems.append(f"labels must be a dict, not {type(self.labels).__name__}")
+            problems.append(f"labels must be a dict, not {_kind(self.labels)}")
         if self.display_name is not None and not isinstance(self.display_name, str):
             problems.append(f"display_name must be a text, not {self.display_name!r}")
         for name in ("model", "display_name", "webhook_config"):
@@ -196,6 +196,16 @@ class JobRequest:
             labels=dict(self.labels or {}),
             webhook_config=self.webhook_config,
         )
+
+
+def _kind(value: Any) -> str:
+    """Name a value's type; of a text, what made one of a template, and the ways to get the object itself."""
+    if not isinstance(value, str):
+        return type(value).__name__
+    return (
+        "a text (a template with more than one expression makes one, as does one without native rendering: pass the "
+        "upstream task's .output, or set render_template_as_native_obj=True on the DAG)"
+    )
 
 
 def unwritable(name: str, value: Any) -> str:

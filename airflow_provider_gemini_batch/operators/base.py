@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, BaseOperator
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.operators.templating import Templating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class _TemplateFields(tuple[str, ...]):
         return super().__contains__("embed_task_type" if name == "task_type" else name)
 
 
-class GeminiBatchOperator(BaseOperator):
+class GeminiBatchOperator(Templating, BaseOperator):
     """
     Base of the operators of this package.
 
@@ -68,10 +68,6 @@ class GeminiBatchOperator(BaseOperator):
         from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
         return GeminiBatchHook(self.gemini_batch_conn_id)
-
-    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Render a path like a text: Airflow passes over the templates in a ``pathlib.Path``."""
-        return super().render_template(str(content) if isinstance(content, os.PathLike) else content, *args, **kwargs)
 
     def execute(self, context: Any) -> Any:
         """Run the task."""
