@@ -26,12 +26,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from airflow_provider_gemini_batch.compat import BaseOperator
-
-    _Base = BaseOperator
-else:
-    _Base = object
-
 _TEXTS = frozenset(
     {
         "bigquery_uri",
@@ -57,11 +51,15 @@ _TEXTS = frozenset(
 _KEEP = "gemini_batch_keep_value"
 
 
-class Templating(_Base):
+class Templating:
     """Goes before Airflow's ``BaseOperator``; see above for the rules."""
 
     data_fields: ClassVar[tuple[str, ...]] = ("inlined_requests",)
     """Template fields whose content is data: never rendered, unless one template stands for all of it."""
+
+    if TYPE_CHECKING:
+        template_ext: Any
+        get_template_env: Any
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Environment | None = None, seen_oids: set[int] | None = None
@@ -74,7 +72,7 @@ class Templating(_Base):
         if not isinstance(content, str):
             if is_data and not _is_reference(content):
                 return self._resolved(content, context, jinja_env, seen_oids)
-            return super().render_template(content, context, jinja_env, seen_oids)
+            return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         env = jinja_env or self.get_template_env()
         if not content.endswith(tuple(self.template_ext)):
             if not _has_template(content, env):
@@ -83,12 +81,12 @@ class Templating(_Base):
                 return self._value_of(expression, context, env, seen_oids)
             if is_text:
                 return _text_or_object(content, context, env)
-        return super().render_template(content, context, env, seen_oids)
+        return super().render_template(content, context, env, seen_oids)  # type: ignore[misc]
 
     def _resolved(self, value: Any, context: Any, env: Environment | None, seen_oids: set[int] | None) -> Any:
         """Return data with what upstream tasks return in the places where it is referred to."""
         if _is_reference(value):
-            return super().render_template(value, context, env, seen_oids)
+            return super().render_template(value, context, env, seen_oids)  # type: ignore[misc]
         if isinstance(value, (list, tuple)):
             return [self._resolved(entry, context, env, seen_oids) for entry in value]
         if isinstance(value, dict):
@@ -157,3 +155,4 @@ def _render(template: Any, context: Any) -> list[Any]:
         return list(template.root_render_func(env.context_class(env, context, template.name, template.blocks)))
     except Exception:
         env.handle_exception()  # names the template in the traceback
+        raise
