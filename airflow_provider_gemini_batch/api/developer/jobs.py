@@ -20,6 +20,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,18 @@ class DeveloperBackend:
                 f"{MAX_INLINE_BYTES:,}. Give the rows as a file (input_path), which may have 2 GB."
             )
         return request
+
+    def generate_flex(self, model: str, request: Mapping[str, Any], timeout: float) -> HttpRequest:
+        """
+        Build a call that answers one request at the batch price, without a job.
+
+        :param timeout: Seconds; the service aims at 1 to 15 minutes.
+
+        Source: https://ai.google.dev/gemini-api/docs/flex-inference
+        """
+        body = {**request, "serviceTier": "flex"}
+        call = json_request("POST", f"{self._base}/{model_path(model)}:generateContent", body)
+        return replace(call, timeout=timeout)
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         return HttpRequest("GET", f"{self._base}/{job_name}", (("fields", _ITEM_FIELDS),) if masked else ())

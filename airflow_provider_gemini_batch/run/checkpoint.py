@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run remembers between attempts, workers and rounds: a folder of files that are never changed.
+
+::
+
+    <checkpoint_path>/<dag>/<task>/<task half of the token>/
+        g1/                         a generation: from one reading of the input to one publication of the outputs
+            snapshot.json           names the files below it; created once
+            data-*.parquet          row numbers, key columns, kept columns
+            narrow-*.parquet        row number, digest, size of each row
+            requests-*.jsonl.zst    the requests, in chunks of consecutive rows
+            round-1.json            the shards of a round; created once
+            rows-*.parquet          the rows of a round that does not ask all
+            intent-r1.s0-*.json     before each submission
+            job-r1.s0-*.json        the name of a shard's job
+            collected-r1.s0-*.json  names the files with a job's answers
+            answers-*.jsonl.zst, outcomes-*.parquet
+            end.json                how the generation ended; created once
+
+A file is either named by its content, or created if absent: what is there is true, and the state is the union of what
+is there. Nothing depends on the order in which files are listed, and a file that is listed late is only known late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airflow_provider_gemini_batch.files.folder import Folder
+
+_GENERATION = re.compile(r"g([1-9]\d*)")
+_ROUND = re.compile(r"round-([1-9]\d*)\.json")
+_SHARD_FILE = re.compile(r"(intent|job|collected)-(r[1-9]\d*\.s\d+)-[0-9a-f]+\.json")
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class CheckpointLostError(GeminiBatchError):
+    """This worker does not see the checkpoint that another one wrote; a retry, on that host perhaps, may see it."""
+
+
+def folder_of(root: str, dag_id: str, task_id: str, task_half: str) -> str:
+    """Return the place of a run's checkpoint below *root*."""
+    return "/".join([root.rstrip("/"), _name(dag_id), _name(task_id), task_half])
+
+
+def _name(text: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", text).lstrip(".") or "_"
+    return safe if len(safe) <= 100 else f"{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+class Checkpoint:
+    """
+    A run's checkpoint, one generation of it at a time.
+
+    :param folder: Of the task instance.
+    :param number: Generation, from 1.
+    """
+
+    def __init__(self, folder: Folder, number: int) -> None:
+        self.root = folder
+        self.number = number
+        self.folder = folder.below(f"g{number}")
+
+    @classmethod
+    def latest(cls, folder: Folder) -> Checkpoint:
+        """Return the newest generation, or the first one if there is none."""
+        numbers = [int(found[1]) for name in folder.folders() if (found := _GENERATION.fullmatch(name))]
+        return cls(folder, max(numbers, default=1))
+
+    def next_generation(self) -> Checkpoint:
+        """Return the generation after this one."""
+        return Checkpoint(self.root, self.number + 1)
+
+    def older(self) -> Iterator[Checkpoint]:
+        """Yield the generations before this one, newest first."""
+        for number in range(self.number - 1, 0, -1):
+            yield Checkpoint(self.root, number)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def create(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Publish a file unless another worker has; return what is there now."""
+        content = _encode(value)
+        if self.folder.create(name, content):
+            return _decode(content)
+        found = self.get(name)
+        if found is None:
+            raise CheckpointLostError(f"{self.folder.path(name)} was created by another worker and cannot be read yet.")
+        return found
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """Return a file's content, or None if there is no such file."""
+        content = self.folder.read(name)
+        return None if content is None else self._read(name, content)
+
+    def _read(self, name: str, content: bytes) -> dict[str, Any]:
+        try:
+            return _decode(content)
+        except msgspec.MsgspecError as fault:
+            raise ConfigurationError(f"{self.folder.path(name)} was not written by this provider ({fault}).") from fault
+
+    def put(self, kind: str, suffix: str, local: str) -> str:
+        """Publish a local file, and return the name it got from its content."""
+        name = f"{kind}-{_digest_of(local)}{suffix}"
+        self.folder.put(name, local)
+        return name
+
+    def note(self, kind: str, shard: str, value: Mapping[str, Any]) -> None:
+        """Publish a small fact about a shard; the same fact twice is one."""
+        content = _encode(value)
+        self.folder.create(f"{kind}-{shard}-{hashlib.sha256(content).hexdigest()[:16]}.json", content)
+
+    def notes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """Return all facts about shards: by kind, then by shard."""
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {"intent": {}, "job": {}, "collected": {}}
+        for name in self.folder.names():
+            match = _SHARD_FILE.fullmatch(name)
+            if match is not None and (value := self.get(name)) is not None:
+                found[match[1]].setdefault(match[2], []).append(value)
+        return found
+
+    # --- the parts that are created once ------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> dict[str, Any] | None:
+        """The snapshot's header, or None before the input was read."""
+        return self.get("snapshot.json")
+
+    @property
+    def end(self) -> dict[str, Any] | None:
+        """How the generation ended, or None while it has not."""
+        return self.get("end.json")
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rounds that are published, in order."""
+        found: list[dict[str, Any]] = []
+        while (value := self.get(f"round-{len(found) + 1}.json")) is not None:
+            found.append(value)
+        return found
+
+
+def host() -> str:
+    """Return this worker's name, for the one who cannot see what it wrote."""
+    return socket.gethostname()
+
+
+def _digest_of(local: str) -> str:
+    with open(local, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def own_folder(folder: str) -> str:
+    """Make a local folder for its owner alone, and return it: it holds prompts and answers."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return folder

@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The reconcile loop of a run: facts from the checkpoint, one step of the plan, its effect, again.
+
+:meth:`Run.proceed` goes on until jobs have to be waited for, and says which; whoever waits (a trigger, a worker, a
+notebook) calls it again. It may be called from any attempt on any worker: all it knows is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    RateLimitedError,
+)
+from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, host
+from airflow_provider_gemini_batch.run.digest import wire_key
+from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
+from airflow_provider_gemini_batch.run.jobs import Identity, RunJobs, shard_digest
+from airflow_provider_gemini_batch.run.merge import AnswerFile
+from airflow_provider_gemini_batch.run.money import Budget, CostLimitError, UnknownPrices
+from airflow_provider_gemini_batch.run.requests import check_on, settings_for
+from airflow_provider_gemini_batch.run.reuse import Carrier
+from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
+from airflow_provider_gemini_batch.run.snapshot import Snapshot, take
+from airflow_provider_gemini_batch.run.tables import engine, require_extra, rows_of, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.api.models import BackendName, BatchJob
+    from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+    from airflow_provider_gemini_batch.files.folder import Folder
+    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.run.money import Prices
+    from airflow_provider_gemini_batch.run.sources import Source
+    from airflow_provider_gemini_batch.run.spec import RunSpec
+    from airflow_provider_gemini_batch.run.sql import SqlTarget
+
+log = logging.getLogger(__name__)
+
+UNSEEN_SECONDS = 60.0
+"""How long a checkpoint that another worker wrote may take to be seen: slow network disks show a file late."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """
+    Jobs that have to be waited for.
+
+    :param jobs: Their names.
+    :param wake: ``any`` or ``all``; see :class:`~.plan.Wait`.
+    :param until: UTC epoch seconds of a wait for quota instead, with no jobs.
+    """
+
+    jobs: tuple[str, ...] = ()
+    wake: str = "all"
+    until: float | None = None
+
+
+@dataclass
+class RunContext:
+    """
+    What a run needs of the world around it.
+
+    :param checkpoint: Folder of this piece of work.
+    :param source: Called when the input is read, once.
+    :param variables: For templates.
+    :param occasion: Tells a clear from a retry: a generation that has ended is begun anew on another occasion.
+    :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
+    """
+
+    client: GeminiBatchClient
+    checkpoint: Folder
+    identity: Identity
+    source: Callable[[], Source]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    occasion: str = ""
+    run_claim: str = ""
+    prices: Prices = field(default_factory=UnknownPrices)
+    submit_policy: SubmitPolicy | None = None
+    sql: SqlTarget | None = None
+    reuse_tables: Mapping[str, Source] = field(default_factory=dict)
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    on_job: Callable[[str], None] = lambda name: None
+    stop: Callable[[], None] = lambda: None
+
+
+class Run:
+    """
+    One run.
+
+    :param spec: What is asked.
+    :param context: The world around it.
+    :param generation: Number of the generation that is resumed; None finds it.
+    """
+
+    def __init__(self, spec: RunSpec, context: RunContext, generation: int | None = None) -> None:
+        self.spec = spec
+        self.context = context
+        self.jobs = RunJobs(context.client, context.identity, context.submit_policy)
+        self._seen: dict[str, BatchJob] = {}
+        self._tries = 0
+        self.checkpoint = self._generation(generation)
+
+    # --- generations --------------------------------------------------------------------------------------------------
+
+    def _generation(self, number: int | None) -> Checkpoint:
+        """Return the generation to work on: a new one if the last one ended on another occasion, or asked otherwise."""
+        if number is not None:
+            found = Checkpoint(self.context.checkpoint, number)
+            self._await_snapshot(found)
+            return found
+        latest = Checkpoint.latest(self.context.checkpoint)
+        end = latest.end
+        if end is not None:
+            return latest if end.get("occasion") == self.context.occasion else latest.next_generation()
+        header = latest.snapshot
+        if header is not None and header.get("fingerprint") != self.spec.fingerprint:
+            log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
+            self.jobs.cancel(_job_names(latest))
+            latest.create("end.json", {"outcome": "replaced", "occasion": "replaced"})
+            return latest.next_generation()
+        return latest
+
+    def _await_snapshot(self, checkpoint: Checkpoint) -> None:
+        waited = 0.0
+        while checkpoint.snapshot is None:
+            if waited >= UNSEEN_SECONDS:
+                raise CheckpointLostError(
+                    f"This worker ({host()}) does not see the checkpoint {checkpoint.folder.place}, which "
+                    "another one wrote. Set checkpoint_path to a place that all workers share, such as object storage."
+                )
+            self.context.sleep(5.0)
+            waited += 5.0
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def proceed(self) -> Waiting | dict[str, Any]:
+        """
+        Go on until jobs have to be waited for, or the run has ended.
+
+        :return: What to wait for, or the manifest.
+        :raises RunFailedError: If the run has ended and its outcome is a failure; the outputs are published.
+        :raises ConfigurationError: For what cannot work, before money is spent.
+        """
+        require_extra()
+        while True:
+            self.context.stop()
+            step = plan.next_step(self.facts(), self.spec.policy)
+            log.debug("Next step: %r", step)
+            if isinstance(step, plan.Wait):
+                return Waiting(tuple(shard.job for shard in step.shards), step.wake)
+            if isinstance(step, plan.Finished):
+                return RunOutcome.read(self.checkpoint.end or {}).result()
+            waiting = self._carry_out(step)
+            if waiting is not None:
+                return waiting
+
+    def _carry_out(self, step: plan.Step) -> Waiting | None:
+        with tempfile.TemporaryDirectory(prefix="gemini-batch-run-") as folder, engine(folder) as database:
+            work = _Work(self, database, folder)
+            if isinstance(step, plan.TakeSnapshot):
+                work.take_snapshot()
+            elif isinstance(step, plan.CutRound):
+                work.cut_round(step)
+            elif isinstance(step, plan.Submit):
+                return work.submit(step.shards)
+            elif isinstance(step, plan.Collect):
+                work.collect(step.shard)
+            elif isinstance(step, plan.AskFlex):
+                work.ask_flex(step.shard)
+            elif isinstance(step, plan.WriteOutputs):
+                work.write_outputs()
+        return None
+
+    def facts(self) -> plan.Facts:
+        """Return what the checkpoint and the service say now."""
+        notes = self.checkpoint.notes()
+        rounds = []
+        for header in self.checkpoint.rounds():
+            shards = [self._shard(entry, notes) for entry in header["shards"]]
+            rounds.append(plan.Round(int(header["number"]), tuple(shards), header.get("tier", "batch")))
+        return plan.Facts(self.checkpoint.snapshot is not None, tuple(rounds), self.checkpoint.end is not None)
+
+    def _shard(self, entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> plan.Shard:
+        shard = plan.Shard(str(entry["id"]), int(entry["rows"]))
+        if notes["collected"].get(shard.id):
+            return replace(shard, state="collected")
+        names = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ()))
+        if not names:
+            return shard
+        name = names[0][1]
+        job = self._look(name)
+        ended = job is None or job.is_done
+        return replace(shard, job=name, state="ended" if ended else "live")
+
+    def _look(self, name: str) -> BatchJob | None:
+        """Look at a job, once in a while: a loop that collects five jobs need not ask twenty-five times."""
+        known = self._seen.get(name)
+        if known is None or known.is_running:
+            job = self.jobs.get(name)
+            if job is None:
+                return None
+            known = self._seen[name] = job
+        return known
+
+    # --- ended from outside -------------------------------------------------------------------------------------------
+
+    def cancel(self) -> list[str]:
+        """Cancel all jobs of the run; return the names of those that could not be."""
+        return self.jobs.cancel(_job_names(self.checkpoint))
+
+    def generation_number(self) -> int:
+        """Return the number of the generation that is worked on."""
+        return self.checkpoint.number
+
+
+def _job_names(checkpoint: Checkpoint) -> list[str]:
+    notes = checkpoint.notes()
+    collected = set(notes["collected"])
+    return [str(note["job"]) for shard, found in notes["job"].items() if shard not in collected for note in found]
+
+
+class _Work:
+    """The effects of steps, with an engine and a folder for what is being written."""
+
+    def __init__(self, run: Run, database: DuckDBPyConnection, folder: str) -> None:
+        self.run = run
+        self.spec = run.spec
+        self.context = run.context
+        self.checkpoint = run.checkpoint
+        self.database = database
+        self.folder = folder
+
+    @property
+    def _backend(self) -> BackendName:
+        return "vertex_ai" if self.context.client.settings.backend == "vertex_ai" else "gemini"
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The generation's snapshot."""
+        header = self.checkpoint.snapshot
+        if header is None:
+            raise CheckpointLostError(f"The snapshot of {self.checkpoint.folder.place} cannot be read any more.")
+        return Snapshot.read(header)
+
+    def take_snapshot(self) -> None:
+        """Read the input, after all that can be checked without it."""
+        self.spec.check()
+        check_on(self.spec, self._backend)
+        if self.spec.retry_tier == "flex":
+            from airflow_provider_gemini_batch.run.flex import check_backend
+
+            check_backend(self._backend)
+        finisher = Finisher(self.spec, self.context, self.checkpoint, self.database, self.folder)
+        finisher.check()
+        carrier = Carrier(self.spec, self.checkpoint, self.folder, self.context.reuse_tables, say=log.info)
+        source = self.context.source()
+        snapshot = take(
+            source, self.spec, self.checkpoint, self.database, self.folder, self.context.variables, carrier, log.warning
+        )
+        finisher.check_columns(snapshot)
+        log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
+
+    def cut_round(self, step: plan.CutRound) -> None:
+        """Put what is to be asked into shards."""
+        cutter = RoundCutter(self.spec, self.checkpoint, self.snapshot, self.database, self.folder)
+        limits = job_limits(self.spec, settings_for(self.spec, self._backend))
+        header = cutter.cut(step.number, step.tier, limits)
+        rows = sum(shard["rows"] for shard in header["shards"])
+        if rows:
+            log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))
+
+    def _entry(self, shard: plan.Shard) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a shard's round and its entry there."""
+        for header in self.checkpoint.rounds():
+            for entry in header["shards"]:
+                if entry["id"] == shard.id:
+                    return header, entry
+        raise CheckpointLostError(f"The shard {shard.id} is in no round of {self.checkpoint.folder.place}.")
+
+    def expected(self, shard: plan.Shard) -> dict[int, bytes]:
+        """Return the digest of each row of a shard, in order."""
+        header, entry = self._entry(shard)
+        narrow = self.checkpoint.folder.fetch(self.snapshot.narrow, self.folder)
+        within = f"n BETWEEN {int(entry['first'])} AND {int(entry['last'])}"
+        query = f"SELECT n, d FROM read_parquet({text(narrow)}) WHERE {within} ORDER BY n"
+        if header.get("rows"):
+            asked = self.checkpoint.folder.fetch(header["rows"], self.folder)
+            query = (
+                f"SELECT n, d FROM (SELECT n, d FROM read_parquet({text(narrow)}) WHERE {within}) "
+                f"JOIN (SELECT n FROM read_parquet({text(asked)}) WHERE {within}) USING (n) ORDER BY n"
+            )
+        return {int(n): bytes(d) for n, d in rows_of(self.database, query)}
+
+    # --- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, shards: Sequence[plan.Shard]) -> Waiting | None:
+        """Find or create the jobs of shards; stop at the first that there is no quota for."""
+        present = self.run.jobs.by_digest()
+        notes = self.checkpoint.notes()
+        for shard in shards:
+            expected = self.expected(shard)
+            keys = (wire_key(n, digest.hex()) for n, digest in expected.items())
+            digest = shard_digest(self.checkpoint.number, shard.id, keys)
+            known = present.get(digest, [])
+            if known:
+                self._adopt(shard, known)
+                continue
+            try:
+                self._afford(shard)
+                self._create(shard, expected, digest, notes["intent"].get(shard.id, ()))
+            except CostLimitError as error:
+                self._give_up(shard, expected, str(error))
+            except RateLimitedError as error:
+                return self._without_quota(error)
+        self.run._tries = 0
+        return None
+
+    def _adopt(self, shard: plan.Shard, known: Sequence[BatchJob]) -> None:
+        job, *others = known
+        log.info("%s: %s (%s) was submitted by an earlier attempt.", shard.id, job.name, job.state.value)
+        for twin in others:
+            if twin.is_running:
+                log.warning("%s is a twin of %s and is cancelled.", twin.name, job.name)
+                self.context.client.cancel_batch(twin.name)
+        self._know(shard, job)
+
+    def _know(self, shard: plan.Shard, job: BatchJob) -> None:
+        self.checkpoint.note("job", shard.id, {"job": job.name, "created": job.create_time, "shard": shard.id})
+        self.context.on_job(job.name)
+
+    def _create(
+        self, shard: plan.Shard, expected: Mapping[int, bytes], digest: str, intents: Sequence[Mapping[str, Any]]
+    ) -> None:
+        intent_at = max((float(note["at"]) for note in intents), default=None)
+        path = os.path.join(self.folder, f"{shard.id}.jsonl")
+        self._write_input(shard, expected, path)
+
+        def remember(what: str, value: str) -> None:
+            if what == "intent":
+                self.context.stop()
+                self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": host()})
+            else:
+                self.context.on_job(value)
+
+        try:
+            job = self.run.jobs.submit(self.spec, path, digest, intent_at=intent_at, remember=remember)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        self._know(shard, job)
+
+    def _write_input(self, shard: plan.Shard, expected: Mapping[int, bytes], path: str) -> None:
+        _, entry = self._entry(shard)
+        requests = self.snapshot.requests(self.checkpoint, self.folder, int(entry["first"]), int(entry["last"]))
+        with open(path, "wb", buffering=1 << 20) as out:
+            for n, digest, body in requests:
+                if n in expected:
+                    out.write(b'{"key":"%b","request":%b}\n' % (wire_key(n, digest).encode(), body))
+
+    def _afford(self, shard: plan.Shard) -> None:
+        """Refuse a shard that may cost more than is left."""
+        if self.spec.max_cost is None:
+            return
+        _, entry = self._entry(shard)
+        notes = self.checkpoint.notes()
+        spent = sum(float(note.get("cost") or 0) for found in notes["collected"].values() for note in found)
+        flying = [name for name in notes["job"] if name not in notes["collected"]]
+        reserved = sum(self._estimate(self._entry(plan.Shard(name, 0))[1]) or 0.0 for name in flying)
+        Budget(self.spec.max_cost, spent, reserved).check(self._estimate(entry), self.spec.model)
+
+    def _estimate(self, entry: Mapping[str, Any]) -> float | None:
+        config = self.spec.generation_config or {}
+        limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
+        return self.context.prices.at_most(
+            self.spec.kind,
+            self.spec.model,
+            rows=int(entry["rows"]),
+            input_bytes=int(entry["bytes"]),
+            max_output_tokens=limit if isinstance(limit, int) else None,
+            tier="batch",
+        )
+
+    def _without_quota(self, error: RateLimitedError) -> Waiting:
+        from airflow_provider_gemini_batch.api.retry import RetryPolicy
+
+        self.run._tries += 1
+        policy = RetryPolicy(max_attempts=None, base=30.0, cap=1800.0, max_hint=3600.0)
+        pause = policy.delay_after(error, self.run._tries) or 1800.0
+        live = [shard for one in self.run.facts().rounds for shard in one.shards if shard.state == "live"]
+        log.warning("No quota for a job now; next try in %.0f s. %s", pause, error)
+        return Waiting(tuple(shard.job for shard in live), "any", self.context.now() + pause)
+
+    # --- collecting ---------------------------------------------------------------------------------------------------
+
+    def collect(self, shard: plan.Shard) -> None:
+        """Bring in the answers of a job, and publish them."""
+        expected = self.expected(shard)
+        job = self.run._look(shard.job)
+        judge = Judge(
+            self.spec, self.context.prices, tier="batch", job_name=shard.job, when=job.end_time if job else None
+        )
+        self._store(shard, self._records(job, shard, expected, judge), job)
+        if judge.replaced_surrogates:
+            log.warning("%d answers held half a character, which was replaced.", judge.replaced_surrogates)
+        if job is not None:
+            self._remove_remote(job)
+
+    def _records(
+        self, job: BatchJob | None, shard: plan.Shard, expected: Mapping[int, bytes], judge: Judge
+    ) -> Iterator[Any]:
+        if job is None:
+            return whole_job_failed("missing", None, f"{shard.job} is gone: it was deleted.", expected, judge)
+        if job.output is not None:
+            try:
+                lines = self.context.client.result_lines(job)
+                first = next(lines, None)
+                return judged_lines(_chained(first, lines), expected, judge)
+            except NotFoundError:
+                return whole_job_failed("missing", None, f"The answers of {job.name} are gone.", expected, judge)
+            except (ConfigurationError, GeminiBatchError):
+                if job.is_succeeded:
+                    raise
+        reason = str(job.error.message) if job.error else "the service gave no reason"
+        code = job.error.code if job.error else None
+        if job.state.value == "EXPIRED":
+            code = code or 4
+        elif job.state.value == "CANCELLED":
+            code = code or 1
+        return whole_job_failed("failed", code, f"the job ended {job.state.value}: {reason}", expected, judge)
+
+    def _store(self, shard: plan.Shard, records: Iterator[Any], job: BatchJob | None) -> None:
+        writer = AnswerWriter(self.folder, f"collected-{shard.id}")
+        for record, digest, cost in records:
+            writer.add(record, digest, passing=passing(record), cost=cost)
+        facts = writer.finish(self.checkpoint, self.database)
+        state = job.state.value if job is not None else "GONE"
+        self.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": shard.job, "state": state})
+        counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
+        log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
+
+    def _give_up(self, shard: plan.Shard, expected: Mapping[int, bytes], reason: str) -> None:
+        """Close a shard that is not asked."""
+        log.warning("%s is not asked: %s", shard.id, reason)
+        judge = Judge(self.spec, self.context.prices, tier="batch", job_name=None, when=None)
+        writer = AnswerWriter(self.folder, f"refused-{shard.id}")
+        for record, digest, _ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
+            writer.add(record, digest, passing=False, cost=0.0, asked=False)
+        facts = writer.finish(self.checkpoint, self.database)
+        self.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": "", "refused": reason})
+
+    def _remove_remote(self, job: BatchJob) -> None:
+        """Remove a collected job's rows and answers from Google; what stays is a nuisance, not a failure."""
+        client = self.context.client
+        places = [job.input_place] if job.input_place else []
+        with suppress(GeminiBatchError):
+            if job.output is not None and job.output.kind == "gcs":
+                places += [file.name for file in client.all_files(prefix=job.output.place.rstrip("/") + "/")]
+        for place in places:
+            with suppress(GeminiBatchError):
+                client.delete_file(place)
+
+    def ask_flex(self, shard: plan.Shard) -> None:
+        """Ask a shard's rows one by one."""
+        from airflow_provider_gemini_batch.run.flex import ask
+
+        expected = self.expected(shard)
+        judge = Judge(self.spec, self.context.prices, tier="flex", job_name=None, when=None)
+        _, entry = self._entry(shard)
+        requests = self.snapshot.requests(self.checkpoint, self.folder, int(entry["first"]), int(entry["last"]))
+        wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests if n in expected)
+        self._store(shard, ask(self.context.client, self.spec.model, wanted, judge), None)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def write_outputs(self) -> None:
+        """Write the table everywhere, and end the generation."""
+        files = [AnswerFile.read(note, 0) for note in self.snapshot.carried]
+        notes = self.checkpoint.notes()["collected"]
+        for shard, found in sorted(notes.items()):
+            number = int(shard[1:].split(".", 1)[0])
+            files += [AnswerFile.read(note, number) for note in found]
+        finisher = Finisher(self.spec, self.context, self.checkpoint, self.database, self.folder)
+        outcome = finisher.finish(self.snapshot, files, notes)
+        self.checkpoint.create("end.json", {**outcome.header(), "occasion": self.context.occasion})
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    if first is not None:
+        yield first
+    yield from rest

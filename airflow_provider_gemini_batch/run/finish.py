@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a generation: the table is written everywhere, a manifest says what came, and the outcome is judged."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
+from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
+from airflow_provider_gemini_batch.run.errors_file import write_errors
+from airflow_provider_gemini_batch.run.merge import Merge
+from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
+from airflow_provider_gemini_batch.run.schema import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.driver import RunContext
+    from airflow_provider_gemini_batch.run.merge import AnswerFile
+    from airflow_provider_gemini_batch.run.snapshot import Snapshot
+    from airflow_provider_gemini_batch.run.spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+FIRST_ERRORS = 10
+
+
+class RunFailedError(GeminiBatchError):
+    """
+    The run has ended and its outputs are published, but its outcome is a failure; a retry would not change it.
+
+    :param manifest: What came of it.
+    """
+
+    def __init__(self, text: str, manifest: Mapping[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.manifest = dict(manifest or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.manifest)
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """
+    How a generation ended.
+
+    :param error: Why it counts as failed, or empty.
+    """
+
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @classmethod
+    def read(cls, header: Mapping[str, Any]) -> RunOutcome:
+        """Read what :meth:`header` made."""
+        return cls(header.get("manifest") or {}, str(header.get("error") or ""))
+
+    def header(self) -> dict[str, Any]:
+        """Return the outcome as plain JSON values."""
+        return {"outcome": "failed" if self.error else "succeeded", "error": self.error, "manifest": self.manifest}
+
+    def result(self) -> dict[str, Any]:
+        """Return the manifest, or raise :class:`RunFailedError`."""
+        if self.error:
+            raise RunFailedError(self.error, self.manifest)
+        return dict(self.manifest)
+
+
+class Finisher:
+    """Writes what a generation came to."""
+
+    def __init__(
+        self, spec: RunSpec, context: RunContext, checkpoint: Checkpoint, engine: DuckDBPyConnection, folder: str
+    ) -> None:
+        self._spec = spec
+        self._context = context
+        self._checkpoint = checkpoint
+        self._engine = engine
+        self._folder = folder
+
+    # --- before money -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """
+        Refuse outputs that cannot be written, as far as that shows now.
+
+        :raises ConfigurationError: Also if another task of the same DAG run writes the same file.
+        """
+        outputs = self._spec.outputs
+        for place in filter(None, (outputs.path, outputs.errors_path)):
+            if form_of(place) != "folder":
+                self._claim(place)
+        if outputs.errors_path and form_of(outputs.errors_path) == "folder":
+            raise ConfigurationError("errors_path must end in .jsonl, .csv or .parquet.")
+        if outputs.table and self._context.sql is None:
+            raise ConfigurationError("output_table needs output_conn_id: the connection of its database.")
+
+    def check_columns(self, snapshot: Snapshot) -> None:
+        """Refuse a database table that has not the columns, the unique index or the rights that are needed."""
+        if self._spec.outputs.table and self._context.sql is not None:
+            columns = self._spec.output_columns(snapshot.keys, snapshot.kept)
+            self._context.sql.check(self._table_name(), columns, list(snapshot.keys))
+
+    def _claim(self, place: str) -> None:
+        if not self._context.run_claim:
+            return
+        name = hashlib.sha256(f"{self._context.run_claim}\n{place}".encode()).hexdigest()[:32]
+        mine = self._context.identity.task
+        claims = type(self._checkpoint)(self._checkpoint.root.parent().below("_targets"), 1)
+        if claims.create(f"target-{name}.json", {"task": mine})["task"] != mine:
+            raise ConfigurationError(
+                f"{place!r} is written by another task of this DAG run: give each map index a file of its own, e.g. "
+                "with {{ ti.map_index }} in its name, or a folder, which they may share."
+            )
+
+    def _place(self, place: str) -> str:
+        return sample_place(place) if self._spec.sample is not None else place
+
+    def _table_name(self) -> str:
+        table = self._spec.outputs.table or ""
+        return f"{table}_sample" if self._spec.sample is not None else table
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(
+        self, snapshot: Snapshot, files: Sequence[AnswerFile], notes: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> RunOutcome:
+        """Write the outputs, and return the outcome."""
+        merge = Merge(self._engine, self._checkpoint, snapshot, self._spec, files, self._folder)
+        parts = merge.parts()
+        json_columns = [name for name, kind in self._spec.answer_columns.items() if kind.kind == "json"]
+        table = Table(self._engine, parts, merge.columns, json_columns)
+        if table.rows != snapshot.rows:
+            raise AssertionError(f"the table has {table.rows} rows, and the snapshot {snapshot.rows}")
+        outputs = self._spec.outputs
+        written: dict[str, Any] = {}
+        if outputs.errors_path:
+            written["errors_path"] = self._place(outputs.errors_path)
+            write_errors(table, self._spec, self._checkpoint, snapshot, written["errors_path"], self._folder)
+        if outputs.path:
+            written["output_path"] = self._place(outputs.path)
+            table.write(written["output_path"], self._folder, name=f"part-{self._context.identity.task}")
+        if outputs.table and self._context.sql is not None:
+            written["output_table"] = self._table_name()
+            self._context.sql.write(self._table_name(), table, list(snapshot.keys))
+        manifest = self._manifest(table, snapshot, notes, written, merge.paid_twice)
+        return RunOutcome(manifest, self._judge(manifest, notes))
+
+    def _judge(self, manifest: Mapping[str, Any], notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+        """Return why the run counts as failed, or an empty text."""
+        refused = next((note["refused"] for found in notes.values() for note in found if note.get("refused")), "")
+        if refused:
+            return f"Not all rows were asked. {refused}"
+        counts = manifest["counts"]
+        failed = manifest["total"] - counts.get("succeeded", 0)
+        kinds = {kind: count for kind, count in counts.items() if kind != "succeeded"}
+        reasons = {entry["message"] or "no reason": entry["count"] for entry in manifest["errors"]}
+        try:
+            warning = check_rows(
+                manifest["total"], failed, self._spec.max_failed_rows, what="The run", kinds=kinds, reasons=reasons
+            )
+        except JobError as error:
+            return str(error)
+        if warning:
+            log.warning("%s", warning)
+        return ""
+
+    def _manifest(
+        self,
+        table: Table,
+        snapshot: Snapshot,
+        notes: Mapping[str, Sequence[Mapping[str, Any]]],
+        written: Mapping[str, Any],
+        paid_twice: int,
+    ) -> dict[str, Any]:
+        meta = self._spec.meta
+        sources = self._counted(table, meta("answer_source"))
+        totals = self._totals(table)
+        jobs = sorted({note["job"] for found in notes.values() for note in found if note.get("job")})
+        versions = self._counted(table, meta("model_version"), f"{quoted(meta('status'))} = 'succeeded'")
+        if len(versions) > 1:
+            log.warning("Answers come from several versions of the model: %s", ", ".join(sorted(versions)))
+        if paid_twice:
+            log.warning("%d rows were answered twice, and paid for twice.", paid_twice)
+        return {
+            **written,
+            "total": snapshot.rows,
+            "input_rows": snapshot.total_rows,
+            "counts": self._counted(table, meta("status")),
+            "succeeded": self._counted(table, meta("status")).get("succeeded", 0),
+            "reused": sources.get("reused", 0),
+            "duplicates": sources.get("duplicate", 0),
+            "finish_reasons": self._counted(table, meta("finish_reason")),
+            "model_versions": versions,
+            "errors": self._errors(table),
+            "attempts": totals["attempts"],
+            "rounds": len([header for header in self._checkpoint.rounds() if header["shards"]]),
+            "generation": self._checkpoint.number,
+            "tokens": {name: totals[name] for name in ("prompt", "output", "thoughts", "cached")},
+            "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"]},
+            "paid_twice": paid_twice,
+            "jobs": jobs[:50],
+            "job_count": len(jobs),
+        }
+
+    def _counted(self, table: Table, column: str, where: str = "TRUE") -> dict[str, int]:
+        found = self._engine.execute(
+            f"SELECT {quoted(column)}, count(*) FROM ({table.query}) WHERE {where} AND {quoted(column)} IS NOT NULL "
+            "GROUP BY ALL ORDER BY count(*) DESC, 1 LIMIT 50"
+        ).fetchall()
+        return dict(Counter({str(value): int(count) for value, count in found}))
+
+    def _errors(self, table: Table) -> list[dict[str, Any]]:
+        names = [self._spec.meta(name) for name in ("status", "error_code", "error_message")]
+        status, code, message = map(quoted, names)
+        found = self._engine.execute(
+            f"SELECT {status}, {code}, {message}, count(*) FROM ({table.query}) WHERE {status} <> 'succeeded' "
+            f"GROUP BY ALL ORDER BY count(*) DESC, 1, 2, 3 LIMIT {FIRST_ERRORS}"
+        ).fetchall()
+        return [
+            {"status": status, "code": code, "message": message, "count": count}
+            for status, code, message, count in found
+        ]
+
+    def _totals(self, table: Table) -> dict[str, Any]:
+        def total(name: str) -> str:
+            return f"coalesce(sum({quoted(self._spec.meta(name))}), 0)"
+
+        cost, attempts = quoted(self._spec.meta("cost")), quoted(self._spec.meta("attempts"))
+        found = self._engine.execute(
+            f"SELECT {total('attempts')}::BIGINT, {total('prompt_tokens')}::BIGINT, {total('output_tokens')}::BIGINT, "
+            f"{total('thoughts_tokens')}::BIGINT, {total('cached_tokens')}::BIGINT, {total('cost')}::DOUBLE, "
+            f"count(*) FILTER ({cost} IS NULL AND {attempts} > 0) FROM ({table.query})"
+        ).fetchone()
+        assert found is not None
+        return dict(zip(("attempts", "prompt", "output", "thoughts", "cached", "cost", "unknown"), found, strict=True))

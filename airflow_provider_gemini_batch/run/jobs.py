@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The jobs of a run at Google: found by the task half of their token, submitted as siblings, cancelled together.
+
+A shard's token is made of the rows it asks, so that a lost checkpoint is rebuilt from the jobs alone: the same input
+gives the same shards, and these find their jobs again, ended or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.identity import TASK_LABEL, digest_of, token_of
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError, RequestRejectedError
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+from airflow_provider_gemini_batch.times import epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.run.spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+CLOCK_SKEW = 600.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """
+    Which piece of work a run is.
+
+    :param task: 16 hex digits, the same on every attempt.
+    :param since: UTC epoch seconds before which no job of it can have been made; None if unknown.
+    :param may_have_rivals: Whether another attempt may run right now.
+    """
+
+    task: str
+    since: float | None = None
+    may_have_rivals: bool = False
+
+
+def shard_digest(generation: int, shard: str, keys: Iterable[str]) -> str:
+    """
+    Return the digest half of a shard's token.
+
+    :param keys: Wire keys of its rows, in order.
+    """
+    rows = hashlib.sha256()
+    for key in keys:
+        rows.update(key.encode())
+        rows.update(b"\n")
+    return digest_of({"run": 1, "generation": generation, "shard": shard, "rows": rows.hexdigest()})
+
+
+def run_task(run_key: str) -> str:
+    """Return the task half for a run outside of a task: the same key resumes."""
+    return hashlib.sha256(f"run_key:{run_key}".encode()).hexdigest()[:16]
+
+
+class RunJobs:
+    """
+    The jobs of one run.
+
+    :param client: Of the connection.
+    :param identity: Whose jobs.
+    """
+
+    def __init__(self, client: GeminiBatchClient, identity: Identity, policy: SubmitPolicy | None = None) -> None:
+        self._client = client
+        self.identity = identity
+        self._policy = policy
+
+    def own(self) -> Iterator[BatchJob]:
+        """Yield the jobs that the service lists for this run, newest first."""
+        since = None if self.identity.since is None else self.identity.since - CLOCK_SKEW
+        try:
+            yield from self._listed(self._filter(since), since)
+        except RequestRejectedError:
+            # The filter's grammar is documented, but nothing may hang on it.
+            yield from self._listed(None, since)
+
+    def _filter(self, since: float | None) -> str | None:
+        if self._client.settings.backend != "vertex_ai":
+            return None
+        moment = None if since is None else datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._client.backend.own_jobs_filter({TASK_LABEL: self.identity.task}, moment)
+
+    def _listed(self, wanted: str | None, since: float | None) -> Iterator[BatchJob]:
+        for job in self._client.list_all_batches(wanted):
+            token = token_of(job)
+            if token is not None and token.task == self.identity.task:
+                yield job
+            created = epoch(job.create_time)
+            if since is not None and created is not None and created < since:
+                return
+
+    def by_digest(self) -> dict[str, list[BatchJob]]:
+        """Return the run's jobs by the digest half of their token: those with answers first, then by age."""
+        found: dict[str, list[BatchJob]] = {}
+        for job in self.own():
+            own = token_of(job)
+            assert own is not None
+            found.setdefault(own.digest, []).append(job)
+        return {digest: sorted(jobs, key=_worth) for digest, jobs in found.items()}
+
+    def get(self, name: str) -> BatchJob | None:
+        """Look at a job; None if the service has forgotten it."""
+        try:
+            return self._client.get_batch(name)
+        except NotFoundError:
+            return None
+
+    def submit(
+        self,
+        spec: RunSpec,
+        input_path: str,
+        digest: str,
+        *,
+        intent_at: float | None,
+        remember: Callable[[str, str], None],
+    ) -> BatchJob:
+        """Find or create a shard's job. *input_path*: local JSONL of its requests, with wire keys."""
+        request = JobRequest(
+            spec.kind,
+            spec.model,
+            input_path=input_path,
+            display_name=spec.display_name or None,
+            priority=spec.priority,
+            labels=spec.labels,
+        )
+        submission = self._client.submit(
+            request,
+            task=self.identity.task,
+            digest=digest,
+            since=self.identity.since,
+            on_existing_job="siblings",
+            may_have_rivals=self.identity.may_have_rivals or intent_at is not None,
+            intent_at=intent_at,
+            policy=self._policy,
+            remember=remember,
+        )
+        log.info("%s", submission.reason)
+        if submission.uncancelled:
+            log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(submission.uncancelled))
+        return submission.job
+
+    def cancel(self, names: Iterable[str]) -> list[str]:
+        """Cancel jobs, and whatever else of this run the list shows alive; return those that could not be."""
+        names = list(names)
+        try:
+            names += [job.name for job in self.own() if job.is_running]
+        except GeminiBatchError as error:
+            log.warning("The jobs of this run could not be listed: %s", error)
+        failed = []
+        for name in dict.fromkeys(names):
+            try:
+                self._client.cancel_batch(name)
+            except GeminiBatchError as error:
+                log.error("%s could not be cancelled, and may bill: %s", name, error)
+                failed.append(name)
+        return failed
+
+
+def _worth(job: BatchJob) -> tuple[int, float, str]:
+    """Order jobs of one token: answers first, then what still runs, then the rest; the oldest of each."""
+    kind = 0 if job.state.has_results else 1 if job.is_running else 2
+    return kind, epoch(job.create_time) or float("inf"), job.name

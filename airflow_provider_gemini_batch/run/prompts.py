@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One row -> one text: the Jinja template that a run renders for each row.
+
+Rows are foreign data, so the environment is a sandbox, and an unknown name is an error instead of an empty text.
+``row`` holds the columns and nothing else: a column called ``items`` is that column, never a method of a dict. What
+changes from attempt to attempt (``ti``, ``now``, ``try_number``) or is a secret (``conn``) has no name here: a prompt
+that differed on a retry would be paid for twice.
+
+A template of plain text and ``{{ row.x }}`` alone is rendered by joining strings; all others by Jinja.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from jinja2.sandbox import SandboxedEnvironment
+
+MAX_TEXT_BYTES = 20_000_000
+
+VARIABLES = ("ds", "data_interval_start", "data_interval_end", "params", "run_id", "var")
+"""Names that a template may use besides ``row``."""
+
+CHANGING = ("ds", "data_interval_start", "data_interval_end", "run_id")
+"""Names whose value differs in the next DAG run, so that no answer can be used again."""
+
+_FORBIDDEN = ("ti", "task_instance", "ts", "now", "try_number", "conn", "macros", "dag_run")
+_SIMPLE = re.compile(r"\{\{-?\s*row\.([A-Za-z_][A-Za-z0-9_]*)\s*-?\}\}")
+
+
+class Row:
+    """A row as a template sees it: its columns as attributes and items, and nothing else."""
+
+    __slots__ = ("_columns", "_values")
+
+    def __init__(self, columns: Mapping[str, int], values: Sequence[Any]) -> None:
+        object.__setattr__(self, "_columns", columns)
+        object.__setattr__(self, "_values", values)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name[:2] == "__":
+            return object.__getattribute__(self, name)
+        return _value_of(self, name)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return _value_of(self, name)
+        except AttributeError as fault:
+            raise KeyError(str(fault)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        columns: Mapping[str, int] = object.__getattribute__(self, "_columns")
+        return iter(columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in object.__getattribute__(self, "_columns")
+
+
+def _value_of(row: Row, name: str) -> Any:
+    columns = object.__getattribute__(row, "_columns")
+    if name not in columns:
+        raise AttributeError(name)
+    return object.__getattribute__(row, "_values")[columns[name]]
+
+
+@dataclass(frozen=True)
+class Template:
+    """
+    A template, compiled for known columns.
+
+    :param used: Columns that it names, in the order of the columns.
+    :param uses_whole_row: Whether it may read columns that it does not name (``row[name]``, ``for c in row``).
+    :param changing: The names it uses whose value differs in the next DAG run.
+    """
+
+    used: tuple[str, ...]
+    uses_whole_row: bool
+    changing: tuple[str, ...]
+    _render: Callable[[Sequence[Any]], str]
+
+    def render(self, values: Sequence[Any], n: int, key: object = None) -> str:
+        """
+        Render one row.
+
+        :param values: One for each column, in the order of the columns.
+        :param n: Number of the row, from 0, for errors.
+        :raises ConfigurationError: Naming row, key and column.
+        """
+        try:
+            text = self._render(values)
+        except Exception as fault:  # whatever an expression of the user raises
+            raise ConfigurationError(f"{_place(n, key)}: the prompt's template fails: {_reason(fault)}.") from None
+        if len(text) > MAX_TEXT_BYTES // 4 and len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
+            raise ConfigurationError(
+                f"{_place(n, key)}: the prompt has more than {MAX_TEXT_BYTES:,} bytes; use fewer or shorter columns."
+            )
+        if not text or text.isspace():
+            raise ConfigurationError(f"{_place(n, key)}: the prompt is empty; leave such rows out of the input.")
+        return text
+
+
+def compile_template(
+    source: str, columns: Sequence[str], variables: Mapping[str, Any] | None = None, *, argument: str = "prompt"
+) -> Template:
+    """
+    Compile a template.
+
+    :param columns: Names of the input's columns, in order.
+    :param variables: Values of :data:`VARIABLES`, as far as there are any.
+    :param argument: Name of the argument, for errors.
+    :raises ConfigurationError: If it is no template, or names a column or variable that does not exist.
+    """
+    import jinja2
+    from jinja2 import meta
+
+    if not isinstance(source, str) or not source.strip():
+        raise ConfigurationError(f"{argument} must be a Jinja template, not {source!r}.")
+    environment = _environment()
+    known = {name: value for name, value in (variables or {}).items() if name in VARIABLES}
+    try:
+        tree = environment.parse(source)
+        free = meta.find_undeclared_variables(tree)
+    except jinja2.TemplateSyntaxError as fault:
+        raise ConfigurationError(f"{argument}: line {fault.lineno}: {fault.message}.") from None
+    _check_variables(free, known, columns, argument)
+    used, whole = _columns_of(tree)
+    if strange := sorted(used - set(columns)):
+        raise ConfigurationError(
+            f"{argument} uses the column{'s' if len(strange) > 1 else ''} {', '.join(strange)}, which the input does "
+            f"not have; it has {_listed(columns)}."
+        )
+    indices = {name: place for place, name in enumerate(columns)}
+    render = _joined(source, indices) or _by_jinja(environment.from_string(source), indices, known)
+    changing = tuple(name for name in CHANGING if name in free)
+    return Template(tuple(name for name in columns if name in used), whole, changing, render)
+
+
+def _check_variables(free: set[str], known: Mapping[str, Any], columns: Sequence[str], argument: str) -> None:
+    unknown = sorted(free - set(known) - {"row"})
+    if not unknown:
+        return
+    name = unknown[0]
+    if name in columns:
+        way_out = f"write {{{{ row.{name} }}}}"
+    elif name in VARIABLES:
+        way_out = "it has no value here"
+    elif name in _FORBIDDEN:
+        way_out = "it differs between attempts or is a secret, so a prompt may not use it"
+    else:
+        way_out = f"a prompt may use row, {', '.join(VARIABLES)}"
+    raise ConfigurationError(f"{argument} uses {name!r}: {way_out}.")
+
+
+def _columns_of(tree: Any) -> tuple[set[str], bool]:
+    """Return the columns that a template names, and whether it uses the row in any other way."""
+    from jinja2 import nodes
+
+    used: set[str] = set()
+    named = 0
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        if not (isinstance(node.node, nodes.Name) and node.node.name == "row"):
+            continue
+        if isinstance(node, nodes.Getattr):
+            used.add(node.attr)
+            named += 1
+        elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            used.add(node.arg.value)
+            named += 1
+    rows = sum(1 for node in tree.find_all(nodes.Name) if node.name == "row" and node.ctx == "load")
+    return used, rows > named
+
+
+def _environment() -> SandboxedEnvironment:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=as_text
+    )
+    # Two calls of these give two texts.
+    environment.filters.pop("random", None)
+    for name in ("lipsum", "cycler", "joiner"):
+        environment.globals.pop(name, None)
+    return environment
+
+
+def as_text(value: Any) -> Any:
+    """Return a value as a prompt shows it: null as empty text, times as ISO 8601 in UTC, numbers as Python prints."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime.datetime):
+        return (value.astimezone(datetime.UTC) if value.tzinfo is not None else value).isoformat()
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        raise ValueError("a binary column cannot be part of a text; leave it out or decode it in the query")
+    return value
+
+
+def _joined(source: str, indices: Mapping[str, int]) -> Callable[[Sequence[Any]], str] | None:
+    """Return a renderer of plain text and ``{{ row.x }}``, or None for any other template."""
+    pieces = _SIMPLE.split(source)
+    texts = pieces[::2]
+    # A dash strips white space and a carriage return is normalised, which is Jinja's business.
+    if any("{" in text or "}" in text for text in texts) or "{{-" in source or "-}}" in source or "\r" in source:
+        return None
+    columns = [indices[name] for name in pieces[1::2]]
+    parts = list(zip(columns, texts[1:], strict=True))
+    first = texts[0]
+
+    def render(values: Sequence[Any]) -> str:
+        found = [first]
+        for column, text in parts:
+            value = values[column]
+            found.append(value if type(value) is str else str(as_text(value)))
+            found.append(text)
+        return "".join(found)
+
+    return render
+
+
+def _by_jinja(
+    template: Any, indices: Mapping[str, int], variables: Mapping[str, Any]
+) -> Callable[[Sequence[Any]], str]:
+    def render(values: Sequence[Any]) -> str:
+        text: str = template.render({**variables, "row": Row(indices, values)})
+        return text
+
+    return render
+
+
+def _place(n: int, key: object) -> str:
+    return f"row {n + 1}" + (f" (key {key!r})" if key is not None else "")
+
+
+def _reason(fault: Exception) -> str:
+    text = " ".join(str(fault).split()) or type(fault).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The table -> a database: upserted by key, in one transaction.
+
+Rows go to a staging table of this connection first. One statement then moves them in key order, so that two writers
+take their locks in the same order; a deadlock is tried again, three times in all. A reader sees all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import re
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.run.schema import quoted
+from airflow_provider_gemini_batch.run.tables import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from airflow_provider_gemini_batch.run.outputs import Table
+
+TRIES = 3
+VALUES_ROWS = 500
+STAGING = "gemini_batch_staging"
+
+_NAME = re.compile(r"[^\x00.\"]+")
+_POSTGRES = {
+    "VARCHAR": "TEXT", "BLOB": "BYTEA", "DOUBLE": "DOUBLE PRECISION", "FLOAT": "REAL", "UTINYINT": "SMALLINT",
+    "TINYINT": "SMALLINT", "UINTEGER": "BIGINT", "USMALLINT": "INTEGER", "UBIGINT": "NUMERIC(20)",
+    "HUGEINT": "NUMERIC(39)", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_NS": "TIMESTAMP",
+}  # fmt: skip
+_SQLITE = {"BOOLEAN": "INTEGER", "DOUBLE": "REAL", "FLOAT": "REAL", "BLOB": "BLOB"}
+
+
+class SqlTarget:
+    """
+    A database that a run writes to.
+
+    :param connect: Returns a new DB-API connection.
+    :param dialect: ``postgresql`` or ``sqlite``.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Any], dialect: str, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        if dialect not in ("postgresql", "sqlite"):
+            raise ConfigurationError(
+                f"output_table cannot be in a {dialect} database: PostgreSQL and SQLite are tested, others are not. "
+                "Write Parquet by output_path and load it with the database's own operator."
+            )
+        self._connect = connect
+        self._dialect = dialect
+        self._sleep = sleep
+
+    def check(self, table: str, columns: Mapping[str, str], keys: Sequence[str]) -> None:
+        """
+        Make sure that the table can take the rows, and create it if it is not there.
+
+        :raises ConfigurationError: Naming the column, the index or the right that is missing.
+        """
+        name = _qualified(table)
+        connection = self._connect()
+        try:
+            cursor = connection.cursor()
+            try:
+                cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")
+            except Exception:
+                connection.rollback()
+                self._create(connection, table, columns, keys)
+                return
+            present = [str(column[0]) for column in cursor.description]
+            if absent := [column for column in columns if column not in present]:
+                raise ConfigurationError(
+                    f"The table {table} has no column {', '.join(absent)}. Add it, leave it out by keep_columns, or "
+                    "change our columns' names by meta_prefix."
+                )
+            if not self._has_unique_index(connection, table, keys):
+                raise ConfigurationError(
+                    f"The table {table} needs a unique index on ({', '.join(keys)}) and nothing else, for the upsert."
+                )
+            self._try_writing(connection, name, columns, keys)
+        finally:
+            connection.close()
+
+    def _create(self, connection: Any, table: str, columns: Mapping[str, str], keys: Sequence[str]) -> None:
+        typed = ", ".join(
+            f"{quoted(name)} {self._type(sql)}{' NOT NULL' if name in keys else ''}" for name, sql in columns.items()
+        )
+        key = ", ".join(map(quoted, keys))
+        try:
+            connection.cursor().execute(
+                f"CREATE TABLE IF NOT EXISTS {_qualified(table)} ({typed}, PRIMARY KEY ({key}))"
+            )
+            connection.commit()
+        except Exception as fault:
+            connection.rollback()
+            raise ConfigurationError(
+                f"The table {table} can be neither read nor created: {_first_line(fault)}. Create it with the columns "
+                f"{', '.join(columns)} and a unique index on ({', '.join(keys)}), and grant the right to write it."
+            ) from None
+
+    def _type(self, sql: str) -> str:
+        if sql.endswith("[]") or sql.startswith(("STRUCT", "MAP", "ENUM")):
+            return "JSONB" if self._dialect == "postgresql" else "TEXT"
+        sql = "TIMESTAMPTZ" if sql == "TIMESTAMP WITH TIME ZONE" else sql
+        if self._dialect == "postgresql":
+            return _POSTGRES.get(sql, sql)
+        return _SQLITE.get(sql) or ("INTEGER" if "INT" in sql else "NUMERIC" if sql.startswith("DECIMAL") else "TEXT")
+
+    def _has_unique_index(self, connection: Any, table: str, keys: Sequence[str]) -> bool:
+        cursor = connection.cursor()
+        if self._dialect == "sqlite":
+            return sorted(keys) in self._sqlite_indices(cursor, table)
+        cursor.execute(
+            "SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_index i "
+            "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
+            "WHERE i.indrelid = %s::regclass AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL "
+            "GROUP BY i.indexrelid",
+            (_qualified(table),),
+        )
+        return sorted(keys) in [sorted(row[0]) for row in cursor.fetchall()]
+
+    def _sqlite_indices(self, cursor: Any, table: str) -> list[list[str]]:
+        schema, _, name = table.rpartition(".")
+        prefix = f"{quoted(schema)}." if schema else ""
+        cursor.execute(f"PRAGMA {prefix}table_info({quoted(name)})")
+        primary = sorted(str(row[1]) for row in cursor.fetchall() if row[5])
+        cursor.execute(f"PRAGMA {prefix}index_list({quoted(name)})")
+        found = [primary]
+        for index in [str(row[1]) for row in cursor.fetchall() if row[2] and not (len(row) > 4 and row[4])]:
+            cursor.execute(f"PRAGMA {prefix}index_info({quoted(index)})")
+            found.append(sorted(str(row[2]) for row in cursor.fetchall()))
+        return found
+
+    def _try_writing(self, connection: Any, name: str, columns: Mapping[str, str], keys: Sequence[str]) -> None:
+        listed = ", ".join(map(quoted, columns))
+        try:
+            cursor = connection.cursor()
+            # No row comes of it, but the database looks at the rights and types of all that the upsert will do.
+            cursor.execute(
+                f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {name} WHERE 1 = 0 "
+                + self._on_conflict(columns, keys)
+            )
+        except Exception as fault:
+            raise ConfigurationError(f"{name} cannot be written: {_first_line(fault)}.") from None
+        finally:
+            connection.rollback()
+
+    def _on_conflict(self, columns: Mapping[str, str], keys: Sequence[str]) -> str:
+        updates = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in columns if name not in keys)
+        return f"ON CONFLICT ({', '.join(map(quoted, keys))}) DO UPDATE SET {updates}"
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, table: str, rows: Table, keys: Sequence[str]) -> None:
+        """Upsert all rows, in one transaction."""
+        for attempt in range(1, TRIES + 1):
+            connection = self._connect()
+            try:
+                self._write(connection, _qualified(table), rows, keys)
+                connection.commit()
+                return
+            except Exception as fault:
+                connection.rollback()
+                if attempt == TRIES or not _is_deadlock(fault):
+                    # A driver's text may hold a row's values, which are nobody's business in a log.
+                    raise _without_values(fault) from None
+            finally:
+                connection.close()
+            self._sleep(attempt * 1.0)
+
+    def _write(self, connection: Any, name: str, rows: Table, keys: Sequence[str]) -> None:
+        cursor = connection.cursor()
+        listed = ", ".join(map(quoted, rows.columns))
+        cursor.execute(f"CREATE TEMPORARY TABLE {STAGING} AS SELECT {listed} FROM {name} WHERE 1 = 0")
+        if self._dialect == "postgresql":
+            cursor.copy_expert(
+                f"COPY {STAGING} ({listed}) FROM STDIN WITH (FORMAT csv, NULL '\\N')", _CsvStream(self._values(rows))
+            )
+        else:
+            self._insert(cursor, rows, listed)
+        order = ", ".join(map(quoted, keys))
+        # SQLite takes ON CONFLICT after a SELECT only behind a WHERE.
+        cursor.execute(
+            f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {STAGING} WHERE TRUE ORDER BY {order} "
+            f"{self._on_conflict(rows.columns, keys)}"
+        )
+        cursor.execute(f"DROP TABLE {STAGING}")
+
+    def _insert(self, cursor: Any, rows: Table, listed: str) -> None:
+        marks = f"({', '.join('?' * len(rows.columns))})"
+        per_statement = max(1, min(VALUES_ROWS, 30_000 // max(1, len(rows.columns))))
+        values = self._values(rows)
+        while batch := list(islice(values, per_statement)):
+            flat = [value for row in batch for value in row]
+            cursor.execute(f"INSERT INTO {STAGING} ({listed}) VALUES {', '.join([marks] * len(batch))}", flat)
+
+    def _values(self, rows: Table) -> Iterator[tuple[Any, ...]]:
+        """Yield rows as the database takes them: lists and structs as JSON text, times in UTC."""
+        selected = []
+        for name, sql in rows.columns.items():
+            column = quoted(name)
+            if sql.endswith("[]") or sql.startswith(("STRUCT", "MAP")):
+                selected.append(f"CAST(to_json({column}) AS VARCHAR)")
+            elif sql in ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"):
+                selected.append(f"strftime(CAST({column} AS TIMESTAMP), '%Y-%m-%d %H:%M:%S.%f+00')")
+            elif sql in ("UUID", "INTERVAL", "HUGEINT", "UHUGEINT", "TIME"):
+                selected.append(f"CAST({column} AS VARCHAR)")
+            else:
+                selected.append(column)
+        for row in rows_of(rows.engine, f"SELECT {', '.join(selected)} FROM ({rows.query})"):
+            yield tuple(map(_plain, row)) if self._dialect == "sqlite" else row
+
+
+def _plain(value: Any) -> Any:
+    import decimal
+
+    if isinstance(value, (datetime.date, datetime.datetime)):
+        return value.isoformat()
+    return str(value) if isinstance(value, decimal.Decimal) else value
+
+
+class _CsvStream(io.RawIOBase):
+    """Rows as a CSV file that is read while it is made."""
+
+    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        super().__init__()
+        self._rows = rows
+        self._text = io.StringIO()
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to *size* bytes."""
+        while size < 0 or len(self._rest) < size:
+            batch = list(islice(self._rows, 500))
+            if not batch:
+                break
+            for row in batch:
+                self._writer.writerow([_csv_value(value) for value in row])
+            self._rest += self._text.getvalue().encode()
+            self._text.seek(0)
+            self._text.truncate()
+        found, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
+        return found
+
+
+def _csv_value(value: Any) -> Any:
+    if value is None:
+        return "\\N"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "\\x" + bytes(value).hex()
+    if isinstance(value, str) and "\x00" in value:
+        return value.replace("\x00", "")
+    return value
+
+
+def _qualified(table: str) -> str:
+    parts = table.split(".")
+    if len(parts) > 3 or not all(_NAME.fullmatch(part) for part in parts):
+        raise ConfigurationError(f"output_table must be a table's name, as table or schema.table, not {table!r}.")
+    return ".".join(map(quoted, parts))
+
+
+def _is_deadlock(fault: Exception) -> bool:
+    code = getattr(fault, "pgcode", None) or getattr(fault, "sqlstate", None)
+    return code in ("40P01", "40001") or "database is locked" in str(fault)
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
+
+
+def _without_values(fault: Exception) -> Exception:
+    """Return a database's error without the lines in which it shows values."""
+    from airflow_provider_gemini_batch.errors import GeminiBatchError
+
+    if isinstance(fault, GeminiBatchError):
+        return fault
+    return GeminiBatchError(f"The database refused the rows; nothing was changed: {_first_line(fault)}.")
