@@ -109,6 +109,7 @@ class GeminiBatchClient(Session):
         policy: SubmitPolicy | None = None,
         remember: Callable[[str, str], None] | None = None,
         on_token: Callable[[str], None] | None = None,
+        digest: str | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -118,6 +119,7 @@ class GeminiBatchClient(Session):
         :param may_have_rivals: Whether another attempt at the same work may be under way.
         :param intent_at: UTC epoch seconds at which an earlier attempt was about to create, if its job is not known.
         :param on_token: Told the token before anything is sent.
+        :param digest: 16 hex digits that say what is computed, where the caller knows that better than the bytes do.
         """
 
         def look(name: str) -> RemoteFile | None:
@@ -125,7 +127,7 @@ class GeminiBatchClient(Session):
 
         self._say_what_is_ignored(request)
         with prepared(request, self.settings.backend, look) as source:
-            token = SubmissionToken(task, digest_of(source.identity), source.input_digest)
+            token = SubmissionToken(task, digest or digest_of(source.identity), source.input_digest)
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"

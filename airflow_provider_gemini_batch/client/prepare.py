@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.rows.fast_path import FastBlock

@@ -20,7 +20,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.files.paths import _SCHEME, AtomicFile, _remote, local_path, open_read, place_of
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.paths import SCHEME, local_path, normalise_path, open_read, remote_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ def list_files(place: str, suffixes: Sequence[str] | None = None) -> list[str]:
         else:
             return sorted(path for path in glob.glob(local, recursive=True) if os.path.isfile(path))
     else:
-        path = _remote(place)
+        path = remote_path(place)
         if any(mark in path.path for mark in "*?["):
             return sorted(_uri(place, name) for name in path.fs.glob(path.path) if _is_data(name, None))
         if path.fs.isfile(path.path):
@@ -70,7 +71,7 @@ def _is_data(name: str, suffixes: Sequence[str] | None) -> bool:
 
 def _uri(place: str, name: str) -> str:
     """Return a file system's own name as a URI with the scheme and the connection of *place*."""
-    match = _SCHEME.match(place)
+    match = SCHEME.match(place)
     assert match is not None
     rest = place[match.end() :]
     connection = rest.split("/", 1)[0].partition("@")
@@ -88,7 +89,7 @@ class Folder:
     """
 
     def __init__(self, place: str, *, settle: float = 45.0, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.place = place_of(place).rstrip("/")
+        self.place = normalise_path(place).rstrip("/")
         self._local = local_path(self.place)
         self._settle = settle
         self._sleep = sleep
@@ -137,7 +138,7 @@ class Folder:
         )
 
     def _entries(self) -> list[dict[str, Any]]:
-        path = _remote(self.place)
+        path = remote_path(self.place)
         path.fs.invalidate_cache()  # another worker's files would stay unseen
         try:
             found: list[dict[str, Any]] = path.fs.ls(path.path, detail=True)
@@ -153,7 +154,7 @@ class Folder:
                     return file.read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        path = _remote(self.path(name))
+        path = remote_path(self.path(name))
         path.fs.invalidate_cache()
         try:
             content: bytes = path.fs.cat_file(path.path)
@@ -165,8 +166,8 @@ class Folder:
         """Publish a file unless one of that name is there; return whether this call did."""
         if self._local is not None:
             return self._link(name, content)
-        path = _remote(self.path(name))
-        match = _SCHEME.match(self.place)
+        path = remote_path(self.path(name))
+        match = SCHEME.match(self.place)
         if match is not None and match[1].lower() in _CONDITIONAL:
             try:
                 path.fs.pipe_file(path.path, content, mode="create")
@@ -253,7 +254,7 @@ class Folder:
             if self._local is not None:
                 os.unlink(os.path.join(self._local, name))
             else:
-                path = _remote(self.path(name))
+                path = remote_path(self.path(name))
                 path.fs.rm_file(path.path)
 
     def remove(self) -> None:
@@ -261,7 +262,7 @@ class Folder:
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
             return
-        path = _remote(self.place)
+        path = remote_path(self.place)
         with contextlib.suppress(FileNotFoundError):
             path.fs.rm(path.path, recursive=True)
 

@@ -7,15 +7,17 @@ No I/O: the rows are read by :mod:`airflow_provider_gemini_batch.client.prepare`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from airflow_provider_gemini_batch.api.models import JobSpec, Kind
 from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import os
 
 _SOURCES = ("inlined_requests", "input_path", "file_name", "gcs_uri", "bigquery_uri")
 

@@ -8,7 +8,6 @@ Everything here happens before a job exists: it may cost an upload, never money.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +26,8 @@ from airflow_provider_gemini_batch.lifecycle.request import Placed, unwritable
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy

@@ -30,7 +30,6 @@ from __future__ import annotations
 import json
 import string
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter, is_
@@ -41,6 +40,8 @@ import msgspec
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX, MAX_KEY_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from airflow_provider_gemini_batch.rows.notes import RowReport
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 

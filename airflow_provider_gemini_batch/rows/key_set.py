@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from operator import lt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SLOTS_AT_LEAST = 1 << 21
 _PUT_AT_ONCE = 10_000

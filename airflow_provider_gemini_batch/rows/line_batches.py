@@ -9,11 +9,13 @@ So rows are decoded, checked and written a block at a time, and one by one only 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 R = TypeVar("R")
 

@@ -21,7 +21,10 @@ know more: a name that is not here is passed on as it is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MESSAGES: Mapping[str, Mapping[str, str]] = {
     "GenerateContentRequest": {

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,9 +28,9 @@ from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judge
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, host
 from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
-from airflow_provider_gemini_batch.run.jobs import Identity, RunJobs, shard_digest
+from airflow_provider_gemini_batch.run.jobs import RunJobs, shard_digest
 from airflow_provider_gemini_batch.run.merge import AnswerFile
-from airflow_provider_gemini_batch.run.money import Budget, CostLimitError, UnknownPrices
+from airflow_provider_gemini_batch.run.money import Budget, CostLimitError
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
@@ -39,18 +38,13 @@ from airflow_provider_gemini_batch.run.snapshot import Snapshot, take
 from airflow_provider_gemini_batch.run.tables import engine, require_extra, rows_of, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
     from airflow_provider_gemini_batch.api.models import BackendName, BatchJob
-    from airflow_provider_gemini_batch.client.client import GeminiBatchClient
-    from airflow_provider_gemini_batch.files.folder import Folder
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
-    from airflow_provider_gemini_batch.run.money import Prices
-    from airflow_provider_gemini_batch.run.sources import Source
+    from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.spec import RunSpec
-    from airflow_provider_gemini_batch.run.sql import SqlTarget
 
 log = logging.getLogger(__name__)
 
@@ -71,35 +65,6 @@ class Waiting:
     jobs: tuple[str, ...] = ()
     wake: str = "all"
     until: float | None = None
-
-
-@dataclass
-class RunContext:
-    """
-    What a run needs of the world around it.
-
-    :param checkpoint: Folder of this piece of work.
-    :param source: Called when the input is read, once.
-    :param variables: For templates.
-    :param occasion: Tells a clear from a retry: a generation that has ended is begun anew on another occasion.
-    :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
-    """
-
-    client: GeminiBatchClient
-    checkpoint: Folder
-    identity: Identity
-    source: Callable[[], Source]
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    occasion: str = ""
-    run_claim: str = ""
-    prices: Prices = field(default_factory=UnknownPrices)
-    submit_policy: SubmitPolicy | None = None
-    sql: SqlTarget | None = None
-    reuse_tables: Mapping[str, Source] = field(default_factory=dict)
-    now: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
-    on_job: Callable[[str], None] = lambda name: None
-    stop: Callable[[], None] = lambda: None
 
 
 class Run:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
-    from airflow_provider_gemini_batch.run.driver import RunContext
+    from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.merge import AnswerFile
     from airflow_provider_gemini_batch.run.snapshot import Snapshot
     from airflow_provider_gemini_batch.run.spec import RunSpec

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ from airflow_provider_gemini_batch.rows.results import read_row
 from airflow_provider_gemini_batch.run.digest import wire_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from airflow_provider_gemini_batch.api.wire import HttpReply
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.run.answers import Judge, Record
@@ -39,8 +40,8 @@ def check_backend(backend: str) -> None:
     """Raise ConfigurationError where there is no such tier."""
     if backend != "gemini":
         raise ConfigurationError(
-            "retry_tier='flex' works on the Gemini Developer API alone; leave it out for Vertex AI, where the rows left "
-            "are asked in another batch."
+            "retry_tier='flex' works on the Gemini Developer API alone; leave it out for Vertex AI, where the rows "
+            "left are asked in another batch."
         )
 
 

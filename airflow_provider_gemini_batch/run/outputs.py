@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.folder import Folder
-from airflow_provider_gemini_batch.files.paths import AtomicFile
 from airflow_provider_gemini_batch.run.merge import group_size
 from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.tables import rows_of, text

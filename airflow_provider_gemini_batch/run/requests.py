@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.rows.forms import RowSettings, normalise_rows
+from airflow_provider_gemini_batch.rows.normalise import normalise_rows
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 from airflow_provider_gemini_batch.run.digest import encode_request
 
 if TYPE_CHECKING:

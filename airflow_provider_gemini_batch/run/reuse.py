@@ -18,7 +18,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
-from airflow_provider_gemini_batch.files.paths import place_of
+from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.answers import SOURCES, AnswerWriter, Record
 from airflow_provider_gemini_batch.run.merge import _unpacked_lines
 from airflow_provider_gemini_batch.run.plan import STATUSES
@@ -129,7 +129,7 @@ class Carrier:
     ) -> Iterator[Mapping[str, Any]]:
         source = self._tables.get(place)
         if source is None:
-            path = place_of(place, "reuse_answers")
+            path = normalise_path(place, "reuse_answers")
             if not list_files(path):
                 self._say(f"reuse_answers: there is nothing at {place} yet.")
                 return

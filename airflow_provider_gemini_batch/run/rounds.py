@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.rows.forms import MAX_FILE_BYTES, RowSettings
+from airflow_provider_gemini_batch.rows.settings import MAX_FILE_BYTES, RowSettings
 from airflow_provider_gemini_batch.run.plan import Limits, cut
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, rows_of, text
 

@@ -436,8 +436,10 @@ def _quick(schema: Any) -> Callable[[Any], bool] | None:
     if not isinstance(schema, Mapping) or set(schema) - _QUICK_MEMBERS - _ANNOTATIONS - {"description"}:
         return None
     kind = schema.get("type")
+    if not isinstance(kind, str):
+        return None
     if kind in _PYTHON:
-        return _quick_scalar(_PYTHON[str(kind)], schema.get("enum"))
+        return _quick_scalar(_PYTHON[kind], schema.get("enum"))
     if kind == "array":
         items = _quick(schema.get("items"))
         return None if items is None else lambda value: type(value) is list and all(map(items, value))

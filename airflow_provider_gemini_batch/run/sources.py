@@ -30,7 +30,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
-from airflow_provider_gemini_batch.files.paths import local_path, open_read, place_of
+from airflow_provider_gemini_batch.files.paths import local_path, normalise_path, open_read
 from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.tables import columns_of, copy_to_parquet, names, text
 
@@ -349,7 +349,7 @@ class FileSource:
 
     def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
         """Read all files, in the order of their names."""
-        place = place_of(self.place, "input_path")
+        place = normalise_path(self.place, "input_path")
         files = list_files(place, suffixes=tuple(_FORMATS) if self.format is None else None)
         if not files:
             raise ConfigurationError(f"There is no file {place!r}.")

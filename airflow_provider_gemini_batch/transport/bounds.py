@@ -7,10 +7,12 @@ disk, and only a stall ends it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ReplyTooLargeError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPLY_TIMEOUTS = 5
 """Timeouts of the connection in which a reply must be complete; one that trickles keeps every single read in time."""

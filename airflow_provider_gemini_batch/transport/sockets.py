@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import io
 import math
-import socket
 import time
 from http.client import HTTPResponse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
 
 from airflow_provider_gemini_batch.transport.bounds import REPLY_TIMEOUTS
 from airflow_provider_gemini_batch.transport.faults import SlowReplyError, took_too_long
+
+if TYPE_CHECKING:
+    import socket
 
 
 class _TimedStream(io.RawIOBase):

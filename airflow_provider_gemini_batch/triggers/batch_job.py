@@ -15,7 +15,6 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -24,6 +23,8 @@ from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, 
 from airflow_provider_gemini_batch.task.context import FINAL_STATES, state_in
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
 LOOK_UP_TRIES = 10
