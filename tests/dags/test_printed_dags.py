@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-PAGES = ("README.md", "docs/csv.md")
+PAGES = ("README.md", "docs/csv.md", "docs/expand.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -54,7 +54,7 @@ def run(runner: DagRunner, emulator: EmulatorHandle, dag_id: str, backend: str) 
 
 
 def test_every_block_is_a_dag_file(runner: DagRunner) -> None:
-    assert runner.found == {"dags": ["ask", "rate_reviews"], "errors": {}}
+    assert runner.found == {"dags": ["ask", "ask_by_region", "rate_reviews"], "errors": {}}
 
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
@@ -65,6 +65,19 @@ def test_the_smallest_dag_lands_its_answer(
     (answer,) = (json.loads(line) for line in (home / "answers.jsonl").read_text(encoding="utf-8").splitlines())
     assert (answer["key"], answer["status"]) == ("sky", "succeeded")
     assert answer["text"]
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_mapped_tasks_land_each_its_own_file(
+    runner: DagRunner, home: Path, gemini_batch_emulator: EmulatorHandle, backend: str
+) -> None:
+    for region in ("north", "south"):
+        row = {"key": region, "prompt": f"Write of the {region}."}
+        (home / f"{region}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert set(run(runner, gemini_batch_emulator, "ask_by_region", backend).values()) == {"success"}
+    for region in ("north", "south"):
+        (answer,) = (home / f"{region}.answers.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(answer)["key"] == region
 
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What README and ``--help`` tell about reaching the emulator works as it is printed."""
+"""What docs/testing.md and ``--help`` tell about reaching the emulator works as it is printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.airflow_side import rows, set_connection
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/testing.md"
 HOST = f"http://127.0.0.1:{parser().get_default('port')}"
 
 
@@ -31,8 +31,8 @@ def commands(text: str) -> list[str]:
     return [line.strip() for line in joined.splitlines() if "connections add" in line and HOST in line]
 
 
-def test_readme_and_help_say_the_same() -> None:
-    [vertex] = commands(README.read_text(encoding="utf-8"))
+def test_docs_and_help_say_the_same() -> None:
+    [vertex] = commands(PAGE.read_text(encoding="utf-8"))
     assert vertex in commands(parser().format_help())
 
 
