@@ -15,7 +15,9 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.transport.environment import ProxySettings
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Pause
@@ -106,12 +108,10 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str]
 def server_of(url: str) -> str:
     """Name where a call goes, and through which proxy: hosts and ports alone, all else of a URL may be secret."""
     place = _host_and_port(url)
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy and not proxy_bypass(parts.hostname or ""):
-            return f"{place} (through the proxy {_host_and_port(proxy if '//' in proxy else f'//{proxy}')})"
+    with suppress(ValueError, ConfigurationError):
+        proxy = ProxySettings.read().proxy_for(url)
+        if proxy is not None:
+            return f"{place} (through the proxy {_host_and_port(proxy)})"
     return place
 
 

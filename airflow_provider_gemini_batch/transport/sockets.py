@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from requests.adapters import HTTPAdapter
 
 from airflow_provider_gemini_batch.transport.bounds import REPLY_TIMEOUTS
+from airflow_provider_gemini_batch.transport.environment import tls_context
 from airflow_provider_gemini_batch.transport.faults import SlowReplyError, took_too_long
 
 if TYPE_CHECKING:
     import socket
+    import ssl
 
 
 class _TimedStream(io.RawIOBase):
@@ -86,14 +88,32 @@ def _with_timed_pools(manager: Any) -> Any:
 
 
 class TimedAdapter(HTTPAdapter):
-    """Makes connections whose replies are complete within a few times the timeout, or no replies."""
+    """
+    Makes connections whose replies are complete within a few times the timeout, or no replies.
+
+    :param context: Decides which certificates are trusted; None for connections without TLS.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **more: Any) -> None:
-        super().init_poolmanager(*args, **more)
+        """Make the pool of direct connections."""
+        super().init_poolmanager(*args, **{**more, **self._tls()})
         _with_timed_pools(self.poolmanager)
 
-    def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
-        return _with_timed_pools(super().proxy_manager_for(*args, **more))
+    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
+        """Return the pool of connections through a proxy."""
+        if proxy.startswith("https:"):
+            more["proxy_ssl_context"] = self._context or tls_context()
+        return _with_timed_pools(super().proxy_manager_for(proxy, **more, **self._tls()))
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Do nothing: here ``requests`` would add its own bundle of certificates to those of the context."""
+
+    def _tls(self) -> dict[str, Any]:
+        return {} if self._context is None else {"ssl_context": self._context}
 
 
 def may_take_long(response: Any) -> None:

@@ -86,7 +86,6 @@ def test_metadata_names_what_is_needed_and_caps_nothing(wheel: Path) -> None:
         "apache-airflow",
         "genai-prices",
         "google-auth",
-        "httpx",
         "jsonschema",
         "msgspec",
         "requests",

@@ -19,9 +19,9 @@ from airflow_provider_gemini_batch.transport.credentials import (
     ApiKeyCredentials,
     Credentials,
     FixedCredentials,
-    GoogleAuthCredentials,
     credentials_for,
 )
+from airflow_provider_gemini_batch.transport.google_tokens import GoogleAuthCredentials
 from gemini_batch_emulator.pytest_plugin import LOCATION, PROJECT, EmulatorHandle
 from gemini_batch_emulator.token import create_service_account, token_desk
 from tests.support.frames import frames_of
@@ -70,7 +70,7 @@ def failure(credentials: Credentials) -> GeminiBatchError:
 def test_an_api_key_is_a_header() -> None:
     credentials = credentials_for(settings_from_connection(password="AIza"))
     assert isinstance(credentials, ApiKeyCredentials)
-    assert credentials.headers() == credentials.fresh_headers() == {"x-goog-api-key": "AIza"}
+    assert credentials.headers() == {"x-goog-api-key": "AIza"}
     credentials.invalidate()
     assert credentials.headers() == {"x-goog-api-key": "AIza"}
     assert "AIza" not in repr(credentials) + repr(vars(credentials))
@@ -84,11 +84,11 @@ def test_anonymous_sends_nothing(emulator: EmulatorHandle) -> None:
 
 def test_a_key_gets_a_token_that_the_service_accepts(emulator: EmulatorHandle) -> None:
     credentials = credentials_for(with_key(emulator))
-    assert credentials.fresh_headers() is None, "nothing is fetched before it is asked for"
+    assert issued(emulator) == 0, "nothing is fetched before it is asked for"
     headers = credentials.headers()
     assert set(headers) == {"Authorization"}
     assert call(emulator, headers) == 200
-    assert credentials.fresh_headers() == headers
+    assert credentials.headers() == headers
     [token] = token_desk(emulator.state).tokens.values()
     assert token.grant == "jwt-bearer"
     assert token.scopes == ("https://www.googleapis.com/auth/cloud-platform",)
@@ -141,9 +141,8 @@ def test_a_token_is_renewed_before_it_expires(emulator: EmulatorHandle) -> None:
     credentials = GoogleAuthCredentials(with_key(emulator), now=lambda: clock[0])
     first = credentials.headers()
     clock[0] += 3300
-    assert credentials.fresh_headers() == first
+    assert credentials.headers() == first
     clock[0] += 100  # 3400 of 3600 seconds: still good, but not for long
-    assert credentials.fresh_headers() is None
     assert credentials.headers() != first
     assert issued(emulator) == 2
 
@@ -179,7 +178,6 @@ def test_invalidating_never_waits_for_a_renewal(emulator: EmulatorHandle) -> Non
     time.sleep(0.3)
     started = time.monotonic()
     credentials.invalidate()
-    assert credentials.fresh_headers() is None
     assert time.monotonic() - started < 0.5
     assert thread.is_alive(), "the renewal was under way"
     thread.join()

@@ -19,7 +19,7 @@ from airflow_provider_gemini_batch.errors import (
     RequestRejectedError,
     TransportError,
 )
-from airflow_provider_gemini_batch.transport import blocking
+from airflow_provider_gemini_batch.transport import downloads
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials
 from tests.support import odd_server as serving
@@ -63,7 +63,7 @@ def beyond(size: int | None) -> Answer:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What breaks off in the middle of a piece is not kept; so that cuts count here, pieces end where they cut."""
-    monkeypatch.setattr(blocking, "READ_BYTES", 1)
+    monkeypatch.setattr(downloads, "READ_BYTES", 1)
 
 
 def download(server: serving.ScriptedServer, credentials: Any = None) -> bytes:
@@ -241,8 +241,6 @@ class Tokens:
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.number}"}
-
-    fresh_headers = headers
 
     def invalidate(self, refused: Mapping[str, str] | None = None) -> None:
         self.number += 1

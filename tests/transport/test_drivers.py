@@ -57,7 +57,7 @@ from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import ApiKeyCredentials, Credentials
 from airflow_provider_gemini_batch.transport.sockets import TimedAdapter
 from tests.support import odd_server as serving
-from tests.support.frames import frames_of
+from tests.support.frames import frames_of, reached_from
 from tests.support.odd_server import Answer, Seen, chunked, close, raw, reply, reset, short, slowly
 
 KEY = "AIzaSy-the-key-of-the-drivers-tests-0123"
@@ -711,8 +711,13 @@ def test_no_frame_of_an_error_holds_the_credentials(
     frames = frames_of(caught.value)
     assert frames
     assert not [name for name, values in frames if KEY in values or "ya29." in values]
+    assert not [place for place, text in reached_from(caught.value) if _is_secret(text)]
     libraries = ("/requests/", "urllib3", "httpx", "httpcore", "/http/")
     assert not [name for name, _ in frames if any(part in name for part in libraries)]
+
+
+def _is_secret(text: str) -> bool:
+    return KEY in text or "ya29." in text
 
 
 # --- elsewhere ------------------------------------------------------------------------------------------------------
@@ -812,8 +817,8 @@ class Tokens:
     """Access tokens that are got one after another; counts what drivers ask for."""
 
     def __init__(self, *tokens: str, fault: Exception | None = None, slow: float = 0.0) -> None:
-        self._left = list(tokens)
-        self._current: str | None = None
+        self._left = [Secret(token) for token in tokens]
+        self._current: Secret | None = None
         self._fault = fault
         self._slow = slow
         self.fetched = 0
@@ -828,10 +833,7 @@ class Tokens:
             self.fetched += 1
             self.fetched_by.append(threading.get_ident())
             self._current = self._left.pop(0)
-        return {"Authorization": f"Bearer {self._current}"}
-
-    def fresh_headers(self) -> dict[str, str] | None:
-        return {"Authorization": f"Bearer {self._current}"} if self._current is not None else None
+        return {"Authorization": f"Bearer {self._current.reveal()}"}
 
     def invalidate(self, refused: Mapping[str, str] | None = None) -> None:
         self.refused.append(dict(refused or {}))

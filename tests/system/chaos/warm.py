@@ -33,6 +33,5 @@ WARM = (
     "google.auth.iam",
     "google.auth.transport.requests",
     "google.oauth2.service_account",
-    "httpx",
     "requests",
 )
