@@ -2,7 +2,9 @@
 """
 What a backend has to offer: one implementation for the Developer API, one for Vertex AI.
 
-A backend knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a clock.
+Nobody else asks which backend it is: what differs is answered here. A new backend is a new class and a line in
+:mod:`.backends`. A backend knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a
+clock.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_gemini_batch.api.field_masks import FieldMaskSupport
     from airflow_provider_gemini_batch.api.models import BackendName, BatchJob, FilePage, JobPage, JobSpec, RemoteFile
-    from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, UploadSource
+    from airflow_provider_gemini_batch.api.wire import Digested, Flow, HttpReply, HttpRequest, UploadSource
+    from airflow_provider_gemini_batch.errors import ApiError
 
 
 def given_job_name(value: object) -> str:
@@ -36,6 +39,16 @@ class Backend(Protocol):
 
     name: BackendName
     """What users call it."""
+    label: str
+    """What it is called in messages."""
+    ignored: tuple[str, ...]
+    """Arguments of a request that it does not know; they are left out, and the log says so."""
+    unsupported: Mapping[str, str]
+    """Arguments of a request that it cannot serve -> the way out."""
+    inline_limit: int
+    """Bytes of rows that may travel in the call that creates a job; 0 if they always travel as a file."""
+    hides_missing_files: bool
+    """Whether a file that does not exist is answered like one of somebody else's (403)."""
     job_masks: FieldMaskSupport
     """What is known of partial responses to :meth:`get_job`."""
     list_masks: FieldMaskSupport
@@ -75,6 +88,16 @@ class Backend(Protocol):
 
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
         """Return a list filter for jobs with *labels* created after *since* (RFC 3339), or None if it has none."""
+
+    def upload_name(self, source: Digested) -> str:
+        """
+        Return the place that bytes are uploaded to; empty where the service names files itself.
+
+        :raises ConfigurationError: If the connection names no storage.
+        """
+
+    def explain(self, error: ApiError) -> str:
+        """Say what to do about a refused call, where the service's own text leaves that open; else nothing."""
 
     def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
         """Upload with the resumable protocol. *name* is a ``gs://`` place on Vertex AI and ignored elsewhere."""

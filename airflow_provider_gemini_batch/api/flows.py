@@ -22,6 +22,7 @@ from airflow_provider_gemini_batch.api.wire import (
     T,
 )
 from airflow_provider_gemini_batch.errors import (
+    ApiError,
     AuthError,
     GeminiBatchError,
     NotFoundError,
@@ -53,7 +54,7 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
         try:
             reply = yield request
             assert reply is not None  # the driver's promise
-            return understood(read, reply)
+            return understood(read, reply, request.about)
         except AuthError as error:
             if refreshed or error.status != 401:
                 raise
@@ -69,20 +70,30 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
         yield pause
 
 
-def understood(read: Reader[T], reply: HttpReply) -> T:
+def understood(read: Reader[T], reply: HttpReply, about: str = "") -> T:
     """
     Return what *read* makes of a reply.
 
+    :param about: What was asked for; an error that does not name it gets it in front.
     :raises ReplyFormatError: If a member has another type than the service documents, which *read* stumbles over.
     """
     try:
         return read(reply)
+    except ApiError as error:
+        name_in(error, about)
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ReplyFormatError(
             f"The service answered HTTP {reply.status} in a shape that is not known ({type(error).__name__}): "
             f"{reply.excerpt()!r}",
             excerpt=reply.excerpt(),
         ) from error
+
+
+def name_in(error: ApiError, about: str) -> None:
+    """Put *about*, e.g. ``file files/a``, in front of an error that does not name the thing in it."""
+    if about and about.rpartition(" ")[2] not in str(error):
+        error.args = (f"{about[:1].upper()}{about[1:]}: {error}",)
 
 
 def on_host(base_url: str, url: str) -> str:
@@ -236,7 +247,7 @@ def delete_file(backend: Backend, file_name: str, retry: RetryPolicy) -> Flow[No
     except NotFoundError:
         return
     except PermissionDeniedError:
-        if backend.name != "gemini":
+        if not backend.hides_missing_files:
             raise
 
 

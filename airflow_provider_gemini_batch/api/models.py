@@ -113,6 +113,7 @@ class BatchJob:
     :param name: ``batches/...`` or ``projects/.../batchPredictionJobs/...``.
     :param model: As the service names it.
     :param state_text: The state as the service spelt it, for states we do not know.
+    :param advice: What to do about a job that failed, where its error leaves that open; else empty.
     :param input_place: ``files/...``, ``gs://...`` or ``bq://...`` where the rows lie; None for inline rows.
     """
 
@@ -132,6 +133,7 @@ class BatchJob:
     input_place: str | None = None
     state_text: str = ""
     partial_failures: tuple[JobErrorInfo, ...] = ()
+    advice: str = ""
 
     @property
     def is_done(self) -> bool:

@@ -99,6 +99,11 @@ def whole_number(value: object) -> int | None:
     return number if abs(number) < 2**63 else None
 
 
+def text_or_none(value: object) -> str | None:
+    """Return a text that is not empty, else None."""
+    return value if isinstance(value, str) and value else None
+
+
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 

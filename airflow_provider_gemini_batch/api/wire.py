@@ -45,6 +45,14 @@ class UploadSource(Protocol):
         """Return *length* bytes from *offset* on; fewer only at the end."""
 
 
+class Digested(Protocol):
+    """Bytes whose digest may take a while to make: asked for only where it is needed."""
+
+    @property
+    def sha256(self) -> str:
+        """Lower-case hex digest."""
+
+
 class Part:
     """
     A part of a source as a request's body: read while it is sent, so that its size costs no memory.
@@ -95,6 +103,7 @@ class HttpRequest:
     :param body: What to send, or None.
     :param timeout: Seconds for this call, or None for the connection's setting.
     :param authorize: Whether the connection's credentials are sent along.
+    :param about: What it concerns, for messages, e.g. ``job batches/a``.
     """
 
     method: str
@@ -104,6 +113,7 @@ class HttpRequest:
     body: bytes | Part | None = field(default=None, repr=False)
     timeout: float | None = None
     authorize: bool = True
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ Reader = Callable[[HttpReply], T]
 
 
 def json_request(
-    method: str, url: str, payload: Any = None, *, params: tuple[tuple[str, str], ...] = ()
+    method: str, url: str, payload: Any = None, *, params: tuple[tuple[str, str], ...] = (), about: str = ""
 ) -> HttpRequest:
     """
     Build a request with a JSON body.
@@ -190,5 +200,6 @@ def json_request(
     :param payload: What to encode; None sends no body.
     """
     if payload is None:
-        return HttpRequest(method, url, params)
-    return HttpRequest(method, url, params, {"Content-Type": "application/json"}, msgspec.json.encode(payload))
+        return HttpRequest(method, url, params, about=about)
+    headers = {"Content-Type": "application/json"}
+    return HttpRequest(method, url, params, headers, msgspec.json.encode(payload), about=about)

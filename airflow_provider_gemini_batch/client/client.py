@@ -126,12 +126,12 @@ class GeminiBatchClient(Session):
             return self.run(look_at_remote(self.backend, name, self.retry))
 
         self._say_what_is_ignored(request)
-        with prepared(request, self.settings.backend, look) as source:
+        with prepared(request, self.backend, look) as source:
             token = SubmissionToken(task, digest or digest_of(source.identity), source.input_digest)
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
-            upload = Upload(source, self.backend, self.settings, self.retry, name)
+            upload = Upload(source, self.backend, self.retry, name)
             submitting = submit(
                 self.backend,
                 lambda placed: request.spec(placed, name),
@@ -152,11 +152,10 @@ class GeminiBatchClient(Session):
 
     def _say_what_is_ignored(self, request: JobRequest) -> None:
         """The same DAG runs on both backends, so what one of them lacks is said and left out."""
-        backend = self.settings.backend
-        names = ("destination", "labels") if backend == "gemini" else ("priority", "webhook_config")
-        ignored = [name for name in names if getattr(request, name)]
+        ignored = [name for name in self.backend.ignored if getattr(request, name)]
         if ignored:
-            self._log.warning("%s: not known to this backend (%s), left out.", ", ".join(ignored), backend)
+            names, backend = ", ".join(ignored), self.backend.name
+            self._log.warning("%s: not known to this backend (%s), left out.", names, backend)
 
     def is_remnant(self, job: BatchJob) -> bool:
         """
@@ -280,7 +279,6 @@ class GeminiBatchClient(Session):
         with as_it_is(path) as source:
             placing = place_file(
                 self.backend,
-                self.settings,
                 self.retry,
                 source,
                 display_name=display_name or base_name(path),

@@ -22,6 +22,7 @@ from airflow_provider_gemini_batch.rows.settings import RowSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.rows.fast_path import FastBlock
@@ -29,13 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INLINE_BYTES = 4 * 1024 * 1024
-"""Rows above this travel as a file even when given inline: their answers would come back inside the job resource."""
-
 
 @contextmanager
 def prepared(
-    request: JobRequest, backend: str, look_at_file: Callable[[str], RemoteFile | None]
+    request: JobRequest, backend: Backend, look_at_file: Callable[[str], RemoteFile | None]
 ) -> Iterator[PreparedInput]:
     """
     Check a request and its rows, and bring them into a file to upload.
@@ -68,10 +66,10 @@ def prepared(
         normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
-        if backend == "gemini" and request.inlined_requests is not None:
+        if backend.inline_limit and request.inlined_requests is not None:
             kept = list(normalise_rows(rows, settings, report))
             lines = [row.line() for row in kept]
-            if sum(map(len, lines)) <= INLINE_BYTES:
+            if sum(map(len, lines)) <= backend.inline_limit:
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 _advise(report)
@@ -89,11 +87,11 @@ def _advise(report: RowReport) -> None:
         log.warning("%s", advice)
 
 
-def _row_settings(request: JobRequest, backend: str) -> RowSettings:
+def _row_settings(request: JobRequest, backend: Backend) -> RowSettings:
     """Return what the rows' normaliser needs to know."""
     return RowSettings(
         kind=request.kind,
-        backend="vertex_ai" if backend == "vertex_ai" else "gemini",
+        backend=backend.name,
         model=request.model,
         **request.row_settings,
     )

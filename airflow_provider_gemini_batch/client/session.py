@@ -7,9 +7,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_gemini_batch.api.backends import backend_for
-from airflow_provider_gemini_batch.api.flows import Pages, exchange
+from airflow_provider_gemini_batch.api.flows import Pages, exchange, name_in
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
-from airflow_provider_gemini_batch.errors import ApiError
+from airflow_provider_gemini_batch.errors import ApiError, AuthError
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 
@@ -85,11 +85,9 @@ class Session:
         try:
             yield from self.transport.stream(partial(self.backend.download_file, file_name))
         except ApiError as error:
-            advice = ""
-            if self.settings.backend == "vertex_ai":
-                from airflow_provider_gemini_batch.api.vertex.jobs import explain
-
-                advice = explain(error, self.settings)
+            if not isinstance(error, AuthError):  # that is about the connection
+                name_in(error, f"file {file_name}")
+            advice = self.backend.explain(error)
             if advice:
                 error.args = (f"{error} - {advice}",)
             raise

@@ -19,6 +19,8 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     import os
 
+    from airflow_provider_gemini_batch.api.backend import Backend
+
 _SOURCES = ("inlined_requests", "input_path", "file_name", "gcs_uri", "bigquery_uri")
 
 
@@ -129,7 +131,7 @@ class JobRequest:
         names = ("generation_config", "system_instruction", "task_type", "title", "output_dimensionality")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def check(self, backend: str) -> None:
+    def check(self, backend: Backend) -> None:
         """Raise ConfigurationError naming everything that cannot work, before anything is read or sent."""
         problems = []
         if not isinstance(self.model, str) or not self.model.strip():
@@ -147,12 +149,7 @@ class JobRequest:
                 f"{', '.join(self.row_settings)} cannot be applied to rows that already lie at Google ({remote[0]}); "
                 "put them into the rows, or give the rows as input_path or inlined_requests"
             )
-        if backend == "gemini":
-            problems += [
-                f"{name} works on Vertex AI only: give input_path, which takes gs:// too, or use a Vertex AI connection"
-                for name in ("gcs_uri", "bigquery_uri")
-                if getattr(self, name) is not None
-            ]
+        problems += [why for name, why in backend.unsupported.items() if getattr(self, name) is not None]
         for name, scheme in (("gcs_uri", "gs://"), ("bigquery_uri", "bq://")):
             value = getattr(self, name)
             if isinstance(value, str) and value and not value.startswith(scheme):

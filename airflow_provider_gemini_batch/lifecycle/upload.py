@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_gemini_batch.api.flows import Pages, delete_file, exchange, find_reader, get_file
-from airflow_provider_gemini_batch.api.wire import Flow, Pause, UploadSource
+from airflow_provider_gemini_batch.api.wire import Digested, Flow, Pause, UploadSource
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
 
 MIME_TYPE = "application/jsonl"
@@ -42,12 +41,8 @@ STILL_NEEDED = 24 * 3600.0
 ACTIVE_WITHIN = 600.0
 
 
-class FileToSend(UploadSource, Protocol):
+class FileToSend(UploadSource, Digested, Protocol):
     """A file that is read from disk while it is sent, and may change meanwhile."""
-
-    @property
-    def sha256(self) -> str:
-        """Lower-case hex digest of the bytes."""
 
     def check_arrived(self, sha256: str | None) -> None:
         """Raise InputChangedError if what has arrived, of this digest where it is known, is not what was to be sent."""
@@ -69,19 +64,13 @@ class PreparedInput:
     placed: Placed | None = None
     input_digest: str = ""
 
-    def place(
-        self, backend: Backend, settings: ConnectionSettings, retry: RetryPolicy, display_name: str
-    ) -> Flow[Placed]:
+    def place(self, backend: Backend, retry: RetryPolicy, display_name: str) -> Flow[Placed]:
         """Bring the rows to where the backend wants them; a file with the same bytes that lies there is used."""
         if self.placed is not None:
             return self.placed
         assert self.file is not None
-        remote, sent = yield from place_file(
-            backend, settings, retry, self.file, display_name=display_name, mime_type=MIME_TYPE
-        )
-        if backend.name == "gemini":
-            return Placed(file_name=remote.name, uploaded=remote.name, sent=sent)
-        return Placed(gcs_uri=remote.name, uploaded=remote.name)
+        remote, sent = yield from place_file(backend, retry, self.file, display_name=display_name, mime_type=MIME_TYPE)
+        return Placed(file_name=remote.name, uploaded=remote.name, sent=sent)
 
 
 class Upload:
@@ -95,20 +84,18 @@ class Upload:
         self,
         source: PreparedInput,
         backend: Backend,
-        settings: ConnectionSettings,
         retry: RetryPolicy,
         display_name: str,
     ) -> None:
         self._source = source
         self._backend = backend
-        self._settings = settings
         self._retry = retry
         self._display_name = display_name
         self._placed: Placed | None = None
 
     def place(self) -> Flow[Placed]:
         """Bring the rows to where the backend wants them."""
-        self._placed = yield from self._source.place(self._backend, self._settings, self._retry, self._display_name)
+        self._placed = yield from self._source.place(self._backend, self._retry, self._display_name)
         return self._placed
 
     def removed_if_unused(self, submitting: Flow[Submission]) -> Flow[Submission]:
@@ -127,7 +114,6 @@ class Upload:
 
 def place_file(
     backend: Backend,
-    settings: ConnectionSettings,
     retry: RetryPolicy,
     source: FileToSend,
     *,
@@ -138,8 +124,7 @@ def place_file(
     """
     Upload a file, unless one with the same bytes lies there and lives long enough.
 
-    On Vertex AI the object is named by its content below the connection's ``storage_uri``; on the Developer API the
-    list of files tells each file's SHA-256.
+    Where the backend names files by their content, that name tells; else the list of files tells each one's SHA-256.
 
     :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
         somebody else's too.
@@ -150,12 +135,8 @@ def place_file(
         raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
     if not isinstance(display_name, str) or unwritable("display_name", display_name):
         raise ConfigurationError(f"display_name must be a text of whole characters, not {display_name!r}.")
-    if backend.name == "vertex_ai":
-        if not settings.storage_uri:
-            raise ConfigurationError(
-                "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
-            )
-        name = f"{settings.storage_uri}/inputs/{source.sha256[:32]}.jsonl"
+    name = backend.upload_name(source)
+    if name:
         stored = yield from _upload(backend, retry, source, name, display_name, mime_type)
         return stored, False
     found = yield from find_uploaded(backend, retry, source, now)
@@ -225,7 +206,7 @@ def look_at_remote(backend: Backend, name: str, retry: RetryPolicy) -> Flow[Remo
     try:
         return (yield from get_file(backend, name, retry))
     except PermissionDeniedError as error:
-        if backend.name == "vertex_ai":
+        if not backend.hides_missing_files:
             return None
         raise ConfigurationError(
             f"{name} cannot be used: it does not exist, has expired (files live 48 hours), or belongs to another "

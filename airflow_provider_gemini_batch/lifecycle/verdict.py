@@ -58,10 +58,8 @@ def check_ended(
     reason = f" The service says: {job.error}." if job.error else " The service gave no reason."
     if job.partial_failures:
         reason += f" First partial failure: {job.partial_failures[0]}."
-    if job.backend == "vertex_ai":
-        from airflow_provider_gemini_batch.api.vertex.jobs import explain
-
-        reason += f" {explain(job)}".rstrip()
+    if job.advice:
+        reason += f" {job.advice}"
     if job.state is JobState.FAILED:
         raise JobFailedError(f"{job.name} failed.{reason}", job=job)
     if job.state is JobState.CANCELLED:

@@ -93,8 +93,8 @@ class UploadFileOperator(GeminiBatchOperator):
         )
         hook = self.hook
         name = self.display_name or base_name(path)
-        with prepared(request, hook.backend, lambda _: None) as source:
-            placed = hook.run(source.place(hook.client.backend, hook.settings, hook.retry, name))
+        with prepared(request, hook.client.backend, lambda _: None) as source:
+            placed = hook.run(source.place(hook.client.backend, hook.retry, name))
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)
         if placed.uploaded is None:
             raise ConfigurationError(f"{path} was not uploaded.")

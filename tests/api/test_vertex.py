@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from airflow_provider_gemini_batch.api import flows
-from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobErrorInfo, JobOutput, JobSpec
+from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobOutput, JobSpec
 from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.vertex.advice import explain_job
 from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, parse_table_uri, result_line
-from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend, check_labels, explain, model_path
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend, check_labels, model_path
 from airflow_provider_gemini_batch.api.vertex.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
@@ -325,14 +326,14 @@ def test_a_page_may_be_empty_and_have_a_next_one() -> None:
     ],
 )
 def test_a_failed_job_comes_with_what_to_do(code: int, message: str, parts: list[str]) -> None:
-    job = BatchJob(name=JOB, state=JobState.FAILED, error=JobErrorInfo(code, message))
+    job = read(state="JOB_STATE_FAILED", error={"code": code, "message": message})
     for part in parts:
-        assert part in explain(job)
-    assert explain(replace(job, error=None)) == ""
+        assert part in job.advice
+    assert explain_job(replace(job, error=None)) == ""
     with pytest.raises(JobFailedError) as verdict:
-        check_ended(replace(job, backend="vertex_ai"))
+        check_ended(job)
     assert message in str(verdict.value)
-    assert str(verdict.value).endswith(explain(job))
+    assert str(verdict.value).endswith(job.advice)
 
 
 # --- uploads, stepped by hand -----------------------------------------------------------------------------------------
@@ -612,10 +613,10 @@ def test_each_way_to_go_wrong_says_which_and_what_to_do(
     create = flows.exchange
 
     missing = failing_job(gemini_batch_emulator, run, live, gcs_uri="gs://no-such-bucket/in.jsonl")
-    assert "gs://no-such-bucket does not exist" in explain(missing)
+    assert "gs://no-such-bucket does not exist" in missing.advice
     gemini_batch_emulator.configure(unwritable_buckets=["emulator"])
     denied = failing_job(gemini_batch_emulator, run, live, gcs_uri=uri)
-    assert "roles/storage.objectAdmin" in explain(denied)
+    assert "roles/storage.objectAdmin" in denied.advice
     with pytest.raises(ConfigurationError, match="gs://no-such-bucket does not exist"):
         run(live.upload(Bytes(b"x"), name="gs://no-such-bucket/x", display_name="x", mime_type="text/plain"))
     gemini_batch_emulator.configure(forbidden_buckets=["emulator"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.api.developer import jobs as developer
+from airflow_provider_gemini_batch.api.developer import files as developer
 from airflow_provider_gemini_batch.api.vertex import storage
 from airflow_provider_gemini_batch.errors import GeminiBatchError, InputChangedError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook

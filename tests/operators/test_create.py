@@ -501,8 +501,8 @@ def test_a_file_sent_for_nothing_stays_while_another_task_reads_it(emulator: Emu
     taken = hook.get_batch(create(input_path=write_rows(tmp_path / "own.jsonl", rows(1))).execute(attempt()))
     theirs: list[str] = []
     request = JobRequest("generate", "gemini-3.5-flash-lite", input_path=path)
-    with prepared(request, "gemini", lambda _: None) as source:
-        upload = Upload(source, hook.client.backend, hook.settings, hook.retry, "a file")
+    with prepared(request, hook.client.backend, lambda _: None) as source:
+        upload = Upload(source, hook.client.backend, hook.retry, "a file")
 
         def submitting() -> Flow[Submission]:
             yield from upload.place()

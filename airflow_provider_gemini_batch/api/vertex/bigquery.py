@@ -89,14 +89,14 @@ class BigQuery:
 
     def get_table(self, uri: str) -> HttpRequest:
         """Build the look at a table."""
-        return HttpRequest("GET", self._url(uri))
+        return HttpRequest("GET", self._url(uri), about=f"table {uri}")
 
     def list_rows(self, uri: str, page_token: str | None = None, page_size: int = PAGE_ROWS) -> HttpRequest:
         """Build the call for one page of rows; timestamps come in whole microseconds."""
         params = [("maxResults", str(page_size)), ("formatOptions.useInt64Timestamp", "true")]
         if page_token:
             params.append(("pageToken", page_token))
-        return HttpRequest("GET", f"{self._url(uri)}/data", tuple(params))
+        return HttpRequest("GET", f"{self._url(uri)}/data", tuple(params), about=f"table {uri}")
 
     def read_table(self, reply: HttpReply) -> Table:
         """Read a table's description."""

@@ -6,8 +6,7 @@ The wire in short: a job reads one JSONL object (or a BigQuery table) and writes
 travels inline. Labels and a list filter let us find our own jobs. A delete answers with an operation, which is over for
 us once it is accepted: the job is gone from then on.
 
-Where the service's own words leave a person alone (a bucket's name, a permission, a region), :func:`explain` adds what
-to do; every error raised here carries it already.
+Every error raised here says what to do already (:mod:`.advice`).
 
 Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1 (projects.locations.batchPredictionJobs);
 https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference;
@@ -28,30 +27,27 @@ from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL
 from airflow_provider_gemini_batch.api.models import (
     BackendName,
     BatchJob,
-    BatchStats,
     FilePage,
-    JobOutput,
     JobPage,
     JobSpec,
     RemoteFile,
 )
-from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, whole_number
+from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
-from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.vertex.advice import explain_error
+from airflow_provider_gemini_batch.api.vertex.replies import BIGQUERY_SOURCE, read_batch_job
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage, join_gs_uri, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, is_google, vertex_base_url
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
-    NotFoundError,
-    PermissionDeniedError,
     ReplyFormatError,
     RequestRejectedError,
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.api.wire import UploadSource
+    from airflow_provider_gemini_batch.api.wire import Digested, UploadSource
 
 MAX_DISPLAY_NAME = 128
 MAX_LABELS = 64
@@ -70,12 +66,8 @@ _TUNED_MODEL = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/models/[
 _PUBLISHED_MODEL = re.compile(
     rf"(?:projects/{_SEGMENT}/locations/[a-z0-9-]+/)?publishers/[a-z0-9-]+/models/[A-Za-z0-9_][A-Za-z0-9_.@-]*"
 )
-_BIGQUERY_SOURCE = re.compile(r"bq://[^./\s]+(?:\.[^./:\s]+:[^./\s]+)?\.[^./\s]+\.[^./\s]+")
 _BIGQUERY_TARGET = re.compile(r"bq://[^./\s]+(?:\.[^./:\s]+:[^./\s]+)?(?:\.[^./\s]+){0,2}")
 _GEMINI_EMBEDDING = re.compile(r"/gemini-embedding-")
-_BUCKET_LOCATION = re.compile(r"bucket location for\s+(?:gs://)?([a-z0-9][a-z0-9._-]*[a-z0-9])")
-_SERVICE_AGENT = re.compile(r"[\w.-]+@gcp-sa-aiplatform[\w.-]*\.iam\.gserviceaccount\.com")
-_PERMISSION = re.compile(r"storage\.(?:objects|buckets)\.\w+")
 
 
 class VertexBackend:
@@ -87,6 +79,11 @@ class VertexBackend:
     """
 
     name: BackendName = "vertex_ai"
+    label = "Vertex AI"
+    ignored: tuple[str, ...] = ("priority", "webhook_config")
+    unsupported: Mapping[str, str] = {}
+    inline_limit = 0
+    hides_missing_files = False
 
     def __init__(self, settings: ConnectionSettings, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
         self._settings = settings
@@ -157,12 +154,14 @@ class VertexBackend:
         }
         if spec.labels:
             body["labels"] = dict(spec.labels)
-        return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body)
+        about = f"the new job of {model}"
+        return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body, about=about)
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         """Build the look at one job."""
         params = (("fields", READ_MASK),) if masked else ()
-        return HttpRequest("GET", f"{self._root}/{self.check_job_name(job_name)}", params)
+        name = self.check_job_name(job_name)
+        return HttpRequest("GET", f"{self._root}/{name}", params, about=f"job {name}")
 
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
@@ -175,19 +174,22 @@ class VertexBackend:
             params.append(("filter", filter))
         if masked:
             params.append(("readMask", READ_MASK))
-        return HttpRequest("GET", f"{self._root}/{self._parent}/batchPredictionJobs", tuple(params))
+        url = f"{self._root}/{self._parent}/batchPredictionJobs"
+        return HttpRequest("GET", url, tuple(params), about="the list of jobs")
 
     def cancel_job(self, job_name: str) -> HttpRequest:
         """Build the cancel call; the service refuses it for a job that has ended (400 FAILED_PRECONDITION)."""
-        return json_request("POST", f"{self._root}/{self.check_job_name(job_name)}:cancel", {})
+        name = self.check_job_name(job_name)
+        return json_request("POST", f"{self._root}/{name}:cancel", {}, about=f"job {name}")
 
     def delete_job(self, job_name: str) -> HttpRequest:
         """Build the delete call; only a job that has ended can be deleted."""
-        return HttpRequest("DELETE", f"{self._root}/{self.check_job_name(job_name)}")
+        name = self.check_job_name(job_name)
+        return HttpRequest("DELETE", f"{self._root}/{name}", about=f"job {name}")
 
     def read_job(self, reply: HttpReply) -> BatchJob:
         """Read the answer to create or get."""
-        return _batch_job(self._accepted(reply).json_object(), reply)
+        return read_batch_job(self._accepted(reply).json_object(), reply)
 
     def read_job_page(self, reply: HttpReply) -> JobPage:
         """Read one page of a list; a page may be empty and still have a next one."""
@@ -195,7 +197,7 @@ class VertexBackend:
         items = body.get("batchPredictionJobs") or []
         if not isinstance(items, list):
             raise ReplyFormatError("Vertex AI listed jobs as something that is no list.", excerpt=reply.excerpt())
-        return JobPage(tuple(_batch_job(item, reply) for item in items), body.get("nextPageToken") or None)
+        return JobPage(tuple(read_batch_job(item, reply) for item in items), body.get("nextPageToken") or None)
 
     def client_filter(self, filter: str | None) -> None:
         """Leave filtering to the service."""
@@ -221,7 +223,19 @@ class VertexBackend:
             parts.append(f'create_time>="{since}"')
         return " AND ".join(parts) or None
 
+    def explain(self, error: ApiError) -> str:
+        """Say what to do, naming the connection's project, location and storage_uri."""
+        return explain_error(error, self._settings)
+
     # --- files --------------------------------------------------------------------------------------------------------
+
+    def upload_name(self, source: Digested) -> str:
+        """Name an object by its content, below the connection's storage_uri."""
+        if not self._settings.storage_uri:
+            raise ConfigurationError(
+                "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
+            )
+        return f"{self._settings.storage_uri}/inputs/{source.sha256[:32]}.jsonl"
 
     def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
         """
@@ -276,7 +290,7 @@ class VertexBackend:
         if 200 <= reply.status < 300:
             return expect_success(reply)
         error = error_from(reply)
-        advice = explain(error, self._settings)
+        advice = self.explain(error)
         if advice:
             error.args = (f"{error} - {advice}",)
         raise error
@@ -369,128 +383,6 @@ def check_labels(labels: Mapping[str, str]) -> None:
         raise ConfigurationError(f"labels: {len(labels)} are too many; a job can have {MAX_LABELS}, ours included.")
 
 
-def explain(problem: BatchJob | ApiError, settings: ConnectionSettings | None = None) -> str:
-    """
-    Say what to do about a failed job or an error reply, where the service's own text leaves that open.
-
-    :param settings: The connection, so that the advice can name its project, location and storage_uri.
-    :return: One or two sentences, or an empty string if there is nothing to add.
-    """
-    if isinstance(problem, BatchJob):
-        return _explain_job(problem)
-    return _explain_error(problem, settings)
-
-
-def _explain_job(job: BatchJob) -> str:
-    if job.error is None or job.state not in (JobState.FAILED, JobState.PARTIALLY_SUCCEEDED, JobState.EXPIRED):
-        return ""
-    code, message = job.error.code, job.error.message
-    match = re.match(r"projects/([^/]+)/locations/([^/]+)/", job.name)
-    project, location = (match[1], match[2]) if match else ("the job's", "the job's")
-    agent_match = _SERVICE_AGENT.search(message)
-    agent = agent_match[0] if agent_match else "service-<project number>@gcp-sa-aiplatform.iam.gserviceaccount.com"
-    if code == 9 and "bucket" in message.lower():
-        named = _BUCKET_LOCATION.search(message)
-        bucket = f"gs://{named[1]}" if named else "of the input or the destination"
-        return (
-            f"The bucket {bucket} does not exist, or Vertex AI's service agent of project {project} ({agent}) may not "
-            "read it: check the bucket's name, or grant the agent roles/storage.objectAdmin on it. The agent reads and "
-            "writes, not the account of the connection."
-        )
-    if code == 9:
-        return (
-            f"Check that the input {job.input_place or ''} exists and that Vertex AI's service agent of project "
-            f"{project} ({agent}) may read it."
-        ).replace("  ", " ")
-    if code == 7:
-        permission = _PERMISSION.search(message)
-        lacks = f" (it lacks {permission[0]})" if permission else ""
-        if "bigquery" in message.lower():
-            return f"Grant Vertex AI's service agent of project {project} ({agent}) roles/bigquery.dataEditor."
-        return (
-            f"Grant Vertex AI's service agent {agent} of project {project} roles/storage.objectAdmin on the bucket of "
-            f"the destination{lacks}, then submit again. The agent writes, not the account of the connection; rows "
-            "that had run are billed."
-        )
-    if code == 3 and "import" in message.lower():
-        return (
-            "The whole file was refused before any row ran: every row needs the same shape (one type at each place, no "
-            "empty objects, no nulls, at most 15 levels, names as BigQuery columns have them)."
-        )
-    if code == 5:
-        return (
-            f"Something the job needs is missing in project {project}, location {location}: check the names of the "
-            "dataset, table and model. An output dataset has to exist, and in the job's region."
-        )
-    if code == 6:
-        return "The output table exists already; name one that does not, or only the dataset."
-    if code == 13:
-        return "This is trouble at Google: submitting the same job again usually helps."
-    return ""
-
-
-def _explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
-    text = str(error)
-    low = text.lower()
-    project = settings.project if settings else "the connection's"
-    location = settings.location if settings else "the connection's"
-    storage = f" ({settings.storage_uri})" if settings and settings.storage_uri else ""
-    reasons = {str(detail.get("reason") or "") for detail in error.details}
-    permission = _PERMISSION.search(text)
-    if isinstance(error, PermissionDeniedError):
-        if permission:
-            return (
-                f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of "
-                f"this file, or use another bucket than the connection's storage_uri{storage}."
-            )
-        if "USER_PROJECT_DENIED" in reasons:
-            payer = settings.quota_project if settings else ""
-            return (
-                f"The connection's account may not use {payer or 'that project'} for quota: grant it "
-                "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
-            )
-        if "vpcservicecontrols" in low:
-            return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
-        if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
-            return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {project}."
-        if "permission denied on 'locations/" in low:
-            return (
-                f"The location {location} of the connection does not exist, or is closed to project {project}: "
-                "correct the connection's location (for example us-central1 or global)."
-            )
-        if "CONSUMER_INVALID" in reasons or "resource project" in low:
-            return (
-                f"The project {project} of the connection does not exist, or its account has no access to it: correct "
-                "the connection's project."
-            )
-        return (
-            f"The connection's account needs roles/aiplatform.user in project {project}; check also that this is the "
-            "right project."
-        )
-    names_model = any(word in low for word in ("publishermodel", "publisher model", "the model"))
-    if names_model and "batchpredictionjob" not in low and (error.status == 404 or "location" in low):
-        return (
-            f"The model does not exist, or is not served in location {location} of the connection: check its name, or "
-            "use a connection with a location that has it (for most Gemini models global or us-central1)."
-        )
-    if isinstance(error, NotFoundError):
-        if "batchpredictionjob" in low:
-            return (
-                f"The job was deleted, or belongs to another project or location than the connection's ({project}, "
-                f"{location})."
-            )
-        if "bucket does not exist" in low:
-            return (
-                "Create the bucket, or correct its name in the file's place or in the connection's "
-                f"storage_uri{storage}."
-            )
-        if "no such object" in low:
-            return "The object was deleted or never written; check its name."
-    if error.reason == "FAILED_PRECONDITION" and "delet" in low:
-        return "A job can be deleted once it has ended: cancel it first and wait for that."
-    return ""
-
-
 def _input_config(spec: JobSpec) -> dict[str, Any]:
     # What an upload returned counts as a source of either backend.
     gcs_uri = spec.gcs_uri
@@ -510,72 +402,9 @@ def _input_config(spec: JobSpec) -> dict[str, Any]:
     if gcs_uri is not None:
         parse_gs_uri(gcs_uri)
         return {"instancesFormat": "jsonl", "gcsSource": {"uris": [gcs_uri]}}
-    if not _BIGQUERY_SOURCE.fullmatch(str(spec.bigquery_uri)):
+    if not BIGQUERY_SOURCE.fullmatch(str(spec.bigquery_uri)):
         raise ConfigurationError(f"bigquery_uri must look like bq://project.dataset.table, not {spec.bigquery_uri!r}.")
     return {"instancesFormat": "bigquery", "bigquerySource": {"inputUri": spec.bigquery_uri}}
-
-
-def _batch_job(body: Any, reply: HttpReply) -> BatchJob:
-    if not isinstance(body, Mapping) or not isinstance(body.get("name"), str):
-        raise ReplyFormatError("Vertex AI answered without a job.", excerpt=reply.excerpt())
-    state_text = str(body.get("state") or "")
-    failures = (error_info(item) for item in body.get("partialFailures") or ())
-    return BatchJob(
-        name=body["name"],
-        display_name=str(body.get("displayName") or ""),
-        model=str(body.get("model") or ""),
-        state=JobState.from_wire(state_text),
-        stats=_stats(body.get("completionStats")),
-        error=error_info(body.get("error")),
-        create_time=body.get("createTime") or None,
-        start_time=body.get("startTime") or None,
-        end_time=body.get("endTime") or None,
-        update_time=body.get("updateTime") or None,
-        output=_output(body),
-        labels={str(key): str(value) for key, value in (body.get("labels") or {}).items()},
-        backend="vertex_ai",
-        input_place=_input_place(body.get("inputConfig") or {}),
-        state_text=state_text,
-        partial_failures=tuple(item for item in failures if item is not None),
-    )
-
-
-def _stats(stats: Any) -> BatchStats:
-    """Absent statistics are unknown; in those that are there an absent member is zero, and -1 is unknown."""
-    if not isinstance(stats, Mapping) or not stats:
-        return BatchStats()
-
-    def count(name: str) -> int | None:
-        value = whole_number(stats.get(name, 0))
-        return value if value is not None and value >= 0 else None
-
-    succeeded, failed, pending = count("successfulCount"), count("failedCount"), count("incompleteCount")
-    total = None if None in (succeeded, failed, pending) else (succeeded or 0) + (failed or 0) + (pending or 0)
-    return BatchStats(total, succeeded, failed, pending)
-
-
-def _output(body: Mapping[str, Any]) -> JobOutput | None:
-    """Where the answers really lie; what was asked for is a prefix only, save for a table named in full."""
-    info = body.get("outputInfo") or {}
-    if info.get("gcsOutputDirectory"):
-        return JobOutput("gcs", str(info["gcsOutputDirectory"]).rstrip("/"))
-    asked = str(((body.get("outputConfig") or {}).get("bigqueryDestination") or {}).get("outputUri") or "")
-    if info.get("bigqueryOutputDataset"):
-        dataset = str(info["bigqueryOutputDataset"])
-        dataset = dataset if dataset.startswith("bq://") else f"bq://{dataset}"
-        table = str(info.get("bigqueryOutputTable") or "").rpartition(".")[2]
-        if table:
-            return JobOutput("bigquery", f"{dataset}.{table}")
-    if _BIGQUERY_SOURCE.fullmatch(asked) and JobState.from_wire(body.get("state")).has_results:
-        return JobOutput("bigquery", asked)
-    return None
-
-
-def _input_place(config: Mapping[str, Any]) -> str | None:
-    uris = (config.get("gcsSource") or {}).get("uris")
-    if uris:
-        return str(uris if isinstance(uris, str) else uris[0])
-    return (config.get("bigquerySource") or {}).get("inputUri") or None
 
 
 def _gs_name(file_name: str) -> str:

@@ -96,7 +96,7 @@ class CloudStorage:
 
     def get_object(self, uri: str) -> HttpRequest:
         """Build the look at an object's metadata."""
-        return HttpRequest("GET", self._object_url(uri))
+        return HttpRequest("GET", self._object_url(uri), about=f"file {uri}")
 
     def list_objects(self, prefix: str, page_size: int = 1000, page_token: str | None = None) -> HttpRequest:
         """
@@ -111,7 +111,8 @@ class CloudStorage:
             params.append(("prefix", beginning))
         if page_token:
             params.append(("pageToken", page_token))
-        return HttpRequest("GET", f"{self._base}/storage/v1/b/{_encoded(bucket)}/o", tuple(params))
+        url = f"{self._base}/storage/v1/b/{_encoded(bucket)}/o"
+        return HttpRequest("GET", url, tuple(params), about=f"the list of {prefix}")
 
     def delete_object(self, uri: str, generation: str | None = None) -> HttpRequest:
         """
@@ -120,7 +121,7 @@ class CloudStorage:
         :param generation: Delete only this version of the object.
         """
         params = (("generation", generation),) if generation else ()
-        return HttpRequest("DELETE", self._object_url(uri), params)
+        return HttpRequest("DELETE", self._object_url(uri), params, about=f"file {uri}")
 
     def download_object(self, uri: str, offset: int = 0, generation: str | None = None) -> HttpRequest:
         """
@@ -134,7 +135,7 @@ class CloudStorage:
         if generation:
             params.append(("generation", generation))
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        return HttpRequest("GET", self._object_url(uri), tuple(params), headers)
+        return HttpRequest("GET", self._object_url(uri), tuple(params), headers, about=f"file {uri}")
 
     def start_upload(
         self, uri: str, *, size: int, display_name: str = "", mime_type: str = "application/octet-stream"
@@ -151,7 +152,7 @@ class CloudStorage:
             params=(("uploadType", "resumable"), ("name", name), ("ifGenerationMatch", "0")),
         )
         headers = {**request.headers, "X-Upload-Content-Type": mime_type, "X-Upload-Content-Length": str(size)}
-        return HttpRequest(request.method, request.url, request.params, headers, request.body)
+        return replace(request, headers=headers, about=f"the upload to {uri}")
 
     def send_chunk(self, session: str, data: bytes | Part, offset: int, size: int) -> HttpRequest:
         """Build the call that sends bytes *offset* to ``offset + len(data) - 1`` of *size* to a session."""

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What to do about a failed job or a refused call on Vertex AI.
+
+Where the service's own words leave a person alone (a bucket's name, a permission, a region), these add a way out. Codes
+and texts are those that users of the live service recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.errors import ApiError, NotFoundError, PermissionDeniedError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+
+_BUCKET_LOCATION = re.compile(r"bucket location for\s+(?:gs://)?([a-z0-9][a-z0-9._-]*[a-z0-9])")
+_SERVICE_AGENT = re.compile(r"[\w.-]+@gcp-sa-aiplatform[\w.-]*\.iam\.gserviceaccount\.com")
+_PERMISSION = re.compile(r"storage\.(?:objects|buckets)\.\w+")
+
+
+def explain_job(job: BatchJob) -> str:
+    if job.error is None or job.state not in (JobState.FAILED, JobState.PARTIALLY_SUCCEEDED, JobState.EXPIRED):
+        return ""
+    code, message = job.error.code, job.error.message
+    match = re.match(r"projects/([^/]+)/locations/([^/]+)/", job.name)
+    project, location = (match[1], match[2]) if match else ("the job's", "the job's")
+    agent_match = _SERVICE_AGENT.search(message)
+    agent = agent_match[0] if agent_match else "service-<project number>@gcp-sa-aiplatform.iam.gserviceaccount.com"
+    if code == 9 and "bucket" in message.lower():
+        named = _BUCKET_LOCATION.search(message)
+        bucket = f"gs://{named[1]}" if named else "of the input or the destination"
+        return (
+            f"The bucket {bucket} does not exist, or Vertex AI's service agent of project {project} ({agent}) may not "
+            "read it: check the bucket's name, or grant the agent roles/storage.objectAdmin on it. The agent reads and "
+            "writes, not the account of the connection."
+        )
+    if code == 9:
+        return (
+            f"Check that the input {job.input_place or ''} exists and that Vertex AI's service agent of project "
+            f"{project} ({agent}) may read it."
+        ).replace("  ", " ")
+    if code == 7:
+        permission = _PERMISSION.search(message)
+        lacks = f" (it lacks {permission[0]})" if permission else ""
+        if "bigquery" in message.lower():
+            return f"Grant Vertex AI's service agent of project {project} ({agent}) roles/bigquery.dataEditor."
+        return (
+            f"Grant Vertex AI's service agent {agent} of project {project} roles/storage.objectAdmin on the bucket of "
+            f"the destination{lacks}, then submit again. The agent writes, not the account of the connection; rows "
+            "that had run are billed."
+        )
+    if code == 3 and "import" in message.lower():
+        return (
+            "The whole file was refused before any row ran: every row needs the same shape (one type at each place, no "
+            "empty objects, no nulls, at most 15 levels, names as BigQuery columns have them)."
+        )
+    if code == 5:
+        return (
+            f"Something the job needs is missing in project {project}, location {location}: check the names of the "
+            "dataset, table and model. An output dataset has to exist, and in the job's region."
+        )
+    if code == 6:
+        return "The output table exists already; name one that does not, or only the dataset."
+    if code == 13:
+        return "This is trouble at Google: submitting the same job again usually helps."
+    return ""
+
+
+def explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
+    text = str(error)
+    low = text.lower()
+    project = settings.project if settings else "the connection's"
+    location = settings.location if settings else "the connection's"
+    storage = f" ({settings.storage_uri})" if settings and settings.storage_uri else ""
+    reasons = {str(detail.get("reason") or "") for detail in error.details}
+    permission = _PERMISSION.search(text)
+    if isinstance(error, PermissionDeniedError):
+        if permission:
+            return (
+                f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of "
+                f"this file, or use another bucket than the connection's storage_uri{storage}."
+            )
+        if "USER_PROJECT_DENIED" in reasons:
+            payer = settings.quota_project if settings else ""
+            return (
+                f"The connection's account may not use {payer or 'that project'} for quota: grant it "
+                "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
+            )
+        if "vpcservicecontrols" in low:
+            return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
+        if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
+            return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {project}."
+        if "permission denied on 'locations/" in low:
+            return (
+                f"The location {location} of the connection does not exist, or is closed to project {project}: "
+                "correct the connection's location (for example us-central1 or global)."
+            )
+        if "CONSUMER_INVALID" in reasons or "resource project" in low:
+            return (
+                f"The project {project} of the connection does not exist, or its account has no access to it: correct "
+                "the connection's project."
+            )
+        return (
+            f"The connection's account needs roles/aiplatform.user in project {project}; check also that this is the "
+            "right project."
+        )
+    names_model = any(word in low for word in ("publishermodel", "publisher model", "the model"))
+    if names_model and "batchpredictionjob" not in low and (error.status == 404 or "location" in low):
+        return (
+            f"The model does not exist, or is not served in location {location} of the connection: check its name, or "
+            "use a connection with a location that has it (for most Gemini models global or us-central1)."
+        )
+    if isinstance(error, NotFoundError):
+        if "batchpredictionjob" in low:
+            return (
+                f"The job was deleted, or belongs to another project or location than the connection's ({project}, "
+                f"{location})."
+            )
+        if "bucket does not exist" in low:
+            return (
+                "Create the bucket, or correct its name in the file's place or in the connection's "
+                f"storage_uri{storage}."
+            )
+        if "no such object" in low:
+            return "The object was deleted or never written; check its name."
+    if error.reason == "FAILED_PRECONDITION" and "delet" in low:
+        return "A job can be deleted once it has ended: cancel it first and wait for that."
+    return ""
