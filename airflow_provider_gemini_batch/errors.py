@@ -25,7 +25,7 @@ Every error this package raises.
         JobStuckError           pending or running for longer than allowed
       JobConflictError          a job of this task exists that was submitted with other input
       SubmitError               it could not be settled whether a job exists, or the quota never freed up
-      TriggerEventError         a deferred task was resumed with an event it does not know
+      TriggerEventError         a deferred task was resumed with an event, or values of its own, it cannot read
 
 Facts are attributes, set as keywords; the message is for people and says what to do next. No message ever holds a
 secret. Each class survives ``pickle``: its only positional argument is the message, and the rest travels in
@@ -135,6 +135,11 @@ class RateLimitedError(ApiError):
         self.quota = quota
 
     @property
+    def is_spend_limit(self) -> bool:
+        """Whether the limit is one of money spent, over ten minutes or a month, as far as the reply tells."""
+        return "spend" in f"{self.quota} {self}".lower()
+
+    @property
     def is_transient(self) -> bool:
         return True
 
@@ -234,7 +239,15 @@ class PartialFailureError(JobError):
 
 
 class JobTimeoutError(JobError):
-    """We stopped waiting at the deadline; unless it was cancelled, the job may still run and bill."""
+    """
+    We stopped waiting at the deadline; unless it was cancelled, the job may still run and bill.
+
+    :param limit: Which limit ended the wait: ``timeout``, or Airflow's ``execution_timeout``.
+    """
+
+    def __init__(self, message: str = "", *, limit: str = "timeout", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.limit = limit
 
 
 class JobStuckError(JobError):
@@ -258,4 +271,4 @@ class SubmitError(GeminiBatchError):
 
 
 class TriggerEventError(GeminiBatchError):
-    """A deferred task was resumed with an event it does not know."""
+    """A deferred task was resumed with an event, or with values of its own, that this version cannot read."""

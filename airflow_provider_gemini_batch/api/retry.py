@@ -29,6 +29,7 @@ class RetryPolicy:
     :param base: Seconds before the second try.
     :param cap: Longest computed pause in seconds.
     :param max_hint: Longest pause in seconds that we take from the service.
+    :param spend_pause: Shortest pause in seconds after a refusal for a limit of money spent; None to pause as usual.
     :param rng: Source of jitter, 0 to 1.
     """
 
@@ -36,6 +37,7 @@ class RetryPolicy:
     base: float = 1.0
     cap: float = 60.0
     max_hint: float = 600.0
+    spend_pause: float | None = None
     rng: Callable[[], float] = field(default=random.random, repr=False, compare=False)
 
     def delay_after(self, error: GeminiBatchError, attempt: int) -> float | None:
@@ -47,9 +49,19 @@ class RetryPolicy:
         if not error.is_transient or (self.max_attempts is not None and attempt >= self.max_attempts):
             return None
         hint = getattr(error, "retry_after", None)
+        if self.spend_pause is not None and getattr(error, "is_spend_limit", False):
+            hint = max(hint or 0.0, self.spend_pause)
         if hint is not None and hint >= MIN_HINT:
             return float(min(hint, self.max_hint)) * (1 + 0.1 * self.rng())
         return float(min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))) * (0.5 + 0.5 * self.rng())
 
 
 NO_RETRY = RetryPolicy(max_attempts=1)
+
+QUOTA = RetryPolicy(max_attempts=None, base=30.0, cap=1800.0, max_hint=3600.0, spend_pause=600.0)
+"""
+Pauses after a create was refused for a quota (HTTP 429), until the caller's own deadline.
+
+Quotas of requests, running jobs and waiting tokens free up as jobs end, over minutes to hours. The limit of money spent
+counts the last ten minutes, so to ask earlier is of no use (https://ai.google.dev/gemini-api/docs/rate-limits).
+"""

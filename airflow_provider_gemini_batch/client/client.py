@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
 
 _LOG = logging.getLogger(__name__)
@@ -198,6 +199,8 @@ class GeminiBatchClient(Session):
         poll_interval: float | timedelta | None = 30,
         timeout: float | timedelta = 3600,
         on_progress: Callable[[BatchJob], None] | None = None,
+        *,
+        max_failed_rows: float | None = 0.1,
     ) -> BatchJob:
         """
         Wait until a job has ended, holding this process.
@@ -205,6 +208,8 @@ class GeminiBatchClient(Session):
         :param poll_interval: Seconds or timedelta between polls; None for an interval that grows with the job's age.
         :param timeout: Seconds or timedelta in all.
         :param on_progress: Called with the job after every poll.
+        :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
+            warns, and fails only if no row has one.
         :return: The job, ended well.
         :raises JobError: The subclass says how it ended; ``JobTimeoutError`` if it has not.
         """
@@ -223,7 +228,7 @@ class GeminiBatchClient(Session):
         outcome = self.run(wait_for_end(self.backend, job_name, watch, time.time, poll_interval=interval))
         if outcome is not Outcome.ENDED or watch.job is None:
             raise not_ended(outcome, job_name, watch.job, time.time() - started)
-        warning = check_ended(watch.job, reasons=self.why_rows_failed)
+        warning = check_ended(watch.job, max_failed_rows, self.sample_rows)
         if warning:
             self._log.warning("%s", warning)
         return watch.job
@@ -246,9 +251,9 @@ class GeminiBatchClient(Session):
         """
         yield from self._results.responses(self._ended(job_or_name))
 
-    def why_rows_failed(self, job: BatchJob) -> dict[str, int]:
-        """Count the reasons given in the first answers of a job; none are told if they cannot be read."""
-        return self._results.why_rows_failed(job)
+    def sample_rows(self, job: BatchJob) -> RowSample:
+        """Read the first answers of a job, to say why rows failed and how many were cut off."""
+        return self._results.sample_rows(job)
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""

@@ -21,7 +21,7 @@ from airflow_provider_gemini_batch.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
+from airflow_provider_gemini_batch.lifecycle.verdict import RowSample, check_ended, check_state
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
 from airflow_provider_gemini_batch.rows.line_batches import line_blocks, lines_of, split_lines
 from airflow_provider_gemini_batch.rows.results import iter_inline_results, read_result
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.client.session import Log, Session
     from airflow_provider_gemini_batch.rows.line_batches import Lines
 
-ROWS_LOOKED_AT = 1000
+ROWS_SAMPLED = 1000
 """Answers that are read to say why rows failed, before anybody downloads them all."""
 
 
@@ -55,16 +55,19 @@ class ResultReader:
         for number, line in enumerate(self.lines(job), 1):
             yield read_result(line, position=number)
 
-    def why_rows_failed(self, job: BatchJob) -> dict[str, int]:
-        """Count the reasons given in the first answers; none are told if they cannot be read."""
+    def sample_rows(self, job: BatchJob) -> RowSample:
+        """Read the first answers, to say why rows failed and how many were cut off; empty if they cannot be read."""
         reasons: Counter[str] = Counter()
+        truncated = read = 0
         try:
-            for result in islice(self.responses(job), ROWS_LOOKED_AT):
+            for result in islice(self.responses(job), ROWS_SAMPLED):
+                read += 1
+                truncated += result.status == "succeeded" and result.finish_reason == "MAX_TOKENS"
                 if result.status == "failed" and result.error is not None:
                     reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
         except (GeminiBatchError, OSError) as error:
             self._log.warning("Why rows of %s failed could not be looked up. %s", job.name, error)
-        return dict(reasons.most_common())
+        return RowSample(dict(reasons.most_common()), truncated, read, is_whole=read < ROWS_SAMPLED)
 
     def lines(self, job: BatchJob) -> Iterator[bytes | dict[str, Any]]:
         """Yield the raw result lines."""
@@ -85,7 +88,7 @@ class ResultReader:
         output = job.output
         if output is None:
             if job.is_done:
-                check_ended(job)
+                check_ended(job, None)
             raise ConfigurationError(f"{job.name} has no results: it is {job.state.value}. Wait for it to end first.")
         if output.kind == "inline":
             yield from self._inline(job.name)
@@ -113,7 +116,7 @@ class ResultReader:
         names = sorted(file.name for file in files if file.name.endswith(".jsonl"))
         if not names:
             if not job.is_succeeded:
-                check_ended(job)  # it may name a place and have left nothing there
+                check_state(job)  # it may name a place and have left nothing there
             raise ConfigurationError(
                 f"There are no *.jsonl objects under {directory}: they were removed, or may not be listed."
             )

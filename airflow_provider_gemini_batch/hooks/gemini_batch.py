@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, JobRequest
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 
@@ -183,9 +184,13 @@ class GeminiBatchHook(BaseHook):
         poll_interval: float | timedelta | None = 30,
         timeout: float | timedelta = 3600,
         on_progress: Callable[[BatchJob], None] | None = None,
+        *,
+        max_failed_rows: float | None = 0.1,
     ) -> BatchJob:
         """Wait until a job has ended well, holding this process."""
-        return self.client.wait_for_batch(job_name, poll_interval, timeout, on_progress)
+        return self.client.wait_for_batch(
+            job_name, poll_interval, timeout, on_progress, max_failed_rows=max_failed_rows
+        )
 
     def cancel_batch(self, job_name: str) -> None:
         """Ask for a job to be cancelled; a job already gone or ended is fine."""
@@ -201,9 +206,9 @@ class GeminiBatchHook(BaseHook):
         """Yield a job's answers one by one, wherever they lie, in the order the service keeps them (any order)."""
         return self.client.get_responses(job_or_name)
 
-    def why_rows_failed(self, job: BatchJob) -> dict[str, int]:
-        """Count the reasons given in the first answers of a job; none are told if they cannot be read."""
-        return self.client.why_rows_failed(job)
+    def sample_rows(self, job: BatchJob) -> RowSample:
+        """Read the first answers of a job, to say why rows failed and how many were cut off."""
+        return self.client.sample_rows(job)
 
     def result_lines(self, job_or_name: BatchJob | str) -> Iterator[bytes | dict[str, Any]]:
         """Yield a job's raw result lines, streamed in constant memory."""

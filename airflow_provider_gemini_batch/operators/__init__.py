@@ -9,8 +9,7 @@ from airflow_provider_gemini_batch.operators.cleanup import (
     DeleteBatchOperator,
     DeleteFileOperator,
 )
-from airflow_provider_gemini_batch.operators.create import CreateBatchOperator
-from airflow_provider_gemini_batch.operators.create_embedding import CreateEmbeddingBatchOperator
+from airflow_provider_gemini_batch.operators.create import CreateBatchOperator, CreateEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.download import DownloadResultsOperator
 from airflow_provider_gemini_batch.operators.jobs import GetBatchOperator, ListBatchesOperator
 from airflow_provider_gemini_batch.operators.upload import UploadFileOperator

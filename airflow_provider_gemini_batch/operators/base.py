@@ -22,7 +22,7 @@ class InvalidInputError(ConfigurationError, AirflowFailException):
 
 
 @contextmanager
-def failing_at_once() -> Iterator[None]:
+def fail_without_retry() -> Iterator[None]:
     """Turn a ConfigurationError into one that Airflow does not retry."""
     try:
         yield
@@ -30,17 +30,6 @@ def failing_at_once() -> Iterator[None]:
         raise
     except ConfigurationError as error:
         raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
-
-
-class _TemplateFields(tuple[str, ...]):
-    """
-    Names of template fields, of which ``task_type`` is found too, as the operators keep it under another name.
-
-    A mapped operator waits only for tasks that it is told of in arguments found here.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__("embed_task_type" if name == "task_type" else name)
 
 
 class GeminiBatchOperator(Templating, BaseOperator):
@@ -52,11 +41,6 @@ class GeminiBatchOperator(Templating, BaseOperator):
 
     ui_color = "#e8f0fe"
     template_fields: Sequence[str] = ("gemini_batch_conn_id",)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if isinstance(cls.template_fields, (list, tuple)):  # Airflow has its own word for a text
-            cls.template_fields = _TemplateFields(cls.template_fields)
 
     def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,9 +55,34 @@ class GeminiBatchOperator(Templating, BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the task."""
-        with failing_at_once():
-            return self.carry_out(context)
+        with fail_without_retry():
+            return self.run_task(context)
 
-    def carry_out(self, context: Any) -> Any:
+    def run_task(self, context: Any) -> Any:
         """Do the operator's work."""
         raise NotImplementedError
+
+
+class _WithTaskType(tuple[str, ...]):
+    """Names of template fields, of which ``task_type`` is found too."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__("embed_task_type" if name == "task_type" else name)
+
+
+class TaskTypeArgument:
+    """
+    For the operators with an argument ``task_type``, which they keep as ``embed_task_type``.
+
+    ``BaseOperator`` has a property of the name ``task_type``. A mapped operator keeps its arguments by their own names,
+    and waits only for tasks whose output is in an argument that its template fields hold
+    (``MappedOperator.iter_mapped_dependencies``): there ``task_type`` has to be found, though no such attribute is
+    rendered. Subclasses by users, with fields of their own, need it as well.
+    """
+
+    template_fields: Sequence[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if isinstance(cls.template_fields, (list, tuple)):  # Airflow has its own word for a text
+            cls.template_fields = _WithTaskType(cls.template_fields)

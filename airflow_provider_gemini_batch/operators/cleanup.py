@@ -40,7 +40,7 @@ class CancelBatchOperator(GeminiBatchOperator):
         super().__init__(**kwargs)
         self.job_name = job_name
 
-    def carry_out(self, context: Any) -> None:
+    def run_task(self, context: Any) -> None:
         self.hook.cancel_batch(self.job_name)
 
 
@@ -62,7 +62,7 @@ class DeleteBatchOperator(GeminiBatchOperator):
         self.job_name = job_name
         self.cancel_running = cancel_running
 
-    def carry_out(self, context: Any) -> None:
+    def run_task(self, context: Any) -> None:
         hook = self.hook
         try:
             job = hook.get_batch(self.job_name)
@@ -90,7 +90,7 @@ class DeleteFileOperator(GeminiBatchOperator):
         super().__init__(**kwargs)
         self.file_name = file_name
 
-    def carry_out(self, context: Any) -> None:
+    def run_task(self, context: Any) -> None:
         from airflow_provider_gemini_batch.api.flows import find_reader
 
         hook = self.hook
@@ -146,7 +146,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         # BaseOperator has a method of the name dry_run.
         self.only_say = dry_run
 
-    def carry_out(self, context: Any) -> list[dict[str, Any]]:
+    def run_task(self, context: Any) -> list[dict[str, Any]]:
         from airflow_provider_gemini_batch.api.states import TERMINAL
         from airflow_provider_gemini_batch.times import epoch
 

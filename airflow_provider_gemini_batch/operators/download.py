@@ -44,7 +44,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         output_path: str | PathLike[str],
         input_path: str | PathLike[str] | None = None,
         errors_path: str | PathLike[str] | None = None,
-        max_failed_rows: float | None = None,
+        max_failed_rows: float | None = 0.1,
         include_response: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -56,11 +56,16 @@ class DownloadResultsOperator(GeminiBatchOperator):
         self.max_failed_rows = max_failed_rows
         self.include_response = include_response
 
-    def carry_out(self, context: Any) -> dict[str, Any]:
+    def run_task(self, context: Any) -> dict[str, Any]:
         from airflow_provider_gemini_batch.api.models import JobErrorInfo
         from airflow_provider_gemini_batch.files.paths import normalise_path
         from airflow_provider_gemini_batch.landing.join import land
-        from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, check_max_failed_rows, check_rows
+        from airflow_provider_gemini_batch.lifecycle.verdict import (
+            check_ended,
+            check_max_failed_rows,
+            check_rows,
+            check_state,
+        )
 
         check_max_failed_rows(self.max_failed_rows)
         output_path = normalise_path(self.output_path, "output_path")
@@ -73,7 +78,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
                 f"{job.name} has not ended (it is {job.state.value}): put a BatchJobSensor before this task.", job=job
             )
         if job.output is None:
-            check_ended(job)
+            check_ended(job, None)
         manifest: dict[str, Any] = {
             "job_name": job.name,
             "model": job.model,
@@ -88,7 +93,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         }
         if not job.is_succeeded:
             try:
-                check_ended(job)
+                check_state(job)
             except JobError as error:
                 if not manifest["succeeded"]:
                     raise

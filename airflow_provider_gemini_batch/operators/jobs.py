@@ -31,7 +31,7 @@ class GetBatchOperator(GeminiBatchOperator):
         super().__init__(**kwargs)
         self.job_name = job_name
 
-    def carry_out(self, context: Any) -> dict[str, Any]:
+    def run_task(self, context: Any) -> dict[str, Any]:
         return self.hook.get_batch(self.job_name).summary()
 
 
@@ -62,7 +62,7 @@ class ListBatchesOperator(GeminiBatchOperator):
         self.display_name_prefix = display_name_prefix
         self.limit = limit
 
-    def carry_out(self, context: Any) -> list[dict[str, Any]]:
+    def run_task(self, context: Any) -> list[dict[str, Any]]:
         if self.limit is not None and (
             isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 0 < self.limit <= sys.maxsize
         ):

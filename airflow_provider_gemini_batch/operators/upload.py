@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, TaskTypeArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ANY_MODEL = {"generate": "gemini-3.5-flash-lite", "embed": "gemini-embedding-001"}
 
 
-class UploadFileOperator(GeminiBatchOperator):
+class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
     """
     Check the rows of a file, bring them to the wire form and upload them; returns the remote name.
 
@@ -72,7 +72,7 @@ class UploadFileOperator(GeminiBatchOperator):
         self.title = title
         self.output_dimensionality = output_dimensionality
 
-    def carry_out(self, context: Any) -> str:
+    def run_task(self, context: Any) -> str:
         from airflow_provider_gemini_batch.client.prepare import prepared
         from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
         from airflow_provider_gemini_batch.lifecycle.request import JobRequest

@@ -17,7 +17,8 @@ from airflow_provider_gemini_batch.compat import (
     conf,
 )
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
-from airflow_provider_gemini_batch.operators.base import failing_at_once
+from airflow_provider_gemini_batch.operators.base import fail_without_retry
+from airflow_provider_gemini_batch.task.kill import TaskEnd
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+    from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Step
     from airflow_provider_gemini_batch.lifecycle.waiting import Watch
+
+MAX_FAILED_ROWS = 0.1
 
 
 class BatchJobTimeoutError(JobTimeoutError, AirflowSensorTimeout):
@@ -41,11 +45,12 @@ class BatchJobSensor(BaseSensorOperator):
 
     :param job_name: What a create operator returned.
     :param deferrable: Wait in the triggerer instead of holding a worker.
-    :param poke_interval: Seconds or timedelta between looks; None for once a minute, and in deferrable mode for 6 % of
+    :param poke_interval: Seconds or timedelta between polls; None for once a minute, and in deferrable mode for 6 % of
         the job's age, 5 s to 10 min.
     :param timeout: Seconds or timedelta to wait in all, default four days. A timeout is not retried; the job runs on.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
         warns, and fails only if no row has one.
+    :param count_truncated: Whether answers that were cut off count as failed, as far as the first 1,000 tell.
     """
 
     template_fields: Sequence[str] = ("gemini_batch_conn_id", "job_name")
@@ -59,7 +64,8 @@ class BatchJobSensor(BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: float | timedelta | None = None,
         timeout: float | timedelta = 4 * 24 * 3600,
-        max_failed_rows: float | None = None,
+        max_failed_rows: float | None = MAX_FAILED_ROWS,
+        count_truncated: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=60 if poke_interval is None else poke_interval, timeout=timeout, **kwargs)
@@ -68,7 +74,9 @@ class BatchJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.poll_interval = poke_interval.total_seconds() if isinstance(poke_interval, timedelta) else poke_interval
         self.max_failed_rows = max_failed_rows
-        self._started: float | None = None
+        self.count_truncated = count_truncated
+        self._attempt: Attempt | None = None
+        self._end = TaskEnd()
 
     @cached_property
     def hook(self) -> GeminiBatchHook:
@@ -78,46 +86,106 @@ class BatchJobSensor(BaseSensorOperator):
         return GeminiBatchHook(self.gemini_batch_conn_id)
 
     @cached_property
+    def _policy(self) -> AttemptPolicy:
+        """What was asked for: a sensor leaves the job alone, whatever ends the wait."""
+        from airflow_provider_gemini_batch.lifecycle.attempt import AttemptPolicy
+        from airflow_provider_gemini_batch.triggers.deferral import execution_timeout_of
+
+        timeout = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
+        return AttemptPolicy(timeout=timeout, execution_timeout=execution_timeout_of(self))
+
+    def _begin(self, started: float) -> Attempt:
+        from dataclasses import replace
+
+        return replace(self._policy.begin(started), job_name=self.job_name)
+
+    @cached_property
     def _watch(self) -> Watch:
-        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, Watch
 
-        started = self._started or time.time()
-        report = ProgressReport(self.log.info, started)
-        return Watch(WaitLimits(started + self._seconds), started, report.see, report.fault)
+        attempt = self._attempt or self._begin(time.time())
+        report = ProgressReport(self.log.info, attempt.started)
+        return Watch(self._policy.limits(attempt), attempt.started, report.see, report.fault)
 
-    @property
-    def _seconds(self) -> float:
-        return self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
+    # --- entered by Airflow -------------------------------------------------------------------------------------------
 
     def execute(self, context: Any) -> Any:
-        """Wait in the triggerer, or look here until the job has ended."""
+        """Wait in the triggerer, or poll here until the job has ended."""
         from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
 
-        with failing_at_once():
+        with fail_without_retry(), self._end.told(lambda: [self.job_name]):
             check_max_failed_rows(self.max_failed_rows)
             # Everything that can be known at once is said at once: a connection or a name that cannot work.
             self.job_name = self.hook.client.backend.check_job_name(self.job_name)
             if not self.deferrable:
-                return self._look_until_over(context)
+                return self._poll_until_over(context)
             seconds(self.poll_interval, "poke_interval")
+            self._attempt = self._begin(time.time())
             with self._never_failing():
-                job = self._look()
+                job = self._poll()
                 if job is not None and job.is_done:
                     return self._summary(job)
-            self._defer(time.time() + self._seconds)
+            self._defer(self._attempt)
         return None
 
-    def _look_until_over(self, context: Any) -> Any:
-        try:
-            return super().execute(context)
-        except AirflowSensorTimeout as error:
-            raise self._timeout(self._watch.job) from error
+    def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> dict[str, Any]:
+        """Go on after the wait in the triggerer."""
+        from airflow_provider_gemini_batch.triggers.deferral import read_wait, step_after_wait
 
-    def _timeout(self, job: BatchJob | None) -> BatchJobTimeoutError:
-        from airflow_provider_gemini_batch.lifecycle.verdict import not_ended
+        attempt, outcome = read_wait(event, carried, self._policy)
+        self.job_name = str(attempt.job_name)
+        with self._never_failing(), fail_without_retry():
+            return self._follow(step_after_wait(self.hook, attempt, outcome, self._policy, self.log))
+
+    def poke(self, context: Any) -> PokeReturnValue | bool:
+        """Read the job once."""
+        if self._attempt is None:
+            self._attempt = self._begin(self._first_poke(context) or time.time())
+        with fail_without_retry():
+            job = self._poll()
+            if job is None or not job.is_done:
+                return False
+            return PokeReturnValue(is_done=True, xcom_value=self._summary(job))
+
+    def on_kill(self) -> None:
+        """End the wait; the job is left to whoever made it."""
+        self._end.end_wait()
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    def _follow(self, step: Step) -> dict[str, Any]:
+        """Carry a step out; a sensor neither pauses nor submits."""
+        from airflow_provider_gemini_batch.lifecycle.attempt import Done, Fail, Wait
+
+        if isinstance(step, Done):
+            return self._summary(step.job)
+        if isinstance(step, Wait):
+            self._defer(step.attempt)
+        assert isinstance(step, Fail)
+        error = self._as_timeout(step.error)
+        if isinstance(error, AirflowSensorTimeout) and self.soft_fail:
+            raise AirflowSkipException(str(error)) from error
+        raise error
+
+    def _as_timeout(self, error: GeminiBatchError) -> GeminiBatchError:
+        """Make Airflow's own kind of error of the sensor's timeout; ``execution_timeout`` may be retried."""
+        if isinstance(error, JobTimeoutError) and error.limit == "timeout":
+            return BatchJobTimeoutError(str(error), job=error.job)
+        return error
+
+    def _poll_until_over(self, context: Any) -> Any:
+        from airflow_provider_gemini_batch.lifecycle.attempt import Fail, next_step
         from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
-        return BatchJobTimeoutError(str(not_ended(Outcome.TIMEOUT, self.job_name, job, self._seconds)), job=job)
+        try:
+            with self._end.waiting():
+                return super().execute(context)
+        except AirflowSensorTimeout as error:
+            attempt = self._attempt or self._begin(time.time() - self._policy.timeout)
+            step = next_step(attempt, Outcome.TIMEOUT, self._watch.job, self._policy, time.time())
+            if isinstance(step, Fail):
+                raise self._as_timeout(step.error) from error
+            raise
 
     @contextmanager
     def _never_failing(self) -> Iterator[None]:
@@ -131,27 +199,10 @@ class BatchJobSensor(BaseSensorOperator):
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
 
-    def _defer(self, deadline: float) -> None:
-        from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+    def _defer(self, attempt: Attempt) -> None:
+        from airflow_provider_gemini_batch.triggers.deferral import defer_wait
 
-        self.defer(
-            trigger=BatchJobTrigger(
-                self.job_name, self.gemini_batch_conn_id, self.poll_interval, deadline, cancel_on_kill=False
-            ),
-            method_name="execute_complete",
-            kwargs={"deadline": deadline},
-            # The trigger's own deadline comes first, so that the timeout is ours to explain.
-            timeout=timedelta(seconds=max(60.0, deadline - time.time() + 300)),
-        )
-
-    def poke(self, context: Any) -> PokeReturnValue | bool:
-        """Look once."""
-        self._started = self._started or self._first_poke(context)
-        with failing_at_once():
-            job = self._look()
-            if job is None or not job.is_done:
-                return False
-            return PokeReturnValue(is_done=True, xcom_value=self._summary(job))
+        defer_wait(self, attempt, self._policy, poll_interval=self.poll_interval, cancel_on_kill=False)
 
     def _first_poke(self, context: Any) -> float | None:
         """Return when the wait began: a rescheduled sensor is a new process each time, and the wait is one."""
@@ -162,8 +213,8 @@ class BatchJobSensor(BaseSensorOperator):
         first = getattr(ti, "get_first_reschedule_date", lambda _: getattr(ti, "start_date", None))(context)
         return first.timestamp() if isinstance(first, datetime) else None
 
-    def _look(self) -> BatchJob | None:
-        """Look at the job; None after a passing fault."""
+    def _poll(self) -> BatchJob | None:
+        """Read the job; None after a passing fault."""
         from airflow_provider_gemini_batch.api.flows import get_job
         from airflow_provider_gemini_batch.api.retry import NO_RETRY
 
@@ -175,37 +226,10 @@ class BatchJobSensor(BaseSensorOperator):
         self._watch.see(job, time.time())
         return job
 
-    def execute_complete(self, context: Any, event: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
-        """Go on after the wait in the triggerer."""
-        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
-        from airflow_provider_gemini_batch.watch.event import read_event
-
-        wait = read_event(event)
-        self.job_name = wait.job_name
-        deadline = deadline or time.time() + self._seconds
-        with self._never_failing(), failing_at_once():
-            if wait.outcome is Outcome.ERROR:
-                raise GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
-            try:
-                job = self.hook.get_batch(wait.job_name)
-            except GeminiBatchError as error:
-                if not error.is_transient:
-                    raise
-                self.log.warning("%s could not be looked at. %s", wait.job_name, error)
-                job = None
-            if job is not None and job.is_done:
-                return self._summary(job)
-            if wait.outcome is Outcome.ENDED and time.time() < deadline:
-                self._defer(deadline)  # a list said so, the job itself does not, or cannot be asked for now
-            timeout = self._timeout(job)
-            if self.soft_fail:
-                raise AirflowSkipException(str(timeout)) from timeout
-            raise timeout
-
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
-        warning = check_ended(job, self.max_failed_rows, self.hook.why_rows_failed)
+        warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)
         return job.summary()

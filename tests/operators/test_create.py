@@ -482,7 +482,7 @@ def test_a_file_sent_for_nothing_is_removed(emulator: EmulatorHandle, tmp_path: 
             time.sleep(0.01)
         emulator.clear_faults()
         # Airflow 2.11 refuses execute() in a thread of ours.
-        theirs.append(create(input_path=path).carry_out(other))
+        theirs.append(create(input_path=path).run_task(other))
 
     emulator.fault(match={"path": "/upload/"}, action="delay", delay=6.0, times=1)
     beside = threading.Thread(target=submit_beside)
@@ -532,7 +532,7 @@ def test_an_orphan_that_cannot_tell_its_jobs_name_still_cancels_the_twin_it_made
         while not emulator.journal(path=CREATE):
             time.sleep(0.01)
         emulator.clear_faults()
-        theirs.append(create().carry_out(attempt(2)))  # Airflow 2.11 runs execute in its main thread only
+        theirs.append(create().run_task(attempt(2)))  # Airflow 2.11 runs execute in its main thread only
 
     # Its create is so slow that the retry beside it creates, too.
     emulator.fault(match={"path": CREATE}, action="delay", delay=2.0, times=1)

@@ -42,7 +42,7 @@ def deferred(trigger: BaseTrigger) -> SimpleNamespace:
     """Return a task instance as the API server has it."""
     classpath, kwargs = trigger.serialize()
     return SimpleNamespace(
-        dag_id="nightly", task_id="create", run_id="manual__1", map_index=-1, trigger_id=1,
+        id="a-try", dag_id="nightly", task_id="create", run_id="manual__1", map_index=-1, trigger_id=1,
         trigger=SimpleNamespace(classpath=classpath, kwargs=kwargs),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.connection.settings import settings_from_connection
 from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
-from airflow_provider_gemini_batch.task.context import state_in
+from airflow_provider_gemini_batch.task.kill import state_in
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.watch import event as wait
 from airflow_provider_gemini_batch.watch import poller

@@ -19,7 +19,7 @@ WARM = (
     "airflow_provider_gemini_batch.client.client",
     "airflow_provider_gemini_batch.transport.asynchronous",
     "airflow_provider_gemini_batch.transport.blocking",
-    "airflow_provider_gemini_batch.task.context",
+    "airflow_provider_gemini_batch.task.kill",
     "airflow_provider_gemini_batch.task.identity",
     "airflow_provider_gemini_batch.task.store",
     "airflow_provider_gemini_batch.transport.credentials",

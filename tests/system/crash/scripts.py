@@ -94,7 +94,8 @@ def _survives(event: str) -> Callable[[Run], Script]:
         if event == "stalled":
             # The trap: the triggerer that wakes kills its trigger as if a person had ended the task.
             yield Until(
-                "the woken triggerer to let the job alone", lambda: run.log_says("is kept: its task is deferred")
+                "the woken triggerer to let the job alone",
+                lambda: run.log_says("the task is deferred and still needs it"),
             )
             yield _for(QUIET)
         run.finish_jobs()
@@ -223,7 +224,7 @@ def cleared(run: Run) -> Script:
     yield _waits(run)
     if run.case.deferrable:
         # Airflow ends the old trigger as if a person had ended the task, when the new try has deferred already.
-        yield Until("the old trigger to let the job alone", lambda: run.log_says("is kept: its task is"))
+        yield Until("the old trigger to let the job alone", lambda: run.log_says("and still needs it"))
     yield from _to_the_end(run)
 
 

@@ -15,7 +15,7 @@ from tests.system.crash.cases import CASES, MAX_TRIES, TASK_ID, Case
 class TalkingOperator(CreateBatchOperator):
     """Asks Airflow for something all the time while it waits: a signal meets it in the middle of a conversation."""
 
-    def _wait(self, context: Any, job_name: str, plan: dict[str, Any]) -> str:
+    def _wait(self, *_: Any) -> Any:
         while True:
             Variable.get("nothing", default=None)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.errors import SubmitError
-from airflow_provider_gemini_batch.task.context import HANDLER_PATIENCE, if_final
+from airflow_provider_gemini_batch.task.kill import HANDLER_PATIENCE, TaskEnd, state_of
 from airflow_provider_gemini_batch.task.store import SubmissionStore
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ TASK = """
 import json, os, signal, socket, sys, threading, time
 import msgspec
 from airflow.sdk.execution_time import comms, task_runner
-from airflow_provider_gemini_batch.task.context import if_final
+from airflow_provider_gemini_batch.task.kill import TaskEnd, state_of
 
 own, supervisors = socket.socketpair()
 task_runner.SUPERVISOR_COMMS = comms.CommsDecoder(socket=own)
@@ -53,14 +53,15 @@ def supervise():
         supervisors.sendall(comms._ResponseFrame(id=identity, body=answer).as_bytes())
 
 def on_term(number, frame):
-    if_final(TaskInstance(), seen.append)
+    ti = TaskInstance()
+    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], lambda: state_of(ti), seen.append)
     seen.append("handler left")
 
 signal.signal(signal.SIGTERM, on_term)
 threading.Thread(target=supervise, daemon=True).start()
 answer = task_runner.SUPERVISOR_COMMS.send(comms.GetVariable(key="v"))
 deadline = time.monotonic() + 5
-while "failed" not in seen and time.monotonic() < deadline:
+while "batches/a" not in seen and time.monotonic() < deadline:
     time.sleep(0.01)
 print(json.dumps({"answer": answer.value, "seen": sorted(seen)}))
 """
@@ -79,7 +80,7 @@ def test_question_about_the_state_is_answered_though_the_signal_came_in_the_midd
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"answer": "mine", "seen": ["failed", "handler left"]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"answer": "mine", "seen": ["batches/a", "handler left"]}
 
 
 class Store:
@@ -122,30 +123,35 @@ def test_a_store_that_refuses_does_not_keep_a_task_from_submitting() -> None:
     assert memory.recall() == {}
 
 
+class RunningTask:
+    """A task instance of Airflow 3 that somebody has brought into a state."""
+
+    dag_id, run_id, task_id, map_index = "d", "r", "t", -1
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+
+    def get_task_states(self, **_: Any) -> dict[str, Any]:
+        return {"r": {"t": self._state}}
+
+
+def ended(ti: Any, cancel: Any) -> None:
+    """Do what ``on_kill`` does."""
+    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], lambda: state_of(ti), cancel)
+
+
 def test_a_task_that_was_not_marked_is_left_alone() -> None:
-    class TaskInstance:
-        dag_id, run_id, task_id, map_index = "d", "r", "t", -1
-
-        def get_task_states(self, **_: Any) -> dict[str, Any]:
-            return {"r": {"t": "running"}}
-
-    acted: list[str] = []
-    if_final(TaskInstance(), acted.append)
-    assert acted == []
+    cancelled: list[str] = []
+    ended(RunningTask("running"), cancelled.append)
+    assert cancelled == []
 
 
 def test_a_cancel_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    class TaskInstance:
-        dag_id, run_id, task_id, map_index = "d", "r", "t", -1
+    def cancel(name: str) -> None:
+        raise RuntimeError(f"no cancel for {name}")
 
-        def get_task_states(self, **_: Any) -> dict[str, Any]:
-            return {"r": {"t": "failed"}}
-
-    def act(state: str) -> None:
-        raise RuntimeError(f"no cancel for {state}")
-
-    if_final(TaskInstance(), act)
-    assert "may still run and bill: no cancel for failed" in caplog.text
+    ended(RunningTask("failed"), cancel)
+    assert "batches/a could not be cancelled and may still run and bill: no cancel for batches/a" in caplog.text
 
 
 def test_where_the_process_ends_right_after_the_handler_a_slow_cancel_is_waited_for() -> None:
@@ -153,11 +159,11 @@ def test_where_the_process_ends_right_after_the_handler_a_slow_cancel_is_waited_
         def current_state(self) -> str:
             return "failed"
 
-    acted: list[str] = []
+    cancelled: list[str] = []
 
-    def act(state: str) -> None:
+    def cancel(name: str) -> None:
         time.sleep(HANDLER_PATIENCE + 0.3)
-        acted.append(state)
+        cancelled.append(name)
 
-    if_final(TaskInstance211(), act)
-    assert acted == ["failed"]
+    ended(TaskInstance211(), cancel)
+    assert cancelled == ["batches/a"]
