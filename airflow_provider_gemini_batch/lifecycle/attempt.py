@@ -428,7 +428,7 @@ def check_stored(arguments: Mapping[str, Any]) -> None:
     read.text("gemini_batch_conn_id")
     read.optional("backend", read.text)
     read.number("started")
-    for name in ("poll_interval", "pending_timeout", "running_timeout"):
+    for name in ("pending_timeout", "running_timeout"):
         read.optional(name, read.number)
     read.optional("deadline", lambda name: read.number(name, finite=False))
 
