@@ -59,6 +59,7 @@ class ResultReader:
         """Read the first answers, to say why rows failed and how many were cut off; empty if they cannot be read."""
         reasons: Counter[str] = Counter()
         truncated = read = 0
+        is_whole = True
         try:
             for result in islice(self.responses(job), ROWS_SAMPLED):
                 read += 1
@@ -66,8 +67,9 @@ class ResultReader:
                 if result.status == "failed" and result.error is not None:
                     reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
         except (GeminiBatchError, OSError) as error:
+            is_whole = False
             self._log.warning("Why rows of %s failed could not be looked up. %s", job.name, error)
-        return RowSample(dict(reasons.most_common()), truncated, read, is_whole=read < ROWS_SAMPLED)
+        return RowSample(dict(reasons.most_common()), truncated, read, is_whole=is_whole and read < ROWS_SAMPLED)
 
     def lines(self, job: BatchJob) -> Iterator[bytes | dict[str, Any]]:
         """Yield the raw result lines."""
