@@ -91,7 +91,65 @@ class SubmissionToken:
         return replace(spec, display_name=self.display_name(spec.display_name), labels=labels)
 
 
-def make_task_id(namespace: str, dag_id: str, run_id: str, task_id: str, map_index: int = -1, salt: str = "") -> str:
+@dataclass(frozen=True)
+class FormerTask:
+    """
+    A task half under which a piece of work may have been submitted before its identity changed.
+
+    :param until: UTC epoch seconds of the change, where another installation may have used the same task half: a job
+        created later is not ours. None where we noted it ourselves, so that it is certainly ours.
+    """
+
+    task: str
+    until: float | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether jobs with this task half are certainly ours."""
+        return self.until is None
+
+
+@dataclass(frozen=True)
+class TaskIdentity:
+    """
+    A piece of work that is paid for once.
+
+    :param task: 16 hex digits, the same on every attempt.
+    :param since: UTC epoch seconds before which no job of it can have been made; None if unknown.
+    :param may_have_rivals: Whether another attempt at it may exist or have existed.
+    :param former: Under which other task halves it may have been submitted.
+    :param indexes: Task halves of the other indexes of a mapped task, where its list may have been re-ordered.
+    """
+
+    task: str
+    since: float | None = None
+    may_have_rivals: bool = False
+    former: tuple[FormerTask, ...] = ()
+    indexes: frozenset[str] = frozenset()
+
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        """The task halves under which jobs of this piece of work are looked for."""
+        return tuple(dict.fromkeys((self.task, *(one.task for one in self.former))))
+
+    def owns(self, task: str) -> bool:
+        """Whether jobs with this task half are certainly ours."""
+        return task == self.task or any(one.task == task and one.is_proven for one in self.former)
+
+    def knows(self, task: str) -> bool:
+        """Whether jobs with this task half may concern us."""
+        return task in self.all_tasks or task in self.indexes
+
+
+def make_task_id(
+    namespace: str,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: int = -1,
+    salt: str = "",
+    loop_index: int | None = None,
+) -> str:
     """
     Name a piece of an Airflow run, the same on every attempt at it.
 
@@ -100,9 +158,11 @@ def make_task_id(namespace: str, dag_id: str, run_id: str, task_id: str, map_ind
     :param namespace: Tells apart Airflow installations that share a project at Google.
     :param map_index: -1 for a task that is not mapped.
     :param salt: A user changes it to ask for a fresh job.
+    :param loop_index: Which pass of a task loop it is; None outside loops.
     :return: 16 hex digits.
     """
-    return _short_hash([namespace, dag_id, run_id, task_id, map_index, salt])
+    parts: list[Any] = [namespace, dag_id, run_id, task_id, map_index, salt]
+    return _short_hash(parts if loop_index is None else [*parts, loop_index])
 
 
 def digest_of(parts: Mapping[str, Any]) -> str:

@@ -104,6 +104,7 @@ class HttpRequest:
     :param timeout: Seconds for this call, or None for the connection's setting.
     :param authorize: Whether the connection's credentials are sent along.
     :param about: What it concerns, for messages, e.g. ``job batches/a``.
+    :param at_most: So many bytes of the body are wanted: the driver reads no further, and the reply counts as complete.
     """
 
     method: str
@@ -114,6 +115,7 @@ class HttpRequest:
     timeout: float | None = None
     authorize: bool = True
     about: str = ""
+    at_most: int | None = None
 
 
 @dataclass(frozen=True)

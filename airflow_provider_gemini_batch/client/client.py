@@ -6,10 +6,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api import flows
-from airflow_provider_gemini_batch.api.identity import SubmissionToken, digest_of
+from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity, digest_of
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.client.prepare import prepared
 from airflow_provider_gemini_batch.client.results import ResultReader
@@ -19,15 +20,17 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatch
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
 from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
+from airflow_provider_gemini_batch.lifecycle.cut_short import CutShort
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
+from airflow_provider_gemini_batch.lifecycle.twins import reconcile
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
 from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import timedelta
     from os import PathLike
     from typing import Self, Unpack
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
     from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
 
@@ -100,7 +104,7 @@ class GeminiBatchClient(Session):
         self,
         request: JobRequest,
         *,
-        task: str,
+        task: str | TaskIdentity,
         since: float | None = None,
         known_names: Sequence[str] = (),
         on_existing_job: str = "replace",
@@ -111,24 +115,30 @@ class GeminiBatchClient(Session):
         remember: Callable[[str, str], None] | None = None,
         on_token: Callable[[str], None] | None = None,
         digest: str | None = None,
+        verdicts: Mapping[str, bool] | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
 
-        :param task: 16 hex digits that name the piece of work (:func:`~.api.identity.make_task_id`).
+        :param task: The piece of work, or just 16 hex digits that name it (:func:`~.api.identity.make_task_id`).
         :param since: UTC epoch seconds; no own job can be older.
         :param may_have_rivals: Whether another attempt at the same work may be under way.
         :param intent_at: UTC epoch seconds at which an earlier attempt was about to create, if its job is not known.
         :param on_token: Told the token before anything is sent.
         :param digest: 16 hex digits that say what is computed, where the caller knows that better than the bytes do.
+        :param verdicts: Which ended jobs a cancel cut short, as far as earlier attempts noted it.
         """
 
         def look(name: str) -> RemoteFile | None:
             return self.run(look_at_remote(self.backend, name, self.retry))
 
+        note = remember or (lambda what, value: None)
+        work = TaskIdentity(task, since, may_have_rivals) if isinstance(task, str) else task
+        if may_have_rivals:
+            work = replace(work, may_have_rivals=True)
         self._say_what_is_ignored(request)
         with prepared(request, self.backend, look) as source:
-            token = SubmissionToken(task, digest or digest_of(source.identity), source.input_digest)
+            token = SubmissionToken(work.task, digest or digest_of(source.identity), source.input_digest)
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
@@ -138,18 +148,56 @@ class GeminiBatchClient(Session):
                 lambda placed: request.spec(placed, name),
                 upload.place,
                 token,
-                since=since,
+                identity=work,
                 known_names=known_names,
-                on_existing_job=on_existing_job,  # type: ignore[arg-type]
-                may_have_rivals=may_have_rivals,
+                on_existing_job=on_existing_job,
                 intent_at=intent_at,
                 exclude=exclude,
                 policy=policy or SubmitPolicy(),
                 now=time.time,
-                remember=remember or (lambda what, value: None),
-                is_remnant=self.is_remnant,
+                remember=note,
+                was_cut_short=self._cut_short(verdicts, note),
             )
             return self.run(upload.removed_if_unused(submitting))
+
+    def reconcile(
+        self,
+        job_name: str,
+        watch: TwinWatch,
+        *,
+        known: Collection[str] = (),
+        exclude: Collection[str] = frozenset(),
+        keep: bool = False,
+        hold_until_age: float = 0.0,
+        verdicts: Mapping[str, bool] | None = None,
+        remember: Callable[[str, str], None] | None = None,
+    ) -> Reconciled:
+        """
+        Look once for twins of a job, cancel all but one, and say whether several have run; see
+        :func:`~airflow_provider_gemini_batch.lifecycle.twins.reconcile`.
+        """
+        policy = SubmitPolicy()
+        return self.run(
+            reconcile(
+                self.backend,
+                job_name,
+                watch,
+                reads=policy.reads,
+                cancels=policy.cancels,
+                was_cut_short=self._cut_short(verdicts, remember or (lambda what, value: None)),
+                now=time.time,
+                known=known,
+                exclude=exclude,
+                keep=keep,
+                hold_until_age=hold_until_age,
+            )
+        )
+
+    def _cut_short(self, verdicts: Mapping[str, bool] | None, remember: Callable[[str, str], None]) -> CutShort:
+        def keep(job_name: str, was_cut_short: bool) -> None:
+            remember("cut_short" if was_cut_short else "whole", job_name)
+
+        return CutShort(self.backend, self.retry, dict(verdicts or {}), keep)
 
     def _say_what_is_ignored(self, request: JobRequest) -> None:
         """The same DAG runs on both backends, so what one of them lacks is said and left out."""
@@ -157,19 +205,6 @@ class GeminiBatchClient(Session):
         if ignored:
             names, backend = ", ".join(ignored), self.backend.name
             self._log.warning("%s: not known to this backend (%s), left out.", names, backend)
-
-    def is_remnant(self, job: BatchJob) -> bool:
-        """
-        Say whether a job that ended well was really cancelled half-way: rows that had not run carry error code 1.
-
-        A job of the Developer API that is cancelled after it began ends SUCCEEDED.
-        """
-        if not job.stats.failed:
-            return False
-        cancelled = 1
-        return any(
-            result.error is not None and result.error.get("code") == cancelled for result in self.get_responses(job)
-        )
 
     def get_batch(self, job_name: str) -> BatchJob:
         """Look at a job."""

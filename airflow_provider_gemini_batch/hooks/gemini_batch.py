@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, JobRequest
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
     from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
@@ -162,9 +163,9 @@ class GeminiBatchHook(BaseHook):
         """Find the job of a piece of work, or else start it: however often it is called, one job is billed."""
         return self.client.submit(request, **how)
 
-    def is_remnant(self, job: BatchJob) -> bool:
-        """Say whether a job that ended well was really cancelled half-way."""
-        return self.client.is_remnant(job)
+    def reconcile(self, job_name: str, watch: TwinWatch, **how: Any) -> Reconciled:
+        """Look once for twins of a job, and cancel all but one."""
+        return self.client.reconcile(job_name, watch, **how)
 
     def get_batch(self, job_name: str) -> BatchJob:
         """Look at a job."""

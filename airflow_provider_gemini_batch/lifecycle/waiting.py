@@ -17,6 +17,7 @@ from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
 from airflow_provider_gemini_batch.lifecycle.polling import next_interval
+from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch, find_twins, list_look_due
 from airflow_provider_gemini_batch.times import duration, epoch
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     PENDING_TIMEOUT = "pending_timeout"
     RUNNING_TIMEOUT = "running_timeout"
+    TWIN = "twin"
+    """Another job for the same piece of work turned up: one of them has to go, and the wait goes on."""
     ERROR = "error"
 
 
@@ -155,6 +158,8 @@ class Watch:
     on_fault: Callable[[GeminiBatchError, float], None] = field(default=lambda error, now: None)
     job: BatchJob | None = field(default=None, init=False)
     running_since: float | None = field(default=None, init=False)
+    twins: tuple[str, ...] = field(default=(), init=False)
+    """With the outcome TWIN: names of the jobs that turned up."""
 
     def see(self, job: BatchJob, now: float) -> Outcome | None:
         """Take a look into account; return how the wait ended, or None to go on."""
@@ -192,6 +197,7 @@ def wait_for_end(
     *,
     poll_interval: float | None = None,
     retry: RetryPolicy | None = None,
+    twins: TwinWatch | None = None,
 ) -> Flow[Outcome]:
     """
     Look at a job until the wait is over; ``watch.job`` then holds the last look.
@@ -199,12 +205,14 @@ def wait_for_end(
     429, 5xx, lost connections and unreadable replies are waited out with growing pauses until the deadline.
 
     :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
+    :param twins: Says which listed job is a twin; None reads no list.
     :return: How the wait ended.
     :raises GeminiBatchError: What no further look can help: refused credentials, a job that does not exist.
     """
     back_off = retry or RetryPolicy(max_attempts=None)
     once = RetryPolicy(max_attempts=1)
     failures = 0
+    listed_at = 0.0
     while True:
         try:
             job = yield from get_job(backend, job_name, once)
@@ -217,6 +225,20 @@ def wait_for_end(
             failures = 0
             outcome = watch.see(job, now())
             pause = watch.pause(now(), poll_interval)
+            age = now() - (epoch(job.create_time) or watch.started)
+            if outcome is None and twins is not None and list_look_due(listed_at, age):
+                listed_at = age
+                watch.twins = yield from _twins(backend, job, twins)
+                if watch.twins:
+                    return Outcome.TWIN
         if outcome is not None:
             return outcome
         yield Pause(pause)
+
+
+def _twins(backend: Backend, job: BatchJob, twins: TwinWatch) -> Flow[tuple[str, ...]]:
+    try:
+        found = yield from find_twins(backend, job, twins, RetryPolicy(max_attempts=2))
+    except GeminiBatchError:
+        return ()  # a look for a twin costs no wait
+    return tuple(twin.name for twin in found)

@@ -78,8 +78,8 @@ def submit_policy() -> SubmitPolicy:
     factor = _settle_seconds(conf) / SETTLE_SECONDS
     return replace(
         usual,
-        settle=tuple(pause * factor for pause in usual.settle),
-        settle_rivals=tuple(pause * factor for pause in usual.settle_rivals),
+        reconcile=tuple(pause * factor for pause in usual.reconcile),
+        rivals=tuple(pause * factor for pause in usual.rivals),
         in_flight=usual.in_flight * factor,
     )
 

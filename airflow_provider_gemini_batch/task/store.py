@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import SubmitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +20,14 @@ class SubmissionStore:
     What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
 
     :param store: ``context.get("task_state_store")``.
+    :param now: UTC epoch seconds.
     """
 
     KEY = "gemini_batch_submission"
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, *, now: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._now = now
 
     def recall(self) -> dict[str, Any]:
         """Return what was noted, or an empty dict."""
@@ -48,7 +53,7 @@ class SubmissionStore:
         """
         if self._store is None:
             return
-        noted = {"intent": value, "intent_at": time.time()} if what == "intent" else {**self.recall(), what: value}
+        noted = {"intent": value, "intent_at": self._now()} if what == "intent" else {**self.recall(), what: value}
         try:
             self._store.set(self.KEY, noted)
         except (EOFError, ConnectionError) as error:

@@ -108,6 +108,11 @@ class Body:
         except TransportError as error:
             self.fault = error.with_traceback(None)
 
+    @property
+    def size(self) -> int:
+        """Bytes so far, unpacked."""
+        return self._size
+
     def end(self) -> None:
         """Say that nothing more comes; look at :attr:`fault` afterwards."""
         try:

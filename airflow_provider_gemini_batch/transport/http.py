@@ -110,7 +110,7 @@ class HttpClient:
         body, fault = self._body_of(request, response)
         if fault is not None:
             raise fault
-        content = body.content()
+        content = body.content()[: request.at_most]
         if response.status_code < 200 or (not content and not says_its_end(response)):
             raise broken_head(request)
         headers = {k.lower(): v for k, v in response.headers.items()}
@@ -123,6 +123,8 @@ class HttpClient:
         try:
             while body.fault is None and (piece := response.raw.read(_PIECE_BYTES, decode_content=False)):
                 body.add(piece)
+                if request.at_most is not None and body.size >= request.at_most:
+                    return body, body.fault
             body.end()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # a chunk of negative size is the latter
             cause = cause_of(error, request.timeout or self._timeout)

@@ -78,4 +78,4 @@ def test_what_a_schedule_may_delay_is_less_than_what_a_submission_waits_for() ->
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
 
     policy = SubmitPolicy()
-    assert MAX_LAG + MAX_DELAY < sum(policy.settle_rivals) < sum(policy.settle) < PENDING
+    assert MAX_LAG + MAX_DELAY < sum(policy.rivals) < sum(policy.reconcile) < PENDING

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Which jobs of the service's list belong to a piece of work, and to which of them this attempt may do what.
+
+A job carries a token of two halves, *task* and *digest* (:mod:`~airflow_provider_gemini_batch.api.identity`):
+
+======================================================  =============================================================
+the job's token has                                     and the job
+======================================================  =============================================================
+our task half, our digest                               is ours: adopted, reused, or cancelled as a surplus twin
+our task half, another digest                           is ours, with other input: ``on_existing_job`` says what to do
+a former task half of this task                         the same, if we noted it ourselves; else, if it was created
+                                                        before the change, adopted for equal input, never cancelled
+the task half of another index of a mapped task         is taken for equal input (the list was re-ordered), never
+                                                        cancelled
+anything else                                           is somebody else's
+======================================================  =============================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.flows import Pages, get_job, list_page
+from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL, token_of
+from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.errors import (
+    NotFoundError,
+    ReplyFormatError,
+    RequestRejectedError,
+    SubmitError,
+)
+from airflow_provider_gemini_batch.times import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from airflow_provider_gemini_batch.api.backend import Backend
+    from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.api.retry import RetryPolicy
+    from airflow_provider_gemini_batch.api.wire import Flow
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    Our jobs as one look showed them, of any state.
+
+    :param same: With our digest.
+    :param other: With other input.
+    :param reordered: With our digest, submitted by another index of this mapped task.
+    :param doubtful: Live, with other input, under a former task half that another installation may have used, too.
+    """
+
+    same: tuple[BatchJob, ...] = ()
+    other: tuple[BatchJob, ...] = ()
+    reordered: tuple[BatchJob, ...] = ()
+    doubtful: tuple[BatchJob, ...] = ()
+
+
+class OwnJobs:
+    """
+    Reads the list of jobs for one piece of work.
+
+    :param exclude: Names of jobs that count as if they did not exist.
+    :param clock_skew: How far the service's clock and ours may differ, in seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        identity: TaskIdentity,
+        retry: RetryPolicy,
+        *,
+        exclude: Collection[str] = frozenset(),
+        clock_skew: float = 600,
+    ) -> None:
+        self._backend = backend
+        self._identity = identity
+        self._retry = retry
+        self._exclude = frozenset(exclude)
+        self._skew = clock_skew
+        self.since = identity.since
+        self.seen: set[str] = set()
+        """Names of every job of ours that any look has shown."""
+
+    def get(self, names: Iterable[str]) -> Flow[list[BatchJob]]:
+        """Read jobs by name; one that is gone is left out."""
+        jobs = []
+        for name in dict.fromkeys(names):
+            if name in self._exclude:
+                continue
+            try:
+                job = yield from get_job(self._backend, name, self._retry)
+            except NotFoundError:
+                continue  # deleted, or forgotten by the service
+            self.seen.add(job.name)
+            jobs.append(job)
+        return jobs
+
+    def read(self, digests: Iterable[str] = ()) -> Flow[list[BatchJob]]:
+        """
+        Read the list, newest first, as far back as a job of this task can be, and keep this task's jobs.
+
+        :param digests: What other indexes of a mapped task may have submitted for us.
+        """
+        horizon = None if self.since is None else self.since - self._skew
+        if self._backend.name != "vertex_ai":
+            jobs = yield from self._read_list(None, horizon)
+        else:
+            labels = [{TASK_LABEL: task} for task in self._identity.all_tasks]
+            if self._identity.indexes:
+                labels += [{INPUT_LABEL: digest} for digest in digests]
+            jobs = []
+            for wanted in labels:
+                jobs += yield from self._read_filtered(wanted, horizon)
+        found = {job.name: job for job in jobs if job.name not in self._exclude}
+        self.seen.update(found)
+        return list(found.values())
+
+    def _read_filtered(self, labels: dict[str, str], horizon: float | None) -> Flow[list[BatchJob]]:
+        since = None if horizon is None else datetime.fromtimestamp(horizon, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            return (yield from self._read_list(self._backend.own_jobs_filter(labels, since), horizon))
+        except RequestRejectedError:
+            # The filter's grammar is documented, but no create may hang on it: compare on our side instead.
+            return (yield from self._read_list(None, horizon))
+
+    def _read_list(self, wanted: str | None, horizon: float | None) -> Flow[list[BatchJob]]:
+        own: list[BatchJob] = []
+        pages = Pages()
+        for page_token in pages:
+            page = yield from list_page(self._backend, self._retry, page_token=page_token, filter=wanted)
+            for job in page.jobs:
+                token = token_of(job)
+                if token is not None and self._identity.knows(token.task):
+                    own.append(job)
+            try:
+                pages.turn(page)
+            except ReplyFormatError as fault:
+                raise SubmitError(
+                    "The service's list of jobs does not end, so it cannot be told whether this task's job exists; "
+                    f"none was created. Look for [airflow {self._identity.task}...] in the list of jobs."
+                ) from fault
+            if horizon is not None and page.jobs and all(_is_older(job, horizon) for job in page.jobs):
+                break
+        return own
+
+    def sorted_out(self, jobs: Iterable[BatchJob], token: SubmissionToken, noted: Collection[str] = ()) -> Found:
+        """
+        Sort jobs by what they are to one submission.
+
+        :param noted: Names that an earlier attempt at this task noted: ours, whatever their task half says.
+        """
+        same: list[BatchJob] = []
+        other: list[BatchJob] = []
+        reordered: list[BatchJob] = []
+        doubtful: list[BatchJob] = []
+        for job in jobs:
+            mark = token_of(job)
+            # A job that we noted and whose token somebody edited away is still ours, and nothing says that its input
+            # differs.
+            if mark is None or (job.name in noted and mark.digest == token.digest):
+                same.append(job)
+            elif job.name in noted or self._identity.owns(mark.task):
+                (same if mark.digest == token.digest else other).append(job)
+            elif self.is_doubtful(job):
+                if not self._may_be_ours(job, mark.task):
+                    continue
+                if mark.digest == token.digest:
+                    same.append(job)
+                elif is_live(job):
+                    doubtful.append(job)
+            elif mark.task in self._identity.indexes and mark.digest == token.digest:
+                reordered.append(job)
+        return Found(tuple(same), tuple(other), tuple(reordered), tuple(doubtful))
+
+    def is_doubtful(self, job: BatchJob) -> bool:
+        """Whether a job carries a former task half that another installation may have used as well."""
+        mark = token_of(job)
+        return mark is not None and any(one.task == mark.task and not one.is_proven for one in self._identity.former)
+
+    def may_cancel(self, job: BatchJob) -> bool:
+        """Whether a job is certainly this task's own."""
+        mark = token_of(job)
+        return mark is None or self._identity.owns(mark.task)
+
+    def _may_be_ours(self, job: BatchJob, task: str) -> bool:
+        """Only a task that had an attempt before the change can have left a job under its former identity."""
+        created = instant(job.create_time)
+        untils = [one.until for one in self._identity.former if one.task == task and one.until is not None]
+        return self._identity.may_have_rivals and created is not None and created[0] <= max(untils)
+
+
+def is_live(job: BatchJob) -> bool:
+    """Whether the job runs or will, as far as we know; one that is being cancelled is as good as cancelled."""
+    return not job.state.is_terminal and job.state is not JobState.CANCELLING
+
+
+def is_live_or_useful(job: BatchJob) -> bool:
+    """Whether a job runs, will run, or has answers."""
+    return is_live(job) or job.state.has_results
+
+
+def age_order(job: BatchJob) -> tuple[bool, tuple[int, int], str]:
+    """Order by age, then name: the same for everybody who looks. A job without a time comes last."""
+    created = instant(job.create_time)
+    return (created is None, created or (0, 0), job.name)
+
+
+def _is_older(job: BatchJob, horizon: float) -> bool:
+    created = instant(job.create_time)
+    return created is not None and created[0] < horizon

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``python -m tests.system.adversary``: who pays twice when the list of jobs lags.
+
+For each kind of pair, backend, lag, with and without a state store: jobs that run or have run to their end, for each
+piece of work. Fails unless it is one wherever jobs run longer than the lag and a minute, and unless the task names both
+where it is two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.system.adversary.pairs import BACKENDS, KINDS, LAGS, Bill, Pair, plans
+from tests.system.chaos.report import table
+
+PAIRS = 50
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play the pairs; the exit code is 1 if a bill is not right."""
+    words = argparse.ArgumentParser(
+        prog="python -m tests.system.adversary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words.add_argument("--pairs", type=int, default=PAIRS, help="pairs for each cell of the tables")
+    options = words.parse_args(arguments)
+    started = time.monotonic()
+    wrong: list[Bill] = []
+    for long, title in ((True, "Jobs that run longer than the lag + 60 s"), (False, "Shorter jobs")):
+        bills = [Pair(plan).play() for plan in plans(options.pairs, long=long)]
+        print(f"\n{title}: jobs alive or succeeded / pieces of work\n")
+        print(_table(bills, long=long))
+        wrong += [bill for bill in bills if not bill.is_right]
+    print(f"\n{time.monotonic() - started:.0f} s")
+    for bill in wrong[:20]:
+        print(f"WRONG {bill.plan}: alive {[job.name for job in bill.alive]}, told {bill.told}, {bill.errors}")
+    return 1 if wrong else 0
+
+
+def _table(bills: list[Bill], *, long: bool) -> str:
+    head: list[object] = ["attempts", "state store", "backend"]
+    for lag in LAGS:
+        head += [f"lag {lag:g} s"] if long else [f"lag {lag:g} s", "told"]
+    lines = []
+    for kind in KINDS:
+        for store in (True, False):
+            for backend in BACKENDS:
+                line: list[object] = [kind, "yes" if store else "no", backend]
+                for lag in LAGS:
+                    cell = [
+                        bill
+                        for bill in bills
+                        if (bill.plan.kind, bill.plan.store, bill.plan.backend, bill.plan.lag)
+                        == (kind, store, backend, lag)
+                    ]
+                    line.append(f"{sum(len(bill.alive) for bill in cell)}/{len(cell)}")
+                    if not long:
+                        double = [bill for bill in cell if len(bill.alive) > 1]
+                        line.append(f"{sum(bill.is_right for bill in double)}/{len(double)}")
+                lines.append(tuple(line))
+    return table(tuple(head), lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
