@@ -27,6 +27,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "BaseSensorOperator": ("airflow.sdk", "airflow.sensors.base"),
     "Connection": ("airflow.sdk", "airflow.models.connection"),
     "DAG": ("airflow.sdk", "airflow.models.dag"),
+    "DecoratedOperator": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
     "Param": ("airflow.sdk", "airflow.models.param"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
@@ -37,6 +38,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "get_hook_lineage_collector": ("airflow.sdk.lineage", "airflow.lineage.hook"),
     "hookimpl": ("airflow.sdk._shared.listeners", "airflow.listeners"),
     "task": ("airflow.sdk", "airflow.decorators"),
+    "task_decorator_factory": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),
     "timezone": ("airflow.sdk", "airflow.utils"),
 }
 """Modules that may hold a name, the newest first."""

@@ -40,7 +40,14 @@ def get_provider_info() -> dict[str, Any]:
         "operators": modules("operators"),
         "sensors": modules("sensors"),
         "hooks": modules("hooks.gemini_batch"),
-        "triggers": modules("triggers.batch_job"),
+        "triggers": modules("triggers.batch_job", "triggers.batch_jobs"),
+        "task-decorators": [
+            {"class-name": f"{_PACKAGE}.decorators.gemini_batch.gemini_batch_task", "name": "gemini_batch"},
+            {
+                "class-name": f"{_PACKAGE}.decorators.gemini_batch.gemini_embedding_batch_task",
+                "name": "gemini_embedding_batch",
+            },
+        ],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,
@@ -73,6 +80,16 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "float",
                         "example": "120",
                         "default": "45",
+                    },
+                    "checkpoint_path": {
+                        "description": (
+                            "Where runs remember what they have read, asked and collected: a path or URI that all "
+                            "workers share. Empty is _gemini_batch beside the output."
+                        ),
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "s3://lake/_gemini_batch",
+                        "default": "",
                     },
                     "output_mode": {
                         "description": (

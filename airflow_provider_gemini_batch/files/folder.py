@@ -99,6 +99,11 @@ class Folder:
         """Whether the folder lies on a disk, which another worker may not see."""
         return self._local is not None
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.place.rsplit("/", 1)[-1]
+
     def path(self, name: str) -> str:
         """Return the path or URI of a file in the folder."""
         return f"{self.place}/{name}"

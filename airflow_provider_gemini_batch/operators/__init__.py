@@ -12,6 +12,7 @@ from airflow_provider_gemini_batch.operators.cleanup import (
 from airflow_provider_gemini_batch.operators.create import CreateBatchOperator, CreateEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.download import DownloadResultsOperator
 from airflow_provider_gemini_batch.operators.jobs import GetBatchOperator, ListBatchesOperator
+from airflow_provider_gemini_batch.operators.run_batch import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.upload import UploadFileOperator
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "DownloadResultsOperator",
     "GetBatchOperator",
     "ListBatchesOperator",
+    "RunBatchOperator",
+    "RunEmbeddingBatchOperator",
     "UploadFileOperator",
 ]

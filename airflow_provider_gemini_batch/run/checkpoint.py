@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.files.folder import Folder
 
+TARGETS = "_targets"
+"""Name of the folder in which the files that a task's runs write are claimed."""
+
 _GENERATION = re.compile(r"g([1-9]\d*)")
 _ROUND = re.compile(r"round-([1-9]\d*)\.json")
 _SHARD_FILE = re.compile(r"(intent|job|collected)-(r[1-9]\d*\.s\d+)-[0-9a-f]+\.json")
@@ -150,6 +153,26 @@ class Checkpoint:
         while (value := self.get(f"round-{len(found) + 1}.json")) is not None:
             found.append(value)
         return found
+
+
+def sweep(task_folder: Folder, older_than: float, keep: str) -> list[str]:
+    """
+    Remove the checkpoints of runs that ended long ago.
+
+    :param task_folder: Of a task; it holds a folder for each of its runs.
+    :param older_than: UTC epoch seconds.
+    :param keep: Name of the folder that stays in any case.
+    :return: Names of the folders that were removed.
+    """
+    removed = []
+    for name in task_folder.folders():
+        if name in (keep, TARGETS):
+            continue
+        end = Checkpoint.latest(task_folder.below(name)).end
+        if end is not None and float(end.get("ended") or 0) < older_than:
+            task_folder.below(name).remove()
+            removed.append(name)
+    return removed
 
 
 def host() -> str:

@@ -3,21 +3,52 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.money import Prices, UnknownPrices
+from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from airflow_provider_gemini_batch.api.identity import TaskIdentity
+    from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.files.folder import Folder
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
-    from airflow_provider_gemini_batch.run.jobs import Identity
     from airflow_provider_gemini_batch.run.sources import Source
     from airflow_provider_gemini_batch.run.sql import SqlTarget
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    """
+    How long one job may take, in seconds; None is no limit. A job that takes longer is cancelled.
+
+    :param total: From its creation.
+    :param pending: While it waits for its turn.
+    :param running: While it runs.
+    """
+
+    total: float | None = None
+    pending: float | None = None
+    running: float | None = None
+
+    def ends_at(self, job: BatchJob) -> float:
+        """Return the UTC epoch second at which a job's time is up."""
+        created = epoch(job.create_time)
+        started = epoch(job.start_time)
+        ends = []
+        if self.total is not None and created is not None:
+            ends.append(created + self.total)
+        if self.pending is not None and created is not None and job.state.is_waiting:
+            ends.append(created + self.pending)
+        if self.running is not None and started is not None and not job.state.is_waiting:
+            ends.append(started + self.running)
+        return min(ends, default=math.inf)
 
 
 @dataclass
@@ -34,7 +65,7 @@ class RunContext:
 
     client: GeminiBatchClient
     checkpoint: Folder
-    identity: Identity
+    identity: TaskIdentity
     source: Callable[[], Source]
     variables: Mapping[str, Any] = field(default_factory=dict)
     occasion: str = ""
@@ -42,6 +73,7 @@ class RunContext:
     prices: Prices = field(default_factory=UnknownPrices)
     submit_policy: SubmitPolicy | None = None
     sql: SqlTarget | None = None
+    limits: JobLimits = field(default_factory=JobLimits)
     reuse_tables: Mapping[str, Source] = field(default_factory=dict)
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep

@@ -23,6 +23,7 @@ from airflow_provider_gemini_batch.errors import (
     NotFoundError,
     RateLimitedError,
 )
+from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, host
@@ -100,7 +101,7 @@ class Run:
         if header is not None and header.get("fingerprint") != self.spec.fingerprint:
             log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
             self.jobs.cancel(_job_names(latest))
-            latest.create("end.json", {"outcome": "replaced", "occasion": "replaced"})
+            latest.create("end.json", {"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
             return latest.next_generation()
         return latest
 
@@ -184,13 +185,97 @@ class Run:
             if job is None:
                 return None
             known = self._seen[name] = job
+            self._end_if_late(job)
         return known
+
+    def _end_if_late(self, job: BatchJob) -> None:
+        """Cancel a job whose time is up; its rows are asked again in the next round."""
+        if (
+            job.is_running
+            and job.state.value != "CANCELLING"
+            and self.context.now() >= self.context.limits.ends_at(job)
+        ):
+            log.warning("%s takes longer than its timeout allows and is cancelled; its rows are asked again.", job.name)
+            self.context.client.cancel_batch(job.name)
+
+    def next_limit(self, waiting: Waiting) -> float:
+        """Return the UTC epoch second at which the first of the jobs waited for has had its time."""
+        known = [self._seen[name] for name in waiting.jobs if name in self._seen]
+        return min((self.context.limits.ends_at(job) for job in known if job.is_running), default=float("inf"))
+
+    def is_over(self, waiting: Waiting) -> bool:
+        """Look at the jobs of a wait, and say whether it is over."""
+        if waiting.until is not None and self.context.now() >= waiting.until:
+            return True
+        ended = [self._has_ended(name) for name in waiting.jobs]
+        return bool(ended) and (any(ended) if waiting.wake == "any" else all(ended))
+
+    def _has_ended(self, name: str) -> bool:
+        job = self._look(name)
+        return job is None or job.is_done
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many rows are done, and how many there are."""
+        notes = self.checkpoint.notes()
+        snapshot = self.checkpoint.snapshot or {}
+        done = sum(sum(note["counts"].values()) for found in notes["collected"].values() for note in found)
+        done += sum(sum(note["counts"].values()) for note in snapshot.get("carried") or ())
+        for shard, found in notes["job"].items():
+            job = self._seen.get(found[0]["job"])
+            if shard not in notes["collected"] and job is not None:
+                done += job.stats.done or 0
+        total = int(snapshot.get("rows") or 0)
+        return min(done, total), total
+
+    def plan(self) -> dict[str, Any]:
+        """
+        Return what would be asked, without asking: rows, jobs, and what they may cost at most.
+
+        What is read stays in a folder of its own, so that a run that follows reads the input anew.
+        """
+        require_extra()
+        with tempfile.TemporaryDirectory(prefix="gemini-batch-plan-") as place:
+            context = replace(self.context, checkpoint=Folder(place), run_claim="")
+            trial = Run(self.spec, context)
+            trial._carry_out(plan.TakeSnapshot())
+            trial._carry_out(plan.CutRound(1))
+            snapshot, (header,) = Snapshot.read(trial.checkpoint.snapshot or {}), trial.checkpoint.rounds()
+            rows = sum(shard["rows"] for shard in header["shards"])
+            costs = [trial.estimate(shard) for shard in header["shards"]]
+            known = [cost for cost in costs if cost is not None]
+            return {
+                "total": snapshot.rows,
+                "input_rows": snapshot.total_rows,
+                "rows_to_ask": rows,
+                "rows_reused": snapshot.rows - rows,
+                "jobs": len(header["shards"]),
+                "waves": -(-len(header["shards"]) // self.spec.max_jobs),
+                "input_bytes": sum(shard["bytes"] for shard in header["shards"]),
+                "cost_at_most": sum(known) if len(known) == len(costs) else None,
+            }
+
+    def estimate(self, entry: Mapping[str, Any]) -> float | None:
+        """Return what a shard may cost at most, or None where the price is not known."""
+        config = self.spec.generation_config or {}
+        limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
+        return self.context.prices.at_most(
+            self.spec.kind,
+            self.spec.model,
+            rows=int(entry["rows"]),
+            input_bytes=int(entry["bytes"]),
+            max_output_tokens=limit if isinstance(limit, int) else None,
+            tier="batch",
+        )
 
     # --- ended from outside -------------------------------------------------------------------------------------------
 
     def cancel(self) -> list[str]:
         """Cancel all jobs of the run; return the names of those that could not be."""
         return self.jobs.cancel(_job_names(self.checkpoint))
+
+    def live_jobs(self) -> list[str]:
+        """Return the names of the jobs that are not collected."""
+        return _job_names(self.checkpoint)
 
     def generation_number(self) -> int:
         """Return the number of the generation that is worked on."""
@@ -323,7 +408,7 @@ class _Work:
             if what == "intent":
                 self.context.stop()
                 self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": host()})
-            else:
+            elif what == "job":
                 self.context.on_job(value)
 
         try:
@@ -349,20 +434,8 @@ class _Work:
         notes = self.checkpoint.notes()
         spent = sum(float(note.get("cost") or 0) for found in notes["collected"].values() for note in found)
         flying = [name for name in notes["job"] if name not in notes["collected"]]
-        reserved = sum(self._estimate(self._entry(plan.Shard(name, 0))[1]) or 0.0 for name in flying)
-        Budget(self.spec.max_cost, spent, reserved).check(self._estimate(entry), self.spec.model)
-
-    def _estimate(self, entry: Mapping[str, Any]) -> float | None:
-        config = self.spec.generation_config or {}
-        limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
-        return self.context.prices.at_most(
-            self.spec.kind,
-            self.spec.model,
-            rows=int(entry["rows"]),
-            input_bytes=int(entry["bytes"]),
-            max_output_tokens=limit if isinstance(limit, int) else None,
-            tier="batch",
-        )
+        reserved = sum(self.run.estimate(self._entry(plan.Shard(name, 0))[1]) or 0.0 for name in flying)
+        Budget(self.spec.max_cost, spent, reserved).check(self.run.estimate(entry), self.spec.model)
 
     def _without_quota(self, error: RateLimitedError) -> Waiting:
         from airflow_provider_gemini_batch.api.retry import RetryPolicy
@@ -465,7 +538,9 @@ class _Work:
             files += [AnswerFile.read(note, number) for note in found]
         finisher = Finisher(self.spec, self.context, self.checkpoint, self.database, self.folder)
         outcome = finisher.finish(self.snapshot, files, notes)
-        self.checkpoint.create("end.json", {**outcome.header(), "occasion": self.context.occasion})
+        self.checkpoint.create(
+            "end.json", {**outcome.header(), "occasion": self.context.occasion, "ended": self.context.now()}
+        )
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
+from airflow_provider_gemini_batch.run.checkpoint import TARGETS
 from airflow_provider_gemini_batch.run.errors_file import write_errors
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
@@ -114,7 +115,7 @@ class Finisher:
             return
         name = hashlib.sha256(f"{self._context.run_claim}\n{place}".encode()).hexdigest()[:32]
         mine = self._context.identity.task
-        claims = type(self._checkpoint)(self._checkpoint.root.parent().below("_targets"), 1)
+        claims = type(self._checkpoint)(self._checkpoint.root.parent().below(TARGETS), 1)
         if claims.create(f"target-{name}.json", {"task": mine})["task"] != mine:
             raise ConfigurationError(
                 f"{place!r} is written by another task of this DAG run: give each map index a file of its own, e.g. "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from airflow_provider_gemini_batch.times import epoch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
@@ -30,21 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOCK_SKEW = 600.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """
-    Which piece of work a run is.
-
-    :param task: 16 hex digits, the same on every attempt.
-    :param since: UTC epoch seconds before which no job of it can have been made; None if unknown.
-    :param may_have_rivals: Whether another attempt may run right now.
-    """
-
-    task: str
-    since: float | None = None
-    may_have_rivals: bool = False
 
 
 def shard_digest(generation: int, shard: str, keys: Iterable[str]) -> str:
@@ -73,7 +58,7 @@ class RunJobs:
     :param identity: Whose jobs.
     """
 
-    def __init__(self, client: GeminiBatchClient, identity: Identity, policy: SubmitPolicy | None = None) -> None:
+    def __init__(self, client: GeminiBatchClient, identity: TaskIdentity, policy: SubmitPolicy | None = None) -> None:
         self._client = client
         self.identity = identity
         self._policy = policy
@@ -138,11 +123,10 @@ class RunJobs:
         )
         submission = self._client.submit(
             request,
-            task=self.identity.task,
+            task=self.identity,
             digest=digest,
-            since=self.identity.since,
             on_existing_job="siblings",
-            may_have_rivals=self.identity.may_have_rivals or intent_at is not None,
+            may_have_rivals=intent_at is not None,
             intent_at=intent_at,
             policy=self._policy,
             remember=remember,

@@ -125,7 +125,7 @@ class Merge:
         else:
             last = max(file.number for file in self._files)
             outcomes = " UNION ALL ".join(
-                f"SELECT n, s, (CASE WHEN s = 0 THEN 0 ELSE 1 END << 40) + {(last - file.number << 16) + place} "
+                f"SELECT n, s, (CASE WHEN s = 0 THEN 0 ELSE 1 END::BIGINT << 40) + {last - file.number << 16 | place} "
                 f"AS rank, asked, cost FROM read_parquet({text(self._fetched(file.outcomes))})"
                 for place, file in enumerate(self._files)
             )

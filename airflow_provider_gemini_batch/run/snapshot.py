@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, host
 from airflow_provider_gemini_batch.run.digest import RequestDigester
 from airflow_provider_gemini_batch.run.prompts import compile_template
@@ -35,10 +35,6 @@ CHUNK_ROWS = 50_000
 
 NUMBERED_KEY = "key"
 """Name of the key column where rows are known by their number."""
-
-
-class EmptyInputError(ConfigurationError):
-    """The input has no rows."""
 
 
 @dataclass(frozen=True)

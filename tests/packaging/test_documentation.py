@@ -9,8 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,14 +21,19 @@ from airflow_provider_gemini_batch.connection.settings import settings_from_conn
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
 from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.run_batch import RunOperator
 from airflow_provider_gemini_batch.operators.submit import SubmitOperator
 from airflow_provider_gemini_batch.rows.results import ResultRow
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SECTIONS: dict[str, type[Any]] = {
     "Every operator": GeminiBatchOperator,
     "CreateBatchOperator and CreateEmbeddingBatchOperator": SubmitOperator,
+    "RunBatchOperator and RunEmbeddingBatchOperator": RunOperator,
     "BatchJobSensor": BatchJobSensor,
     **{name: getattr(operators, name) for name in operators.__all__},
 }

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a run to its end in this process: for notebooks, and for tasks that do not defer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.api.identity import TaskIdentity
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobTimeoutError
+from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.lifecycle.polling import next_interval
+from airflow_provider_gemini_batch.run.arguments import source_name, source_of, spec_of
+from airflow_provider_gemini_batch.run.context import RunContext
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from airflow_provider_gemini_batch.run.jobs import run_task
+from airflow_provider_gemini_batch.times import duration
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import Kind
+    from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+
+DEFAULT_RUN_TIMEOUT = 30 * 24 * 3600.0
+
+
+def run_to_end(
+    run: Run,
+    *,
+    deadline: float,
+    poll_interval: float | None = None,
+    on_wait: Callable[[Run, Waiting], None] = lambda run, waiting: None,
+    sleeping: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, Any]:
+    """
+    Go on with a run until it has ended, sleeping while jobs run.
+
+    :param deadline: UTC epoch seconds.
+    :param poll_interval: Seconds between polls; None grows with the time waited.
+    :param on_wait: Called before each wait.
+    :param sleeping: Entered for each sleep, which may be ended at any moment.
+    :return: The manifest.
+    :raises JobTimeoutError: At the deadline; the jobs are cancelled, and what has been collected is kept.
+    """
+    context = run.context
+    started = context.now()
+    while True:
+        came = run.proceed()
+        if not isinstance(came, Waiting):
+            return came
+        on_wait(run, came)
+        while not run.is_over(came):
+            now = context.now()
+            if now >= deadline:
+                raise timed_out(run, now - started)
+            pause = next_interval(now - started, poll_interval)
+            context.stop()
+            with sleeping():
+                context.sleep(min(pause, max(0.0, deadline - now)))
+
+
+def timed_out(run: Run, waited: float) -> GeminiBatchError:
+    """Cancel a run's jobs, and return the error to raise."""
+    failed = run.cancel()
+    left = f" {', '.join(failed)} could not be cancelled, and may bill." if failed else ""
+    return JobTimeoutError(
+        f"The run was not done within run_timeout ({duration(waited)}): its jobs are cancelled, and the answers so far "
+        f"are kept in {run.checkpoint.folder.place}. Clear the task to go on.{left}"
+    )
+
+
+def run_batch(
+    client: GeminiBatchClient,
+    kind: Kind,
+    *,
+    run_key: str,
+    checkpoint_path: str,
+    progress: bool = True,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """
+    Run outside of a task; see ``GeminiBatchHook.run_batch``.
+
+    :param run_key: Names the run: the same key resumes it, and its answers are never paid for twice.
+    """
+    if not run_key or not checkpoint_path:
+        raise ConfigurationError(
+            "run_key and checkpoint_path are needed outside of a task: they are how a run resumes."
+        )
+    run_timeout = arguments.pop("run_timeout", None) or DEFAULT_RUN_TIMEOUT
+    poll_interval = arguments.pop("poll_interval", None)
+    prices = arguments.pop("prices", None)
+    spec = spec_of(kind, arguments, source_name=source_name(arguments))
+    task = run_task(run_key)
+    context = RunContext(
+        client,
+        Folder(f"{str(checkpoint_path).rstrip('/')}/{task}"),
+        TaskIdentity(task),
+        lambda: source_of(arguments),
+        variables={"params": arguments.get("params") or {}},
+        # Each call is an occasion of its own: a run that has ended begins anew and asks what has no answer.
+        occasion=repr(time.time()),
+    )
+    if prices is not None:
+        context = replace(context, prices=prices)
+    run = Run(spec, context)
+    show = _bar if progress else _nothing
+    manifest = run_to_end(run, deadline=time.time() + run_timeout, poll_interval=poll_interval, on_wait=show)
+    if progress:
+        print(f"\r{manifest['succeeded']} of {manifest['total']} rows have an answer.", flush=True)  # noqa: T201
+    return manifest
+
+
+def _bar(run: Run, waiting: Waiting) -> None:
+    """Print how far the rows are."""
+    done, total = run.progress()
+    filled = round(30 * done / total) if total else 0
+    print(  # noqa: T201
+        f"\r[{'#' * filled}{'.' * (30 - filled)}] {done:,} of {total:,} rows, {len(waiting.jobs)} jobs",
+        end="",
+        flush=True,
+    )
+
+
+def _nothing(run: Run, waiting: Waiting) -> None:
+    """Print nothing."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's SQL connections as a run needs them: rows streamed out, and a database to write to."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.compat import AirflowException, BaseHook
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.run.sources import CursorSource, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.run.sql import SqlTarget
+
+_DIALECTS = {"postgres": "postgresql", "sqlite": "sqlite"}
+
+
+@dataclass(frozen=True)
+class HookSource:
+    """
+    A query over an Airflow connection; its rows are streamed by a server-side cursor where there is one.
+
+    :param may_be_absent: Whether a query that fails means no rows, as for a table that is not there yet.
+    """
+
+    conn_id: str
+    sql: str
+    parameters: Any = None
+    may_be_absent: bool = False
+
+    def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
+        """Run the query and read all rows."""
+        with _cursor(self.conn_id) as cursor:
+            try:
+                cursor.execute(self.sql, self.parameters) if self.parameters else cursor.execute(self.sql)
+            except Exception as fault:
+                if self.may_be_absent:
+                    return Table()
+                text = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+                raise ConfigurationError(f"sql over {self.conn_id}: {text}") from fault
+            return CursorSource(cursor).read(engine, folder)
+
+
+def sql_target(conn_id: str) -> SqlTarget:
+    """
+    Return the database of a connection, to write to.
+
+    :raises ConfigurationError: For a database on which no tests run.
+    """
+    from airflow_provider_gemini_batch.run.sql import SqlTarget
+
+    kind = str(BaseHook.get_connection(conn_id).conn_type or "")
+    return SqlTarget(lambda: _connect(conn_id), _DIALECTS.get(kind, kind))
+
+
+def _connect(conn_id: str) -> Any:
+    """Open a DB-API connection, as the connection's own hook does."""
+    connection = BaseHook.get_connection(conn_id)
+    try:
+        hook = connection.get_hook()
+    except AirflowException as fault:
+        if connection.conn_type == "sqlite":  # needs no provider: Python brings it
+            return sqlite3.connect(f"file:{connection.host}", uri=True)
+        raise ConfigurationError(f"The connection {conn_id}: {fault}. Install the provider of its database.") from fault
+    if not hasattr(hook, "get_conn"):
+        raise ConfigurationError(f"The connection {conn_id} is none of a SQL database.")
+    return hook.get_conn()
+
+
+@contextlib.contextmanager
+def _cursor(conn_id: str) -> Iterator[Any]:
+    kind = BaseHook.get_connection(conn_id).conn_type
+    connection = _connect(conn_id)
+    try:
+        # A named cursor of PostgreSQL stays on the server; without one the driver fetches all rows at once.
+        yield connection.cursor("gemini_batch") if kind == "postgres" else connection.cursor()
+    finally:
+        connection.close()

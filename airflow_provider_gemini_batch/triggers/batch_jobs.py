@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Waiting for the jobs of a run in the triggerer: one trigger for all of them, over the shared poller.
+
+It only watches. Its arguments name the jobs in flight, since the triggerer and the API server cannot see the run's
+checkpoint and must be able to cancel all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import TriggerEvent
+
+from airflow_provider_gemini_batch.triggers.base import WatchTrigger
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+
+_NEEDED = (
+    "airflow_provider_gemini_batch.watch.event",
+    "airflow_provider_gemini_batch.watch.poller",
+    "airflow_provider_gemini_batch.hooks.gemini_batch",
+    "airflow_provider_gemini_batch.connection.settings",
+)
+
+MAX_JOBS = 50
+COLLECT_WITHIN = 1800.0
+"""Seconds after which an ended job's answers are brought in, whatever else still runs: they live 48 hours."""
+
+
+class BatchJobsTrigger(WatchTrigger):
+    """
+    Watches jobs until one of them, or all, have ended.
+
+    :param job_names: At most 50; none is a pause until *deadline*.
+    :param gemini_batch_conn_id: Connection.
+    :param wake: ``any`` to end with the first job, ``all`` with the last, or half an hour after the first.
+    :param poll_interval: Seconds between polls; None for an interval that grows with the jobs' age.
+    :param deadline: UTC epoch seconds at which the wait ends in any case.
+    :param started: UTC epoch seconds when the wait began; None is now.
+    :param cancel_on_kill: Whether the jobs are cancelled when a person ends the deferred task.
+    :param backend: Overrides the connection's backend.
+    :param retired: Arguments of other versions: stored triggers outlive an upgrade.
+    """
+
+    def __init__(
+        self,
+        job_names: Sequence[str] = (),
+        gemini_batch_conn_id: str = "gemini_batch_default",
+        *,
+        wake: str = "all",
+        poll_interval: float | None = None,
+        deadline: float | None = None,
+        started: float | None = None,
+        cancel_on_kill: bool = True,
+        backend: str | None = None,
+        **retired: Any,
+    ) -> None:
+        super().__init__()
+        self.job_names = list(job_names)[:MAX_JOBS]
+        self.gemini_batch_conn_id = gemini_batch_conn_id
+        self.wake = wake
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.started = time.time() if started is None else started
+        self.cancel_on_kill = cancel_on_kill
+        self.backend = backend
+
+    @property
+    def watched_jobs(self) -> Sequence[str]:
+        """The jobs in flight."""
+        return self.job_names
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments; stored in the open, so never anything secret."""
+        deadline = None if self.deadline is None or math.isinf(self.deadline) else self.deadline
+        return (
+            f"{BatchJobsTrigger.__module__}.{BatchJobsTrigger.__qualname__}",
+            {
+                "job_names": self.job_names,
+                "gemini_batch_conn_id": self.gemini_batch_conn_id,
+                "wake": self.wake,
+                "poll_interval": self.poll_interval,
+                "deadline": deadline,
+                "started": self.started,
+                "cancel_on_kill": self.cancel_on_kill,
+                "backend": self.backend,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event. What it says is a hint alone: the resumed task looks for itself."""
+        try:
+            event = await self._wait()
+        except Exception as error:  # the task looks for itself, and says what is wrong
+            self.log.warning("Waiting for %d jobs broke off: %s", len(self.job_names), error)
+            event = {"ended": [], "error": type(error).__name__}
+        # A trigger that lingers after its event is killed as if by a person.
+        self._event_sent = True
+        yield TriggerEvent(event)
+
+    async def _wait(self) -> dict[str, Any]:
+        deadline = math.inf if self.deadline is None or math.isnan(self.deadline) else self.deadline
+        if not self.job_names:
+            await asyncio.sleep(max(0.0, deadline - time.time()))
+            return {"ended": []}
+        for name in _NEEDED:
+            if name not in sys.modules:
+                await asyncio.to_thread(importlib.import_module, name)
+        settings = self._settings = await self._find_connection(deadline)
+        await self._prepare_for_kill()
+        waits = {asyncio.ensure_future(self._wait_for(name, settings, deadline)): name for name in self.job_names}
+        try:
+            return {"ended": await self._until_woken(waits, deadline)}
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _until_woken(self, waits: Mapping[asyncio.Task[None], str], deadline: float) -> list[str]:
+        """Return the names of the jobs whose wait is over when the task is to go on."""
+        pending = set(waits)
+        ended: list[str] = []
+        while pending and (left := deadline - time.time()) > 0:
+            timeout = None if math.isinf(left) else left
+            done, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            ended += [waits[wait] for wait in done]
+            if ended and self.wake == "any":
+                break
+            if ended:
+                deadline = min(deadline, time.time() + COLLECT_WITHIN)
+        return ended
+
+    async def _wait_for(self, job_name: str, settings: ConnectionSettings, deadline: float) -> None:
+        """Wait for one job; whatever else goes wrong ends the wait, too."""
+        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.watch.event import watch_until_over
+        from airflow_provider_gemini_batch.watch.poller import subscribe
+
+        report = ProgressReport(self.log.info, self.started)
+        watch = Watch(WaitLimits(deadline), self.started, report.see, report.fault)
+        with subscribe(settings, job_name, self.poll_interval) as subscription:
+            await watch_until_over(watch, subscription)

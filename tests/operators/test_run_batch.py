@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run operators as tasks: what they render, push, refuse, and how they go on after a wait."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
+from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
+from airflow_provider_gemini_batch.operators.base import InvalidInputError
+from airflow_provider_gemini_batch.operators.run_batch import MANIFEST_KEY
+from tests.run.world import MODEL, read_table, rows
+from tests.support.airflow_side import attempt, set_connection
+
+
+@pytest.fixture
+def emulator(gemini_batch_emulator, monkeypatch):
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    return gemini_batch_emulator
+
+
+@pytest.fixture
+def database(tmp_path, monkeypatch):
+    path = tmp_path / "warehouse.db"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE words (id TEXT, word TEXT)")
+        connection.executemany("INSERT INTO words VALUES (?, ?)", [(row["id"], row["word"]) for row in rows(7)])
+    return path
+
+
+def run_batch(tmp_path, **arguments):
+    given = {"rows": rows(5), "output_path": str(tmp_path / "out.parquet"), **arguments}
+    defaults = {"task_id": "classify", "model": MODEL, "prompt": "Say {{ row.word }}", "key": "id", "deferrable": False}
+    if "sql" in given or "input_path" in given:
+        del given["rows"]
+    return RunBatchOperator(**{**defaults, **given})
+
+
+def test_task_returns_and_pushes_its_manifest(emulator, tmp_path):
+    emulator.script(mode="at_once")
+    context = attempt()
+    manifest = run_batch(tmp_path).execute(context)
+    assert (manifest["total"], manifest["succeeded"]) == (5, 5)
+    assert context["ti"].xcoms[MANIFEST_KEY] == manifest
+    assert len(read_table(manifest["output_path"])) == 5
+
+
+def test_deferred_task_goes_on_after_each_wait(emulator, tmp_path):
+    operator = run_batch(tmp_path, deferrable=True, rows_per_job=2, max_jobs=2)
+    context = attempt()
+    with pytest.raises(TaskDeferred) as first:
+        operator.execute(context)
+    names = first.value.trigger.serialize()[1]["job_names"]
+    assert len(names) == 2
+    emulator.advance(7200)
+    with pytest.raises(TaskDeferred) as second:
+        operator.resume(context, {"ended": names}, **first.value.kwargs)
+    assert len(second.value.trigger.serialize()[1]["job_names"]) == 1
+    emulator.advance(7200)
+    assert operator.resume(context, None, **second.value.kwargs)["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 3
+
+
+def test_what_a_deferral_carries_does_not_grow_with_rows(emulator, tmp_path):
+    sizes = []
+    for count in (10, 1000):
+        with pytest.raises(TaskDeferred) as deferred:
+            run_batch(tmp_path, deferrable=True, rows=rows(count)).execute(attempt(run_id=f"r{count}"))
+        sizes.append(len(json.dumps([deferred.value.trigger.serialize(), deferred.value.kwargs])))
+    assert abs(sizes[0] - sizes[1]) < 20
+
+
+def test_second_attempt_submits_nothing_again(emulator, tmp_path):
+    with pytest.raises(TaskDeferred):
+        run_batch(tmp_path, deferrable=True).execute(attempt())
+    emulator.advance(7200)
+    # A rival attempt would wait for a twin to show up: the list is read at once here, as this is the same process.
+    manifest = run_batch(tmp_path).execute(attempt())
+    assert manifest["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+def test_template_of_rows_is_not_rendered_by_airflow(tmp_path):
+    operator = run_batch(tmp_path, prompt="{{ row.word }} {{ ds }}", output_path=str(tmp_path / "{{ ds }}.parquet"))
+    operator.render_template_fields({"ds": "2026-01-02"})
+    assert operator.prompt == "{{ row.word }} {{ ds }}"
+    assert operator.output_path.endswith("2026-01-02.parquet")
+
+
+def test_rows_are_not_rendered(tmp_path):
+    operator = run_batch(tmp_path, rows=[{"id": 1, "word": "{{ ds }}"}])
+    operator.render_template_fields({"ds": "2026-01-02"})
+    assert operator.rows == [{"id": 1, "word": "{{ ds }}"}]
+
+
+def test_rows_come_from_an_sql_connection(emulator, tmp_path, database):
+    emulator.script(mode="at_once")
+    operator = run_batch(
+        tmp_path, sql="SELECT * FROM words WHERE id <> ?", sql_parameters=("k3",), sql_conn_id="warehouse"
+    )
+    manifest = operator.execute(attempt())
+    assert [row["id"] for row in read_table(manifest["output_path"])] == ["k0", "k1", "k2", "k4", "k5", "k6"]
+
+
+def test_rows_come_from_a_query_over_files(emulator, tmp_path):
+    emulator.script(mode="at_once")
+    (tmp_path / "in.csv").write_text("id,word\nb,two\na,one\n")
+    manifest = run_batch(tmp_path, sql=f"SELECT * FROM '{tmp_path}/in.csv' ORDER BY id").execute(attempt())
+    assert [row["id"] for row in read_table(manifest["output_path"])] == ["a", "b"]
+
+
+def test_query_over_files_takes_nothing_from_params(tmp_path):
+    operator = run_batch(tmp_path, sql="SELECT * FROM '{{ params.path }}'")
+    with pytest.raises(Exception, match="may not be made from 'params'"):
+        operator.render_template_fields({"params": {"path": "/etc/passwd"}})
+
+
+def test_table_in_sqlite_is_created_and_upserted(emulator, tmp_path, database):
+    emulator.script(mode="at_once")
+    for count in (5, 7):
+        run_batch(
+            tmp_path, rows=rows(count), output_path=None, output_table="answers", output_conn_id="warehouse",
+            checkpoint_path=str(tmp_path / "checkpoint"),
+        ).execute(attempt(run_id=f"r{count}"))  # fmt: skip
+    with sqlite3.connect(database) as connection:
+        found = connection.execute("SELECT id, text, status FROM answers ORDER BY id").fetchall()
+    assert [row[0] for row in found] == [f"k{n}" for n in range(7)]
+    assert all(row[1] and row[2] == "succeeded" for row in found)
+
+
+def test_output_table_is_reused(emulator, tmp_path, database):
+    emulator.script(mode="at_once")
+    arguments = {"output_path": None, "output_table": "answers", "output_conn_id": "warehouse",
+                 "checkpoint_path": str(tmp_path / "checkpoint"), "reuse_answers": "output_table"}  # fmt: skip
+    run_batch(tmp_path, rows=rows(5), **arguments).execute(attempt(run_id="first"))
+    manifest = run_batch(tmp_path, rows=rows(7), **arguments).execute(attempt(run_id="second"))
+    assert (manifest["reused"], manifest["attempts"]) == (5, 2)
+
+
+def test_run_whose_rows_failed_fails_without_retry(emulator, tmp_path):
+    emulator.script(mode="at_once", rows=[{"outcome": "error", "code": 3, "message": "no"}])
+    context = attempt()
+    with pytest.raises(AirflowFailException, match="5 of 5 rows have no usable answer"):
+        run_batch(tmp_path).execute(context)
+    assert context["ti"].xcoms[MANIFEST_KEY]["counts"] == {"failed": 5}
+
+
+def test_empty_input_skips_if_asked_to(emulator, tmp_path):
+    with pytest.raises(AirflowSkipException):
+        run_batch(tmp_path, rows=[], on_empty_input="skip").execute(attempt())
+    with pytest.raises(InvalidInputError, match="no rows"):
+        run_batch(tmp_path, rows=[]).execute(attempt())
+
+
+def test_dry_run_pushes_the_plan_and_skips(emulator, tmp_path):
+    context = attempt()
+    with pytest.raises(AirflowSkipException):
+        run_batch(tmp_path, dry_run=True, rows_per_job=2).execute(context)
+    plan = context["ti"].xcoms[MANIFEST_KEY]
+    assert (plan["rows_to_ask"], plan["jobs"]) == (5, 3)
+    assert emulator.ledger()["totals"]["created"] == 0
+    assert not (tmp_path / "_gemini_batch").exists()
+
+
+def test_two_map_indices_may_not_write_one_file(emulator, tmp_path):
+    emulator.script(mode="at_once")
+    run_batch(tmp_path).execute(attempt(map_index=0))
+    with pytest.raises(InvalidInputError, match="written by another task of this DAG run"):
+        run_batch(tmp_path).execute(attempt(map_index=1))
+
+
+def test_checkpoint_of_an_old_run_is_removed_by_the_next(emulator, tmp_path):
+    emulator.script(mode="at_once")
+    run_batch(tmp_path).execute(attempt(run_id="first"))
+    task_folder = tmp_path / "_gemini_batch" / "nightly" / "classify"
+    (first,) = [path.name for path in task_folder.iterdir() if path.name != "_targets"]
+    run_batch(tmp_path, checkpoint_retention=3600).execute(attempt(run_id="second"))
+    assert (task_folder / first).exists()
+    run_batch(tmp_path, checkpoint_retention=0.001).execute(attempt(run_id="third"))
+    assert not (task_folder / first).exists()
+
+
+def test_embedding_operator_writes_vectors(emulator, tmp_path):
+    emulator.script(mode="at_once")
+    operator = RunEmbeddingBatchOperator(
+        task_id="embed", model="gemini-embedding-2", rows=rows(3), text="{{ row.word }}", key="id",
+        output_path=str(tmp_path / "out.parquet"), output_dimensionality=8, task_type="RETRIEVAL_DOCUMENT",
+        deferrable=False,
+    )  # fmt: skip
+    manifest = operator.execute(attempt())
+    assert [len(row["embedding"]) for row in read_table(manifest["output_path"])] == [8, 8, 8]
+
+
+def test_marked_task_cancels_all_its_jobs(emulator, tmp_path):
+    operator = run_batch(tmp_path, deferrable=True, rows_per_job=2)
+    with pytest.raises(TaskDeferred):
+        operator.execute(attempt())
+    operator._run.cancel()
+    states = {job["state"] for job in emulator.ledger()["jobs"]}
+    assert states <= {"CANCELLED", "CANCELLING"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"output_path": None}, "give output_path or output_table"),
+        ({"rows": rows(1), "sql": "SELECT 1"}, "exactly one of rows, input_path and sql"),
+        ({"output_path": "out.xlsx"}, "must end in .jsonl, .csv or .parquet"),
+        ({"output_table": "t"}, "output_table needs output_conn_id"),
+        ({"key": ["id", "id"]}, "names a column twice"),
+        ({"key": "nr"}, "key names 'nr', which the input does not have"),
+        ({"keep_columns": ["nr"]}, "keep_columns names 'nr'"),
+        ({"prompt": "{{ row.nr }}"}, "uses the column nr"),
+        ({"prompt": 7}, "must be a Jinja template"),
+        ({"max_row_attempts": 0}, "max_row_attempts must be a whole number above 0"),
+        ({"retry_tier": "fast"}, "retry_tier must be batch or flex"),
+        ({"max_failed_rows": -1}, "max_failed_rows"),
+        ({"max_cost": 1.0, "model": "gemini-99"}, "price of gemini-99 is not known"),
+        ({"rows": [{"id": 1, "word": "a"}, {"id": 1, "word": "b"}]}, "must be unique, and is not: '1' in rows 1, 2"),
+        ({"rows": [{"id": None, "word": "a"}]}, "row 1: the key column 'id' is null"),
+        ({"rows": [{"id": 1, "word": "a"}, {"id": 2, "word": 3}]}, "values of several types"),
+        ({"rows": [{"id": 1, "word": "a", "Status": "x"}]}, "'status' .*meta_prefix|meta_prefix"),
+        ({"rows": [{"id": 1, "word": "a", "WORD": "x"}]}, "differ in case alone"),
+        ({"rows": [{"id": 1, "word": object()}]}, "no table can"),
+        ({"rows": "words"}, "must be a list of dicts"),
+        ({"rows": [1]}, "row 1 must be a dict"),
+        ({"response_schema": {"type": "object", "properties": {"x": {"not": {}}}}}, "neither backend takes 'not'"),
+        ({"response_schema": {"type": "object", "properties": {"ID": {"type": "string"}}}}, "'ID'"),
+        ({"input_path": "missing.csv"}, "There is no file"),
+        ({"sql": "SELECT nothing FROM nowhere"}, "sql: "),
+    ],
+)
+def test_bad_argument_is_one_clear_error_before_money(emulator, tmp_path, arguments, why):
+    if "input_path" in arguments:
+        arguments = {"input_path": str(tmp_path / arguments["input_path"])}
+    operator = run_batch(tmp_path, **arguments)
+    operator.rows = arguments.get("rows", operator.rows)
+    with pytest.raises(InvalidInputError, match=why):
+        operator.execute(attempt())
+    assert emulator.ledger()["totals"]["created"] == 0

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run against the emulator: each row asked once, one row in one row out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import pytest
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.run.finish import RunFailedError
+from airflow_provider_gemini_batch.run.schema import ResponseSchema
+from tests.run.world import rows
+
+REVIEW = {
+    "type": "object",
+    "properties": {
+        "mood": {"type": "string", "enum": ["good", "bad"]},
+        "stars": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["mood", "stars", "tags"],
+}
+ANSWER = json.dumps({"stars": 4, "mood": "good", "tags": ["a", "b"]})
+
+
+def answering(text, *rules):
+    """A job script: *rules* first, then *text* for every row."""
+    return {"mode": "at_once", "shuffle": True, "rows": [*rules, {"outcome": "text", "text": text}]}
+
+
+def test_rows_come_out_in_order_with_their_columns(both):
+    both.emulator.script(mode="at_once", shuffle=True)
+    manifest = both.attempt(both.spec(rows_per_job=8), rows(20, note="n"))
+    table = both.table()
+    assert [row["id"] for row in table] == [f"k{n}" for n in range(20)]
+    assert list(table[0]) == [
+        "id", "note", "text", "status", "error_code", "error_message", "finish_reason", "answer_source", "attempts",
+        "model_version", "prompt_tokens", "output_tokens", "thoughts_tokens", "cached_tokens", "cost",
+        "request_digest", "job_name",
+    ]  # fmt: skip
+    assert all(f"word-{n}-" in row["text"] for n, row in enumerate(table))
+    assert manifest["counts"] == {"succeeded": 20}
+    assert manifest["job_count"] == 3
+    assert both.rows_run() == 20
+
+
+def test_schema_becomes_typed_columns(both):
+    both.emulator.script(**answering(ANSWER))
+    both.attempt(both.spec(schema=ResponseSchema(REVIEW)), rows(3))
+    assert [(row["mood"], row["stars"], row["tags"]) for row in both.table()] == [("good", 4, ["a", "b"])] * 3
+
+
+def test_jsonl_output_keeps_types_and_order(world):
+    world.emulator.script(**answering(ANSWER))
+    source = [{"id": 1, "word": "a", "day": datetime.date(2026, 1, 2)}, {"id": 2, "word": "b", "day": None}]
+    world.attempt(world.spec("out.jsonl", schema=ResponseSchema(REVIEW)), source)
+    first, second = world.table("out.jsonl")
+    assert (first["id"], first["day"], first["stars"], first["tags"]) == (1, "2026-01-02", 4, ["a", "b"])
+    assert (second["id"], second["day"]) == (2, None)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "jsonl.gz", "csv.gz"])
+def test_every_form_of_input_gives_the_same_requests(world, form, tmp_path):
+    import duckdb
+
+    world.emulator.script(mode="at_once")
+    path = world.path(f"in.{form}")
+    made = ", ".join(f"('{row['id']}', '{row['word']}')" for row in rows(5))
+    kind = {"jsonl": "json", "csv": "csv, HEADER", "parquet": "parquet"}[form.split(".")[0]]
+    compression = ", COMPRESSION gzip" if form.endswith(".gz") else ""
+    duckdb.sql(f"COPY (SELECT * FROM (VALUES {made}) t(id, word)) TO '{path}' (FORMAT {kind}{compression})")
+    world.attempt(world.spec(), path)
+    found = [row["request_digest"] for row in world.table()]
+    other = type(world)(world.emulator, tmp_path / "other")
+    other.folder.mkdir()
+    other.attempt(other.spec(), rows(5))
+    assert [row["request_digest"] for row in other.table()] == found
+
+
+SOME = range(100, 137)
+BROKEN = range(200, 205)
+REFUSED = range(300, 303)
+DROPPED = 400
+
+
+def rule(n, **outcome):
+    return {"pattern": f"word-{n}-", **outcome}
+
+
+LASTING = [
+    *(rule(n, outcome="error", code=3, message="bad row") for n in REFUSED),
+    rule(DROPPED, outcome="missing"),
+]
+PASSING = [
+    *(rule(n, outcome="error", code=13, message="try again") for n in SOME),
+    *(rule(n, outcome="text", text='{"mood": "fine"}') for n in BROKEN),
+]
+
+
+def test_thousand_rows_of_which_some_fail_each_get_one_row(world):
+    schema = ResponseSchema(REVIEW)
+    world.emulator.script(**answering(ANSWER, *PASSING, *LASTING), times=1)
+    world.emulator.script(**answering(ANSWER, *LASTING))
+    manifest = world.attempt(world.spec(schema=schema), rows(1000))
+    table = world.table()
+    assert [row["id"] for row in table] == [f"k{n}" for n in range(1000)]
+    without = {
+        row["id"]: (row["status"], row["error_code"], row["attempts"]) for row in table if row["status"] != "succeeded"
+    }
+    assert without == {**{f"k{n}": ("failed", 3, 1) for n in REFUSED}, f"k{DROPPED}": ("missing", None, 3)}
+    assert {row["attempts"] for row in table if row["id"] in {f"k{n}" for n in (*SOME, *BROKEN)}} == {2}
+    assert (manifest["counts"]["succeeded"], manifest["paid_twice"]) == (996, 0)
+    executed = world.rows_run()
+    assert executed <= 1046
+
+    # A retry of the ended task executes nothing; a clear asks those without an answer alone.
+    assert world.attempt(world.spec(schema=schema), rows(1000)) == manifest
+    assert world.rows_run() == executed
+    again = world.attempt(world.spec(schema=schema), rows(1000), occasion="cleared")
+    assert (again["reused"], again["attempts"]) == (996, 3 + 3)
+
+    # The next night, another piece of work takes what is there from the output.
+    world.emulator.configure(script={})
+    tonight = type(world)(world.emulator, world.folder / "tonight", task="fedcba9876543210")
+    tonight.folder.mkdir()
+    changed = [*rows(1000), *({"id": f"new{n}", "word": f"new-{n}-"} for n in range(10))]
+    for n in range(500, 550):
+        changed[n] = {"id": f"k{n}", "word": f"changed-{n}-"}
+    before = world.emulator.ledger()["totals"]["rows"]
+    night = tonight.attempt(tonight.spec(schema=schema, reuse=(world.path("out.parquet"),)), changed)
+    assert (night["reused"], night["total"]) == (1010 - 64, 1010)
+    asked = [row["id"] for row in tonight.table() if row["attempts"]]
+    expected = {*(f"k{n}" for n in (*range(500, 550), *REFUSED, DROPPED)), *(f"new{n}" for n in range(10))}
+    assert set(asked) == expected
+    # The dropped one is asked up to max_row_attempts, all others once.
+    assert world.emulator.ledger()["totals"]["rows"] - before == 64 + 2
+
+
+def test_cut_off_answer_is_not_asked_again(world):
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-1-", "outcome": "max_tokens"}])
+    world.attempt(world.spec(), rows(3))
+    row = world.table()[1]
+    assert (row["status"], row["finish_reason"], row["attempts"]) == ("invalid", "MAX_TOKENS", 1)
+    assert "raise max_output_tokens" in row["error_message"]
+
+
+def test_blocked_row_says_why(world):
+    world.emulator.script(
+        mode="at_once", rows=[{"pattern": "word-1-", "outcome": "blocked_prompt", "reason": "SAFETY"}]
+    )
+    world.attempt(world.spec(), rows(3))
+    assert [row["status"] for row in world.table()] == ["succeeded", "blocked", "succeeded"]
+
+
+def test_job_that_fails_is_asked_again_as_a_round(world):
+    world.emulator.script(mode="at_once", end={"state": "FAILED", "code": 13, "message": "oops"}, times=1)
+    world.emulator.script(mode="at_once")
+    manifest = world.attempt(world.spec(), rows(5))
+    assert (manifest["counts"], manifest["rounds"]) == ({"succeeded": 5}, 2)
+    assert [row["attempts"] for row in world.table()] == [2] * 5
+
+
+def test_too_many_failed_rows_fail_the_run_after_publishing(world):
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-[0-4]-", "outcome": "error", "code": 3}])
+    with pytest.raises(RunFailedError, match="5 of 20 rows have no usable answer") as failure:
+        world.attempt(world.spec(max_failed_rows=0.1), rows(20))
+    assert len(world.table()) == 20
+    assert failure.value.manifest["counts"] == {"succeeded": 15, "failed": 5}
+
+
+def test_errors_file_holds_what_was_asked(world):
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-3-", "outcome": "error", "code": 3, "message": "no"}])
+    spec = world.spec(errors_path=world.path("errors.jsonl"))
+    world.attempt(spec, rows(5, note="n"))
+    (row,) = world.table("errors.jsonl")
+    assert (row["id"], row["note"], row["prompt"], row["status"], row["error_code"]) == (
+        "k3", "n", "Say word-3-", "failed", 3,
+    )  # fmt: skip
+
+
+def test_equal_requests_are_asked_once_where_that_is_wanted(world):
+    world.emulator.script(mode="at_once")
+    source = [{"id": n, "word": f"word-{n % 3}-"} for n in range(9)]
+    manifest = world.attempt(world.spec(deduplicate=True), source)
+    table = world.table()
+    assert world.rows_run() == 3
+    assert [row["answer_source"] for row in table] == ["batch"] * 3 + ["duplicate"] * 6
+    assert [row["text"] for row in table] == [table[n % 3]["text"] for n in range(9)]
+    assert (manifest["duplicates"], manifest["attempts"]) == (6, 3)
+
+
+def test_sample_asks_a_part_and_writes_beside_the_output(world):
+    world.emulator.script(mode="at_once")
+    manifest = world.attempt(world.spec(sample=4), rows(50))
+    assert (manifest["total"], manifest["input_rows"]) == (4, 50)
+    assert world.rows_run() == 4
+    assert len(world.table("out.sample.parquet")) == 4
+
+
+def test_sample_is_reused_by_the_whole_run(world, tmp_path):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(sample=4), rows(50))
+    whole = type(world)(world.emulator, tmp_path / "whole")
+    whole.folder.mkdir()
+    manifest = whole.attempt(whole.spec(reuse=(world.path("out.sample.parquet"),)), rows(50))
+    assert manifest["reused"] == 4
+    assert world.rows_run() == 50
+
+
+def test_changed_prompt_reuses_nothing(world):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(), rows(3))
+    manifest = world.attempt(
+        world.spec(prompt="Shout {{ row.word }}", reuse=(world.path("out.parquet"),)), rows(3), occasion="other"
+    )
+    assert manifest["reused"] == 0
+    assert world.rows_run() == 6
+
+
+def test_embeddings_are_lists_of_equal_length(both):
+    both.emulator.script(mode="at_once", shuffle=True)
+    spec = both.spec(kind="embed", model="gemini-embedding-001", prompt="{{ row.word }}", output_dimensionality=16)
+    both.attempt(spec, rows(5))
+    assert [len(row["embedding"]) for row in both.table()] == [16] * 5
+
+
+def test_folder_of_parts_is_whole_through_its_manifest(world):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec("parts"), rows(5))
+    first = json.loads((world.folder / "parts" / "_manifest.json").read_text())["parts"]
+    world.attempt(world.spec("parts"), rows(7), occasion="again")
+    second = json.loads((world.folder / "parts" / "_manifest.json").read_text())["parts"]
+    assert not set(first) & set(second)
+    assert sorted(path.name for path in (world.folder / "parts").glob("*.parquet")) == second
+    assert sum(len(world.table(f"parts/{name}")) for name in second) == 7
+
+
+def test_rows_in_the_wire_form_need_no_template(world):
+    world.emulator.script(mode="at_once")
+    source = [{"id": n, "request": {"contents": [{"parts": [{"text": f"word-{n}-"}]}]}} for n in range(3)]
+    world.attempt(world.spec(prompt=None), source)
+    assert [row["id"] for row in world.table()] == [0, 1, 2]
+    assert all(f"word-{n}-" in row["text"] for n, row in enumerate(world.table()))
+
+
+def test_rows_without_a_key_are_numbered(world):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(key=()), [{"word": "a"}, {"word": "b"}])
+    assert [row["key"] for row in world.table()] == ["row-1", "row-2"]
+
+
+def test_input_without_rows_is_an_error(world):
+    with pytest.raises(ConfigurationError, match="has no rows"):
+        world.attempt(world.spec(), [])
+    assert world.emulator.ledger()["totals"]["created"] == 0
