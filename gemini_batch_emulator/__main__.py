@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 
-from gemini_batch_emulator.server import limitations, server_for
+from gemini_batch_emulator.limitations import LIMITATIONS
+from gemini_batch_emulator.server import server_for
 
 USAGE = """How to reach it:
 
@@ -46,7 +47,7 @@ and in the next one a tenth of the rows have no answer after
 
   curl http://127.0.0.1:8086/_emulator/jobs/script -d '{"script": {"rows": [{"share": 0.1, "outcome": "error"}]}}'
 
-More of that, faults and time: `python -m pydoc gemini_batch_emulator.core`.
+More of that, faults and time: docs/emulator.md.
 """
 
 
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m airflow_provider_gemini_batch.emulator",
         description="An emulator of the Gemini Batch API: Developer API, Vertex AI batch jobs, the part of Cloud "
         "Storage they need and a token endpoint, on one port.",
-        epilog=f"{USAGE}\nWhat it does not do:\n\n{limitations()}",
+        epilog=f"{USAGE}\nWhat it does not do:\n\n{LIMITATIONS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control routes below ``/_emulator/``; what they take and answer stands at the top of :mod:`.core`."""
+"""The control routes below ``/_emulator/``: JSON, no credentials; ``docs/emulator.md`` tells what they take."""
 
 from __future__ import annotations
 
@@ -11,28 +11,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.routing import Route
 
-from gemini_batch_emulator.core import (
-    MATCH_FIELDS,
-    ControlError,
-    Ending,
-    JobScript,
-    SyntheticRows,
-    build,
-    job_matches,
-    reply,
-    timestamp,
-    unhurried,
-)
+from gemini_batch_emulator.clock import timestamp
+from gemini_batch_emulator.errors import ControlError
+from gemini_batch_emulator.replies import reply, unhurried
+from gemini_batch_emulator.rows import prompt_of
+from gemini_batch_emulator.seeding import finish_jobs, seed_jobs
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from gemini_batch_emulator.core import EmulatorState
+    from gemini_batch_emulator.state import EmulatorState
 
 PREFIX = "/_emulator/"
-SEEDED_SPREAD = 1.0
-"""Seeded jobs look as if they had been created this many seconds apart."""
 
 
 async def _body(request: Request) -> Any:
@@ -53,111 +44,6 @@ def _numbers(value: Any, *names: str) -> dict[str, float]:
         raise ControlError(str(error)) from error
 
 
-def seed_jobs(
-    emulated: EmulatorState,
-    /,
-    *,
-    count: int = 1,
-    backend: str = "gemini",
-    kind: str = "generate",
-    state: str = "SUCCEEDED",
-    rows: int = 1,
-    model: str = "",
-    display_name: str = "seeded-{n}",
-    labels: dict[str, str] | None = None,
-    project: str = "emulated-project",
-    location: str = "us-central1",
-    script: dict[str, Any] | None = None,
-) -> list[str]:
-    """
-    Make jobs that seem to have been there before.
-
-    :param state: ``PENDING`` or ``RUNNING`` jobs stay so until a script says otherwise; any other word is the end.
-    :param display_name: ``{n}`` is replaced by a number from 0.
-    :return: Their names, oldest first.
-    """
-    # The backends know their own names, models and handlers; the imports are here because they import the core, too.
-    from gemini_batch_emulator import developer, vertex
-
-    behaviour: dict[str, Any] = {"mode": "at_once"}
-    if state in ("PENDING", "RUNNING"):
-        behaviour = {"mode": "time", "pending_seconds": 0.0, "stuck": state}
-    elif state != "SUCCEEDED":
-        behaviour["end"] = {"state": state}
-    prepared = JobScript().changed({**behaviour, **(script or {})})
-    scope = f"projects/{project}/locations/{location}"
-    names = []
-    for number in range(count):
-        title = display_name.replace("{n}", str(number))
-        common: dict[str, Any] = {
-            "kind": kind,
-            "display_name": title,
-            "source": SyntheticRows(rows),
-            "labels": labels,
-            "script": prepared,
-        }
-        if backend == "gemini":
-            job = developer.seed_job(emulated, model=model or "models/gemini-3.5-flash-lite", **common)
-        elif backend == "vertex_ai":
-            path = model or "publishers/google/models/gemini-3.5-flash-lite"
-            where = f"gs://emulator/seeded/{number}"
-            resource = {
-                "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [where + "/in.jsonl"]}},
-                "outputConfig": {"predictionsFormat": "jsonl", "gcsDestination": {"outputUriPrefix": where}},
-            }
-            name = f"{scope}/batchPredictionJobs/{emulated.new_id(19, '123456789')}"
-            job = emulated.create_job(
-                name=name,
-                backend=backend,
-                model=path,
-                scope=scope,
-                resource=resource,
-                handler=_SeededVertexRun(vertex.VertexRun()),
-                **common,
-            )
-        else:
-            raise ControlError(f"There is no backend {backend!r}; there is gemini and vertex_ai.")
-        # A job that is to be ended seems to have been created some time ago: list benchmarks ask by time.
-        job.created -= SEEDED_SPREAD * (count - number)
-        names.append(job.name)
-    return names
-
-
-class _SeededVertexRun:
-    """A seeded job has no input to import, but writes its output as any other."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def start(self, state: EmulatorState, job: Any) -> Ending | None:
-        return None
-
-    def finish(self, state: EmulatorState, job: Any, ending: Ending) -> Ending | None:
-        ended: Ending | None = self._run.finish(state, job, ending)
-        return ended
-
-
-def finish_jobs(
-    state: EmulatorState, /, *, match: dict[str, str] | None = None, count: int | None = None, **ending: Any
-) -> int:
-    """End the matching jobs that have not ended, oldest first and at most *count*; return how many."""
-    how = build(Ending, ending)
-    match = match or {}
-    job_matches(match, dict.fromkeys(MATCH_FIELDS, ""))
-    finished = 0
-    for job in list(state.all_jobs):
-        if job.is_ended or job.deleted:
-            continue
-        facts = {name: str(getattr(job, name)) for name in MATCH_FIELDS}
-        if not job_matches(match, facts):
-            continue
-        state.finish_job(job, how)
-        finished += 1
-        if count is not None and finished >= count:
-            break
-    return finished
-
-
 def journal(state: EmulatorState, *, path: str = "", method: str = "") -> list[dict[str, Any]]:
     """Return the requests seen, oldest first, whose path and method match the regular expressions."""
     try:
@@ -169,27 +55,53 @@ def journal(state: EmulatorState, *, path: str = "", method: str = "") -> list[d
     return [asdict(entry) for entry in entries if by_path.search(entry.path) and by_method.match(entry.method)]
 
 
-def routes(state: EmulatorState) -> list[Route]:
-    """The control routes."""
+class Control:
+    """Handlers."""
 
-    async def health(request: Request) -> Response:
-        return reply(state, None, {"status": "ok", "now": timestamp(state.now(), 3)})
+    def __init__(self, state: EmulatorState) -> None:
+        self._state = state
 
-    async def reset(request: Request) -> Response:
-        state.reset()
-        return reply(state, None, {})
+    def routes(self) -> list[Route]:
+        """The routes."""
+        return [
+            Route(PREFIX + "health", self.health, methods=["GET"]),
+            Route(PREFIX + "reset", self.reset, methods=["POST"]),
+            Route(PREFIX + "config", self.config, methods=["GET", "PATCH"]),
+            Route(PREFIX + "clock", self.clock, methods=["POST"]),
+            Route(PREFIX + "faults", self.faults, methods=["GET", "POST", "DELETE"]),
+            Route(PREFIX + "jobs/script", self.script, methods=["GET", "POST"]),
+            Route(PREFIX + "journal", self.journal, methods=["GET", "DELETE"]),
+            Route(PREFIX + "ledger", self.ledger, methods=["GET"]),
+            Route(PREFIX + "executions", self.executions, methods=["GET", "POST"]),
+            Route(PREFIX + "seed_jobs", self.seed, methods=["POST"]),
+            Route(PREFIX + "finish_jobs", self.finish, methods=["POST"]),
+        ]
 
-    async def config(request: Request) -> Response:
+    async def health(self, request: Request) -> Response:
+        """Whether it runs, and its time."""
+        return reply(self._state, None, {"status": "ok", "now": timestamp(self._state.now(), 3)})
+
+    async def reset(self, request: Request) -> Response:
+        """Forget everything."""
+        self._state.reset()
+        return reply(self._state, None, {})
+
+    async def config(self, request: Request) -> Response:
+        """Show all knobs, or change some."""
         if request.method == "PATCH":
-            state.configure(await _body(request))
-        return reply(state, None, asdict(state.config))
+            self._state.configure(await _body(request))
+        return reply(self._state, None, asdict(self._state.config))
 
-    async def clock(request: Request) -> Response:
+    async def clock(self, request: Request) -> Response:
+        """Let time jump, or run at another speed."""
+        clock = self._state.clock
         wanted = _numbers(await _body(request), "advance", "set", "speed")
-        now = state.clock.change(advance=wanted.get("advance", 0.0), to=wanted.get("set"), speed=wanted.get("speed"))
-        return reply(state, None, {"now": now, "speed": state.clock.speed})
+        now = clock.change(advance=wanted.get("advance", 0.0), to=wanted.get("set"), speed=wanted.get("speed"))
+        return reply(self._state, None, {"now": now, "speed": clock.speed})
 
-    async def faults(request: Request) -> Response:
+    async def faults(self, request: Request) -> Response:
+        """Show, add or drop rules."""
+        state = self._state
         if request.method == "DELETE":
             with state.lock:
                 state.faults.clear()
@@ -199,7 +111,9 @@ def routes(state: EmulatorState) -> list[Route]:
                 state.add_fault(**rule)
         return reply(state, None, {"faults": [fault.to_json() for fault in state.faults]})
 
-    async def script(request: Request) -> Response:
+    async def script(self, request: Request) -> Response:
+        """Show the scripts that wait for their jobs, or add one."""
+        state = self._state
         if request.method == "POST":
             body = await _body(request)
             unknown = sorted(set(body) - {"script", "match", "times"})
@@ -208,40 +122,47 @@ def routes(state: EmulatorState) -> list[Route]:
             state.add_script(body["script"], match=body.get("match"), times=body.get("times", 1))
         return reply(state, None, {"scripts": [asdict(pending) for pending in state.scripts]})
 
-    async def requests_seen(request: Request) -> Response:
+    async def journal(self, request: Request) -> Response:
+        """Show or empty the journal."""
         if request.method == "DELETE":
-            state.journal.clear()
-            return reply(state, None, {})
+            self._state.journal.clear()
+            return reply(self._state, None, {})
         wanted = {name: request.query_params.get(name, "") for name in ("path", "method")}
-        return reply(state, None, {"requests": journal(state, **wanted)})
+        return reply(self._state, None, {"requests": journal(self._state, **wanted)})
 
-    async def ledger(request: Request) -> Response:
-        return reply(state, None, await unhurried(state, state.ledger))
+    async def ledger(self, request: Request) -> Response:
+        """What was created, what ran and what was billed."""
+        return reply(self._state, None, await unhurried(self._state, self._state.ledger))
 
-    async def seed(request: Request) -> Response:
+    async def executions(self, request: Request) -> Response:
+        """How many rows ran and which requests more than once; for a posted request, how often that one ran."""
+        state = self._state
+        if request.method == "POST":
+            body = await _body(request)
+            if not isinstance(body, dict) or not isinstance(body.get("request"), dict):
+                raise ControlError('Send {"request": {...}}, a request as a row holds it.')
+            return reply(state, None, {"count": state.executions.count(prompt_of(body["request"])[1])})
+        return reply(state, None, await unhurried(state, state.executions.summary))
+
+    async def seed(self, request: Request) -> Response:
+        """Make jobs that seem to have been there before."""
         body = await _body(request)
         try:
-            names = seed_jobs(state, **body)
+            names = seed_jobs(self._state, **body)
         except TypeError as error:
             raise ControlError(str(error)) from error
-        return reply(state, None, {"names": [*names[:1], *names[-1:]], "count": len(names)})
+        return reply(self._state, None, {"names": [*names[:1], *names[-1:]], "count": len(names)})
 
-    async def finish(request: Request) -> Response:
+    async def finish(self, request: Request) -> Response:
+        """End jobs now."""
+        state = self._state
         try:
             finished = await unhurried(state, partial(finish_jobs, state, **await _body(request)))
         except TypeError as error:
             raise ControlError(str(error)) from error
         return reply(state, None, {"count": finished})
 
-    return [
-        Route(PREFIX + "health", health, methods=["GET"]),
-        Route(PREFIX + "reset", reset, methods=["POST"]),
-        Route(PREFIX + "config", config, methods=["GET", "PATCH"]),
-        Route(PREFIX + "clock", clock, methods=["POST"]),
-        Route(PREFIX + "faults", faults, methods=["GET", "POST", "DELETE"]),
-        Route(PREFIX + "jobs/script", script, methods=["GET", "POST"]),
-        Route(PREFIX + "journal", requests_seen, methods=["GET", "DELETE"]),
-        Route(PREFIX + "ledger", ledger, methods=["GET"]),
-        Route(PREFIX + "seed_jobs", seed, methods=["POST"]),
-        Route(PREFIX + "finish_jobs", finish, methods=["POST"]),
-    ]
+
+def routes(state: EmulatorState) -> list[Route]:
+    """The control routes."""
+    return Control(state).routes()

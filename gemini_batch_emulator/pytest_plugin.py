@@ -24,8 +24,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gemini_batch_emulator.core import EmulatorState, Fault
+    from gemini_batch_emulator.faults import Fault
     from gemini_batch_emulator.server import EmulatorServer
+    from gemini_batch_emulator.state import EmulatorState
 
 API_KEY = "emulator-key"
 PROJECT = "emulated-project"
@@ -78,12 +79,12 @@ class EmulatorHandle:
         return {**connection, "extra": {**members, **extra}}
 
     def configure(self, **knobs: Any) -> None:
-        """Turn knobs: the members of :class:`~.core.Config`."""
+        """Turn knobs: the members of :class:`~.knobs.Config`."""
         self.state.configure(knobs)
 
     def script(self, *, match: dict[str, str] | None = None, times: int | None = None, **script: Any) -> None:
         """
-        Say how jobs behave: the members of :class:`~.core.JobScript`.
+        Say how jobs behave: the members of :class:`~.scripts.JobScript`.
 
         :param match: Which jobs; without it, all.
         :param times: For how many of the next jobs; None is all that follow.
@@ -91,7 +92,7 @@ class EmulatorHandle:
         self.state.add_script(script, match=match, times=times)
 
     def fault(self, **rule: Any) -> Fault:
-        """Let calls go wrong: the members of :class:`~.core.Fault`; returns the rule, which counts its hits."""
+        """Let calls go wrong: the members of :class:`~.faults.Fault`; returns the rule, which counts its hits."""
         return self.state.add_fault(**rule)
 
     def clear_faults(self) -> None:
@@ -104,20 +105,33 @@ class EmulatorHandle:
         self.state.clock.change(advance=seconds)
 
     def seed_jobs(self, **what: Any) -> list[str]:
-        """Make jobs that were there before; see :func:`~.control.seed_jobs`. Returns their names, oldest first."""
-        from gemini_batch_emulator.control import seed_jobs
+        """Make jobs that were there before; see :func:`~.seeding.seed_jobs`. Returns their names, oldest first."""
+        from gemini_batch_emulator.seeding import seed_jobs
 
         return seed_jobs(self.state, **what)
 
     def finish_jobs(self, **what: Any) -> int:
-        """End jobs now; see :func:`~.control.finish_jobs`."""
-        from gemini_batch_emulator.control import finish_jobs
+        """End jobs now; see :func:`~.seeding.finish_jobs`."""
+        from gemini_batch_emulator.seeding import finish_jobs
 
         return finish_jobs(self.state, **what)
 
     def ledger(self) -> dict[str, Any]:
         """Return what was created and billed: ``{"jobs": [...], "totals": {...}}``."""
         return self.state.ledger()
+
+    def executions(self, request: dict[str, Any] | None = None) -> Any:
+        """
+        Return what ran, over all jobs and calls, whatever keys it came under.
+
+        :param request: A request as a row holds it: return how often it ran. Without it: a summary, see
+            :meth:`~.executions.Executions.summary`.
+        """
+        from gemini_batch_emulator.rows import prompt_of
+
+        if request is None:
+            return self.state.executions.summary()
+        return self.state.executions.count(prompt_of(request)[1])
 
     def journal(self, *, path: str = "", method: str = "") -> list[dict[str, Any]]:
         """Return the requests seen, oldest first; *path* and *method* are regular expressions."""

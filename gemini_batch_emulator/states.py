@@ -30,6 +30,9 @@ FOLLOWING: dict[str, frozenset[str]] = {
 }
 """What the service was seen, or is documented, to let follow a state."""
 
+HTTP_OF_GRPC = {1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501}
+"""Status of a reply for a gRPC number, where it is not 500."""
+
 
 def bare(word: str) -> str:
     """Return a state's word without a prefix: ``SUCCEEDED`` for ``JOB_STATE_SUCCEEDED``."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from gemini_batch_emulator.server import EmulatorServer, limitations
+from gemini_batch_emulator.limitations import LIMITATIONS
+from gemini_batch_emulator.server import EmulatorServer
 
 from .conftest import Caller, generate_line
 
@@ -250,5 +251,5 @@ def test_the_command_says_where_it_listens_and_stops_when_told(number: signal.Si
 def test_the_help_says_what_the_emulator_does_not_do() -> None:
     command = [sys.executable, "-m", "airflow_provider_gemini_batch.emulator", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    assert "No webhooks" in limitations()
-    assert limitations().strip().splitlines()[-1] in text
+    assert "No webhooks" in LIMITATIONS
+    assert LIMITATIONS.strip().splitlines()[-1] in text

@@ -26,7 +26,7 @@ def blob(size: int, seed: int = 0) -> bytes:
 
 def stored(caller: Caller, name: str) -> bytes:
     """What the emulator keeps of a file."""
-    from gemini_batch_emulator.files import file_store
+    from gemini_batch_emulator.developer.store import file_store
 
     path: Path = file_store(caller.emulator.state).files[name].path
     return path.read_bytes()

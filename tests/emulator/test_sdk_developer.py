@@ -84,7 +84,7 @@ def test_file_generation_with_upload_and_download(
 def test_an_upload_of_20_mb_goes_in_chunks_and_arrives_whole(
     client: genai.Client, gemini_batch_emulator: EmulatorHandle, tmp_path: Path
 ) -> None:
-    from gemini_batch_emulator.files import file_store
+    from gemini_batch_emulator.developer.store import file_store
 
     data = random.Random(1).randbytes(20_000_000)
     path = tmp_path / "big.bin"

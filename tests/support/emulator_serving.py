@@ -17,7 +17,7 @@ from gemini_batch_emulator.token import create_service_account
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gemini_batch_emulator.core import EmulatorState
+    from gemini_batch_emulator.state import EmulatorState
 
 PROJECT = "emulated-project"
 LOCATION = "us-central1"

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemini_batch_emulator.core import GoogleError
+from gemini_batch_emulator.errors import GoogleError
 from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 from gemini_batch_emulator.server import EmulatorServer
 from tests.system.chaos import processes, report
@@ -32,7 +32,7 @@ from tests.system.chaos.running import Hanging
 from tests.system.chaos.schedule import CREATE, MODES, PENDING, RUNNING
 
 if TYPE_CHECKING:
-    from gemini_batch_emulator.core import Job
+    from gemini_batch_emulator.jobs import Job
     from tests.system.chaos.interpreter import Child, Interpreter
 
 SPEED = 20.0

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The Files API: resumable, multipart and raw upload, get, list, delete, download.
+Uploads to the Files API.
 
-Bytes go to disk as they arrive. A cut connection leaves what had arrived, and a query tells how much that is. The
-output of a job is a file that can only be downloaded: its id is longer than what get and delete accept.
-
-Sources: https://ai.google.dev/api/files; https://developers.google.com/photos/library/guides/resumable-uploads for
-the upload protocol.
+A cut connection leaves what had arrived, and a query tells how much that is. Source of the protocol:
+https://developers.google.com/photos/library/guides/resumable-uploads.
 """
 
 from __future__ import annotations
@@ -14,113 +11,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 from starlette.responses import Response
-from starlette.routing import Route
 
-from gemini_batch_emulator.answering import member
-from gemini_batch_emulator.core import (
-    GoogleError,
-    file_reply,
-    parse_range,
-    reply,
-    timestamp,
-    write_pieces,
-)
-from gemini_batch_emulator.token import bearer, token_desk
+from gemini_batch_emulator.answering.requests import member
+from gemini_batch_emulator.developer.access import require_key
+from gemini_batch_emulator.developer.store import UploadSession, file_resource, file_store
+from gemini_batch_emulator.errors import GoogleError
+from gemini_batch_emulator.replies import base_url, reply, write_pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.requests import Request
 
-    from gemini_batch_emulator.core import EmulatorState
+    from gemini_batch_emulator.state import EmulatorState
 
-VERSIONS = ("v1beta", "v1")
-MAX_ID = 40
 MAX_DISPLAY_NAME = 512
-FILE_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 RECEIPT_BYTES = 2 << 20
 """What has arrived of an upload is handed to a worker thread in pieces of this size."""
 
 SESSION_IS_BUSY_FOR = 5.0
 """Seconds a query waits for an earlier request of the same session to be noticed as dead."""
-
-
-def require_key(state: EmulatorState, request: Request) -> None:
-    """
-    Check API key or bearer token.
-
-    :raises GoogleError: 400 ``API_KEY_INVALID`` for a bad key, 401 for a bad token, 403 without either where
-        ``accepted_keys`` or ``accepted_tokens`` is set.
-    """
-    key = request.headers.get("x-goog-api-key") or request.query_params.get("key")
-    if key:
-        accepted = state.config.accepted_keys
-        if key in accepted if accepted is not None else not key.startswith("bad"):
-            return
-        raise GoogleError(
-            400,
-            "API key not valid. Please pass a valid API key.",
-            details=[
-                {
-                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                    "reason": "API_KEY_INVALID",
-                    "domain": "googleapis.com",
-                    "metadata": {"service": "generativelanguage.googleapis.com"},
-                },
-                {
-                    "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
-                    "locale": "en-US",
-                    "message": "API key not valid. Please pass a valid API key.",
-                },
-            ],
-        )
-    token = bearer(request)
-    who = token_desk(state).caller(token)
-    if token is None and (who is None or state.config.accepted_keys is not None):
-        raise GoogleError(
-            403,
-            "Method doesn't allow unregistered callers (callers without established identity). Please use API Key or "
-            "other form of API consumer identity to call this API.",
-        )
-    if who is None:
-        raise GoogleError(401, "Request had invalid authentication credentials.")
-
-
-@dataclass
-class StoredFile:
-    """An uploaded file."""
-
-    name: str
-    display_name: str
-    mime_type: str
-    path: Path
-    size: int
-    sha256: str
-    created: float
-    number: int
-    polls: int = 0
-
-
-@dataclass
-class UploadSession:
-    """A resumable upload; *received* counts what is on disk."""
-
-    file: dict[str, Any]
-    path: Path
-    total: int | None
-    mime_type: str
-    received: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-    outcome: dict[str, Any] | None = None
-    is_cancelled: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class _Receipt:
@@ -162,112 +77,6 @@ class _Receipt:
         self._session.received += len(whole)
 
 
-class FileStore:
-    """Uploaded files, upload sessions, and the output files of jobs (id -> path)."""
-
-    def __init__(self, state: EmulatorState) -> None:
-        self._state = state
-        self._numbers = 0
-        self.files: dict[str, StoredFile] = {}
-        self.uploads: dict[str, UploadSession] = {}
-        self.outputs: dict[str, Path] = {}
-
-    def find(self, name: str) -> StoredFile | None:
-        """Return a file by its resource name, None if there is none or if it has expired."""
-        found = self.files.get(name)
-        if found is None:
-            return None
-        if self._state.now() >= found.created + self._state.config.file_lifetime_seconds:
-            self.remove(found)
-            return None
-        return found
-
-    def get(self, name: str) -> StoredFile:
-        """
-        Return a file by its resource name.
-
-        :raises GoogleError: 400 for an id that is too long, 403 for a file that does not exist.
-        """
-        file_id = name.removeprefix("files/")
-        if len(file_id) > MAX_ID:
-            raise GoogleError(
-                400,
-                f"* GetFileRequest.name: the file id must be at most {MAX_ID} characters long, but it is "
-                f"{len(file_id)} characters long.",
-            )
-        found = self.find(name)
-        if found is None:
-            raise GoogleError(403, f"You do not have permission to access the File {file_id} or it may not exist.")
-        return found
-
-    def state_of(self, stored: StoredFile) -> str:
-        """Return the file's state as of its reads so far."""
-        if stored.polls < self._state.config.file_processing_polls:
-            return "PROCESSING"
-        return self._state.config.file_state
-
-    def check_name(self, name: str | None) -> str:
-        """
-        Return the resource name of a new file, made up unless the caller chose one.
-
-        :raises GoogleError: If the caller's name cannot be, or is taken.
-        """
-        if not name:
-            return f"files/{self._state.new_id(12)}"
-        file_id = name.removeprefix("files/")
-        if len(file_id) > MAX_ID or not FILE_ID.fullmatch(file_id):
-            raise GoogleError(
-                400,
-                f"* CreateFileRequest.file.name: must be at most {MAX_ID} lowercase alphanumeric characters or dashes, "
-                "and cannot begin or end with a dash.",
-            )
-        if self.find(f"files/{file_id}") is not None:
-            raise GoogleError(409, f"File files/{file_id} already exists.", "ALREADY_EXISTS")
-        return f"files/{file_id}"
-
-    def add(self, path: Path, *, name: str, display_name: str, mime_type: str, size: int, sha256: str) -> StoredFile:
-        """Keep a file that lies at *path*."""
-        self._numbers += 1
-        stored = StoredFile(name, display_name, mime_type, path, size, sha256, self._state.now(), self._numbers)
-        self.files[name] = stored
-        return stored
-
-    def remove(self, stored: StoredFile) -> None:
-        """Forget a file; a job that reads it has a link of its own."""
-        self.files.pop(stored.name, None)
-        stored.path.unlink(missing_ok=True)
-
-
-def file_store(state: EmulatorState) -> FileStore:
-    """Return the files of *state*."""
-    return state.room("files", lambda: FileStore(state))
-
-
-def file_resource(state: EmulatorState, stored: StoredFile, base_url: str, version: str) -> dict[str, Any]:
-    """Write a file as the service does; the hash is base64 of the hexadecimal text."""
-    resource = {
-        "name": stored.name,
-        "mimeType": stored.mime_type,
-        "sizeBytes": str(stored.size),
-        "createTime": timestamp(stored.created, 6),
-        "updateTime": timestamp(stored.created, 6),
-        "expirationTime": timestamp(stored.created + state.config.file_lifetime_seconds),
-        "sha256Hash": base64.b64encode(stored.sha256.encode()).decode(),
-        "uri": f"{base_url}/{version}/{stored.name}",
-        "state": file_store(state).state_of(stored),
-        "source": "UPLOADED",
-    }
-    if stored.display_name:
-        resource["displayName"] = stored.display_name
-    if resource["state"] == "FAILED":
-        resource["error"] = {"code": 3, "message": "Failed to process the file."}  # type: ignore[assignment]
-    return resource
-
-
-def _base_url(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
-
-
 def _described(body: bytes) -> dict[str, Any]:
     """Read the JSON that describes a new file."""
     try:
@@ -282,8 +91,8 @@ def _described(body: bytes) -> dict[str, Any]:
     return described
 
 
-class _Uploads:
-    """The upload routes."""
+class Uploads:
+    """Resumable, multipart and raw uploads of one version of the API."""
 
     def __init__(self, state: EmulatorState, version: str) -> None:
         self._state = state
@@ -326,7 +135,7 @@ class _Uploads:
         file_store(state).uploads[upload_id] = UploadSession(described, path, total, mime_type)
         headers = {
             "x-goog-upload-status": "active",
-            "x-goog-upload-url": f"{_base_url(request)}/upload/{self._version}/files"
+            "x-goog-upload-url": f"{base_url(request)}/upload/{self._version}/files"
             f"?upload_id={upload_id}&upload_protocol=resumable",
         }
         if state.config.upload_granularity:
@@ -433,7 +242,7 @@ class _Uploads:
             size=session.received,
             sha256=session.digest.hexdigest(),
         )
-        session.outcome = {"file": file_resource(self._state, stored, _base_url(request), self._version)}
+        session.outcome = {"file": file_resource(self._state, stored, base_url(request), self._version)}
 
     def _final(self, session: UploadSession) -> Response:
         body = {} if self._state.config.upload_final_without_file else session.outcome
@@ -457,7 +266,7 @@ class _Uploads:
             size=size,
             sha256=digest,
         )
-        resource = file_resource(self._state, stored, _base_url(request), self._version)
+        resource = file_resource(self._state, stored, base_url(request), self._version)
         return reply(self._state, request, {"file": resource})
 
     async def _raw(self, request: Request) -> Response:
@@ -531,87 +340,3 @@ def _after_headers(whole: Any, start: int) -> int:
         if start >= 0 and (position := whole.find(blank, start)) >= 0
     ]
     return min(ends) if ends else -1
-
-
-def routes(state: EmulatorState) -> list[Route]:
-    """The routes of the Files API, for both versions."""
-
-    async def download(request: Request) -> Response:
-        require_key(state, request)
-        store = file_store(state)
-        name = f"files/{request.path_params['file']}"
-        if request.query_params.get("alt") != "media":
-            raise GoogleError(400, "A download needs alt=media.")
-        path = store.outputs.get(name)
-        if path is None or not path.exists():
-            if store.find(name) is not None:
-                raise GoogleError(400, f"The file {name} was not generated; only generated files can be downloaded.")
-            raise GoogleError(404, f"Requested entity was not found: {name}.")
-        chosen = None
-        if state.config.download_ranges:
-            chosen = parse_range(request.headers.get("range"), path.stat().st_size)
-        return file_reply(path, media_type="application/jsonl", byte_range=chosen)
-
-    found: list[Route] = []
-    for version in VERSIONS:
-        found += _routes_of(state, version)
-        for prefix in ("", "/download"):
-            found.insert(0, Route(f"{prefix}/{version}/files/{{file}}:download", download, methods=["GET"]))
-    return found
-
-
-def _routes_of(state: EmulatorState, version: str) -> list[Route]:
-    async def get(request: Request) -> Response:
-        require_key(state, request)
-        stored = file_store(state).get(f"files/{request.path_params['file']}")
-        resource = file_resource(state, stored, _base_url(request), version)
-        stored.polls += 1
-        return reply(state, request, resource)
-
-    async def delete(request: Request) -> Response:
-        require_key(state, request)
-        store = file_store(state)
-        store.remove(store.get(f"files/{request.path_params['file']}"))
-        return reply(state, request, {})
-
-    async def list_files(request: Request) -> Response:
-        require_key(state, request)
-        size = _page_size(request)
-        below = _page_number(request.query_params.get("pageToken") or request.query_params.get("page_token"))
-        store = file_store(state)
-        alive = [stored for stored in list(store.files.values()) if store.find(stored.name)]
-        wanted = [stored for stored in reversed(alive) if below is None or stored.number < below]
-        page = wanted[:size]
-        answer: dict[str, Any] = {}
-        if page:
-            answer["files"] = [file_resource(state, stored, _base_url(request), version) for stored in page]
-        if len(wanted) > size:
-            token = json.dumps(page[-1].number).encode()
-            answer["nextPageToken"] = base64.urlsafe_b64encode(token).decode().rstrip("=")
-        return reply(state, request, answer)
-
-    uploads = _Uploads(state, version)
-    return [
-        Route(f"/upload/{version}/files", uploads.handle, methods=["POST", "PUT"]),
-        Route(f"/{version}/files", list_files, methods=["GET"]),
-        Route(f"/{version}/files/{{file}}", get, methods=["GET"]),
-        Route(f"/{version}/files/{{file}}", delete, methods=["DELETE"]),
-    ]
-
-
-def _page_size(request: Request, default: int = 10, most: int = 100) -> int:
-    text = request.query_params.get("pageSize") or request.query_params.get("page_size")
-    try:
-        size = int(text) if text else 0
-    except ValueError:
-        raise GoogleError(400, f"Invalid value at 'page_size' (TYPE_INT32), \"{text}\"") from None
-    return min(size, most) if size > 0 else default
-
-
-def _page_number(token: str | None) -> int | None:
-    if not token:
-        return None
-    try:
-        return int(json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))))
-    except ValueError:
-        raise GoogleError(400, "Invalid page token.") from None

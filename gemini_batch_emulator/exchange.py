@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request and its reply, with the grip that faults need on the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from gemini_batch_emulator.replies import MAX_INLINE_BYTES
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from gemini_batch_emulator.faults import JournalEntry
+
+
+class ConnectionCut(Exception):
+    """Raised into a handler whose connection a fault has ended."""
+
+
+class Exchange:
+    """One request and its reply: counts bytes, and gives a fault its grip on the connection."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, entry: JournalEntry) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self._buffered: list[Message] = []
+        self.entry = entry
+        self.started = False
+        self.is_cut = False
+        self.upload_left: int | None = None
+        self.response_left: int | None = None
+        self.muted = False
+        self.is_read = False
+
+    async def drain(self) -> None:
+        """Read what the handler left of the request."""
+        while not self.is_read:
+            await self.receive()
+
+    async def receive(self) -> Message:
+        """Hand the request's body on, up to where a fault cuts it."""
+        if self.upload_left is not None and self.upload_left <= 0:
+            self.is_cut = True
+            return {"type": "http.disconnect"}
+        message = self._buffered.pop(0) if self._buffered else await self._receive()
+        if message["type"] == "http.request":
+            body = message.get("body", b"")
+            if self.upload_left is not None:
+                body = body[: self.upload_left]
+                self.upload_left -= len(body)
+                message = {**message, "body": body, "more_body": True}
+            self.entry.request_bytes += len(body)
+        self.is_read = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def buffer_body(self, limit: int = MAX_INLINE_BYTES) -> bytes:
+        """Read the body (up to about *limit*) for matching; the handler gets it again."""
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            self._buffered.append(message)
+            body += message.get("body", b"")
+            if message["type"] != "http.request" or not message.get("more_body") or len(body) > limit:
+                return bytes(body)
+
+    async def send(self, message: Message) -> None:
+        """Pass the reply on, up to where a fault cuts it; swallow it when it is to be lost."""
+        if self.muted:
+            return
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.entry.status = message["status"]
+        elif message["type"] == "http.response.body":
+            body = message.get("body", b"")
+            if self.response_left is not None:
+                if len(body) >= self.response_left:
+                    body = body[: self.response_left]
+                    self.entry.response_bytes += len(body)
+                    await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                    self.is_cut = True
+                    raise ConnectionCut
+                self.response_left -= len(body)
+            self.entry.response_bytes += len(body)
+        await self._send(message)
+
+    async def end_connection(self, *, reset: bool = False, flush: bool = False) -> None:
+        """
+        End the TCP connection without (the rest of) a reply.
+
+        :param reset: Send a TCP reset instead of an orderly end.
+        :param flush: Let what was sent arrive first.
+        """
+        # uvicorn's send is a method of the object that owns the transport; ASGI itself knows no way to hang up.
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if transport is None:
+            raise RuntimeError("Faults that cut connections need the app to be served by uvicorn itself.")
+        if reset:
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+        elif flush:
+            transport.close()
+        else:
+            transport.abort()
+        for _ in range(200):
+            if getattr(getattr(self._send, "__self__", None), "disconnected", True):
+                return
+            await asyncio.sleep(0.005)

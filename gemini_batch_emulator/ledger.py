@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: what was created, what ran, what was billed, and which calls came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gemini_batch_emulator.jobs import Job
+    from gemini_batch_emulator.state import EmulatorState
+
+TOTALS = ("rows", "billed_rows", "input_tokens", "output_tokens")
+
+
+@dataclass
+class Synchronous:
+    """
+    What ``generateContent`` did.
+
+    :param shed: Calls that were answered with an error in place of an answer.
+    """
+
+    answered: int = 0
+    shed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def ledger(state: EmulatorState) -> dict[str, Any]:
+    """
+    Return what was created and what was billed. A row that ran is billed; deleted jobs stay.
+
+    :return: ``{"jobs": [...], "totals": {...}, "synchronous": {...}, "calls": {kind: count}}``; see
+        ``docs/emulator.md``.
+    """
+    with state.lock:
+        jobs = list(state.all_jobs)
+        calls = dict(state.calls)
+    entries = [_entry(state, job) for job in jobs]
+    return {
+        "jobs": entries,
+        "totals": {
+            "created": len(entries),
+            "billed": sum(1 for entry in entries if entry["billed_rows"]),
+            "running": sum(1 for job in jobs if not job.is_ended and not job.deleted),
+            "executed_rows": state.executions.rows,
+            **{name: sum(int(entry[name]) for entry in entries) for name in TOTALS},
+        },
+        "synchronous": dict(vars(state.synchronous)),
+        "calls": calls,
+    }
+
+
+def _entry(state: EmulatorState, job: Job) -> dict[str, Any]:
+    if not job.deleted:
+        state.look_at(job)
+    total = job.source.count
+    ran = job.rows_run if job.is_ended or job.deleted else int(job.progress(state.now()) * total)
+    if not job.is_ended and not job.deleted and job.cancelled is not None:
+        ran = job.ran_limit or 0
+    return {
+        "number": job.number,
+        "name": job.name,
+        "backend": job.backend,
+        "display_name": job.display_name,
+        "labels": job.labels,
+        "model": job.model,
+        "state": job.raw_state,
+        "rows": total,
+        "rows_run": ran,
+        "billed_rows": ran,
+        "input_tokens": round(job.source.tokens * (ran / total if total else 0.0)),
+        "output_tokens": job.output_tokens,
+        "created": job.created,
+        "deleted": job.deleted,
+        "rule_matches": [rule.matched for rule in job.script.rows],
+    }

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vertex AI: batch prediction jobs, and the models behind them."""
