@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from gemini_batch_emulator.rows import RowSource
     from gemini_batch_emulator.scripts import Ending, JobScript
-    from gemini_batch_emulator.state import EmulatorState
 
 HEAVY_ROWS = 500
 
@@ -18,11 +17,11 @@ HEAVY_ROWS = 500
 class Handler(Protocol):
     """What a backend does when a job of its begins and ends; called in a worker thread or in the server's."""
 
-    def start(self, state: EmulatorState, job: Job) -> Ending | None:
+    def start(self, job: Job) -> Ending | None:
         """Check what the service checks when the job begins; an :class:`~.scripts.Ending` ends it at once."""
         ...
 
-    def finish(self, state: EmulatorState, job: Job, ending: Ending) -> Ending | None:
+    def finish(self, job: Job, ending: Ending) -> Ending | None:
         """Write the results of a job that ends with some; another ending replaces the planned one."""
         ...
 
@@ -30,11 +29,11 @@ class Handler(Protocol):
 class QuietHandler:
     """For jobs whose input and output do not matter."""
 
-    def start(self, state: EmulatorState, job: Job) -> Ending | None:
+    def start(self, job: Job) -> Ending | None:
         """Begin."""
         return None
 
-    def finish(self, state: EmulatorState, job: Job, ending: Ending) -> Ending | None:
+    def finish(self, job: Job, ending: Ending) -> Ending | None:
         """End."""
         return None
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gemini_batch_emulator.jobs import Job
-    from gemini_batch_emulator.state import EmulatorState
 
 TOTALS = ("rows", "billed_rows", "input_tokens", "output_tokens")
 
@@ -27,36 +28,34 @@ class Synchronous:
     output_tokens: int = 0
 
 
-def ledger(state: EmulatorState) -> dict[str, Any]:
+def ledger(
+    jobs: list[Job], *, now: float, executed_rows: int, synchronous: Synchronous, calls: Mapping[str, int]
+) -> dict[str, Any]:
     """
     Return what was created and what was billed. A row that ran is billed; deleted jobs stay.
 
+    :param jobs: All jobs, advanced to *now*.
     :return: ``{"jobs": [...], "totals": {...}, "synchronous": {...}, "calls": {kind: count}}``; see
         ``docs/emulator.md``.
     """
-    with state.lock:
-        jobs = list(state.all_jobs)
-        calls = dict(state.calls)
-    entries = [_entry(state, job) for job in jobs]
+    entries = [_entry(job, now) for job in jobs]
     return {
         "jobs": entries,
         "totals": {
             "created": len(entries),
             "billed": sum(1 for entry in entries if entry["billed_rows"]),
             "running": sum(1 for job in jobs if not job.is_ended and not job.deleted),
-            "executed_rows": state.executions.rows,
+            "executed_rows": executed_rows,
             **{name: sum(int(entry[name]) for entry in entries) for name in TOTALS},
         },
-        "synchronous": dict(vars(state.synchronous)),
-        "calls": calls,
+        "synchronous": dict(vars(synchronous)),
+        "calls": dict(calls),
     }
 
 
-def _entry(state: EmulatorState, job: Job) -> dict[str, Any]:
-    if not job.deleted:
-        state.look_at(job)
+def _entry(job: Job, now: float) -> dict[str, Any]:
     total = job.source.count
-    ran = job.rows_run if job.is_ended or job.deleted else int(job.progress(state.now()) * total)
+    ran = job.rows_run if job.is_ended or job.deleted else int(job.progress(now) * total)
     if not job.is_ended and not job.deleted and job.cancelled is not None:
         ran = job.ran_limit or 0
     return {

@@ -12,25 +12,41 @@ Worked example, mode ``time`` with one second of waiting and two of running: a j
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gemini_batch_emulator import states
 from gemini_batch_emulator.errors import build
 from gemini_batch_emulator.scripts import Ending
 
 if TYPE_CHECKING:
+    from gemini_batch_emulator.executions import Executions
     from gemini_batch_emulator.jobs import Job
-    from gemini_batch_emulator.state import EmulatorState
+    from gemini_batch_emulator.knobs import Config
 
 
-def advance(state: EmulatorState, job: Job) -> None:
+class Surroundings(Protocol):
+    """What a job's life depends on; the emulator's state is it."""
+
+    config: Config
+    executions: Executions
+
+    def now(self) -> float:
+        """Return the emulated time."""
+        ...
+
+    def rest(self, job: Job) -> None:
+        """Count a job no longer among those that go on."""
+        ...
+
+
+def advance(state: Surroundings, job: Job) -> None:
     """Take every step that is due."""
     now = state.now()
     while not job.is_ended and not job.deleted and _step(state, job, now):
         pass
 
 
-def cancel(state: EmulatorState, job: Job) -> None:
+def cancel(state: Surroundings, job: Job) -> None:
     """Ask a job to stop; an ended one stays as it is."""
     advance(state, job)
     if job.is_ended or job.cancelled is not None:
@@ -45,7 +61,7 @@ def cancel(state: EmulatorState, job: Job) -> None:
         _move(job, "CANCELLING", now)
 
 
-def finish(state: EmulatorState, job: Job, ending: Ending) -> None:
+def finish(state: Surroundings, job: Job, ending: Ending) -> None:
     """End a job now, whatever its script says."""
     if job.is_ended:
         return
@@ -56,7 +72,7 @@ def finish(state: EmulatorState, job: Job, ending: Ending) -> None:
         end(state, job, ending, now)
 
 
-def _step(state: EmulatorState, job: Job, now: float) -> bool:
+def _step(state: Surroundings, job: Job, now: float) -> bool:
     """Take the next step if it is due; say whether there was one."""
     if job.started is None:
         return _first_step(state, job, now)
@@ -80,7 +96,7 @@ def _step(state: EmulatorState, job: Job, now: float) -> bool:
     return True
 
 
-def _first_step(state: EmulatorState, job: Job, now: float) -> bool:
+def _first_step(state: Surroundings, job: Job, now: float) -> bool:
     due = _start_time(job, now)
     expiry = job.created + _lifetime(state, job)
     if expiry <= now and (due is None or expiry <= due):
@@ -109,7 +125,7 @@ def _release(job: Job, due: float, now: float) -> float | None:
     return due
 
 
-def _lifetime(state: EmulatorState, job: Job) -> float:
+def _lifetime(state: Surroundings, job: Job) -> float:
     if job.script.expire_seconds is not None:
         return job.script.expire_seconds
     return state.config.developer_expire_seconds if job.backend == "gemini" else state.config.vertex_queue_seconds
@@ -139,16 +155,16 @@ def _end_time(job: Job, now: float) -> float | None:
     return due if due <= now else None
 
 
-def _start(state: EmulatorState, job: Job, when: float) -> None:
+def _start(state: Surroundings, job: Job, when: float) -> None:
     job.started = when
-    failed = job.handler.start(state, job)
+    failed = job.handler.start(job)
     if failed is not None:
         end(state, job, replace(failed, share=failed.share or 0.0), when)
         return
     _move(job, "RUNNING", when)
 
 
-def _cancel_ending(state: EmulatorState, job: Job, *, is_started: bool) -> Ending:
+def _cancel_ending(state: Surroundings, job: Job, *, is_started: bool) -> Ending:
     share = (job.ran_limit or 0) / max(1, job.source.count) if is_started else 0.0
     if job.backend == "vertex_ai":
         return Ending("CANCELLED", 1, "CANCELED", share)
@@ -157,7 +173,7 @@ def _cancel_ending(state: EmulatorState, job: Job, *, is_started: bool) -> Endin
     return Ending("SUCCEEDED", 0, "", share)
 
 
-def end(state: EmulatorState, job: Job, ending: Ending, when: float) -> None:
+def end(state: Surroundings, job: Job, ending: Ending, when: float) -> None:
     """Write results where the ending has some, then make it so."""
     has_results = states.has_results(ending.state)
     share = ending.share if ending.share is not None else (1.0 if has_results else 0.0)
@@ -170,7 +186,7 @@ def end(state: EmulatorState, job: Job, ending: Ending, when: float) -> None:
         job.rows_run = job.ran_limit
     if job.started is not None and (has_results or (share > 0.0 and ending.state != "EXPIRED")):
         job.succeeded = job.failed = 0
-        ending = job.handler.finish(state, job, ending) or ending
+        ending = job.handler.finish(job, ending) or ending
     elif job.rows_run:
         state.executions.add_unanswered(job)
     if ending.code or ending.message:

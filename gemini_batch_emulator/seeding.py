@@ -83,7 +83,7 @@ def _seed_vertex_job(emulated: EmulatorState, number: int, scope: str, model: st
         model=model or f"publishers/google/models/{models.DEFAULT}",
         scope=scope,
         resource=resource,
-        handler=SeededRun(),
+        handler=SeededRun(emulated),
         **common,
     )
 

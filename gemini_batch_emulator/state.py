@@ -370,7 +370,19 @@ class EmulatorState:
 
     def ledger(self) -> dict[str, Any]:
         """Return what was created and what was billed; see :func:`~.ledger.ledger`."""
-        return ledger(self)
+        with self.lock:
+            jobs = list(self.all_jobs)
+            calls = dict(self.calls)
+        for job in jobs:
+            if not job.deleted:
+                self.look_at(job)
+        return ledger(
+            jobs,
+            now=self.now(),
+            executed_rows=self.executions.rows,
+            synchronous=self.synchronous,
+            calls=calls,
+        )
 
 
 def _base36(number: int) -> str:

@@ -123,7 +123,7 @@ def seed_job(
         model=model,
         display_name=display_name,
         source=source,
-        handler=DeveloperRun(),
+        handler=DeveloperRun(state),
         labels=labels,
         resource={"fileName": "files/seeded"},
         script=script,
@@ -181,7 +181,7 @@ class Creation:
             model=self._model,
             display_name=str(member(batch, "displayName") or ""),
             source=source,
-            handler=DeveloperRun(),
+            handler=DeveloperRun(state),
             resource=resource,
             priority=priority,
         )

@@ -42,12 +42,16 @@ def read_row(index: int, raw: dict[str, Any]) -> InputRow:
 class DeveloperRun:
     """What happens when a job begins and when it ends."""
 
-    def start(self, state: EmulatorState, job: Job) -> Ending | None:
+    def __init__(self, state: EmulatorState) -> None:
+        self._state = state
+
+    def start(self, job: Job) -> Ending | None:
         """Begin; everything was checked at creation."""
         return None
 
-    def finish(self, state: EmulatorState, job: Job, ending: Ending) -> Ending | None:
+    def finish(self, job: Job, ending: Ending) -> Ending | None:
         """Write the answers of the rows that ran."""
+        state = self._state
         script = job.script
         is_inline = bool(job.resource.get("inline")) or script.responses_inline
         path = state.new_path(".results")
@@ -61,7 +65,7 @@ class DeveloperRun:
                     file.write(block)
             job.succeeded = job.source.count
         else:
-            self._write(state, job, path, is_inline=is_inline)
+            self._write(job, path, is_inline=is_inline)
         if not is_inline:
             self._spoil(job, path)
             name = f"files/batch-{job.name.partition('/')[2]}"
@@ -70,14 +74,13 @@ class DeveloperRun:
         job.output["path"] = path
         return None
 
-    @staticmethod
-    def _write(state: EmulatorState, job: Job, path: Path, *, is_inline: bool) -> None:
+    def _write(self, job: Job, path: Path, *, is_inline: bool) -> None:
         encode_lines = msgspec.json.Encoder().encode_lines
         line_of = inline_row if is_inline else file_row
         limit = round(job.script.results_share * job.source.count)
         pending: list[dict[str, Any]] = []
         with path.open("wb", buffering=0) as file:
-            for number, answer in enumerate(answers(state, job)):
+            for number, answer in enumerate(answers(self._state, job)):
                 # What is cut away ran and is counted all the same.
                 if number < limit or job.script.results_share >= 1.0:
                     pending.append(line_of(answer))

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gemini_batch_emulator.state import EmulatorState
 
 BACKEND = "vertex_ai"
-_RUN = VertexRun()
 
 
 class Jobs:
@@ -83,7 +82,7 @@ class Jobs:
             model=str(body["model"]),
             display_name=str(body["displayName"]),
             source=ImportedRows(size // 200),
-            handler=_RUN,
+            handler=VertexRun(state),
             labels={str(key): str(value) for key, value in (body.get("labels") or {}).items()},
             resource=body,
             scope=scope,

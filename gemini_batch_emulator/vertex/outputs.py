@@ -48,8 +48,12 @@ _encode = msgspec.json.Encoder().encode
 class VertexRun:
     """What happens when a job begins and when it ends."""
 
-    def start(self, state: EmulatorState, job: Job) -> Ending | None:
+    def __init__(self, state: EmulatorState) -> None:
+        self._state = state
+
+    def start(self, job: Job) -> Ending | None:
         """Check the places and import the input; failing ends the job."""
+        state = self._state
         try:
             target = job.resource["outputConfig"]
             if "gcsDestination" in target:
@@ -61,8 +65,9 @@ class VertexRun:
             return failure.ending
         return None
 
-    def finish(self, state: EmulatorState, job: Job, ending: Ending) -> Ending | None:
+    def finish(self, job: Job, ending: Ending) -> Ending | None:
         """Write the answers of the rows that ran."""
+        state = self._state
         target = job.resource["outputConfig"]
         if "bigqueryDestination" in target:
             try:
@@ -92,7 +97,7 @@ class VertexRun:
 class SeededRun(VertexRun):
     """A seeded job has no input to import, but writes its output as any other."""
 
-    def start(self, state: EmulatorState, job: Job) -> Ending | None:
+    def start(self, job: Job) -> Ending | None:
         """Begin."""
         return None
 

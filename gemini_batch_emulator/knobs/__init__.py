@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All knobs in one flat namespace; each service's own stand in its folder."""
+"""All knobs in one flat namespace; each service's own have a file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from gemini_batch_emulator.bigquery.knobs import BigQueryKnobs
-from gemini_batch_emulator.developer.knobs import DeveloperKnobs
 from gemini_batch_emulator.errors import ControlError
+from gemini_batch_emulator.knobs.bigquery import BigQueryKnobs
+from gemini_batch_emulator.knobs.developer import DeveloperKnobs
+from gemini_batch_emulator.knobs.storage import StorageKnobs
+from gemini_batch_emulator.knobs.token import TokenKnobs
+from gemini_batch_emulator.knobs.vertex import VertexKnobs
 from gemini_batch_emulator.scripts import JobScript
-from gemini_batch_emulator.storage.knobs import StorageKnobs
-from gemini_batch_emulator.token.knobs import TokenKnobs
-from gemini_batch_emulator.vertex.knobs import VertexKnobs
 
 
 @dataclass
