@@ -22,7 +22,28 @@ Content = bytes
 
 @dataclass
 class Fault:
-    """One rule; see ``docs/emulator.md``."""
+    """
+    One rule.
+
+    :param match: ``{"method": "POST", "path": ..., "query": ..., "body": ...}``, all but the method regular expressions.
+    :param action: ``reply``, ``close`` (end the connection without a reply), ``reset`` (with a TCP reset),
+        ``cut_response`` and ``cut_upload`` (pass *bytes* on, then close) or ``delay``.
+    :param when: ``before`` the handler runs, or ``after``: it ran, its reply is lost or replaced.
+    :param skip: Matching calls let through before the first that fails.
+    :param times: Calls that fail; None is always.
+    :param share: So much of the matching calls (0 to 1), drawn by *seed*.
+    :param seed: Of *share*.
+    :param delay: Seconds of real time before anything else.
+    :param status: Of a ``reply``.
+    :param headers: Of a ``reply``.
+    :param retry_after: Seconds in a ``RetryInfo`` of the error.
+    :param body: ``error``, ``html``, ``garbage``, ``array``, ``truncated``, ``empty``, or any other JSON value.
+    :param message: The error's message.
+    :param reason: The error's status word; derived from *status* when empty.
+    :param bytes: How much a cut lets through.
+    :param matched: Calls that matched so far.
+    :param fired: Calls that failed so far.
+    """
 
     match: dict[str, Any] = field(default_factory=dict)
     action: str = "reply"

@@ -41,7 +41,7 @@ class RowRule:
     """
     What becomes of the rows that match. A rule without any condition matches every row.
 
-    :param outcome: One of :data:`OUTCOMES`.
+    :param outcome: What becomes of them, see the list of outcomes.
     :param key: The row's key, or a list of keys; a key with a prefix that ends with a colon matches, too.
     :param index: The row's place in its job, from 0, or a list of places.
     :param pattern: Regular expression found in the row's text.
@@ -144,6 +144,7 @@ class Ending:
 
     :param state: Without a prefix, e.g. ``SUCCEEDED``.
     :param code: gRPC number of the job's error; 0 is none.
+    :param message: Its message.
     :param share: Share of the rows that ran (and are billed); None is all of them for an end with results, else 0.
     """
 
@@ -159,10 +160,16 @@ class JobScript:
     How a job behaves.
 
     :param mode: ``time`` (emulated seconds), ``reads`` (reads that still show a state) or ``at_once``.
+    :param pending_seconds: Emulated seconds until it starts.
+    :param running_seconds: Emulated seconds until it ends from there.
+    :param pending_reads: Reads that show PENDING.
+    :param running_reads: Reads that show RUNNING.
     :param stuck: ``PENDING`` or ``RUNNING``: never leaves it, but expires and can be cancelled.
     :param hold: ``{"state": "PAUSED", "seconds": 5}``: after running, before the end; without seconds for ever. Any
         word is a state, also one nobody knows.
     :param end: Members of :class:`Ending`.
+    :param expire_seconds: Emulated seconds after which it expires; None is as the backend's knob says.
+    :param not_found_polls: The first so many reads answer 404; None is as the knob says.
     :param shuffle: Whether results come in another order; None is as the backend does.
     :param extra_keys: Results for keys that nobody sent.
     :param truncate_last_line: The last result line breaks off in its middle.
@@ -177,9 +184,11 @@ class JobScript:
     :param thoughts_tokens: Length of all thinking, likewise.
     :param cached_tokens: Tokens of each prompt that came from a cache.
     :param model_version: The model that says to have answered.
-    :param rows: Rules; the first that matches a row decides.
+    :param seed: Of the order of results, of shares and of lengths.
+    :param rows: Row rules; the first that matches a row decides.
     :param result_file: The result is this file.
     :param result_bytes: The result is lines of *result_line_bytes* each until it has so many bytes.
+    :param result_line_bytes: See *result_bytes*.
     """
 
     mode: str = "time"

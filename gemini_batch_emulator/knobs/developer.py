@@ -27,7 +27,6 @@ class DeveloperKnobs:
     :param upload_final_without_file: The upload's last answer is 200 without ``file``.
     :param reject_mime_types: MIME types answered with an error in the upload's last answer.
     :param bare_rows: Accept input lines without the ``request`` wrapper.
-    :param check_schemas: Refuse members of a ``responseSchema`` that no schema has.
     :param list_filter: ``reject`` (501), ``ignore``, for a filter on the job list.
     :param list_empty_without_page_size: A list call without page size is empty, as was reported once.
     :param stale_list_stats: Job lists show the counters of the time of creation.
@@ -56,7 +55,6 @@ class DeveloperKnobs:
     upload_final_without_file: bool = False
     reject_mime_types: list[str] = field(default_factory=list)
     bare_rows: bool = False
-    check_schemas: bool = True
     list_filter: str = "reject"
     list_empty_without_page_size: bool = False
     stale_list_stats: bool = False
