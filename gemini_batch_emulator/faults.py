@@ -25,7 +25,7 @@ class Fault:
     """
     One rule.
 
-    :param match: ``{"method": "POST", "path": ..., "query": ..., "body": ...}``, all but the method regular expressions.
+    :param match: ``{"method": "POST", "path": ..., "query": ..., "body": ...}``; all but the method are patterns.
     :param action: ``reply``, ``close`` (end the connection without a reply), ``reset`` (with a TCP reset),
         ``cut_response`` and ``cut_upload`` (pass *bytes* on, then close) or ``delay``.
     :param when: ``before`` the handler runs, or ``after``: it ran, its reply is lost or replaced.

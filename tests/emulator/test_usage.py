@@ -79,6 +79,6 @@ def test_the_printed_scripts_do_what_is_said_of_them(
     failed, partly = (hook.create_batch("gemini-3.5-flash-lite", inlined_requests=rows(200)).name for _ in range(2))
     with pytest.raises(JobFailedError, match="No luck"):
         hook.wait_for_batch(failed, timeout=60, poll_interval=0.2)
-    stats = hook.wait_for_batch(partly, timeout=60, poll_interval=0.2).stats
+    stats = hook.wait_for_batch(partly, timeout=60, poll_interval=0.2, max_failed_rows=0.5).stats
     assert stats.failed is not None
     assert 0 < stats.failed < 60
