@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.money import Prices
+    from airflow_provider_gemini_batch.run.plan import Tier
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 SOURCES = ("batch", "flex", "reused", "duplicate")
@@ -189,7 +190,7 @@ class Judge:
     :param prices: For the cost of an answer.
     """
 
-    def __init__(self, spec: RunSpec, prices: Prices, *, tier: str, job_name: str | None, when: str | None) -> None:
+    def __init__(self, spec: RunSpec, prices: Prices, *, tier: Tier, job_name: str | None, when: str | None) -> None:
         self._spec = spec
         self._prices = prices
         self._tier = tier

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_gemini_batch.api.models import Kind
+    from airflow_provider_gemini_batch.run.plan import Tier
 
 
 class CostLimitError(GeminiBatchError):
@@ -26,7 +27,7 @@ class CostLimitError(GeminiBatchError):
 class Prices(Protocol):
     """Prices of models by date; see the room ``cost``."""
 
-    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: str, when: str | None) -> float | None:
+    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> float | None:
         """
         Return the dollars that one answer cost, or None if the model's price is not known.
 
@@ -37,7 +38,7 @@ class Prices(Protocol):
         ...
 
     def at_most(
-        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: str
+        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: Tier
     ) -> float | None:
         """Return the dollars that so many requests may cost at most, or None if the price is not known."""
         ...
@@ -46,12 +47,12 @@ class Prices(Protocol):
 class UnknownPrices:
     """Stands for a price list where there is none."""
 
-    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: str, when: str | None) -> float | None:
+    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> float | None:
         """Return None."""
         return None
 
     def at_most(
-        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: str
+        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: Tier
     ) -> float | None:
         """Return None."""
         return None

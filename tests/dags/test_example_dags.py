@@ -44,6 +44,14 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 """DAG -> the file it leaves, what is asked of it, and its tasks."""
 
 
+RUNS: dict[str, tuple[str, str]] = {
+    "gemini_batch_classify_table": ("classify", "{run_id}/texts.parquet"),
+    "gemini_batch_embed_table": ("embed", "{run_id}/vectors/*.parquet"),
+    "gemini_batch_nightly_changed_rows": ("summarise", "summaries.parquet"),
+}
+"""DAG of one run -> its task, and the table it leaves."""
+
+
 class DagRunner:
     """A process that runs the DAGs of a folder in an Airflow home of its own."""
 
@@ -117,7 +125,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_example_is_tried_here(runner: DagRunner) -> None:
-    assert runner.found == {"dags": sorted(CASES), "errors": {}}
+    assert runner.found == {"dags": sorted({*CASES, *RUNS}), "errors": {}}
 
 
 def params_of(name: str) -> Any:
@@ -187,3 +195,54 @@ def test_an_example_gets_the_same_rows_from_both_backends(
         # These name their input, and so get its order.
         assert [row["key"] for row in gemini] == [row["key"] for row in vertex]
         assert gemini[7]["status"] == vertex[7]["status"] == "failed"
+
+
+def table_of(place: Path) -> list[tuple[Any, ...]]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        columns = {row[0] for row in connection.execute(f"DESCRIBE FROM '{place}'").fetchall()}
+        answer = "embedding" if "embedding" in columns else "topic" if "topic" in columns else "text"
+        return connection.execute(f"SELECT key, status, {answer}, request_digest FROM '{place}'").fetchall()
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "waiting"])
+@pytest.mark.parametrize("dag_id", sorted(RUNS))
+def test_a_run_gets_the_same_table_from_both_backends(
+    runner: DagRunner, gemini_batch_emulator: EmulatorHandle, dag_id: str, deferrable: bool
+) -> None:
+    task_id, place = RUNS[dag_id]
+    answer = {"outcome": "text", "text": '{"topic": "tea", "friendly": true}'} if "classify" in dag_id else {}
+    tables = []
+    for backend in ("gemini", "vertex_ai"):
+        gemini_batch_emulator.reset()
+        gemini_batch_emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
+        gemini_batch_emulator.script(
+            mode="time", pending_seconds=0.1, running_seconds=0.3, shuffle=True, rows=[answer] if answer else []
+        )
+        (runner.home / "gemini_batch" / dag_id / "summaries.parquet").unlink(missing_ok=True)
+        connection = gemini_batch_emulator.connection(backend)
+        done = runner.run(dag_id=dag_id, connection=connection, deferrable=deferrable, conf={})
+        assert done["state"] == "success", runner.log()[-6000:]
+        assert done["tasks"] == {task_id: "success"}
+        tables.append(table_of(runner.home / "gemini_batch" / dag_id / place.format(run_id=done["run_id"])))
+    first, second = tables
+    assert first == second
+    texts = [json.loads(line)["key"] for line in (EXAMPLES / "data" / "texts.jsonl").read_text().splitlines()]
+    assert [row[0] for row in first] == texts
+    assert all(status == "succeeded" and value for _, status, value, _ in first)
+
+
+def test_the_second_night_asks_nothing_that_is_unchanged(
+    runner: DagRunner, gemini_batch_emulator: EmulatorHandle
+) -> None:
+    dag_id = "gemini_batch_nightly_changed_rows"
+    gemini_batch_emulator.script(mode="at_once")
+    (runner.home / "gemini_batch" / dag_id / "summaries.parquet").unlink(missing_ok=True)
+    connection = gemini_batch_emulator.connection("gemini")
+    executed = []
+    for _ in range(2):
+        done = runner.run(dag_id=dag_id, connection=connection, deferrable=False, conf={})
+        assert done["state"] == "success", runner.log()[-6000:]
+        executed.append(gemini_batch_emulator.ledger()["totals"]["rows"])
+    assert executed[0] == executed[1] > 0

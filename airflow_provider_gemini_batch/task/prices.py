@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prices that hold in this installation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.compat import conf
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.run.money import Prices
+
+
+def run_prices() -> Prices:
+    """
+    Return the price list, with the user's own prices of ``[gemini_batch] prices_path`` over ours.
+
+    :raises ConfigurationError: If that file cannot be read.
+    """
+    from airflow_provider_gemini_batch.cost.estimate import RunPrices
+    from airflow_provider_gemini_batch.cost.prices import PriceList, read_price_file
+    from airflow_provider_gemini_batch.files.paths import open_read
+
+    place = conf.get("gemini_batch", "prices_path", fallback="") or ""
+    if not place:
+        return RunPrices(PriceList())
+    with open_read(place) as file:
+        return RunPrices(PriceList(read_price_file(file.read().decode(), place)))
