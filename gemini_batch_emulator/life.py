@@ -12,7 +12,7 @@ Worked example, mode ``time`` with one second of waiting and two of running: a j
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gemini_batch_emulator import states
 from gemini_batch_emulator.errors import build
@@ -175,29 +175,38 @@ def _cancel_ending(state: Surroundings, job: Job, *, is_started: bool) -> Ending
 
 def end(state: Surroundings, job: Job, ending: Ending, when: float) -> None:
     """Write results where the ending has some, then make it so."""
-    has_results = states.has_results(ending.state)
-    share = ending.share if ending.share is not None else (1.0 if has_results else 0.0)
-    if ending.state == "EXPIRED" and ending.share is None:
-        share = job.progress(when)
-    total = job.source.count
-    job.rows_run = total if share >= 1.0 else round(share * total)
+    share = _share_run(job, ending, when)
+    job.rows_run = job.source.count if share >= 1.0 else round(share * job.source.count)
     if share < 1.0:
+        # A cancel has said already how far the job came.
         job.ran_limit = job.rows_run if job.ran_limit is None else job.ran_limit
         job.rows_run = job.ran_limit
-    if job.started is not None and (has_results or (share > 0.0 and ending.state != "EXPIRED")):
+    # An expired job leaves nothing, although what ran of it is billed.
+    is_exported = states.has_results(ending.state) or (share > 0.0 and ending.state != "EXPIRED")
+    if job.started is not None and is_exported:
         job.succeeded = job.failed = 0
         ending = job.handler.finish(job, ending) or ending
     elif job.rows_run:
         state.executions.add_unanswered(job)
-    if ending.code or ending.message:
-        job.error = {"code": ending.code or 13}
-        if ending.message:
-            job.error["message"] = ending.message
-    elif ending.state == "FAILED":
-        job.error = {"code": 13, "message": "Internal error encountered."}
+    job.error = _error_of(ending)
     _move(job, ending.state, when)
     job.ended = when
     state.rest(job)
+
+
+def _share_run(job: Job, ending: Ending, when: float) -> float:
+    """Return the share of the rows that ran, unless a cancel says otherwise."""
+    if ending.share is not None:
+        return ending.share
+    if ending.state == "EXPIRED":
+        return job.progress(when)
+    return 1.0 if states.has_results(ending.state) else 0.0
+
+
+def _error_of(ending: Ending) -> dict[str, Any] | None:
+    if ending.code or ending.message:
+        return {"code": ending.code or 13, **({"message": ending.message} if ending.message else {})}
+    return {"code": 13, "message": "Internal error encountered."} if ending.state == "FAILED" else None
 
 
 def _move(job: Job, word: str, when: float) -> None:

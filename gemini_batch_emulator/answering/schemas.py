@@ -201,9 +201,7 @@ class _Compiler:
         fixed = [self.node(item) for item in schema.get("prefixItems") or ()]
         items = schema.get("items")
         inner = self.node(items) if isinstance(items, Mapping) else None if fixed else _text({})
-        least = int(_bound(schema, "minItems") or 0)
-        most = _bound(schema, "maxItems")
-        span = (min(int(most), least + 2) if most is not None else max(least, 1)) - least
+        least, span = _sizes(schema)
         is_unique = bool(schema.get("uniqueItems"))
 
         def make(draw: Draw, words: str, depth: int) -> list[Any]:
@@ -218,6 +216,13 @@ class _Compiler:
             return found
 
         return make
+
+
+def _sizes(schema: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the least size of a list, and how many sizes there are from there on: a few are enough."""
+    least = int(_bound(schema, "minItems") or 0)
+    most = _bound(schema, "maxItems")
+    return least, (max(least, 1) if most is None else min(int(most), least + 2)) - least
 
 
 def _merged(base: Mapping[str, Any], part: Any) -> dict[str, Any]:

@@ -90,50 +90,56 @@ def read_body(body: dict[str, Any]) -> dict[str, Any]:
             raise invalid(re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name), "Required field is not set.")
     if len(str(job["displayName"])) > 128:
         raise invalid("display_name", "must be at most 128 characters long.")
-    labels = job.get("labels") or {}
+    _check_labels(job.get("labels") or {})
+    if job.get("encryptionSpec") or job.get("serviceAccount"):
+        raise GoogleError(400, "CMEK and custom service accounts are not supported for Gemini batch prediction.")
+    job["inputConfig"] = _source(job["inputConfig"])
+    job["outputConfig"] = _target(job["outputConfig"])
+    return job
+
+
+def _check_labels(labels: dict[str, Any]) -> None:
     for key, value in labels.items():
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", str(key)) or not re.fullmatch(r"[a-z0-9_-]{0,63}", str(value)):
             raise invalid("labels", f"Label {key}={value} does not conform to the naming rules.")
     if len(labels) > 64:
         raise invalid("labels", "More than 64 labels.")
-    if job.get("encryptionSpec") or job.get("serviceAccount"):
-        raise GoogleError(400, "CMEK and custom service accounts are not supported for Gemini batch prediction.")
 
-    source = _message(job["inputConfig"], _INPUT_FIELDS, "batch_prediction_job.input_config")
+
+def _source(value: Any) -> dict[str, Any]:
+    """Read where the rows are."""
+    where = "batch_prediction_job.input_config"
+    source = _message(value, _INPUT_FIELDS, where)
     kind = source.get("instancesFormat")
     if kind == "jsonl" and source.get("gcsSource"):
-        place = _message(source["gcsSource"], {"uris"}, "batch_prediction_job.input_config.gcs_source")
+        place = _message(source["gcsSource"], {"uris"}, f"{where}.gcs_source")
         uris = place.get("uris") or []
+        # Google's own sample sends a bare string.
         uris = [uris] if isinstance(uris, str) else list(uris)
         if not uris or not all(re.fullmatch(r"gs://[^/]+/.+", str(uri)) for uri in uris):
             raise invalid("input_config.gcs_source.uris", f"{uris} is not a list of Cloud Storage URIs.")
-        source["gcsSource"] = {"uris": uris}
-    elif kind == "bigquery" and source.get("bigquerySource"):
-        place = _message(source["bigquerySource"], {"inputUri"}, "batch_prediction_job.input_config.bigquery_source")
+        return {**source, "gcsSource": {"uris": uris}}
+    if kind == "bigquery" and source.get("bigquerySource"):
+        place = _message(source["bigquerySource"], {"inputUri"}, f"{where}.bigquery_source")
         if split_table(str(place.get("inputUri"))) is None:
             raise invalid("input_config.bigquery_source.input_uri", f"{place.get('inputUri')} is not a table.")
-        source["bigquerySource"] = place
-    else:
-        raise invalid("input_config", f"Instances format {kind!r} does not go with the source.")
-    job["inputConfig"] = source
+        return {**source, "bigquerySource": place}
+    raise invalid("input_config", f"Instances format {kind!r} does not go with the source.")
 
-    target = _message(job["outputConfig"], _OUTPUT_FIELDS, "batch_prediction_job.output_config")
+
+def _target(value: Any) -> dict[str, Any]:
+    """Read where the answers go."""
+    where = "batch_prediction_job.output_config"
+    target = _message(value, _OUTPUT_FIELDS, where)
     kind = target.get("predictionsFormat")
     if kind == "jsonl" and target.get("gcsDestination"):
-        place = _message(
-            target["gcsDestination"], {"outputUriPrefix"}, "batch_prediction_job.output_config.gcs_destination"
-        )
+        place = _message(target["gcsDestination"], {"outputUriPrefix"}, f"{where}.gcs_destination")
         if not re.match(r"gs://[^/]+", str(place.get("outputUriPrefix"))):
             raise invalid("output_config.gcs_destination.output_uri_prefix", "must start with gs://.")
-        target["gcsDestination"] = place
-    elif kind == "bigquery" and target.get("bigqueryDestination"):
-        place = _message(
-            target["bigqueryDestination"], {"outputUri"}, "batch_prediction_job.output_config.bigquery_destination"
-        )
+        return {**target, "gcsDestination": place}
+    if kind == "bigquery" and target.get("bigqueryDestination"):
+        place = _message(target["bigqueryDestination"], {"outputUri"}, f"{where}.bigquery_destination")
         if not re.fullmatch(r"bq://[^.]+(\.[^.]+){0,2}", str(place.get("outputUri"))):
             raise invalid("output_config.bigquery_destination.output_uri", "must start with bq://.")
-        target["bigqueryDestination"] = place
-    else:
-        raise invalid("output_config", f"Predictions format {kind!r} does not go with the destination.")
-    job["outputConfig"] = target
-    return job
+        return {**target, "bigqueryDestination": place}
+    raise invalid("output_config", f"Predictions format {kind!r} does not go with the destination.")
