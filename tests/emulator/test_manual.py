@@ -37,7 +37,7 @@ def listed(text: str) -> dict[str, str]:
 
 def default(field: Field[Any]) -> Any:
     """A member's default."""
-    return field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 @pytest.mark.parametrize(
