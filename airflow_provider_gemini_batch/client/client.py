@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.client.prepare import prepared
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
@@ -54,7 +54,7 @@ class GeminiBatchClient(Session):
     Calls that are safe to repeat are tried up to ``max_retries`` times, while faults pass. Starting a job is not such a
     call: a lost answer is settled by looking for the job under its name.
 
-    :param settings: From :func:`~airflow_provider_gemini_batch.connection.settings.settings_from_connection`.
+    :param settings: From :func:`~airflow_provider_gemini_batch.connection.reading.settings_from_connection`.
     :param log: Where progress and warnings go.
     """
 

@@ -38,7 +38,7 @@ class Session:
     """
     One connection in use, for one thread. Nothing is opened before the first call; close it, or use ``with``.
 
-    :param settings: From :func:`~airflow_provider_gemini_batch.connection.settings.settings_from_connection`.
+    :param settings: From :func:`~airflow_provider_gemini_batch.connection.reading.settings_from_connection`.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:

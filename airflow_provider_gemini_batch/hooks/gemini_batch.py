@@ -2,7 +2,7 @@
 """
 The hook: an Airflow connection -> :class:`~airflow_provider_gemini_batch.client.client.GeminiBatchClient`.
 
-The connection's fields are explained where they are read: :mod:`airflow_provider_gemini_batch.connection.settings`.
+The connection's fields are explained where they are read: :mod:`airflow_provider_gemini_batch.connection.reading`.
 What the methods do is explained at those of the client, which have the same names.
 """
 
@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import BaseHook
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
     from os import PathLike
     from typing import Unpack
@@ -31,32 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
     from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
-
-
-def settings_of(
-    connection: Any, backend: str | None = None, *, extra: Mapping[str, Any] | None = None
-) -> ConnectionSettings:
-    """
-    Read an Airflow connection.
-
-    :param connection: An ``airflow`` Connection object, already looked up.
-    :param backend: Overrides the connection's backend.
-    :param extra: The connection's extra, decoded; given where decoding it here would block (triggers).
-    :raises ConfigurationError: Naming every bad field.
-    """
-    from airflow_provider_gemini_batch.connection.settings import settings_from_connection
-
-    return settings_from_connection(
-        conn_id=connection.conn_id or "",
-        conn_type=connection.conn_type or "gemini_batch",
-        host=connection.host,
-        schema=connection.schema,
-        login=connection.login,
-        password=connection.password,
-        port=connection.port,
-        extra=connection.extra_dejson if extra is None else extra,
-        backend=backend,
-    )
 
 
 class GeminiBatchHook(BaseHook):
@@ -97,9 +71,24 @@ class GeminiBatchHook(BaseHook):
     def client(self) -> GeminiBatchClient:
         """The client that does all the work; made when it is first needed, as it reads the connection."""
         from airflow_provider_gemini_batch.client import GeminiBatchClient
+        from airflow_provider_gemini_batch.connection.reading import read_connection
 
-        settings = settings_of(self.get_connection(self.gemini_batch_conn_id), self._backend)
+        # No variable holds the connection, so that an error's frames do not reach its key.
+        settings = read_connection(self._connection(), self._backend).checked()
+        for note in settings.notes:
+            self.log.warning("Connection %s: %s", settings.conn_id, note)
         return GeminiBatchClient(settings, log=self.log)
+
+    def _connection(self) -> Any:
+        problem = f"Connection {self.gemini_batch_conn_id!r} cannot be parsed."
+        try:
+            return self.get_connection(self.gemini_batch_conn_id)
+        except (ValueError, KeyError, TypeError):
+            pass  # what a parser says holds what it stumbled over, a key perhaps
+        raise ConfigurationError(
+            f"{problem} Nothing of it is shown here, as it may hold a key. As a URI write gemini-batch://:KEY@/ "
+            '(special characters as %XX), as JSON {"conn_type": "gemini_batch", "password": "KEY"}.'
+        )
 
     @property
     def settings(self) -> ConnectionSettings:

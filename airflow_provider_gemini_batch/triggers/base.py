@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
 
@@ -89,17 +89,20 @@ class WatchTrigger(BaseTrigger):
     async def _look_up_connection(self) -> ConnectionSettings:
         """Look the connection up; only ever in the trigger's own task, where every Airflow version allows it."""
         from airflow_provider_gemini_batch.compat import AirflowNotFoundException, get_connection_in_trigger
-        from airflow_provider_gemini_batch.hooks.gemini_batch import settings_of
+        from airflow_provider_gemini_batch.connection.reading import read_connection
 
+        found: Any = None
         try:
-            connection, extra = await get_connection_in_trigger(self.gemini_batch_conn_id)
+            found = await get_connection_in_trigger(self.gemini_batch_conn_id)
         except AirflowNotFoundException as error:
             variable = f"AIRFLOW_CONN_{self.gemini_batch_conn_id.upper()}"
             raise ConfigurationError(
                 f"There is no connection {self.gemini_batch_conn_id!r} where the trigger runs; `airflow dags test` "
                 f"looks in the environment alone ({variable})."
             ) from error
-        return settings_of(connection, self.backend, extra=extra)
+        reading = read_connection(found[0], self.backend, extra=found[1])
+        del found  # an error's frames do not reach the key
+        return reading.checked()
 
     # --- killed -------------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 _NEEDED = (
     "airflow_provider_gemini_batch.watch.event",
     "airflow_provider_gemini_batch.watch.poller",
-    "airflow_provider_gemini_batch.hooks.gemini_batch",
-    "airflow_provider_gemini_batch.connection.settings",
+    "airflow_provider_gemini_batch.connection.reading",
 )
 
 

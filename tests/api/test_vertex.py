@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, parse_ta
 from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend, check_labels, model_path
 from airflow_provider_gemini_batch.api.vertex.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, Pause
-from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     InputChangedError,
@@ -43,6 +43,7 @@ from gemini_batch_emulator.storage import object_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 PARENT = "projects/p-1/locations/us-central1"

@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.connection.settings import (
-    ConnectionSettings,
-    Secret,
-    is_loopback,
-    settings_from_connection,
-    vertex_base_url,
-)
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
+from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
+from airflow_provider_gemini_batch.connection.urls import is_loopback, vertex_base_url
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 KEY = {
@@ -100,10 +96,46 @@ def test_the_backend_argument_wins_over_the_connection() -> None:
         ({"host": "http://[::1]:8086/"}, "http://[::1]:8086"),
         ({"host": "http://emulator:8086", "extra": {"allow_http": True}}, "http://emulator:8086"),
         ({"host": "http://emulator:8086", "extra": {"allow_http": "true"}}, "http://emulator:8086"),
+        ({"host": "generativelanguage.googleapis.com", "port": 0}, "https://generativelanguage.googleapis.com"),
+        ({"host": "localhost:8086"}, "http://localhost:8086"),
+        ({"host": "127.0.0.1", "port": 8086}, "http://127.0.0.1:8086"),
+        ({"host": "localhost:8443", "schema": "https"}, "https://localhost:8443"),
     ],
 )
 def test_a_host_comes_in_many_forms(fields: dict[str, Any], url: str) -> None:
     assert read(password=API_KEY, **fields).base_url == url
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "base_url", "version"),
+    [
+        ("https://a.example/v1beta", "", "https://a.example", "v1beta"),
+        ("https://a.example/v1/", "", "https://a.example", "v1"),
+        ("https://a.example/v1beta/openai/", "", "https://a.example", "v1beta"),
+        ("https://a.example/gw/v1alpha", "", "https://a.example/gw", "v1alpha"),
+        ("https://a.example/v1beta", "v1beta", "https://a.example", "v1beta"),
+        # Both were said on purpose: a gateway with a version of its own in front of the service's.
+        ("https://a.example/v1", "v1beta", "https://a.example/v1", "v1beta"),
+        ("https://a.example/v1/gemini", "", "https://a.example/v1/gemini", "v1beta"),
+        ("https://a.example/openai", "", "https://a.example/openai", "v1beta"),
+    ],
+)
+def test_a_base_url_may_end_in_its_version(host: str, given: str, base_url: str, version: str) -> None:
+    settings = read(password=API_KEY, host=host, extra={"api_version": given})
+    assert (settings.base_url, settings.api_version) == (base_url, version)
+
+
+def test_a_misspelt_extra_is_named_with_what_may_be_meant() -> None:
+    notes = read(password=API_KEY, extra={"Storage-URI": "gs://b", "team": "search", "timeout": 5}).notes
+    assert notes == (
+        "Extra 'Storage-URI' is not known and has no effect; 'storage_uri' may be meant.",
+        "Extra 'team' is not known and has no effect.",
+    )
+
+
+def test_members_of_a_google_connection_for_other_purposes_are_not_named() -> None:
+    notes = read(conn_type="google_cloud_platform", extra={"project": "p-1", "is_anon": True, "locaton": "us"}).notes
+    assert notes == ("Extra 'locaton' is not known and has no effect; 'location' may be meant.",)
 
 
 def test_services_beside_the_api_are_googles_unless_named() -> None:
@@ -259,6 +291,8 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("scopes", {"extra": {"project": "p-1", "scopes": {"a": 1}}}, ("Scopes", "list")),
     ("quota", {"extra": {"project": "p-1", "quota_project": "x y"}}, ("Quota project",)),
     ("anonymous", {"extra": {"project": "p-1", "is_anonymous": True}}, ("Anonymous", "Base URL")),
+    ("key as host", {"host": "AIzaSyMade-Up-0123456789abcdefghij"}, ("Base URL (host)", "gemini-batch://:KEY@/")),
+    ("key as user", {"login": "some-key", "extra": {"backend": "gemini"}}, ("API key (password)", "after a colon")),
     ("type", {"conn_type": "http", "password": API_KEY}, ("'http'", "gemini_batch")),
     ("extra", {"password": API_KEY, "extra": ["x"]}, ("Extra must be a JSON object",)),
 ]

@@ -15,7 +15,7 @@ from google.genai import types
 
 from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.rows.normalise import normalise_rows
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 

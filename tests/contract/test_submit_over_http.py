@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_gemini_batch.api.backends import backend_for
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import RateLimitedError
 from airflow_provider_gemini_batch.lifecycle.submit import Submission, submit
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport

@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery
 from airflow_provider_gemini_batch.api.vertex.jobs import READ_MASK, VertexBackend
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from tests.support.discovery import schema_problems
 
 DOCUMENTS = {

@@ -13,7 +13,7 @@ from google.oauth2 import service_account
 
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from tests.support.emulator_serving import LOCATION, PROJECT, Served, serve
 
 if TYPE_CHECKING:

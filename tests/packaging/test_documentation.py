@@ -17,7 +17,7 @@ from airflow_provider_gemini_batch import operators
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.connection.form import DEFAULT_CONNECTION_ID, EXTRA_FIELDS
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
 from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator

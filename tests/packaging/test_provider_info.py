@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.connection import form
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
 
 

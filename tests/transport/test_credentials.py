@@ -8,12 +8,12 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
-from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.transport.credentials import (
     ApiKeyCredentials,
@@ -25,6 +25,9 @@ from airflow_provider_gemini_batch.transport.google_tokens import GoogleAuthCred
 from gemini_batch_emulator.pytest_plugin import LOCATION, PROJECT, EmulatorHandle
 from gemini_batch_emulator.token import create_service_account, token_desk
 from tests.support.frames import frames_of
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
 TARGET = "target@emulated-project.iam.gserviceaccount.com"
 

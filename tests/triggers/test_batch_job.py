@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.task.kill import state_in
@@ -59,7 +59,7 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     caplog.set_level("INFO")
     events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both
-    assert max(text.count("The job cannot be looked at for now; waiting goes on. HTTP 503") for text in texts) == 1
+    assert max(text.count(f"The job cannot be looked at for now; waiting goes on. Job {name}: HTTP 503") for text in texts) == 1
     assert max(text.count(f"{name} can be looked at again") for text in texts) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.field_masks import MASK_DOUBTS
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, NotFoundError
 from airflow_provider_gemini_batch.watch import poller
 from airflow_provider_gemini_batch.watch.poller import subscribe

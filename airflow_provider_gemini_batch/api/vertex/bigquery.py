@@ -23,7 +23,7 @@ import msgspec
 from airflow_provider_gemini_batch.api.flows import Pages, exchange
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
-from airflow_provider_gemini_batch.connection.settings import other_server_hint
+from airflow_provider_gemini_batch.connection.urls import other_server_hint
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     NotFoundError,

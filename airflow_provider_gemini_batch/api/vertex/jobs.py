@@ -38,7 +38,7 @@ from airflow_provider_gemini_batch.api.vertex.advice import explain_error
 from airflow_provider_gemini_batch.api.vertex.replies import BIGQUERY_SOURCE, read_batch_job
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage, join_gs_uri, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
-from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, is_google, vertex_base_url
+from airflow_provider_gemini_batch.connection.urls import is_google, vertex_base_url
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
@@ -48,6 +48,7 @@ from airflow_provider_gemini_batch.errors import (
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Digested, UploadSource
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
 MAX_DISPLAY_NAME = 128
 MAX_LABELS = 64

@@ -30,7 +30,7 @@ from airflow_provider_gemini_batch.api.models import FilePage, RemoteFile
 from airflow_provider_gemini_batch.api.replies import expect_success, whole_number
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Part, Pause, json_request
-from airflow_provider_gemini_batch.connection.settings import other_server_hint
+from airflow_provider_gemini_batch.connection.urls import other_server_hint
 from airflow_provider_gemini_batch.errors import (
     ApiError,
     ConfigurationError,
