@@ -13,7 +13,7 @@ import duckdb
 
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.client.client import GeminiBatchClient
-from airflow_provider_gemini_batch.connection.settings import settings_from_connection
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
 from airflow_provider_gemini_batch.run.context import RunContext

@@ -59,7 +59,8 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     caplog.set_level("INFO")
     events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both
-    assert max(text.count(f"The job cannot be looked at for now; waiting goes on. Job {name}: HTTP 503") for text in texts) == 1
+    trouble = f"The job cannot be looked at for now; waiting goes on. Job {name}: HTTP 503"
+    assert max(text.count(trouble) for text in texts) == 1
     assert max(text.count(f"{name} can be looked at again") for text in texts) == 1
 
 
