@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
 from airflow_provider_gemini_batch.lifecycle.twins import reconcile
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
+from airflow_provider_gemini_batch.lifecycle.uploaded import find_again, uploaded_input
 from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.times import seconds
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from airflow_provider_gemini_batch.api.models import BatchResult, JobPage, RemoteFile
+    from airflow_provider_gemini_batch.api.wire import Flow
     from airflow_provider_gemini_batch.client.session import Log
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
-    from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments
+    from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, Placed
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
     from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
+    from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
+    from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
     from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines
 
@@ -116,6 +121,8 @@ class GeminiBatchClient(Session):
         on_token: Callable[[str], None] | None = None,
         digest: str | None = None,
         verdicts: Mapping[str, bool] | None = None,
+        uploaded: UploadedInput | None = None,
+        on_uploaded: Callable[[UploadedInput], None] | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -127,26 +134,31 @@ class GeminiBatchClient(Session):
         :param on_token: Told the token before anything is sent.
         :param digest: 16 hex digits that say what is computed, where the caller knows that better than the bytes do.
         :param verdicts: Which ended jobs a cancel cut short, as far as earlier attempts noted it.
+        :param uploaded: Rows that an earlier call left at Google; if they are there still, nothing is read again.
+        :param on_uploaded: Told where the rows lie, before the create.
         """
-
-        def look(name: str) -> RemoteFile | None:
-            return self.run(look_at_remote(self.backend, name, self.retry))
-
         note = remember or (lambda what, value: None)
         work = TaskIdentity(task, since, may_have_rivals) if isinstance(task, str) else task
         if may_have_rivals:
             work = replace(work, may_have_rivals=True)
         self._say_what_is_ignored(request)
-        with prepared(request, self.backend, look) as source:
+        with self._source(request, uploaded) as source:
             token = SubmissionToken(work.task, digest or digest_of(source.identity), source.input_digest)
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
             upload = Upload(source, self.backend, self.retry, name)
+
+            def place() -> Flow[Placed]:
+                placed = yield from upload.place()
+                if on_uploaded is not None and (found := uploaded_input(request, source, placed)) is not None:
+                    on_uploaded(found)
+                return placed
+
             submitting = submit(
                 self.backend,
                 lambda placed: request.spec(placed, name),
-                upload.place,
+                place,
                 token,
                 identity=work,
                 known_names=known_names,
@@ -159,6 +171,24 @@ class GeminiBatchClient(Session):
                 was_cut_short=self._cut_short(verdicts, note),
             )
             return self.run(upload.removed_if_unused(submitting))
+
+    @contextmanager
+    def _source(self, request: JobRequest, uploaded: UploadedInput | None) -> Iterator[PreparedInput]:
+        """Yield the rows as they lie at Google, or else prepared on disk."""
+        found = None
+        if uploaded is not None:
+            request.check(self.backend)
+            found = self.run(find_again(self.backend, request, uploaded, self.retry, time.time()))
+            text = "Going on with the rows in %s." if found else "The rows in %s do not serve any more: preparing anew."
+            self._log.info(text, uploaded.file_name)
+        if found is not None:
+            yield found
+            return
+        with prepared(request, self.backend, self._look) as source:
+            yield source
+
+    def _look(self, name: str) -> RemoteFile | None:
+        return self.run(look_at_remote(self.backend, name, self.retry))
 
     def reconcile(
         self,

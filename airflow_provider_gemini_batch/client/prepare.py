@@ -42,22 +42,15 @@ def prepared(
     :raises ConfigurationError: For anything that cannot work, before money is spent.
     """
     request.check(backend)
-    common = {
-        "kind": request.kind,
-        "model": request.model,
-        "destination": request.destination,
-    }
     if request.bigquery_uri is not None:
-        yield PreparedInput(
-            {**common, "source": request.bigquery_uri}, placed=Placed(bigquery_uri=request.bigquery_uri)
-        )
+        yield PreparedInput(request.identity(request.bigquery_uri), placed=Placed(bigquery_uri=request.bigquery_uri))
         return
     remote_name = request.file_name if request.file_name is not None else request.gcs_uri
     if remote_name is not None:
         remote = look_at_file(remote_name)
         at_storage = remote_name.startswith("gs://")
         placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
-        yield PreparedInput({**common, "source": _content_identity(remote, remote_name)}, placed=placed)
+        yield PreparedInput(request.identity(_content_identity(remote, remote_name)), placed=placed)
         return
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
@@ -73,13 +66,13 @@ def prepared(
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 _advise(report)
-                yield PreparedInput({**common, "source": sha256}, len(kept), placed=placed)
+                yield PreparedInput(request.identity(sha256), len(kept), placed=placed)
                 return
             normalised = kept
         with write_input(normalised, backend=settings.backend, original=original) as file:
             mark = digest.mark() if request.input_path is not None else ""
             _advise(report)
-            yield PreparedInput({**common, "source": file.sha256}, file.rows, file, input_digest=mark)
+            yield PreparedInput(request.identity(file.sha256), file.rows, file, input_digest=mark)
 
 
 def _advise(report: RowReport) -> None:

@@ -44,6 +44,7 @@ from airflow_provider_gemini_batch.errors import (
     SubmitError,
     TriggerEventError,
 )
+from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
 from airflow_provider_gemini_batch.lifecycle.verdict import not_ended
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits
 
@@ -72,32 +73,6 @@ task off before it can deal with its job."""
 OnTimeout = Literal["leave", "cancel"]
 OnStuck = Literal["fail", "wait", "resubmit"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class UploadedInput:
-    """
-    Checked rows that lie at Google already: a wait for quota goes on from here, without reading the input again.
-
-    :param sha256: Digest of the rows as they were sent.
-    :param file_name: ``files/...``, or ``gs://...`` on Vertex AI.
-    :param rows: Number of rows.
-    :param fingerprint: Of everything else that the request says; under other settings the rows are prepared anew.
-    """
-
-    sha256: str
-    file_name: str
-    rows: int | None = None
-    fingerprint: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "sha256": self.sha256,
-            "file_name": self.file_name,
-            "rows": self.rows,
-            "fingerprint": self.fingerprint,
-        }
 
 
 @dataclass(frozen=True)
@@ -394,6 +369,12 @@ class _Reader:
             raise carried_error(f"{name} is {value}, below 0")
         return int(value)
 
+    def flag(self, name: str) -> bool:
+        value = self._members.get(name, False)
+        if not isinstance(value, bool):
+            raise carried_error(f"{name} is {_shown(value)}, not true or false")
+        return value
+
     def text(self, name: str) -> str:
         return str(self._take(name, str, "a text"))
 
@@ -408,8 +389,10 @@ class _Reader:
         return UploadedInput(
             inner.text("sha256"),
             inner.text("file_name"),
+            inner.text("fingerprint"),
             inner.optional("rows", inner.count),
-            inner.optional("fingerprint", inner.text) or "",
+            inner.optional("input_digest", inner.text) or "",
+            inner.flag("sent"),
         )
 
     def optional(self, name: str, read: Callable[[str], T]) -> T | None:

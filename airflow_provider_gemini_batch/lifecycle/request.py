@@ -180,6 +180,14 @@ class JobRequest:
         if problems:
             raise ConfigurationError("; ".join(problems) + ".")
 
+    def identity(self, source: str) -> dict[str, Any]:
+        """
+        Return what the digest of a submission is made of.
+
+        :param source: Names the rows, by their content where that is known.
+        """
+        return {"kind": self.kind, "model": self.model, "destination": self.destination, "source": source}
+
     def spec(self, placed: Placed, display_name: str) -> JobSpec:
         """Return the job to submit with its rows at *placed*."""
         return JobSpec(

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step, UploadedInput
+    from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
 
 log = logging.getLogger(__name__)
 
@@ -317,6 +318,8 @@ class SubmitOperator(GeminiBatchOperator):
             policy=submit_policy(),
             remember=remember,
             on_token=lambda token: self._push("submission_token", token),
+            uploaded=attempt.uploaded,
+            on_uploaded=on_uploaded,
         )
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:

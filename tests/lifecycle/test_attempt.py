@@ -30,10 +30,10 @@ from airflow_provider_gemini_batch.lifecycle.attempt import (
     Pause,
     Resubmit,
     Step,
-    UploadedInput,
     Wait,
     next_step,
 )
+from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.deferral import CARRIED, read_carried, read_wait
@@ -199,7 +199,7 @@ def test_airflows_own_timeout_of_a_deferral_comes_last() -> None:
 # --- over versions ----------------------------------------------------------------------------------------------------
 
 SAMPLES = json.loads((Path(__file__).parents[1] / "samples/deferrals/0.1.0.json").read_text(encoding="utf-8"))
-UPLOADED = UploadedInput("ab" * 32, "files/x", 3, "f" * 16)
+UPLOADED = UploadedInput("ab" * 32, "files/x", "f" * 16, 3, "e" * 16, sent=True)
 FULL = Attempt(1.0, 2.0, 3.0, 4.0, "batches/a", 5, 6, ("batches/b",), ("pending_timeout",), UPLOADED, ("batches/c",))
 
 

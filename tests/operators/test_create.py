@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -343,6 +344,73 @@ def test_no_quota_ends_at_submit_timeout(emulator: EmulatorHandle) -> None:
     with pytest.raises(SubmitError, match=r"submit_timeout.*nothing was submitted"):
         create(submit_timeout=0.3).execute(attempt())
     assert created(emulator) == 0
+
+
+def _without_quota(emulator: EmulatorHandle, operator: CreateBatchOperator) -> dict[str, Any]:
+    """Submit where there is no quota; return what the deferral carries, as Airflow gives it back."""
+    emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=60, times=1)
+    with pytest.raises(TaskDeferred) as caught:
+        operator.execute(attempt())
+    assert caught.value.method_name == "resume_submission"
+    return dict(json.loads(json.dumps(caught.value.kwargs)))
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_a_wait_for_quota_goes_on_from_the_uploaded_rows(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+) -> None:
+    emulator = gemini_batch_emulator
+    set_connection(monkeypatch, emulator.connection(backend))
+    emulator.configure(create_missing_buckets=True)
+    emulator.script(mode="at_once")
+    path = tmp_path / "in.jsonl"
+    operator = create(input_path=write_rows(path, rows(5)), deferrable=True)
+    carried = _without_quota(emulator, operator)
+    path.unlink()  # nobody reads it any more
+    uploads = len(emulator.journal(path="upload"))
+    name = operator.resume_submission(attempt(), {}, **carried)
+    [job] = emulator.ledger()["jobs"]
+    assert (job["name"], GeminiBatchHook().get_batch(name).stats.succeeded) == (name, 5)
+    assert len(emulator.journal(path="upload")) == uploads
+
+
+def test_the_job_after_a_wait_for_quota_is_found_again_by_the_next_attempt(
+    emulator: EmulatorHandle, tmp_path: Path
+) -> None:
+    arguments = {"input_path": write_rows(tmp_path / "in.jsonl", rows(5)), "deferrable": True}
+    operator = create(**arguments)
+    name = operator.resume_submission(attempt(), {}, **_without_quota(emulator, operator))
+    assert create(**arguments).execute(attempt(2)) == name
+    assert created(emulator) == 1
+
+
+def test_a_wait_for_quota_reads_the_input_again_if_the_uploaded_rows_are_gone(
+    emulator: EmulatorHandle, tmp_path: Path
+) -> None:
+    operator = create(input_path=write_rows(tmp_path / "in.jsonl", rows(5)), deferrable=True)
+    carried = _without_quota(emulator, operator)
+    hook = GeminiBatchHook()
+    for file in hook.list_files().files:
+        hook.delete_file(file.name)
+    operator.resume_submission(attempt(), {}, **carried)
+    assert emulator.ledger()["jobs"][0]["rows"] == 5
+
+
+def test_a_wait_for_quota_reads_the_input_again_under_other_settings(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(2))
+    carried = _without_quota(emulator, create(input_path=path, deferrable=True))
+    other = create(input_path=path, deferrable=True, generation_config={"maxOutputTokens": 7})
+    other.resume_submission(attempt(), {}, **carried)
+    requests = [row.request for row in emulator.state.all_jobs[0].source.rows()]
+    assert [request["generationConfig"] for request in requests] == [{"maxOutputTokens": 7}] * 2
+
+
+def test_a_wait_for_quota_with_inline_rows_carries_none_of_them(emulator: EmulatorHandle) -> None:
+    operator = create(inlined_requests=[{"key": "a", "prompt": "a secret"}], deferrable=True)
+    carried = _without_quota(emulator, operator)
+    assert "secret" not in json.dumps(carried)
+    operator.resume_submission(attempt(), {}, **carried)
+    assert created(emulator) == 1
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
