@@ -600,9 +600,9 @@ def test_an_orphan_that_cannot_tell_its_jobs_name_still_cancels_the_twin_it_made
         while not emulator.journal(path=CREATE):
             time.sleep(0.01)
         emulator.clear_faults()
-        theirs.append(create().run_task(attempt(2)))  # Airflow 2.11 runs execute in its main thread only
+        theirs.append(create().run_task(attempt()))  # Airflow 2.11 runs execute in its main thread only
 
-    # Its create is so slow that the retry beside it creates, too.
+    # Its create is so slow that an attempt beside it, which knows of no other, creates as well.
     emulator.fault(match={"path": CREATE}, action="delay", delay=2.0, times=1)
     beside = threading.Thread(target=create_beside)
     beside.start()
