@@ -9,6 +9,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow_provider_gemini_batch.api import flows
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity, digest_of
@@ -17,6 +18,7 @@ from airflow_provider_gemini_batch.client.prepare import prepared
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
+from airflow_provider_gemini_batch.connection.urls import is_google
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
@@ -184,7 +186,8 @@ class GeminiBatchClient(Session):
         if found is not None:
             yield found
             return
-        with prepared(request, self.backend, self._look) as source:
+        is_own_host = not is_google(urlsplit(self.settings.base_url).hostname or "")
+        with prepared(request, self.backend, self._look, is_own_host=is_own_host) as source:
             yield source
 
     def _look(self, name: str) -> RemoteFile | None:

@@ -6,16 +6,25 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.client.advice import row_advice
+from airflow_provider_gemini_batch.client.advice import (
+    Advice,
+    model_advice,
+    own_members_note,
+    row_advice,
+    settings_advice,
+)
+from airflow_provider_gemini_batch.cost.model_table import model_kind
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.line_batches import file_blocks
-from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows
+from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows, told
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from airflow_provider_gemini_batch.api.backend import Backend
-    from airflow_provider_gemini_batch.api.models import RemoteFile
+    from airflow_provider_gemini_batch.api.models import BackendName, RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.rows.fast_path import FastBlock
     from airflow_provider_gemini_batch.rows.normalise import WireRow
@@ -31,17 +40,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+ANSWER_BYTES = 16 * 1024 * 1024
+"""Answers that may be larger come in a file: the job resource holds them twice, and reading such a one ends in 503."""
+
+_BYTES_A_TOKEN = 4
+_TOKENS_A_ROW = 1024
+"""Assumed where ``maxOutputTokens`` is not set: a page of text."""
+
+_BYTES_A_NUMBER = 12
+_NUMBERS_A_VECTOR = 3072
+
+
 @contextmanager
 def prepared(
-    request: JobRequest, backend: Backend, look_at_file: Callable[[str], RemoteFile | None]
+    request: JobRequest,
+    backend: Backend,
+    look_at_file: Callable[[str], RemoteFile | None],
+    *,
+    is_own_host: bool = False,
+    knows_model: bool = True,
 ) -> Iterator[PreparedInput]:
     """
     Check a request and its rows, and bring them into a file to upload.
 
     :param look_at_file: Returns what is known of a file at Google, or None if it may not be looked at.
+    :param is_own_host: Whether calls go to an emulator or a proxy: what is known of Google's models may not hold there.
+    :param knows_model: Whether ``request.model`` is the one that will answer.
     :raises ConfigurationError: For anything that cannot work, before money is spent.
+    :raises EmptyInputError: If there are no rows.
     """
     request.check(backend)
+    if knows_model:
+        _say(model_advice(request.model, backend.name, date.today(), is_own_host=is_own_host))
     if request.bigquery_uri is not None:
         yield PreparedInput(request.identity(request.bigquery_uri), placed=Placed(bigquery_uri=request.bigquery_uri))
         return
@@ -54,7 +84,7 @@ def prepared(
         return
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
-        settings = _row_settings(request, backend)
+        settings = _row_settings(request, backend.name)
         report = RowReport()
         normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
@@ -62,30 +92,78 @@ def prepared(
         if backend.inline_limit and request.inlined_requests is not None:
             kept = list(normalise_rows(rows, settings, report))
             lines = [row.line() for row in kept]
-            if sum(map(len, lines)) <= backend.inline_limit:
+            if sum(map(len, lines)) <= backend.inline_limit and not _answers_may_be_large(request, report):
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
-                _advise(report)
+                _say_what_was_found(request, backend.name, report, knows_model=knows_model)
                 yield PreparedInput(request.identity(sha256), len(kept), placed=placed)
                 return
             normalised = kept
         with write_input(normalised, backend=settings.backend, original=original) as file:
             mark = digest.mark() if request.input_path is not None else ""
-            _advise(report)
+            _say_what_was_found(request, backend.name, report, knows_model=knows_model, is_file=True)
             yield PreparedInput(request.identity(file.sha256), file.rows, file, input_digest=mark)
 
 
-def _advise(report: RowReport) -> None:
-    for advice in row_advice(report):
-        log.warning("%s", advice)
+def _answers_may_be_large(request: JobRequest, report: RowReport) -> bool:
+    """
+    Say whether the answers of an inline job might not fit into what can be read.
+
+    Such a job ends well, is billed, and every read of it ends in 503 or 504: answers lie inside the job resource, twice
+    (https://github.com/googleapis/python-genai/issues/2519).
+    """
+    if report.modalities & {"IMAGE", "AUDIO"} or model_kind(request.model) in ("image", "speech"):
+        return True
+    if request.kind == "embed":
+        size = (request.output_dimensionality or _NUMBERS_A_VECTOR) * _BYTES_A_NUMBER
+    else:
+        size = (report.max_output_tokens or _TOKENS_A_ROW) * _BYTES_A_TOKEN
+    return report.sent * size > ANSWER_BYTES
 
 
-def _row_settings(request: JobRequest, backend: Backend) -> RowSettings:
+def _say(advices: Iterable[Advice]) -> None:
+    """
+    Log advice.
+
+    :raises ConfigurationError: If there is one that says that the job cannot be had.
+    """
+    refusals = []
+    for advice in advices:
+        if advice.is_refusal:
+            refusals.append(advice.text)
+        else:
+            log.warning("%s", advice.text)
+    if refusals:
+        raise ConfigurationError(" ".join(refusals))
+
+
+def _say_what_was_found(
+    request: JobRequest, backend: BackendName, report: RowReport, *, knows_model: bool, is_file: bool = False
+) -> None:
+    """Log once what is worth a word about the rows."""
+    _say(row_advice(report, backend))
+    if knows_model:
+        _say(settings_advice(request.model, report))
+    if is_file and (note := own_members_note(report)):
+        log.info("%s", note)
+    if report.refused:
+        log.warning(
+            "%d of %d rows cannot be sent and are left out; they land as failed where DownloadResultsOperator is given "
+            "input_path. %s",
+            report.refused,
+            report.refused + report.sent,
+            told(report),
+        )
+
+
+def _row_settings(request: JobRequest, backend: BackendName) -> RowSettings:
     """Return what the rows' normaliser needs to know."""
     return RowSettings(
         kind=request.kind,
-        backend=backend.name,
+        backend=backend,
         model=request.model,
+        key=request.key,
+        skip_bad_rows=request.on_bad_row == "land",
         **request.row_settings,
     )
 

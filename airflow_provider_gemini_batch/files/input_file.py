@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
 from airflow_provider_gemini_batch.files.background import WRITE_BYTES, BackgroundHash
+from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
 from airflow_provider_gemini_batch.rows.fast_path import FastBlock
 from airflow_provider_gemini_batch.rows.settings import check_file_size
@@ -153,13 +154,15 @@ class InputFile:
 
 def open_original(place: str) -> tuple[BinaryIO, OpenFile | None]:
     """
-    Open a file of the user's from its start.
+    Open a file of rows from its start.
 
-    :return: The stream, and the same as a file that can be uploaded, which only one on local disk is.
+    :return: The stream of its lines, and the same as a file that can be uploaded, which only one on local disk is that
+        need not be unpacked.
+    :raises ConfigurationError: If the file is of another kind.
     """
-    stream = open_read(place)
+    stream, is_as_it_is = open_lines(place)
     try:
-        return stream, None if local_path(place) is None else OpenFile(place, stream)
+        return stream, OpenFile(place, stream) if is_as_it_is and local_path(place) is not None else None
     except BaseException:
         stream.close()
         raise
@@ -167,8 +170,9 @@ def open_original(place: str) -> tuple[BinaryIO, OpenFile | None]:
 
 def as_it_is(place: str) -> InputFile:
     """Make any file ready to be uploaded; one in object storage is copied to local disk first."""
-    stream, original = open_original(place)
-    if original is not None:
+    stream = open_read(place)
+    if local_path(place) is not None:
+        original = OpenFile(place, stream)
         return InputFile(original, original.size, is_own=True)
     with stream, contextlib.ExitStack() as undone:
         copy = undone.enter_context(_nameless())

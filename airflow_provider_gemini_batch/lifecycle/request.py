@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 
 from airflow_provider_gemini_batch.api.models import JobSpec, Kind
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
 
 if TYPE_CHECKING:
     import os
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 _SOURCES = ("inlined_requests", "input_path", "file_name", "gcs_uri", "bigquery_uri")
 
+ROW_CHOICES = {"on_empty_input": ("fail", "skip"), "on_bad_row": ("fail", "land")}
+"""What may be asked for where there are no rows, or one cannot be sent."""
+
 
 class RequestArguments(TypedDict, total=False):
-    """
+    r"""
     What may be said of any job beside its model. Exactly one of the first five, the source of the rows, is given.
 
     :param inlined_requests: Rows as a list of dicts, in any of the forms that the README lists; above 4 MiB they travel
@@ -34,6 +37,10 @@ class RequestArguments(TypedDict, total=False):
     :param file_name: What an upload returned, ``files/...`` or ``gs://...``.
     :param gcs_uri: ``gs://...`` of a JSONL object in wire form (Vertex AI).
     :param bigquery_uri: ``bq://project.dataset.table`` (Vertex AI).
+    :param key: The member by which a row is known, or a list of members.
+    :param on_empty_input: What an input without rows does: ``fail``, or in a task ``skip``.
+    :param on_bad_row: Whether one row that cannot be sent fails the task (``fail``), or is left out, and ``land``\ s as
+        failed with its reason when the answers do.
     :param destination: ``gs://`` prefix or ``bq://`` table for the answers (Vertex AI).
     :param display_name: Shown at Google.
     :param priority: Higher runs first; the Developer API alone knows it.
@@ -46,6 +53,9 @@ class RequestArguments(TypedDict, total=False):
     file_name: str | None
     gcs_uri: str | None
     bigquery_uri: str | None
+    key: str | Sequence[str]
+    on_empty_input: str
+    on_bad_row: str
     destination: str | None
     display_name: str | None
     priority: int | None
@@ -124,6 +134,9 @@ class JobRequest:
     priority: int | None = None
     labels: Mapping[str, str] | None = None
     webhook_config: Mapping[str, Any] | None = None
+    key: str | Sequence[str] = "key"
+    on_empty_input: str = "fail"
+    on_bad_row: str = "fail"
 
     @property
     def row_settings(self) -> dict[str, Any]:
@@ -141,14 +154,18 @@ class JobRequest:
             problems.append(
                 f"give exactly one of {', '.join(_SOURCES)}, not {' and '.join(given) if given else 'none of them'}"
             )
-        empty = [name for name in given if getattr(self, name) in ("", [], ())]
-        problems += [f"{name} is empty" for name in empty]
+        problems += [f"{name} is empty" for name in given if getattr(self, name) == ""]
         remote = [name for name in given if name in ("file_name", "gcs_uri", "bigquery_uri")]
         if remote and self.row_settings:
             problems.append(
                 f"{', '.join(self.row_settings)} cannot be applied to rows that already lie at Google ({remote[0]}); "
                 "put them into the rows, or give the rows as input_path or inlined_requests"
             )
+        if remote and (self.key != "key" or self.on_bad_row != "fail"):
+            problems.append(f"key and on_bad_row cannot be applied to rows that already lie at Google ({remote[0]})")
+        for name, choices in ROW_CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         problems += [why for name, why in backend.unsupported.items() if getattr(self, name) is not None]
         for name, scheme in (("gcs_uri", "gs://"), ("bigquery_uri", "bq://")):
             value = getattr(self, name)
@@ -179,6 +196,8 @@ class JobRequest:
                 problems.append(problem)
         if problems:
             raise ConfigurationError("; ".join(problems) + ".")
+        if isinstance(rows, (list, tuple)) and not rows:
+            raise EmptyInputError("inlined_requests is empty: there are no input rows.")
 
     def identity(self, source: str) -> dict[str, Any]:
         """

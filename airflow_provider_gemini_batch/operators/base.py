@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.compat import AirflowFailException, BaseOperator
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, BaseOperator
+from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
 from airflow_provider_gemini_batch.operators.templating import Templating
 
 if TYPE_CHECKING:
@@ -22,12 +22,20 @@ class InvalidInputError(ConfigurationError, AirflowFailException):
 
 
 @contextmanager
-def fail_without_retry() -> Iterator[None]:
-    """Turn a ConfigurationError into one that Airflow does not retry."""
+def fail_without_retry(*, skip_empty_input: bool = False) -> Iterator[None]:
+    """
+    Turn a ConfigurationError into one that Airflow does not retry.
+
+    :param skip_empty_input: Turn an input without rows into a skipped task.
+    """
     try:
         yield
     except InvalidInputError:
         raise
+    except EmptyInputError as error:
+        if skip_empty_input:
+            raise AirflowSkipException(str(error)) from None
+        raise InvalidInputError(str(error)) from None
     except ConfigurationError as error:
         raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
 
@@ -55,7 +63,7 @@ class GeminiBatchOperator(Templating, BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the task."""
-        with fail_without_retry():
+        with fail_without_retry(skip_empty_input=getattr(self, "on_empty_input", "fail") == "skip"):
             return self.run_task(context)
 
     def run_task(self, context: Any) -> Any:

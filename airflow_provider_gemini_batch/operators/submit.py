@@ -49,7 +49,7 @@ _CHOICES = {
 
 
 class SubmitOperator(GeminiBatchOperator):
-    """
+    r"""
     Base of the create operators; :meth:`request` says what is to be computed.
 
     :param model: E.g. ``gemini-3.5-flash-lite``.
@@ -59,6 +59,10 @@ class SubmitOperator(GeminiBatchOperator):
     :param file_name: What ``UploadFileOperator`` returned.
     :param gcs_uri: ``gs://...`` of a JSONL object in wire form (Vertex AI).
     :param bigquery_uri: ``bq://project.dataset.table`` (Vertex AI).
+    :param key: The member by which a row is known, or a list of members (``["day", "id"]``).
+    :param on_empty_input: An input without rows is an error (``fail``), or a reason to ``skip`` the task.
+    :param on_bad_row: One row that cannot be sent fails the task (``fail``), or is left out and ``land``\ s as failed
+        with its reason, once ``DownloadResultsOperator`` is given *input_path*.
     :param destination: ``gs://`` prefix or ``bq://`` table for the answers (Vertex AI); default below the connection's
         ``storage_uri``.
     :param display_name: Shown at Google; default ``<dag_id>.<task_id>``.
@@ -117,6 +121,9 @@ class SubmitOperator(GeminiBatchOperator):
         file_name: str | None = None,
         gcs_uri: str | None = None,
         bigquery_uri: str | None = None,
+        key: str | Sequence[str] = "key",
+        on_empty_input: str = "fail",
+        on_bad_row: str = "fail",
         destination: str | None = None,
         display_name: str | None = None,
         priority: int | None = None,
@@ -147,6 +154,9 @@ class SubmitOperator(GeminiBatchOperator):
         self.file_name = file_name
         self.gcs_uri = gcs_uri
         self.bigquery_uri = bigquery_uri
+        self.key = key
+        self.on_empty_input = on_empty_input
+        self.on_bad_row = on_bad_row
         self.destination = destination
         self.display_name = display_name
         self.priority = priority
@@ -186,6 +196,9 @@ class SubmitOperator(GeminiBatchOperator):
             "file_name": self.file_name,
             "gcs_uri": self.gcs_uri,
             "bigquery_uri": self.bigquery_uri,
+            "key": self.key,
+            "on_empty_input": self.on_empty_input,
+            "on_bad_row": self.on_bad_row,
             "destination": self.destination,
             "display_name": self.display_name or f"{getattr(self, 'dag_id', '')}.{self.task_id}",
             "priority": self.priority,
@@ -233,7 +246,7 @@ class SubmitOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.triggers.deferral import read_wait, step_after_wait
 
         self._ti = context.get("ti")
-        with fail_without_retry(), self._ended_in_order():
+        with fail_without_retry(skip_empty_input=self.on_empty_input == "skip"), self._ended_in_order():
             policy = self._policy()
             attempt, outcome = read_wait(event, carried, policy)
             self._job_name = attempt.job_name
@@ -244,7 +257,7 @@ class SubmitOperator(GeminiBatchOperator):
         """Go on after a wait for quota."""
         from airflow_provider_gemini_batch.triggers.deferral import read_carried
 
-        with fail_without_retry(), self._ended_in_order():
+        with fail_without_retry(skip_empty_input=self.on_empty_input == "skip"), self._ended_in_order():
             policy = self._policy()
             attempt = read_carried(carried, policy)
             return self._follow(context, self._submit(context, attempt, policy), policy)

@@ -30,6 +30,9 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
     :param task_type: For ``embed``, e.g. ``RETRIEVAL_DOCUMENT``.
     :param title: For ``embed``.
     :param output_dimensionality: For ``embed``.
+    :param key: The member by which a row is known, or a list of members.
+    :param on_empty_input: ``fail``, or ``skip`` the task, if there are no rows.
+    :param on_bad_row: ``fail``, or ``land``: leave a row out that cannot be sent.
     :return: ``files/...``, or ``gs://...`` on Vertex AI.
     """
 
@@ -58,6 +61,9 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         task_type: str | None = None,
         title: str | None = None,
         output_dimensionality: int | None = None,
+        key: str | Sequence[str] = "key",
+        on_empty_input: str = "fail",
+        on_bad_row: str = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +77,9 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         self.embed_task_type = task_type
         self.title = title
         self.output_dimensionality = output_dimensionality
+        self.key = key
+        self.on_empty_input = on_empty_input
+        self.on_bad_row = on_bad_row
 
     def run_task(self, context: Any) -> str:
         from airflow_provider_gemini_batch.client.prepare import prepared
@@ -90,10 +99,15 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
             task_type=self.embed_task_type or None,
             title=self.title or None,
             output_dimensionality=self.output_dimensionality,
+            key=self.key,
+            on_empty_input=self.on_empty_input,
+            on_bad_row=self.on_bad_row,
         )
         hook = self.hook
         name = self.display_name or base_name(path)
-        with prepared(request, hook.client.backend, lambda _: None) as source:
+        with prepared(
+            request, hook.client.backend, lambda _: None, is_own_host=True, knows_model=bool(self.model)
+        ) as source:
             placed = hook.run(source.place(hook.client.backend, hook.retry, name))
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)
         if placed.uploaded is None:

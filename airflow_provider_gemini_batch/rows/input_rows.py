@@ -16,10 +16,10 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.rows.forms import own_metadata
 from airflow_provider_gemini_batch.rows.keys import KeyRule
 from airflow_provider_gemini_batch.rows.line_batches import read_in_blocks
-from airflow_provider_gemini_batch.rows.lines import list_problem, parse, trimmed
+from airflow_provider_gemini_batch.rows.lines import as_object, trimmed
 from airflow_provider_gemini_batch.rows.normalise import InputRow, Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
-from airflow_provider_gemini_batch.rows.problems import RowFault, RowProblem, kind_of
+from airflow_provider_gemini_batch.rows.problems import RowFault, RowProblem
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.settings import RowSettings
@@ -140,10 +140,7 @@ def _keys_of_block(lines: list[bytes]) -> list[str] | None:
 
 
 def _known(row: InputRow, rule: KeyRule, number: int) -> KnownRow:
-    value = row if isinstance(row, Mapping) else parse(row.encode() if isinstance(row, str) else row)
-    if not isinstance(value, Mapping):
-        fix = "" if isinstance(row, Mapping) else list_problem(row if isinstance(row, bytes) else row.encode())
-        raise RowProblem(f"a row must be a JSON object, not {kind_of(value)}", fix)
+    value = as_object(row)
     key = rule.read(value, number)
     return KnownRow(key, _own(value, rule) or None, row)
 

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.rows.problems import TOO_DEEP, RowProblem
+from airflow_provider_gemini_batch.rows.problems import TOO_DEEP, OtherKind, RowProblem, kind_of
 
 _BOM = b"\xef\xbb\xbf"
+_CSV_START = re.compile(rb"""("[^"]*"|[^\[{",;\t]*)\s*[,;\t]""")
 _decode = msgspec.json.Decoder().decode
 
 
@@ -45,29 +47,35 @@ def parse(raw: bytes) -> Any:
             place = int(byte[1])
             where = f"column {len(raw[:place].decode('utf-8', 'replace')) + 1}"
             text = text.replace(byte[0], "")
-        raise RowProblem(f"not JSON at {where}: {text}", _other_kind(raw)) from None
+        reason = f"not JSON at {where}: {text}"
+        fix = _other_kind(raw)
+        raise (OtherKind(reason, fix) if fix else RowProblem(reason)) from None
+
+
+def as_object(row: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Return the JSON object in a line; one that is decoded already is itself.
+
+    :raises RowProblem: If there is none.
+    """
+    value = row if not isinstance(row, (bytes, str)) else parse(row.encode() if isinstance(row, str) else row)
+    if isinstance(value, Mapping):
+        return value
+    reason = f"a row must be a JSON object, not {kind_of(value)}"
+    if isinstance(value, list) and isinstance(row, (bytes, str)):
+        raise OtherKind(reason, "JSONL has one object a line: jq -c '.[]' FILE > rows.jsonl")
+    raise RowProblem(reason)
 
 
 def _other_kind(raw: bytes) -> str:
     """Return what to do about a line that belongs to a file of another kind, or an empty string."""
-    head = raw[:200]
-    if head in (b"[", b"{") or (head[:1] in b"[{" and raw[-1:] in b"{[,"):
-        return "it looks like JSON over several lines, and JSONL has one row a line: " + (
-            "jq -c '.[]' FILE > rows.jsonl" if head[:1] == b"[" else "jq -c . FILE > rows.jsonl"
-        )
-    if head[:1] == b"<":
+    if raw in (b"[", b"{") or (raw[:1] in b"[{" and raw[-1:] in b"{[,"):
+        unpacked = "jq -c '.[]' FILE > rows.jsonl" if raw[:1] == b"[" else "jq -c . FILE > rows.jsonl"
+        return f"it looks like JSON over several lines, and JSONL has one row a line: {unpacked}"
+    if raw[:1] == b"<":
         return "it looks like HTML or XML, as a login page or a proxy sends it: fetch the file anew"
-    separator = next(
-        (name for sign, name in ((b",", "commas"), (b"\t", "tabs"), (b";", "semicolons")) if sign in head), ""
-    )
-    if (separator and head[:1] not in b'{["') or (separator and re.match(rb'"[^"]*"\s*[,;\t]', head)):
+    if _CSV_START.match(raw[:500]):
         return (
-            f"it looks like CSV with {separator}, and the input is JSONL, one JSON object a line: "
-            "docs/csv.md shows how a CSV file becomes rows"
+            "it looks like CSV, and the input is JSONL, one JSON object a line: docs/csv.md shows how CSV becomes rows"
         )
     return ""
-
-
-def list_problem(raw: bytes) -> str:
-    """Return what to do about a whole JSON list in one line."""
-    return "JSONL has one object a line: jq -c '.[]' FILE > rows.jsonl" if raw.lstrip()[:1] == b"[" else ""

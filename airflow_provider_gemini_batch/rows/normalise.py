@@ -25,9 +25,9 @@ from airflow_provider_gemini_batch.rows.forms import read_form
 from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX, KeyRule
 from airflow_provider_gemini_batch.rows.line_batches import read_in_blocks
-from airflow_provider_gemini_batch.rows.lines import list_problem, parse, trimmed
+from airflow_provider_gemini_batch.rows.lines import as_object, trimmed
 from airflow_provider_gemini_batch.rows.notes import RowReport
-from airflow_provider_gemini_batch.rows.problems import TOO_DEEP, RowFault, RowProblem, kind_of
+from airflow_provider_gemini_batch.rows.problems import TOO_DEEP, OtherKind, RowFault, RowProblem, kind_of
 from airflow_provider_gemini_batch.rows.vertex_import import VertexImportCheck, clean_for_import, own_columns
 
 if TYPE_CHECKING:
@@ -138,10 +138,7 @@ class Normaliser:
         """Return one row in wire form, or what is wrong with it."""
         key: str | None = None
         try:
-            value = row if isinstance(row, Mapping) else parse(row.encode() if isinstance(row, str) else row)
-            if not isinstance(value, Mapping):
-                fix = list_problem(row if isinstance(row, bytes) else str(row).encode()) if unit == "line" else ""
-                raise RowProblem(f"a row must be a JSON object, not {kind_of(value)}", fix)
+            value = as_object(row)
             if (metadata := value.get("metadata")) is not None and not isinstance(metadata, Mapping):
                 raise RowProblem(f"'metadata' must be an object, not {kind_of(metadata)}")
             key = self.key_rule.read(value, number)
@@ -153,7 +150,7 @@ class Normaliser:
             self._take_key(key)
             return found
         except RowProblem as problem:
-            return RowFault(unit, line, key, problem.reason, problem.fix)
+            return RowFault(unit, line, key, problem.reason, problem.fix, isinstance(problem, OtherKind))
         except (UnicodeError, TypeError, ValueError) as fault:
             # What JSON cannot hold: a lone surrogate in a string, an object of some class in a dict.
             return RowFault(unit, line, key, f"cannot be written as JSON ({fault})")
@@ -255,6 +252,8 @@ def _sendable(normaliser: Normaliser, rows: Iterable[InputRow]) -> Iterator[Fast
             report.refused += 1
             if len(report.faults) < MAX_BAD_ROWS:
                 report.faults.append(found)
+            if found.is_other_kind and report.refused == 1 and not report.sent:
+                break
             if report.refused >= MAX_BAD_ROWS and not settings.skip_bad_rows:
                 break
         elif limit is not None and report.sent > limit:

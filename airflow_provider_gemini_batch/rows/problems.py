@@ -27,6 +27,10 @@ class RowProblem(Exception):
         return f"{self.reason}; {self.fix}" if self.fix else self.reason
 
 
+class OtherKind(RowProblem):
+    """A line that shows, as the first one, that the whole file is of another kind."""
+
+
 @dataclass(frozen=True)
 class RowFault:
     """
@@ -35,6 +39,7 @@ class RowFault:
     :param unit: ``line`` of a file, or ``row`` of a list.
     :param number: Of the line or row, from 1.
     :param key: The row's key, or None where the row has none that can be read.
+    :param is_other_kind: Whether the file is no file of rows, as far as this line tells.
     """
 
     unit: str
@@ -42,6 +47,7 @@ class RowFault:
     key: str | None
     reason: str
     fix: str = ""
+    is_other_kind: bool = False
 
     def __str__(self) -> str:
         known = f" (key {shown(self.key)})" if self.key is not None else ""

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.backends import backend_for
 from airflow_provider_gemini_batch.compat import DAG
+from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, UploadFileOperator
 
+BACKEND = backend_for(settings_from_connection(password="k"))
 ROWS = [
     {"key": "a", "prompt": "{# note #} {{ 7*7 }} {{ var.value.secret }} {% raw %}"},
     {"key": "1", "request": {"contents": [{"parts": [{"text": '"1"\n'}]}]}},
@@ -56,12 +59,12 @@ def test_rows_of_an_upstream_task_are_resolved(native: bool) -> None:
 
 def test_rows_that_became_a_text_are_refused_with_the_ways_out() -> None:
     for value in (rendered(False, inlined_requests="{{ rows }} ").inlined_requests, ROWS):
-        JobRequest("generate", "m", inlined_requests=value).check("gemini")
+        JobRequest("generate", "m", inlined_requests=value).check(BACKEND)
     text = rendered(False, inlined_requests="{{ rows }}{{ rows }}").inlined_requests
     with pytest.raises(ConfigurationError, match=r"\.output, or set render_template_as_native_obj=True"):
-        JobRequest("generate", "m", inlined_requests=text).check("gemini")
+        JobRequest("generate", "m", inlined_requests=text).check(BACKEND)
     with pytest.raises(ConfigurationError, match=r"generation_config must be a dict, not a text.*native"):
-        JobRequest("generate", "m", file_name="files/x", generation_config="{}").check("gemini")  # type: ignore[arg-type]
+        JobRequest("generate", "m", file_name="files/x", generation_config="{}").check(BACKEND)  # type: ignore[arg-type]
 
 
 @NATIVE
