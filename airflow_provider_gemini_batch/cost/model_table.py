@@ -179,3 +179,11 @@ def answering_model(model: str, backend: BackendName, on: date) -> str:
     if backend == "gemini" and facts.rerouted is not None and on >= facts.rerouted.when:
         return facts.rerouted.to
     return facts.name
+
+
+def rerouted_to(model: str, on: date) -> str | None:
+    """Return the model that answers in *model*'s place on the Developer API on a day; None if it answers itself."""
+    facts = model_facts(model)
+    if facts is None or facts.rerouted is None or on < facts.rerouted.when:
+        return None
+    return facts.rerouted.to

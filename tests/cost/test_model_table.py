@@ -15,6 +15,7 @@ from airflow_provider_gemini_batch.cost.model_table import (
     known_models,
     model_facts,
     model_kind,
+    rerouted_to,
 )
 
 BEFORE, AFTER = date(2026, 11, 30), date(2026, 12, 1)
@@ -47,6 +48,12 @@ def test_a_rerouted_model_is_answered_by_another_from_its_date_on() -> None:
     assert answering_model("gemini-2.5-pro", "gemini", AFTER) == "gemini-3.8-flash"
     assert answering_model("gemini-2.5-flash-lite", "gemini", AFTER) == "gemini-2.5-flash-lite"
     assert answering_model("gemini-2.5-flash", "vertex_ai", AFTER) == "gemini-2.5-flash"
+
+
+def test_a_reroute_is_told_from_its_date_on() -> None:
+    assert rerouted_to("models/gemini-2.5-pro", BEFORE) is None
+    assert rerouted_to("models/gemini-2.5-pro", AFTER) == "gemini-3.8-flash"
+    assert rerouted_to("gemini-9-nova", AFTER) is None
 
 
 def test_an_alias_is_the_model_that_it_points_to() -> None:
