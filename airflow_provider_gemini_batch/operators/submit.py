@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 DAY = 24 * 3600.0
 DEFAULT_TIMEOUT = 4 * DAY
 MAX_FAILED_ROWS = 0.1
+MANIFEST_KEY = "gemini_batch_manifest"
 
 _CHOICES = {
     "on_existing_job": ("replace", "reuse", "fail"),
@@ -46,6 +47,22 @@ _CHOICES = {
     "on_pending_timeout": ("fail", "wait", "resubmit"),
     "on_running_timeout": ("fail", "wait", "resubmit"),
 }
+
+
+def _manifest_of(job: BatchJob) -> dict[str, Any]:
+    """Return what an ended job reports of itself: names, counts and places."""
+    from airflow_provider_gemini_batch.api.identity import input_digest_of
+
+    return {
+        "job_name": job.name,
+        "model": job.model,
+        "state": job.state.value,
+        "total": job.stats.total,
+        "succeeded": job.stats.succeeded,
+        "failed": job.stats.failed,
+        "input_digest": input_digest_of(job),
+        "output": job.output.place if job.output is not None else None,
+    }
 
 
 class SubmitOperator(GeminiBatchOperator):
@@ -369,6 +386,7 @@ class SubmitOperator(GeminiBatchOperator):
     def _judged(self, job: BatchJob) -> str:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
+        self._push(MANIFEST_KEY, _manifest_of(job))  # first: a task that fails for its rows has one too
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)

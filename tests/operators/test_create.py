@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_gemini_batch.client.prepare import prepared
-from airflow_provider_gemini_batch.compat import TaskDeferred
+from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, TaskDeferred
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -42,6 +46,7 @@ from airflow_provider_gemini_batch.watch.event import event_for
 from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_provider_gemini_batch.api.wire import Flow
@@ -611,3 +616,111 @@ def test_an_orphan_that_cannot_tell_its_jobs_name_still_cancels_the_twin_it_made
     beside.join()
     assert created(emulator) == 2
     assert [job.name for job in emulator.state.all_jobs if job.cancelled is None] == theirs
+
+
+# --- ended by Airflow -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _signalled(task: Any, when: Callable[[], Any]) -> Iterator[None]:
+    """Send this process the signal that ends a task, as Airflow's supervisor does, once *when* is true."""
+
+    def send() -> None:
+        while not when():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("state", "is_cancelled"), [("running", False), ("failed", True)])
+def test_a_signal_ends_a_wait_at_once_and_cancels_the_job_of_a_marked_task(
+    emulator: EmulatorHandle, state: str, is_cancelled: bool
+) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    operator = create(wait_for_completion=True, poll_interval=60)
+    began = time.monotonic()
+    with (
+        _signalled(operator, lambda: emulator.journal(path=r"batches/\w")),
+        pytest.raises(GeminiBatchError, match="Airflow ended this task while it waited for batches/"),
+    ):
+        operator.execute({"ti": MarkedTaskInstance(state=state)})
+    assert time.monotonic() - began < 20  # far below the pause between two polls
+    assert (emulator.state.all_jobs[0].cancelled is not None) == is_cancelled
+
+
+def test_a_signal_ends_a_wait_for_quota(emulator: EmulatorHandle) -> None:
+    fault = emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=300, times=None)
+    operator = create()
+    with (
+        _signalled(operator, lambda: fault.fired),
+        pytest.raises(GeminiBatchError, match="Airflow ended this task"),
+    ):
+        operator.execute({"ti": MarkedTaskInstance(state="running")})
+    assert created(emulator) == 0
+
+
+# --- execution_timeout ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_execution_timeout_bounds_a_deferral_and_follows_on_timeout(emulator: EmulatorHandle, policy: str) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    limit = timedelta(seconds=1.5)
+    operator = create(wait_for_completion=True, deferrable=True, execution_timeout=limit, on_timeout=policy)
+    event, kwargs = _after_deferral(operator)
+    assert event["outcome"] == "timeout"
+    with pytest.raises(JobTimeoutError, match="execution_timeout") as caught:
+        operator.execute_complete(attempt(), event, **kwargs)
+    assert caught.value.limit == "execution_timeout"
+    assert (emulator.state.all_jobs[0].cancelled is not None) == (policy == "cancel")
+
+
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_airflows_own_alarm_leaves_or_cancels_the_job(
+    emulator: EmulatorHandle, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.script(stuck="RUNNING", pending_seconds=0)
+    operator = create(wait_for_completion=True, on_timeout=policy)
+
+    def alarm(*_: Any) -> None:
+        raise AirflowTaskTimeout("Timeout")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    try:
+        with pytest.raises(AirflowTaskTimeout):
+            operator.execute(attempt())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (emulator.state.all_jobs[0].cancelled is not None) == (policy == "cancel")
+
+
+# --- manifest -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_waits_pushes_a_manifest_even_if_it_fails_for_its_rows(emulator: EmulatorHandle) -> None:
+    emulator.script(mode="at_once", rows=[{"key": "k1", "outcome": "error", "code": 13}])
+    context = attempt()
+    with pytest.raises(PartialFailureError):
+        create(4, wait_for_completion=True).execute(context)
+    manifest = context["ti"].xcoms["gemini_batch_manifest"]
+    assert {"state": "SUCCEEDED", "total": 4, "succeeded": 3, "failed": 1}.items() <= manifest.items()
+    assert manifest["job_name"] == emulator.ledger()["jobs"][0]["name"]
+
+
+def test_a_task_whose_deferral_was_lost_goes_on(emulator: EmulatorHandle) -> None:
+    """``airflow dags test`` gives back nothing of what a deferral carries."""
+    operator = create(deferrable=True)
+    _without_quota(emulator, operator)
+    operator.resume_submission(attempt(), {})
+    assert created(emulator) == 1

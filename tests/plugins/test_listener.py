@@ -91,6 +91,41 @@ def test_tasks_that_wait_for_no_job_are_none_of_our_business(mocker: Any) -> Non
     assert not cancel.called
 
 
+def test_the_jobs_of_a_run_are_cancelled_one_by_one(emulator: EmulatorHandle, job_name: str, mocker: Any) -> None:
+    watched = {"job_names": [job_name, ""], "gemini_batch_conn_id": "gemini_batch_default"}
+    task = deferred(BatchJobTrigger(job_name))
+    task.trigger = SimpleNamespace(classpath="airflow_provider_gemini_batch.triggers.batch_jobs.Any", kwargs=watched)
+    mark(task, mocker)
+    assert is_cancelled(emulator)
+
+
+@pytest.mark.parametrize("keeps_old_tries", [False, True], ids=["3.0 to 3.3", "3.4"])
+def test_the_state_is_that_of_the_very_try_that_was_marked(mocker: Any, keeps_old_tries: bool) -> None:
+    """In a loop each pass has the same Dag, run, task and map index; a clear replaces or archives the try."""
+    import sqlalchemy as sa
+    from airflow.utils import session
+    from sqlalchemy.orm import Session, registry
+
+    columns: list[Any] = [sa.Column("id", sa.String, primary_key=True), sa.Column("map_index", sa.Integer),
+               sa.Column("state", sa.String)]  # fmt: skip
+    columns += [sa.Column("working_set", sa.Boolean)] if keeps_old_tries else []
+    model: type[Any] = type("Instance", (), {})
+    tables = registry()
+    tables.map_imperatively(model, sa.Table("task_instance", tables.metadata, *columns))
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    tables.metadata.create_all(engine)
+    mocker.patch.object(session, "create_session", side_effect=lambda: Session(engine))
+    passes = [("first", "success", True), ("second", "failed", True), ("archived", "failed", None)]
+    with Session(engine) as db:
+        for key, state, is_live in passes[: 3 if keeps_old_tries else 2]:
+            members = {"id": key, "map_index": 0, "state": state}
+            members |= {"working_set": is_live} if keeps_old_tries else {}
+            db.execute(sa.insert(model).values(**members))
+        db.commit()
+    found = [plugin._state_of(model, key) for key in ("first", "second", "archived", "cleared")]
+    assert found == ["success", "failed", None, None]
+
+
 def test_what_fails_is_told(job_name: str, mocker: Any, caplog: pytest.LogCaptureFixture) -> None:
     mark(deferred(BatchJobTrigger(job_name, "no_such_connection")), mocker)
     assert f"{job_name} could not be cancelled and may still run and bill" in caplog.text
