@@ -17,6 +17,7 @@ something else for another, always the same for the same one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -185,7 +186,8 @@ class _Compiler:
         required = set(schema.get("required") or names)
         makes = [(name, name in required, self.node(properties[name])) for name in names]
         extra = schema.get("additionalProperties")
-        if not properties and isinstance(extra, Mapping):
+        makes += [(name, True, self.node(extra)) for name in schema.get("required") or () if name not in properties]
+        if not makes and isinstance(extra, Mapping):
             makes = [("first", True, self.node(extra))]
 
         def make(draw: Draw, words: str, depth: int) -> dict[str, Any]:
@@ -270,14 +272,14 @@ def _limits(schema: Mapping[str, Any], default: float, step: float) -> tuple[flo
 def _integer(schema: Mapping[str, Any]) -> Make:
     low, high = _limits(schema, 99, 1)
     step = int(_bound(schema, "multipleOf") or 1)
-    first = -(-int(low) // step)
-    count = max(1, int(high) // step - first + 1)
+    first = -(-math.ceil(low) // step)
+    count = max(1, math.floor(high) // step - first + 1)
     return lambda draw, words, depth: (first + draw.below(min(count, 1 << 30))) * step
 
 
 def _number(schema: Mapping[str, Any]) -> Make:
     low, high = _limits(schema, 1, 0.01)
-    return lambda draw, words, depth: round(low + (high - low) * draw.below(101) / 100, 6)
+    return lambda draw, words, depth: min(high, max(low, round(low + (high - low) * draw.below(101) / 100, 6)))
 
 
 def _boolean(schema: Mapping[str, Any]) -> Make:

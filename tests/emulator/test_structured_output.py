@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemini_batch_emulator.answering.draws import number_of
 from gemini_batch_emulator.answering.schemas import Maker
@@ -71,6 +73,60 @@ def test_every_value_fits_its_schema(schema: dict[str, Any]) -> None:
     check = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
     for value in values(schema):
         check.validate(value)
+
+
+names = st.sampled_from(["a", "b", "kind", "items", "type"])
+numbers = st.integers(-20, 20)
+
+
+def bounded(kind: str, low: int | None, span: int | None) -> dict[str, Any]:
+    """A number's schema with none, one or both of its bounds."""
+    schema: dict[str, Any] = {"type": kind}
+    if low is not None:
+        schema["minimum"] = low
+    if span is not None:
+        schema["maximum"] = (low or 0) + span
+    return schema
+
+
+def an_object(properties: dict[str, Any], required: list[str], *, is_closed: bool) -> dict[str, Any]:
+    """An object's schema; what is required may not be among its properties, unless it is closed."""
+    if is_closed:
+        required = [name for name in required if name in properties]
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": not is_closed}
+    return {**schema, "required": sorted(set(required))} if required else schema
+
+
+schemas = st.recursive(
+    st.one_of(
+        st.builds(
+            bounded,
+            st.sampled_from(["integer", "number"]),
+            st.none() | numbers,
+            st.none() | st.integers(0, 9),
+        ),
+        st.sampled_from([{}, {"type": "boolean"}, {"type": "null"}, {"const": {"x": [1]}}, {"type": "string"}]),
+        st.builds(lambda values: {"enum": values}, st.lists(st.sampled_from(["x", 1, None, True]), min_size=1)),
+        st.builds(lambda low: {"type": "string", "minLength": low, "maxLength": low + 3}, st.integers(0, 9)),
+    ),
+    lambda inner: st.one_of(
+        st.builds(an_object, st.dictionaries(names, inner, max_size=4), st.lists(names), is_closed=st.booleans()),
+        st.builds(
+            lambda items, least, more: {"type": "array", "items": items, "minItems": least, "maxItems": least + more},
+            inner,
+            st.integers(0, 3),
+            st.integers(0, 3),
+        ),
+        st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3)),
+    ),
+    max_leaves=12,
+)
+
+
+@given(schemas, st.integers(0, 1 << 63))
+@settings(max_examples=400, deadline=None)
+def test_any_value_fits_any_schema(schema: dict[str, Any], number: int) -> None:
+    jsonschema.Draft202012Validator(schema).validate(Maker(schema).value(number, "the prompt's words"))
 
 
 def test_values_differ_with_the_prompt_and_stay_with_it() -> None:
