@@ -33,6 +33,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
     "Stats": ("airflow.sdk.observability.stats", "airflow.observability.stats", "airflow.stats"),
     "TaskDeferred": ("airflow.sdk.exceptions", "airflow.exceptions"),
+    "Variable": ("airflow.sdk", "airflow.models.variable"),
     "XComArg": ("airflow.sdk", "airflow.models.xcom_arg"),
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
     "get_hook_lineage_collector": ("airflow.sdk.lineage", "airflow.lineage.hook"),

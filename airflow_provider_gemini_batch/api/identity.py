@@ -117,6 +117,7 @@ class TaskIdentity:
     :param task: 16 hex digits, the same on every attempt.
     :param since: UTC epoch seconds before which no job of it can have been made; None if unknown.
     :param may_have_rivals: Whether another attempt at it may exist or have existed.
+    :param earlier_attempts: How many attempts came before this one, where that is known.
     :param former: Under which other task halves it may have been submitted.
     :param indexes: Task halves of the other indexes of a mapped task, where its list may have been re-ordered.
     """
@@ -126,6 +127,7 @@ class TaskIdentity:
     may_have_rivals: bool = False
     former: tuple[FormerTask, ...] = ()
     indexes: frozenset[str] = frozenset()
+    earlier_attempts: int | None = None
 
     @property
     def all_tasks(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ the job has ended, whatever was said    :class:`Done`: judge the job
 an error that waiting cannot cure       :class:`Fail` with this error
 HTTP 429 on create                      :class:`Pause`; after ``submit_timeout`` :class:`Fail`
 a list showed the job's end, a read of  :class:`Wait` on, until the deadline
-the job does not, or fails for now
+the job does not, or fails for now;
+another job of the same work turned up
 ``timeout`` or ``execution_timeout``    :class:`Fail`; ``on_timeout`` says whether the job is cancelled
 ``pending_timeout``, and the job runs   :class:`Wait` on: it has its turn now
 meanwhile
@@ -90,7 +91,10 @@ class Attempt:
     :param exclude: Names of jobs that are not to be taken again.
     :param waived: Names of limits that were exceeded and no longer count.
     :param uploaded: The rows, if they lie at Google already.
-    :param settled: Names of jobs of the same work that were dealt with, and are not considered again.
+    :param settled: Names of jobs of the same work that were dealt with, and do not interrupt the wait again.
+    :param twins: Names of jobs of the same work that turned up during the wait.
+    :param paid_twice: Names of all jobs that ran for the same rows, if there are several.
+    :param last_look_age: How old in seconds an ended job has to be for the last look for twins.
     """
 
     started: float
@@ -104,6 +108,9 @@ class Attempt:
     waived: tuple[str, ...] = ()
     uploaded: UploadedInput | None = None
     settled: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+    paid_twice: tuple[str, ...] = ()
+    last_look_age: float = 0.0
 
     @property
     def ends_at(self) -> float:
@@ -129,6 +136,9 @@ class Attempt:
             "waived": list(self.waived),
             "uploaded": None if self.uploaded is None else self.uploaded.to_json(),
             "settled": list(self.settled),
+            "twins": list(self.twins),
+            "paid_twice": list(self.paid_twice),
+            "last_look_age": self.last_look_age,
         }
 
     @classmethod
@@ -155,6 +165,9 @@ class Attempt:
             waived=read.texts("waived"),
             uploaded=read.optional("uploaded", read.uploaded),
             settled=read.texts("settled"),
+            twins=read.texts("twins"),
+            paid_twice=read.texts("paid_twice"),
+            last_look_age=read.number("last_look_age", 0.0),
         )
 
 
@@ -285,7 +298,7 @@ def next_step(
         return Fail(outcome)
     if outcome is Outcome.TIMEOUT or now >= attempt.ends_at:
         return Fail(_timeout(attempt, job, now), cancel=policy.on_timeout == "cancel")
-    if job is None or outcome is Outcome.ENDED:
+    if job is None or outcome in (Outcome.ENDED, Outcome.TWIN):
         return Wait(attempt)
     if outcome is Outcome.PENDING_TIMEOUT and not job.state.is_waiting:
         # It had its turn between the trigger's event and this read. A stale list may call it pending once more.

@@ -86,6 +86,8 @@ class OwnJobs:
         self.since = identity.since
         self.seen: set[str] = set()
         """Names of every job of ours that any look has shown."""
+        self.owned: set[str] = set()
+        """Those of them that are certainly this task's own."""
 
     def get(self, names: Iterable[str]) -> Flow[list[BatchJob]]:
         """Read jobs by name; one that is gone is left out."""
@@ -98,6 +100,7 @@ class OwnJobs:
             except NotFoundError:
                 continue  # deleted, or forgotten by the service
             self.seen.add(job.name)
+            self.owned.add(job.name)
             jobs.append(job)
         return jobs
 
@@ -119,6 +122,7 @@ class OwnJobs:
                 jobs += yield from self._read_filtered(wanted, horizon)
         found = {job.name: job for job in jobs if job.name not in self._exclude}
         self.seen.update(found)
+        self.owned.update(name for name, job in found.items() if self.may_cancel(job))
         return list(found.values())
 
     def _read_filtered(self, labels: dict[str, str], horizon: float | None) -> Flow[list[BatchJob]]:

@@ -11,7 +11,8 @@ The service creates (and bills) a job for every create call, so a call is never 
 3. A create that may have happened unheard is reconciled: looks at the list over some time, since a new job shows up
    there late. That is a create call without a clear answer; an *intent* that an earlier attempt noted, without a job's
    name after it; and any attempt that may have rivals and knows neither an intent nor a name (no task state store, or
-   one that a clear has emptied). Only if no look finds a job is one created, a few times at most.
+   one that a clear has emptied), unless as many jobs of this task are listed as there were attempts before it. Only if
+   no look finds a job is one created, a few times at most.
 4. After a create, look for a twin: a worker thought dead may have submitted beside us. Of several live jobs the oldest
    wins, by the service's own time and then by name, so that both attempts choose alike; the others are cancelled. What
    the list does not show by then is found while the task waits (:mod:`~airflow_provider_gemini_batch.lifecycle.twins`).
@@ -292,11 +293,22 @@ class _Wave(Generic[SourceT]):
         self.replaced: list[str] = []
         self.doubtful: list[str] = []
         self.requests: dict[str, HttpRequest] = {}
+        self.own_count = 0
+        """How many jobs of this task were there before the first create."""
+        self.was_lost = False
 
     @property
     def open(self) -> list[_Open[SourceT]]:
         """The orders that have neither a job nor an error yet."""
         return [order for order in self.orders if order.is_open]
+
+    @property
+    def all_accounted_for(self) -> bool:
+        """Whether every earlier attempt has a job in the list, so that none hides another one."""
+        earlier = self.identity.earlier_attempts
+        if earlier is None:
+            earlier = int(self.identity.may_have_rivals)
+        return self.own_count >= earlier
 
     def run(self) -> Flow[list[Submission | GeminiBatchError]]:
         started = self.now()
@@ -304,7 +316,9 @@ class _Wave(Generic[SourceT]):
         if self.open:
             # Later looks need not go further back: what is older was listed in this one.
             self.own.since = started if self.own.since is None else max(self.own.since, started)
+            self.own_count = len(self.own.owned)
             yield from self._reconcile_intent(started)
+            self.own_count = len(self.own.owned)
         if self.open:
             yield from self._create_all()
         yield from self._without_twins()
@@ -334,7 +348,7 @@ class _Wave(Generic[SourceT]):
             tuple(choice.uncancelled),
             (order.job.name, *paid) if paid and order.job.state.has_results else (),
             tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
-            self.may_have_rivals and order.is_new,
+            self.may_have_rivals and order.is_new and (self.was_lost or not self.all_accounted_for),
         )
 
     # --- rule 1: look -------------------------------------------------------------------------------------------------
@@ -431,7 +445,7 @@ class _Wave(Generic[SourceT]):
     def _reconcile_intent(self, started: float) -> Flow[None]:
         """An earlier attempt may have created and not said what came of it: give its job time to be listed."""
         intent_at = self.intent_at
-        if intent_at is None and self.may_have_rivals and not self.known_names:
+        if intent_at is None and self.may_have_rivals and not self.known_names and not self.all_accounted_for:
             intent_at = started  # nobody noted anything, so a create may be a moment old
         if intent_at is None:
             return
@@ -479,6 +493,7 @@ class _Wave(Generic[SourceT]):
                 if error.may_have_taken_effect:
                     order.creates += 1
                     order.lost = error
+                    self.was_lost = True
                     self.may_have_rivals = True  # the lost call may still be carried out
                     return
                 connects += 1

@@ -244,7 +244,7 @@ def reconcile(
     token = token_of(own)
     if token is None:
         return Reconciled(own)
-    if own.is_done:
+    if own.is_succeeded:
         yield from _held_back(own, hold_until_age, now)
     choice = Choice(backend, reads, cancels, was_cut_short)
     own_jobs = _own_jobs(backend, own, token.task, reads, exclude)
@@ -259,7 +259,7 @@ def reconcile(
             if same:
                 winner = yield from _winner(choice, own, same, keep)
             yield from choice.cancel_all(job for job in (own, *twins) if job.name != winner.name)
-            pause = yield from _until_next_look(choice, winner, own, now)
+            pause = yield from _until_next_look(choice, winner, own, hold_until_age, now)
             if not pause:
                 break
             yield Pause(pause, f"{own.name} was cancelled. Looking for a job that took its place in {pause:.0f} s.")
@@ -276,18 +276,20 @@ def reconcile(
     )
 
 
-def _until_next_look(choice: Choice, winner: BatchJob, own: BatchJob, now: Callable[[], float]) -> Flow[float]:
+def _until_next_look(
+    choice: Choice, winner: BatchJob, own: BatchJob, age: float, now: Callable[[], float]
+) -> Flow[float]:
     """
     Return the seconds until another look at the list; 0 for none.
 
-    A young job that somebody cancelled may have been the younger of two, and the list may not show the other one yet.
+    A job that somebody cancelled may have been the younger of two, and the list may not show the other one yet.
     """
-    if winner.name != own.name or not own.is_done or own.state is JobState.FAILED:
+    if not age or winner.name != own.name or not own.is_done or own.state is JobState.FAILED:
         return 0.0
     if (yield from choice.is_useful(own)):
         return 0.0
     born = epoch(own.create_time)
-    missing = 0.0 if born is None else min(LAST_LOOK_AGE, born + LAST_LOOK_AGE - now())
+    missing = 0.0 if born is None else min(age, born + age - now())
     return max(0.0, min(_STEP, missing))
 
 

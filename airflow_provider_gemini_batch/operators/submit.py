@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
+    from airflow_provider_gemini_batch.triggers.deferral import TwinRules
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ class SubmitOperator(GeminiBatchOperator):
             policy = self._policy()
             attempt, outcome = read_wait(event, carried, policy)
             self._job_name = attempt.job_name
-            step = step_after_wait(self.hook, attempt, outcome, policy, self.log)
+            step = step_after_wait(self.hook, attempt, outcome, policy, self.log, self._twin_rules)
             return self._follow(context, step, policy)
 
     def resume_submission(self, context: Any, event: Any = None, **carried: Any) -> str:
@@ -309,6 +310,7 @@ class SubmitOperator(GeminiBatchOperator):
         from dataclasses import replace
 
         from airflow_provider_gemini_batch.lifecycle.attempt import Wait, next_step
+        from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE
 
         placed: list[UploadedInput] = [attempt.uploaded] if attempt.uploaded else []
         try:
@@ -318,15 +320,36 @@ class SubmitOperator(GeminiBatchOperator):
                 attempt = replace(attempt, uploaded=placed[-1])
             return next_step(attempt, error, None, policy, time.time())
         self._announce(submission)
-        return Wait(replace(attempt, job_name=submission.job.name))
+        attempt = replace(
+            attempt,
+            job_name=submission.job.name,
+            settled=tuple(dict.fromkeys((*attempt.settled, *submission.settled))),
+            paid_twice=submission.paid_twice or attempt.paid_twice,
+            last_look_age=LAST_LOOK_AGE if submission.may_have_twin else attempt.last_look_age,
+        )
+        return Wait(attempt)
+
+    @property
+    def _twin_rules(self) -> TwinRules:
+        from airflow_provider_gemini_batch.triggers.deferral import TwinRules
+
+        return TwinRules(replace=self.on_existing_job == "replace", push=self._push_settled)
+
+    def _push_settled(self, key: str, value: Any) -> None:
+        """Push what came of twins; the job that is gone on with is the one that a kill cancels."""
+        if key == "job_name":
+            self._know_job(value)
+        else:
+            self._push(key, value)
 
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.store import SubmissionStore
 
         self._ti = context.get("ti") or context.get("task_instance")
-        work = task_identity(context, self.submission_salt)
         store = SubmissionStore(context.get("task_state_store"))
+        noted = store.recall()
+        work = task_identity(context, self.submission_salt, noted)
 
         def remember(what: str, value: str) -> None:
             store.note(what, value)
@@ -334,17 +357,16 @@ class SubmitOperator(GeminiBatchOperator):
                 self._know_job(value)
             self._stop_if_unwanted()
 
-        noted = store.recall()
         names = [noted["job"]] if isinstance(noted.get("job"), str) else []
         return self.hook.submit(
             self.request(),
-            task=work.task,
-            since=work.since,
+            task=work,
             known_names=names,
             on_existing_job=self.on_existing_job,
-            may_have_rivals=work.may_have_rivals or bool(noted),
+            may_have_rivals=bool(noted),
             intent_at=None if names else noted.get("intent_at"),
             exclude=frozenset(attempt.exclude),
+            verdicts=noted.get("verdicts"),
             policy=submit_policy(),
             remember=remember,
             on_token=lambda token: self._push("submission_token", token),
@@ -354,24 +376,37 @@ class SubmitOperator(GeminiBatchOperator):
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:
         """Wait in the triggerer, or here."""
-        from airflow_provider_gemini_batch.lifecycle.attempt import Done
+        from dataclasses import replace
+
         from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, Watch, wait_for_end
         from airflow_provider_gemini_batch.triggers.deferral import defer_wait, step_after_wait
 
         interval = seconds(self.poll_interval, "poll_interval")
         if self.deferrable:
-            defer_wait(self, attempt, policy, poll_interval=interval, cancel_on_kill=self.cancel_on_kill)
+            defer_wait(
+                self,
+                attempt,
+                policy,
+                self._twin_rules,
+                poll_interval=interval,
+                cancel_on_kill=self.cancel_on_kill,
+            )
         started = time.time()
         report = ProgressReport(self.log.info, started)
         watch = Watch(policy.limits(attempt), started, report.see, report.fault)
         hook = self.hook
         with self._end.waiting():
-            outcome = hook.run(
-                wait_for_end(hook.client.backend, attempt.job_name or "", watch, time.time, poll_interval=interval)
+            waiting = wait_for_end(
+                hook.client.backend,
+                attempt.job_name or "",
+                watch,
+                time.time,
+                poll_interval=interval,
+                twins=self._twin_rules.watch(attempt),
             )
-        if watch.job is not None and watch.job.is_done:
-            return Done(watch.job)
-        return step_after_wait(hook, attempt, outcome, policy, self.log)
+            outcome = hook.run(waiting)
+            attempt = replace(attempt, twins=watch.twins)
+            return step_after_wait(hook, attempt, outcome, policy, self.log, self._twin_rules)
 
     def _pause(self, step: Pause) -> None:
         """Wait for quota, outside the worker where we may."""
@@ -432,6 +467,10 @@ class SubmitOperator(GeminiBatchOperator):
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
         if submission.uncancelled:
             self.log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(submission.uncancelled))
+        if submission.paid_twice:
+            from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
+
+            say_paid_twice(submission.paid_twice, self.log, self._push)
 
     def _push(self, key: str, value: Any) -> None:
         if self._ti is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
     from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Step
     from airflow_provider_gemini_batch.lifecycle.waiting import Watch
+    from airflow_provider_gemini_batch.triggers.deferral import TwinRules
 
 MAX_FAILED_ROWS = 0.1
 
@@ -122,10 +123,10 @@ class BatchJobSensor(BaseSensorOperator):
             seconds(self.poll_interval, "poke_interval")
             self._attempt = self._begin(time.time())
             with self._never_failing():
-                job = self._poll()
+                job = self._poll(context)
                 if job is not None and job.is_done:
                     return self._summary(job)
-            self._defer(self._attempt)
+            self._defer(self._attempt, self._twin_rules(context))
         return None
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> dict[str, Any]:
@@ -135,14 +136,15 @@ class BatchJobSensor(BaseSensorOperator):
         attempt, outcome = read_wait(event, carried, self._policy)
         self.job_name = str(attempt.job_name)
         with self._never_failing(), fail_without_retry():
-            return self._follow(step_after_wait(self.hook, attempt, outcome, self._policy, self.log))
+            rules = self._twin_rules(context)
+            return self._follow(step_after_wait(self.hook, attempt, outcome, self._policy, self.log, rules), rules)
 
     def poke(self, context: Any) -> PokeReturnValue | bool:
         """Read the job once."""
         if self._attempt is None:
             self._attempt = self._begin(self._first_poke(context) or time.time())
         with fail_without_retry():
-            job = self._poll()
+            job = self._poll(context)
             if job is None or not job.is_done:
                 return False
             return PokeReturnValue(is_done=True, xcom_value=self._summary(job))
@@ -153,14 +155,27 @@ class BatchJobSensor(BaseSensorOperator):
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
-    def _follow(self, step: Step) -> dict[str, Any]:
+    @staticmethod
+    def _twin_rules(context: Any) -> TwinRules:
+        """Others know the job by its name, so it is gone on with, whichever is older."""
+        from airflow_provider_gemini_batch.triggers.deferral import TwinRules
+
+        ti = context.get("ti")
+
+        def push(key: str, value: Any) -> None:
+            if ti is not None:
+                ti.xcom_push(key=key, value=value)
+
+        return TwinRules(keep=True, push=push)
+
+    def _follow(self, step: Step, rules: TwinRules) -> dict[str, Any]:
         """Carry a step out; a sensor neither pauses nor submits."""
         from airflow_provider_gemini_batch.lifecycle.attempt import Done, Fail, Wait
 
         if isinstance(step, Done):
             return self._summary(step.job)
         if isinstance(step, Wait):
-            self._defer(step.attempt)
+            self._defer(step.attempt, rules)
         assert isinstance(step, Fail)
         error = self._as_timeout(step.error)
         if isinstance(error, AirflowSensorTimeout) and self.soft_fail:
@@ -199,10 +214,10 @@ class BatchJobSensor(BaseSensorOperator):
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
 
-    def _defer(self, attempt: Attempt) -> None:
+    def _defer(self, attempt: Attempt, rules: TwinRules) -> None:
         from airflow_provider_gemini_batch.triggers.deferral import defer_wait
 
-        defer_wait(self, attempt, self._policy, poll_interval=self.poll_interval, cancel_on_kill=False)
+        defer_wait(self, attempt, self._policy, rules, poll_interval=self.poll_interval, cancel_on_kill=False)
 
     def _first_poke(self, context: Any) -> float | None:
         """Return when the wait began: a rescheduled sensor is a new process each time, and the wait is one."""
@@ -213,8 +228,8 @@ class BatchJobSensor(BaseSensorOperator):
         first = getattr(ti, "get_first_reschedule_date", lambda _: getattr(ti, "start_date", None))(context)
         return first.timestamp() if isinstance(first, datetime) else None
 
-    def _poll(self) -> BatchJob | None:
-        """Read the job; None after a passing fault."""
+    def _poll(self, context: Any) -> BatchJob | None:
+        """Read the job, and the list now and then; None after a passing fault."""
         from airflow_provider_gemini_batch.api.flows import get_job
         from airflow_provider_gemini_batch.api.retry import NO_RETRY
 
@@ -224,7 +239,21 @@ class BatchJobSensor(BaseSensorOperator):
             self._watch.fault(error, time.time())
             return None
         self._watch.see(job, time.time())
-        return job
+        return self._without_twins(context, job)
+
+    def _without_twins(self, context: Any, job: BatchJob) -> BatchJob:
+        """Look for twins when the job has ended, and often while it is young."""
+        from airflow_provider_gemini_batch.lifecycle.twins import list_look_due
+        from airflow_provider_gemini_batch.times import epoch
+        from airflow_provider_gemini_batch.triggers.deferral import reconciled
+
+        age = time.time() - (epoch(job.create_time) or time.time())
+        # A rescheduled sensor does not know when it last looked; it polled so many seconds ago.
+        if not (job.is_done or list_look_due(max(0.0, age - self.poke_interval), age)):
+            return job
+        attempt = self._attempt or self._begin(time.time())
+        self._attempt, found = reconciled(self.hook, attempt, self.log, self._twin_rules(context))
+        return found or job
 
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended

@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.api.identity import FormerTask, TaskIdentity, make_task_id
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+
+log = logging.getLogger(__name__)
+
+MAPPED = 1024
+"""So many indexes of a mapped task are known by name; Airflow's own limit, unless it is configured otherwise."""
 
 LOOKBACK = 14 * 24 * 3600.0
 """Seconds before now beyond which a job of an old run is no longer looked for."""
@@ -22,51 +30,79 @@ SETTLE_SECONDS = 45.0
 LEAST_SETTLE_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
-class TaskIdentity:
-    """
-    The task instance as a piece of work that is paid for once.
-
-    :param task: 16 hex digits, the same on every attempt.
-    :param since: UTC epoch seconds before which no job of it can have been made.
-    :param may_have_rivals: Whether another attempt may exist or have existed.
-    """
-
-    task: str
-    since: float
-    may_have_rivals: bool
-
-
-def task_identity(context: Mapping[str, Any], salt: str = "") -> TaskIdentity:
+def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str, Any] | None = None) -> TaskIdentity:
     """
     Name the piece of work a context stands for.
 
-    Without a task instance (an operator called by hand) each call is its own piece of work.
+    Without a task instance (an operator called by hand) each call is its own piece of work. A change of identity is
+    logged here, before anything is submitted.
+
+    :param noted: What earlier attempts noted, from the task state store.
+    :raises SubmitError: If it cannot be told which Airflow this is.
     """
     now = time.time()
     ti = context.get("ti") or context.get("task_instance")
     if ti is None:
-        return TaskIdentity(uuid.uuid4().hex[:16], now - 60, may_have_rivals=False)
-    from airflow_provider_gemini_batch.api.identity import make_task_id
+        return TaskIdentity(uuid.uuid4().hex[:16], now - 60)
     from airflow_provider_gemini_batch.compat import conf
+    from airflow_provider_gemini_batch.task.installation import database_address, desk_here, installation
 
-    namespace = conf.get("gemini_batch", "namespace", fallback="") or ""
+    namespace = str(conf.get("gemini_batch", "namespace", fallback="") or "")
+    here = installation(namespace, desk_here(), fallback=database_address(conf))
+    if here.change:
+        log.warning("%s", here.change)
     map_index = getattr(ti, "map_index", -1)
-    task = make_task_id(
-        str(namespace),
-        str(ti.dag_id),
-        str(ti.run_id),
-        str(ti.task_id),
-        map_index if isinstance(map_index, int) else -1,
-        str(salt or ""),
+    map_index = map_index if isinstance(map_index, int) else -1
+
+    def name(installation_name: str, index: int) -> str:
+        where = (str(ti.dag_id), str(ti.run_id), str(ti.task_id), index)
+        return make_task_id(installation_name, *where, str(salt or ""), _loop_index(context))
+
+    task = name(here.name, map_index)
+    earlier = getattr(ti, "try_number", 1)
+    earlier = earlier - 1 if isinstance(earlier, int) else 0
+    former = [FormerTask(name(former_name, map_index), until) for former_name, until in here.former]
+    former += _noted_task(noted or {}, task)
+    if earlier and former:
+        log.info("Jobs of earlier attempts are looked for under this task's former identity, too.")
+    indexes: frozenset[str] = frozenset()
+    if map_index >= 0 and earlier:
+        indexes = frozenset(name(here.name, index) for index in range(max(MAPPED, 2 * map_index))) - {task}
+    return TaskIdentity(
+        task,
+        _since(context, now),
+        may_have_rivals=earlier > 0,
+        former=tuple(former),
+        indexes=indexes,
+        earlier_attempts=earlier,
     )
+
+
+def _noted_task(noted: Mapping[str, Any], task: str) -> list[FormerTask]:
+    """Return the identity under which an earlier attempt noted an intent, if it is another one."""
+    before = str(noted.get("intent") or "").partition(".")[0]
+    if not re.fullmatch("[0-9a-f]{16}", before) or before == task:
+        return []
+    log.warning(
+        "This task's identity has changed since its last attempt (from %s to %s): its job is looked for under both.",
+        before,
+        task,
+    )
+    return [FormerTask(before)]
+
+
+def _loop_index(context: Mapping[str, Any]) -> int | None:
+    """Return which pass of a task loop this is (Airflow 3.4); its passes share all other names."""
+    index = getattr(context.get("loop"), "index", None)
+    return index if isinstance(index, int) and not isinstance(index, bool) else None
+
+
+def _since(context: Mapping[str, Any], now: float) -> float:
     run = context.get("dag_run")
     moments = [getattr(run, name, None) for name in ("run_after", "logical_date", "execution_date", "start_date")]
     times = [moment.timestamp() for moment in moments if moment is not None and hasattr(moment, "timestamp")]
     known = [moment for moment in times if isinstance(moment, float)]
-    since = max(min(known), now - LOOKBACK) if known else now - LOOKBACK
-    try_number = getattr(ti, "try_number", 1)
-    return TaskIdentity(task, since, may_have_rivals=isinstance(try_number, int) and try_number > 1)
+    return max(min(known), now - LOOKBACK) if known else now - LOOKBACK
 
 
 def submit_policy() -> SubmitPolicy:

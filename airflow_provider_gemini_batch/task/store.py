@@ -44,7 +44,8 @@ class SubmissionStore:
 
     def note(self, what: str, value: str) -> None:
         """
-        Keep an ``intent`` (a token, right before a create) or a ``job`` (its name).
+        Keep an ``intent`` (a token, right before a create), a ``job`` (its name), or whether a named job was
+        ``cut_short`` or is ``whole``.
 
         A new intent outdates the job noted before it.
 
@@ -53,7 +54,15 @@ class SubmissionStore:
         """
         if self._store is None:
             return
-        noted = {"intent": value, "intent_at": self._now()} if what == "intent" else {**self.recall(), what: value}
+        before = self.recall()
+        verdicts = before.get("verdicts")
+        verdicts = dict(verdicts) if isinstance(verdicts, dict) else {}
+        if what in ("cut_short", "whole"):
+            noted = {**before, "verdicts": {**verdicts, value: what == "cut_short"}}
+        elif what == "intent":
+            noted = {"intent": value, "intent_at": self._now(), **({"verdicts": verdicts} if verdicts else {})}
+        else:
+            noted = {**before, what: value}
         try:
             self._store.set(self.KEY, noted)
         except (EOFError, ConnectionError) as error:

@@ -46,6 +46,8 @@ class BatchJobTrigger(WatchTrigger):
     :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task. Airflow tells that to a
         trigger from 3.3 on; see also :mod:`airflow_provider_gemini_batch.plugins.listener`.
     :param backend: Overrides the connection's backend.
+    :param twins: Which other jobs of the same piece of work end the wait, so that the task settles on one: ``replace``
+        and ``settled`` of :class:`~airflow_provider_gemini_batch.lifecycle.twins.TwinWatch`; None for none.
     :param retired: Arguments of other versions: stored triggers outlive an upgrade. For the same reason nothing is
         checked here, where Airflow would fail the task with a bare traceback: what cannot be read becomes an event.
     """
@@ -62,6 +64,7 @@ class BatchJobTrigger(WatchTrigger):
         started: float | None = None,
         cancel_on_kill: bool = True,
         backend: str | None = None,
+        twins: dict[str, Any] | None = None,
         **retired: Any,
     ) -> None:
         super().__init__()
@@ -74,6 +77,7 @@ class BatchJobTrigger(WatchTrigger):
         self.started = time.time() if started is None else started
         self.cancel_on_kill = cancel_on_kill
         self.backend = backend
+        self.twins = twins
 
     @property
     def watched_jobs(self) -> Sequence[str]:
@@ -94,6 +98,7 @@ class BatchJobTrigger(WatchTrigger):
                 "started": self.started,
                 "cancel_on_kill": self.cancel_on_kill,
                 "backend": self.backend,
+                "twins": self.twins,
             },
         )
 

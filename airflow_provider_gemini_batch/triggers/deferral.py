@@ -9,8 +9,8 @@ with its timeout, and what Airflow hands to the resumed task becomes an attempt 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,27 @@ from airflow_provider_gemini_batch.lifecycle.attempt import (
     carried_error,
     next_step,
 )
+from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.watch.event import read_event
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+    from airflow_provider_gemini_batch.lifecycle.twins import Reconciled
 
 CARRIED = "plan"
 """The name under which a deferral carries its attempt; version 0.1.0 can resume it, as it looks there too."""
 
 
 def defer_wait(
-    task: Any, attempt: Attempt, policy: AttemptPolicy, *, poll_interval: float | None, cancel_on_kill: bool
+    task: Any,
+    attempt: Attempt,
+    policy: AttemptPolicy,
+    rules: TwinRules,
+    *,
+    poll_interval: float | None,
+    cancel_on_kill: bool,
 ) -> None:
     """
     Leave the worker until the job has ended or a limit is reached; does not return.
@@ -44,7 +52,7 @@ def defer_wait(
     """
     from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 
-    limits = policy.limits(attempt)
+    limits, watch = policy.limits(attempt), rules.watch(attempt)
     task.defer(
         trigger=BatchJobTrigger(
             attempt.job_name or "",
@@ -54,6 +62,7 @@ def defer_wait(
             pending_timeout=limits.pending_timeout,
             running_timeout=limits.running_timeout,
             cancel_on_kill=cancel_on_kill,
+            twins={"replace": watch.replace, "settled": sorted(watch.settled)},
         ),
         method_name="execute_complete",
         kwargs={CARRIED: attempt.to_json()},
@@ -106,27 +115,89 @@ def read_wait(
     return attempt, wait.outcome
 
 
+@dataclass(frozen=True)
+class TwinRules:
+    """
+    What a task does about other jobs of the same piece of work.
+
+    :param replace: Whether older ones with other input are cancelled.
+    :param keep: Whether the job waited for is gone on with though a twin may be older: others know it by name.
+    :param push: Pushes an XCom.
+    """
+
+    replace: bool = False
+    keep: bool = False
+    push: Callable[[str, Any], None] = lambda key, value: None
+
+    def watch(self, attempt: Attempt) -> TwinWatch:
+        """Return which jobs matter to *attempt* now."""
+        return TwinWatch(self.replace, frozenset((*attempt.settled, *attempt.exclude)))
+
+
 def step_after_wait(
-    hook: GeminiBatchHook, attempt: Attempt, outcome: Outcome | GeminiBatchError, policy: AttemptPolicy, log: Any
+    hook: GeminiBatchHook,
+    attempt: Attempt,
+    outcome: Outcome | GeminiBatchError,
+    policy: AttemptPolicy,
+    log: Any,
+    rules: TwinRules,
 ) -> Step:
     """
-    Read the job once more, and decide.
+    Read the job once more, leave one of its twins, and decide.
 
     It may have ended since the wait did; and a list, from which the triggerer may have it, has old counts.
     """
-    job = None if isinstance(outcome, GeminiBatchError) else read_again(hook, attempt.job_name or "", log)
+    job: BatchJob | None = None
+    if not isinstance(outcome, GeminiBatchError):
+        attempt, job = reconciled(hook, attempt, log, rules)
     return next_step(attempt, outcome, job, policy, time.time())
 
 
-def read_again(hook: GeminiBatchHook, job_name: str, log: Any) -> BatchJob | None:
-    """Read a job; None after a passing fault, which ends no wait."""
+def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRules) -> tuple[Attempt, BatchJob | None]:
+    """
+    Look once for twins of the job, and leave one of them.
+
+    :return: The attempt, which may have another job now, and that job as just read; None for it after a passing fault,
+        which ends no wait.
+    """
+    job_name = attempt.job_name or ""
     try:
-        return hook.get_batch(job_name)
+        left = hook.reconcile(
+            job_name,
+            rules.watch(attempt),
+            known=attempt.twins,
+            exclude=frozenset(attempt.exclude),
+            keep=rules.keep,
+            hold_until_age=attempt.last_look_age,
+        )
     except GeminiBatchError as error:
         if not error.is_transient:
             raise
         log.warning("%s could not be read. %s", job_name, error)
-        return None
+        return attempt, None
+    _say(left, job_name, log)
+    paid = tuple(dict.fromkeys((*left.paid_twice, *attempt.paid_twice)))
+    if paid != attempt.paid_twice:
+        say_paid_twice(paid, log, rules.push)
+    if left.job.name != job_name:
+        rules.push("job_name", left.job.name)
+    settled = tuple(dict.fromkeys((*attempt.settled, *left.settled)))
+    return replace(attempt, job_name=left.job.name, settled=settled, twins=(), paid_twice=paid), left.job
+
+
+def _say(left: Reconciled, job_name: str, log: Any) -> None:
+    if left.job.name != job_name:
+        log.warning("%s of another attempt at this task is taken instead of %s.", left.job.name, job_name)
+    if left.cancelled:
+        log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(left.cancelled))
+    if left.uncancelled:
+        log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(left.uncancelled))
+
+
+def say_paid_twice(names: Sequence[str], log: Any, push: Callable[[str, Any], None]) -> None:
+    """Tell log and XCom (``paid_twice``) that several jobs ran for the same rows."""
+    log.error("The same rows were paid for by several jobs: %s. The answers are those of the first.", ", ".join(names))
+    push("paid_twice", list(names))
 
 
 def execution_timeout_of(task: Any) -> float | None:

@@ -182,6 +182,8 @@ class Pair:
             job = left.job
             settled.update(left.settled)
             paid.update(left.paid_twice)
+            if job.is_done and not job.is_succeeded:
+                return (yield from self.task(try_number + 1))  # the attempt fails, and is retried
             if job.is_done:
                 self.told |= paid
                 return job.name

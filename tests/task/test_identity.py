@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which piece of work a task is: the same on every attempt, another one for another Airflow, index or pass."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.api.identity import FormerTask, make_task_id
+from airflow_provider_gemini_batch.errors import SubmitError
+from airflow_provider_gemini_batch.task import installation as module
+from airflow_provider_gemini_batch.task.identity import task_identity
+from airflow_provider_gemini_batch.task.installation import REMEMBERED, Installation, installation
+
+NOW = 1_800_000_000.0
+DAY = 24 * 3600.0
+
+
+class Desk:
+    """One Airflow's Variables."""
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+        self.is_down = False
+
+    def read(self) -> str | None:
+        if self.is_down:
+            raise SubmitError("no answer")
+        return self.value
+
+    def write(self, value: str) -> None:
+        if self.is_down:
+            raise SubmitError("no answer")
+        self.value = value
+
+
+def here(desk: Desk, namespace: str = "", now: float = NOW) -> Installation:
+    return installation(namespace, desk, now=lambda: now, sleep=lambda seconds: None)
+
+
+def test_an_installation_is_the_same_for_all_its_tasks_and_no_other() -> None:
+    production, staging = Desk(), Desk()
+    assert here(production).name == here(production, now=NOW + 400 * DAY).name != here(staging).name
+
+
+def test_what_version_0_1_0_submitted_is_looked_for_for_14_days() -> None:
+    desk = Desk()
+    assert here(desk).former == (("", NOW),)
+    assert here(desk, now=NOW + REMEMBERED - 1).former == (("", NOW),)
+    assert here(desk, now=NOW + REMEMBERED + 1).former == ()
+
+
+def test_of_two_tasks_that_make_up_an_id_at_once_both_take_one() -> None:
+    desk = Desk()
+    names: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        if not names:
+            names.append("")
+            desk.value = None  # the other one had looked before the first wrote
+            names.append(installation("", desk, now=lambda: NOW, sleep=sleep).name)
+
+    assert installation("", desk, now=lambda: NOW, sleep=sleep).name == names[1]
+
+
+def test_a_new_namespace_is_told_once_and_the_former_identity_kept() -> None:
+    desk = Desk()
+    before = here(desk).name
+    changed = here(desk, "staging", NOW + DAY)
+    assert changed.name == "staging"
+    assert before in changed.change
+    assert changed.former == (("", NOW), (before, NOW + DAY))
+    again = here(desk, "staging", NOW + 2 * DAY)
+    assert (again.change, again.former) == ("", changed.former)
+    assert here(desk, "", NOW + 3 * DAY).former == (("", NOW), ("staging", NOW + 3 * DAY))
+
+
+def test_an_airflow_that_does_not_answer_gets_no_new_id() -> None:
+    desk = Desk()
+    kept = here(desk)
+    value = desk.value
+    desk.is_down = True
+    with pytest.raises(SubmitError):
+        here(desk)
+    assert here(desk, "staging").name == "staging"
+    desk.is_down = False
+    assert desk.value == value
+    assert here(desk).name == kept.name
+
+
+@pytest.mark.parametrize("text", ["mine", "{}", '{"id": 3}', '{"id": "a", "former": [3, {"name": 1}]}', "[1]", ""])
+def test_a_value_that_somebody_wrote_by_hand_is_an_id(text: str) -> None:
+    desk = Desk()
+    desk.value = text
+    assert here(desk).name == here(desk).name
+
+
+def test_the_supervisor_is_asked_and_a_fault_is_no_missing_variable() -> None:
+    comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+    errors = pytest.importorskip("airflow.sdk.exceptions")
+    kept: dict[str, str] = {}
+    fault: list[Any] = []
+
+    class Supervisor:
+        def send(self, message: Any) -> Any:
+            if fault:
+                return comms.ErrorResponse(error=fault[0])
+            if isinstance(message, comms.PutVariable):
+                kept[message.key] = str(message.value)
+                return None
+            if message.key not in kept:
+                return comms.ErrorResponse(error=errors.ErrorType.VARIABLE_NOT_FOUND)
+            return comms.VariableResult(key=message.key, value=kept[message.key])
+
+    desk = module._Supervisor(Supervisor())
+    name = installation("", desk, sleep=lambda seconds: None).name
+    assert json.loads(kept["gemini_batch_installation"])["current"] == name
+    fault.append(errors.ErrorType.API_SERVER_ERROR)
+    with pytest.raises(SubmitError, match="gemini_batch_installation"):
+        desk.read()
+    with pytest.raises(SubmitError, match="namespace"):
+        desk.write("x")
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    found = Desk()
+    monkeypatch.setattr(module, "desk_here", lambda: found)
+    return found
+
+
+def context(try_number: int = 1, map_index: int = -1, **more: Any) -> dict[str, Any]:
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=map_index, try_number=try_number)
+    return {"ti": ti, **more}
+
+
+def test_a_retry_is_the_same_piece_of_work(desk: Desk) -> None:
+    first, second = task_identity(context()), task_identity(context(2))
+    assert first.task == second.task
+    assert (first.may_have_rivals, first.earlier_attempts) == (False, 0)
+    assert (second.may_have_rivals, second.earlier_attempts) == (True, 1)
+
+
+def test_a_token_of_version_0_1_0_is_a_former_one_that_is_not_proven(desk: Desk) -> None:
+    (former,) = task_identity(context(2)).former
+    assert former.task == make_task_id("", "d", "r", "t")
+    assert not former.is_proven
+
+
+def test_what_the_store_noted_is_proven_and_the_change_is_told(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    old = make_task_id("", "d", "r", "t")
+    with caplog.at_level(logging.WARNING):
+        identity = task_identity(context(2), noted={"intent": f"{old}.{'1' * 16}"})
+    assert FormerTask(old) in identity.former
+    assert identity.owns(old)
+    assert "identity has changed" in caplog.text
+
+
+def test_each_pass_of_a_loop_is_a_piece_of_work_of_its_own(desk: Desk) -> None:
+    passes = [task_identity(context(loop=SimpleNamespace(index=index))).task for index in range(2)]
+    outside = task_identity(context()).task
+    assert len({*passes, outside}) == 3
+    name = json.loads(str(desk.value))["current"]
+    assert outside == make_task_id(name, "d", "r", "t")  # as without loops
+
+
+def test_a_retried_index_knows_its_neighbours(desk: Desk) -> None:
+    mine, other = task_identity(context(2, 3)), task_identity(context(1, 4))
+    assert other.task in mine.indexes
+    assert mine.task not in mine.indexes
+    assert other.indexes == task_identity(context(2)).indexes == frozenset()
