@@ -209,14 +209,13 @@ class GeminiBatchClient(Session):
         Look once for twins of a job, cancel all but one, and say whether several have run; see
         :func:`~airflow_provider_gemini_batch.lifecycle.twins.reconcile`.
         """
-        policy = SubmitPolicy()
         return self.run(
             reconcile(
                 self.backend,
                 job_name,
                 watch,
-                reads=policy.reads,
-                cancels=policy.cancels,
+                reads=self.retry,
+                cancels=self.retry,
                 was_cut_short=self._cut_short(verdicts, remember or (lambda what, value: None)),
                 now=time.time,
                 known=known,
