@@ -26,7 +26,7 @@ from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
 from airflow_provider_gemini_batch.lifecycle.cut_short import CutShort
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
-from airflow_provider_gemini_batch.lifecycle.twins import reconcile
+from airflow_provider_gemini_batch.lifecycle.twins import Choice, paid_twins, reconcile
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
 from airflow_provider_gemini_batch.lifecycle.uploaded import find_again, uploaded_input
 from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
@@ -224,6 +224,15 @@ class GeminiBatchClient(Session):
                 hold_until_age=hold_until_age,
             )
         )
+
+    def paid_twins(self, job: BatchJob) -> tuple[str, ...]:
+        """Name the jobs that ran for the same rows as an ended one, that one first; nothing if it is alone."""
+        choice = Choice(self.backend, self.retry, self.retry, self._cut_short(None, lambda what, value: None))
+        try:
+            return self.run(paid_twins(self.backend, job, choice))
+        except GeminiBatchError as error:
+            self._log.info("Whether another job ran for the rows of %s could not be looked up. %s", job.name, error)
+            return ()
 
     def _cut_short(self, verdicts: Mapping[str, bool] | None, remember: Callable[[str, str], None]) -> CutShort:
         def keep(job_name: str, was_cut_short: bool) -> None:

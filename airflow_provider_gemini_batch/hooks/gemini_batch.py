@@ -156,6 +156,10 @@ class GeminiBatchHook(BaseHook):
         """Look once for twins of a job, and cancel all but one."""
         return self.client.reconcile(job_name, watch, **how)
 
+    def paid_twins(self, job: BatchJob) -> tuple[str, ...]:
+        """Name the jobs that ran for the same rows as an ended one, that one first; nothing if it is alone."""
+        return self.client.paid_twins(job)
+
     def get_batch(self, job_name: str) -> BatchJob:
         """Look at a job."""
         return self.client.get_batch(job_name)

@@ -67,6 +67,7 @@ class OwnJobs:
 
     :param exclude: Names of jobs that count as if they did not exist.
     :param clock_skew: How far the service's clock and ours may differ, in seconds.
+    :param most_pages: Further pages are not read; None reads as far back as a job of this task can be.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class OwnJobs:
         *,
         exclude: Collection[str] = frozenset(),
         clock_skew: float = 600,
+        most_pages: int | None = None,
     ) -> None:
         self._backend = backend
         self._identity = identity
         self._retry = retry
         self._exclude = frozenset(exclude)
         self._skew = clock_skew
+        self._most_pages = most_pages
         self.since = identity.since
         self.seen: set[str] = set()
         """Names of every job of ours that any look has shown."""
@@ -136,7 +139,7 @@ class OwnJobs:
     def _read_list(self, wanted: str | None, horizon: float | None) -> Flow[list[BatchJob]]:
         own: list[BatchJob] = []
         pages = Pages()
-        for page_token in pages:
+        for number, page_token in enumerate(pages, 1):
             page = yield from list_page(self._backend, self._retry, page_token=page_token, filter=wanted)
             for job in page.jobs:
                 token = token_of(job)
@@ -149,6 +152,8 @@ class OwnJobs:
                     "The service's list of jobs does not end, so it cannot be told whether this task's job exists; "
                     f"none was created. Look for [airflow {self._identity.task}...] in the list of jobs."
                 ) from fault
+            if number == self._most_pages:
+                break
             if horizon is not None and page.jobs and all(_is_older(job, horizon) for job in page.jobs):
                 break
         return own

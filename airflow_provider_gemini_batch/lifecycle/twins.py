@@ -54,6 +54,9 @@ _STEP = 30.0
 _DENSE_UNTIL = 300.0
 _GROWTH = 1.5
 
+MOST_PAGES = 10
+"""So many pages of the list are read for twins at most: a thousand jobs, of which a project may run a hundred."""
+
 REACH = 3600.0
 """How many seconds older than the own job a twin may be."""
 
@@ -210,10 +213,24 @@ def find_twins(backend: Backend, own: BatchJob, watch: TwinWatch, retry: RetryPo
     return [job for job in jobs if watch.is_twin(own, job)]
 
 
+def paid_twins(backend: Backend, own: BatchJob, choice: Choice) -> Flow[tuple[str, ...]]:
+    """
+    Name the jobs that ran for the same rows as an ended one, that one first; nothing if it is alone.
+
+    :raises GeminiBatchError: If the list cannot be read.
+    """
+    twins = yield from find_twins(backend, own, TwinWatch(), choice.reads)
+    names = []
+    for twin in (yield from _own_jobs(backend, own, "", choice.reads).get(twin.name for twin in twins)):
+        if (yield from choice.is_useful(twin)):
+            names.append(twin.name)
+    return (own.name, *names) if names else ()
+
+
 def _own_jobs(backend: Backend, own: BatchJob, task: str, retry: RetryPolicy, exclude: Collection[str] = ()) -> OwnJobs:
     born = epoch(own.create_time)
     identity = TaskIdentity(task, None if born is None else born - REACH)
-    return OwnJobs(backend, identity, retry, exclude=exclude, clock_skew=0)
+    return OwnJobs(backend, identity, retry, exclude=exclude, clock_skew=0, most_pages=MOST_PAGES)
 
 
 def reconcile(
