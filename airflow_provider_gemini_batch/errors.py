@@ -7,6 +7,8 @@ Every error this package raises.
     GeminiBatchError
       ConfigurationError        connection, arguments or rows cannot work; a retry cannot help
         EmptyInputError         there is not one row
+      InputMismatchError        (a ConfigurationError) results are joined with an input that is not their job's
+      ResultsIncompleteError    fewer answers came than the job counts; a retry reads them again
       InputNotFoundError        a local file is not there; a retry looks again
       InputChangedError         a file was written to while it was read; a retry reads it anew
       TransportError            no complete reply arrived
@@ -60,6 +62,18 @@ class ConfigurationError(GeminiBatchError):
 
 class EmptyInputError(ConfigurationError):
     """The input holds not one row."""
+
+
+class InputMismatchError(ConfigurationError):
+    """Results were to be joined with an input that is not the one their job was made from."""
+
+
+class ResultsIncompleteError(GeminiBatchError):
+    """Fewer answers came than the job counts, or they are not there yet. Nothing was written; a retry reads anew."""
+
+    @property
+    def is_transient(self) -> bool:
+        return True
 
 
 class InputNotFoundError(GeminiBatchError):

@@ -49,6 +49,8 @@ class Backend(Protocol):
     """Bytes of rows that may travel in the call that creates a job; 0 if they always travel as a file."""
     hides_missing_files: bool
     """Whether a file that does not exist is answered like one of somebody else's (403)."""
+    answer_copies: tuple[str, ...]
+    """Where in a job its answers may be, as field masks; an empty one asks for the whole job."""
     job_masks: FieldMaskSupport
     """What is known of partial responses to :meth:`get_job`."""
     list_masks: FieldMaskSupport
@@ -62,6 +64,9 @@ class Backend(Protocol):
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         """Build the look at one job; *masked* asks to leave out inline answers."""
+
+    def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
+        """Build the read of the answers inside a job: of one of :attr:`answer_copies`."""
 
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True

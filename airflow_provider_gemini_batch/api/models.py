@@ -156,6 +156,22 @@ class BatchJob:
         return not self.is_done
 
     @property
+    def expected_answers(self) -> int | None:
+        """
+        How many result lines the job must have left at least; None if that is not known.
+
+        Rows that succeeded and rows that failed both leave a line. Counts may be out of date, but never too high.
+        Counts that the service has not told (Vertex AI: absent, or ``-1``; Developer API: all zero in a job that ended
+        well) are unknown; but a job of the Developer API that ended well leaves a line for each of its rows. A job that
+        was cancelled, failed or expired keeps counts that nobody brought up to date.
+        """
+        if not self.is_succeeded:
+            return None
+        if self.stats.done is not None:
+            return self.stats.done
+        return self.stats.total if self.state is JobState.SUCCEEDED and self.backend == "gemini" else None
+
+    @property
     def needs(self) -> str | None:
         """The place of the rows that the job may still read: ``input_place`` until it has ended."""
         return self.input_place if self.is_running else None
@@ -239,6 +255,8 @@ class BatchResult:
     :param error: ``{"code": int, "message": str}``, or None; the code is the gRPC number on both backends.
     :param usage: Token counts as the service names them, or None.
     :param response: The raw response, or None.
+    :param model_version: The model that answered, as the service names it, or None.
+    :param own: Members of the caller's own that the service passed through.
     """
 
     key: str
@@ -249,6 +267,8 @@ class BatchResult:
     error: Mapping[str, Any] | None = None
     usage: Mapping[str, Any] | None = None
     response: Mapping[str, Any] | None = None
+    model_version: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -324,8 +324,9 @@ class GeminiBatchClient(Session):
         Yield a job's answers one by one, wherever they lie, in the order the service keeps them (any order).
 
         :raises JobError: If the job left no answers.
+        :raises ResultsIncompleteError: After the last one, if there are fewer than the job counts.
         """
-        yield from self._results.responses(self._ended(job_or_name))
+        yield from self._results.responses(self._ended(job_or_name), whole=True)
 
     def sample_rows(self, job: BatchJob) -> RowSample:
         """Read the first answers of a job, to say why rows failed and how many were cut off."""

@@ -1,414 +1,293 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Results brought home: one file of result rows, and a manifest of what came.
+Results landed: one file of result rows, and a manifest of what came.
 
-With the input's keys known, the file holds exactly one row for each of them, in the input's order. As long as results
-come in that order they are written straight through. From the first one on that does not, or that is no success (a
-repeated one may be better), they go to a spool on local disk with an index, and are picked from there.
+With the input given, the file holds exactly one row for each of its rows, in the input's order. As long as results come
+in that order they are written straight through. From the first one on that does not, or that is no success (a repeated
+one may be better), they go to a :class:`~.row_index.RowIndex` on local disk, and are picked from there. An example::
 
-Memory does not grow with the size of answers. While joining out of order it holds 6 to 12 bytes a row; the index (24
-bytes a row) is a mapped file, which the system may write out. Disk: once the output's size beside it, twice if out of
-order. Files appear under their names only when complete, the one with the errors first.
+    input      a  b  c  d          results    a  b  d  c
+    written    a  b                indexed    d  c          then c and d are picked for the rest of the input
+
+Memory does not grow with the size of answers. Disk: once the output's size beside it, twice if out of order. Files
+appear under their names only when all of this holds, the one with the errors first; else the old ones stay:
+
+* As many answers came as the job counts (:mod:`~.facts`).
+* The input is the one that the job was made from, as far as the job tells, and at least one answer belongs to it.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import tempfile
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain, islice
-from operator import attrgetter
 from typing import Any
 
-import msgspec
-
-from airflow_provider_gemini_batch.errors import ConfigurationError, ReplyFormatError
-from airflow_provider_gemini_batch.files.atomic import AtomicFile
-from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
-from airflow_provider_gemini_batch.rows.input_rows import row_keys
+from airflow_provider_gemini_batch.errors import ConfigurationError, InputMismatchError, ResultsIncompleteError
+from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
+from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.landing.facts import JobFacts
+from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
+from airflow_provider_gemini_batch.landing.manifest import NAMED_KEYS, KeySample, Manifest, Totals
+from airflow_provider_gemini_batch.landing.row_index import RowIndex
+from airflow_provider_gemini_batch.rows.input_digest import same_content, same_order
+from airflow_provider_gemini_batch.rows.input_rows import Recheck
 from airflow_provider_gemini_batch.rows.key_set import KeySet
+from airflow_provider_gemini_batch.rows.keys import KeyRule
 from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_blocks
-from airflow_provider_gemini_batch.rows.normalise import naming
-from airflow_provider_gemini_batch.rows.results import OutputRow, ResultRow, Status, output_lines, quick_rows, read_row
-
-NAMED_KEYS = 10
-"""Keys of one kind (missing, repeated, unknown) that a manifest names."""
+from airflow_provider_gemini_batch.rows.quick_results import quick_rows
+from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow, line_with, output_lines, read_output_row
+from airflow_provider_gemini_batch.rows.results import read_row
 
 Result = bytes | str | Mapping[str, Any] | Lines
 """One result, or several lines of them."""
 
-_MAX_REASONS = 100
-_STATUSES: tuple[Status, ...] = ("succeeded", "failed", "blocked", "missing")
-_encode = msgspec.json.Encoder().encode
-_decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
 
+class ResultReading:
+    """
+    Results as they come in, counted.
 
-class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The counts that are known by name; a usage with others is read as a dict."""
+    :param key_names: The caller's own members by which a row is known; empty for the service's ``key``.
+    """
 
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    totalTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    tokenCount: int = 0
-    trafficType: msgspec.Raw = msgspec.Raw(b"null")
-    promptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    candidatesTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    cacheTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    toolUsePromptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_COUNTS = tuple(name for name in _Usage.__struct_fields__ if name.endswith("Count"))
-_decode_known_usages = msgspec.json.Decoder(list[_Usage | None]).decode
-
-
-class _Landed(msgspec.Struct):
-    """What counting needs of a row that was written before."""
-
-    key: str | None
-    status: Status
-    error: dict[str, Any] | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_decode_landed = msgspec.json.Decoder(_Landed).decode
-
-
-class _Tally:
-    def __init__(self) -> None:
-        self.statuses: Counter[str] = Counter()
-        self.usage: Counter[str] = Counter()
-        self.reasons: Counter[tuple[int, str]] = Counter()
-
-    def add_successes(self, rows: Sequence[OutputRow]) -> None:
-        """Count rows that all are successes: what :meth:`add` does, for many at once."""
-        try:
-            found = _decode_known_usages(b"[%b]" % b",".join([row.usage for row in rows]))
-        except msgspec.MsgspecError:
-            for row in rows:
-                self.add("succeeded", None, bytes(row.usage))
-            return
-        known = [counts for counts in found if counts is not None]
-        self.statuses["succeeded"] += len(rows)
-        for name in _COUNTS:
-            self.usage[name] += sum(map(attrgetter(name), known))
-
-    def add(self, status: str, error: Mapping[str, Any] | None, usage: bytes | None, sign: int = 1) -> None:
-        self.statuses[status] += sign
-        if usage is not None and usage != b"null":
-            try:
-                counts = _decode_usage(usage)
-            except msgspec.MsgspecError:
-                counts = {}
-            totals = self.usage
-            for name, count in counts.items():
-                if type(count) is int:
-                    totals[name] += sign * count
-        if error is not None and status != "missing":
-            reason = (error.get("code") or 0, str(error.get("message"))[:300])
-            if reason in self.reasons or len(self.reasons) < _MAX_REASONS:
-                self.reasons[reason] += sign
-
-
-class _Names:
-    """How many keys of a kind there were, and the first of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
-
-    def add(self, key: str | None) -> None:
-        self.count += 1
-        if key is not None and len(self.first) < NAMED_KEYS:
-            self.first.append(key)
-
-
-def _head(line: bytes) -> bytes:
-    """Return a row's beginning up to its status: its key. Inside the key's text these bytes cannot be."""
-    return line[: line.index(b',"status":"')]
-
-
-class _Spool:
-    """Rows on disk, to be found by key. Entries are three numbers: hash of the key, offset and flags, length."""
-
-    USED = 1
-    USABLE = 2
-
-    def __init__(self, workdir: str | None) -> None:
-        self._data = tempfile.TemporaryFile(dir=workdir, prefix="gemini-batch-", buffering=BUFFER_BYTES)  # noqa: SIM115
-        self._index = tempfile.TemporaryFile(dir=workdir, prefix="gemini-batch-", buffering=BUFFER_BYTES)  # noqa: SIM115
-        self._pending = array("Q")
-        self._offset = 0
-        self._count = 0
-        self._words: memoryview = memoryview(b"").cast("Q")
-        self._map: mmap.mmap | None = None
-        self._table = array("I")
-        self._mask = 0
-
-    def add(self, key: str, line: bytes, usable: bool) -> None:
-        self._data.write(line)
-        length = len(line)
-        self._pending.extend((hash(key) & 0xFFFFFFFFFFFFFFFF, self._offset << 2 | (usable and self.USABLE), length))
-        self._offset += length
-        self._count += 1
-        if len(self._pending) >= 30_000:
-            self._index.write(self._pending)
-            self._pending = array("Q")
-
-    def build(self) -> Iterator[bytes]:
-        """Make rows findable; yield the lines that lost against another one with their key."""
-        self._data.flush()
-        self._index.write(self._pending)
-        self._pending = array("Q")
-        self._index.flush()
-        if not self._count:
-            return
-        self._map = mmap.mmap(self._index.fileno(), self._count * 24)
-        words = self._words = memoryview(self._map).cast("Q")
-        mask = (1 << max(4, (self._count * 3 // 2).bit_length())) - 1
-        self._mask = mask
-        table = self._table = array("I", [0]) * (mask + 1)
-        for entry in range(self._count):
-            value = words[entry * 3]
-            place = value & mask
-            while other := table[place]:
-                if words[other * 3 - 3] == value and _head(self.line(other - 1)) == _head(self.line(entry)):
-                    loser = entry
-                    if words[entry * 3 + 1] & self.USABLE and not words[other * 3 - 2] & self.USABLE:
-                        table[place] = entry + 1
-                        loser = other - 1
-                    words[loser * 3 + 1] |= self.USED
-                    yield self.line(loser)
-                    break
-                place = (place + 1) & mask
-            else:
-                table[place] = entry + 1
-
-    def find(self, key: str) -> tuple[bytes, bool, bool] | None:
-        """Return the row of *key*, whether it is a success and whether it was taken before, and mark it as taken."""
-        if not self._count:
-            return None
-        value = hash(key) & 0xFFFFFFFFFFFFFFFF
-        table, words, mask = self._table, self._words, self._mask
-        place = value & mask
-        head = None
-        while entry := table[place]:
-            if words[entry * 3 - 3] == value:
-                line = self.line(entry - 1)
-                head = head or b'{"key":%b,' % _encode(key)
-                if line.startswith(head):
-                    flags = words[entry * 3 - 2]
-                    words[entry * 3 - 2] = flags | self.USED
-                    return line, bool(flags & self.USABLE), bool(flags & self.USED)
-            place = (place + 1) & mask
-        return None
-
-    def unused(self) -> Iterator[bytes]:
-        """Yield the rows that no key asked for."""
-        for entry in range(self._count):
-            if not self._words[entry * 3 + 1] & self.USED:
-                yield self.line(entry)
-
-    def line(self, entry: int) -> bytes:
-        offset, length = self._words[entry * 3 + 1] >> 2, self._words[entry * 3 + 2]
-        return os.pread(self._data.fileno(), length, offset)
-
-    def close(self) -> None:
-        self._words.release()
-        if self._map is not None:
-            self._map.close()
-        self._data.close()
-        self._index.close()
-
-
-class _Landing:
-    def __init__(self, out: AtomicFile, errors: AtomicFile | None, include_response: bool) -> None:
-        self.write = out.write
-        self.errors = errors.write if errors is not None else None
-        self.include_response = include_response
-        self.tally = _Tally()
-        self.total = 0
-        self.missing, self.repeated, self.unknown = _Names(), _Names(), _Names()
+    def __init__(self, include_response: bool, key_names: Sequence[str] = ()) -> None:
+        self._certain = 0
+        self._nameless_errors = 0
+        self.lines = 0
+        self.by_position = 0
+        """Rows that got a key by their position."""
         self.unreadable: list[int] = []
         self.unreadable_count = 0
-        self.has_answers = False
+        self._quick = partial(quick_rows, include_response=include_response)
+        self._key_names = tuple(key_names)
+
+    @property
+    def answers(self) -> int:
+        """
+        Lines that are an answer or an error, or tell at least whose they were.
+
+        One error that belongs to nobody, and nothing else, is what a proxy says in place of the answers.
+        """
+        if not self._certain and self._nameless_errors == 1:
+            return 0
+        return self._certain + self._nameless_errors
 
     def rows(self, results: Iterable[Result]) -> Iterator[list[OutputRow] | ResultRow]:
         """
-        Read results: blocks of common ones, which all have a key and are successes, and others one by one.
+        Yield results: blocks of common ones, which all have a key and are successes, and others one by one.
 
         Rows without a key get one by position only where no row has a key and order can be trusted.
         """
         keyed = False
-        number = line_number = 0
-        for block, quick in read_in_blocks(results, partial(quick_rows, include_response=self.include_response)):
-            line_number += len(block)
+        number = 0
+        for block, quick in read_in_blocks(results, self._quick):
+            self.lines += len(block)
             if quick is not None:
                 number += len(block)
-                keyed = self.has_answers = True
+                self._certain += len(block)
+                keyed = True
                 yield quick
                 continue
             line = block[0]
             if not isinstance(line, Mapping) and not line.strip():
                 continue
             number += 1
-            row = read_row(line)
-            if row.key is not None or row.status == "succeeded":
-                self.has_answers = True
+            row = read_row(line, self._key_names)
+            self._count(row, line)
             if row.key is not None:
                 keyed = True
-            elif row.is_ordered and not keyed:
+            elif row.is_readable and row.is_ordered and not keyed:
                 row.key = f"row-{number}"
+                self.by_position += 1
             if row.key is None:
                 self.unreadable_count += 1
                 if len(self.unreadable) < NAMED_KEYS:
-                    self.unreadable.append(line_number)
-                if row.error is None:
-                    row.status = "failed"
-                    row.error = {"code": 0, "message": "the service's result line has no key"}
+                    self.unreadable.append(self.lines)
             yield row
 
-    def plain(self, results: Iterable[Result]) -> None:
-        """Land every result as it comes."""
+    def _count(self, row: ResultRow, line: bytes | str | Mapping[str, Any]) -> None:
+        if row.is_readable and row.key is None and row.is_ordered and row.status != "succeeded":
+            self._nameless_errors += 1
+        # A last line that breaks off is where the transfer was cut, whatever it still tells.
+        elif row.is_readable or (row.key is not None and (isinstance(line, Mapping) or line[-1:] in (b"\n", "\n"))):
+            self._certain += 1
+
+
+class ResultJoiner:
+    """
+    Writes results as rows.
+
+    :param out: Takes the rows.
+    :param errors: Takes those without a usable answer once more, or is None.
+    :param include_response: Whether rows keep the raw response.
+    :param recheck: Says of an input row why it could not be sent.
+    """
+
+    def __init__(
+        self,
+        out: Callable[[bytes], Any],
+        errors: Callable[[bytes], Any] | None,
+        include_response: bool,
+        recheck: Recheck | None = None,
+    ) -> None:
+        self._write = out
+        self._errors = errors
+        self._include_response = include_response
+        self._recheck = recheck
+        self.totals = Totals()
+        self.total = 0
+        self.matched = 0
+        """Input rows that an answer was found for."""
+        self.missing, self.repeated, self.unknown = KeySample(), KeySample(), KeySample()
+
+    def write_all(self, rows: Iterable[list[OutputRow] | ResultRow]) -> None:
+        """Write every row as it comes."""
         seen = KeySet()
-        for found in self.rows(results):
+        for found in rows:
             if isinstance(found, list):
                 self.total += len(found)
-                self._write_block(found)
+                self._write_block(found, None)
                 keys = _keys(found)
             else:
                 self.total += 1
-                line = found.line(include_response=self.include_response)
-                self.write(line)
-                self.tally.add(found.status, found.error, found.usage)
-                if found.status != "succeeded" and self.errors is not None:
-                    self.errors(line)
+                line = found.line(include_response=self._include_response)
+                self._write(line)
+                self.totals.add(found)
+                if found.status != "succeeded" and self._errors is not None:
+                    self._errors(line)
                 keys = [found.key] if found.key is not None else []
-            for place in seen.add_all(keys):
-                self.repeated.add(keys[place])
+            for index in seen.add_all(keys):
+                self.repeated.add(keys[index])
 
-    def joined(
+    def join(
         self,
-        results: Iterable[Result],
-        keys: Callable[[], Iterable[str]],
+        rows: Iterator[list[OutputRow] | ResultRow],
+        cursor: InputCursor,
+        again: Callable[[], Iterable[str]],
         workdir: str | None,
     ) -> None:
-        """Land one row for every key, in the keys' order."""
-        # Looked at before the first result is asked for: a broken input must not cost a download.
-        wanted = _looked_at(keys())
-        rows = self.rows(results)
-        straight = 0
-        waiting: list[OutputRow] | ResultRow | None = None
+        """
+        Write one row for every row of the input, in its order.
+
+        :param again: Gives the input's keys once more.
+        """
+        waiting = self._write_straight(rows, cursor)
+        straight = self.total
+        with ExitStack() as stack:
+            index = RowIndex(workdir)
+            stack.callback(index.close)
+            while waiting is not None:
+                self._keep(waiting, index)
+                waiting = next(rows, None)
+            for line in index.build():
+                self._drop(line, self.repeated)
+            for asked in cursor.rest():
+                self.total += 1
+                self._take(asked.key, asked.own, asked.raw, index)
+            self._settle_unused(index, again, straight)
+
+    def _write_straight(
+        self, rows: Iterator[list[OutputRow] | ResultRow], cursor: InputCursor
+    ) -> list[OutputRow] | ResultRow | None:
+        """Write rows as long as they come in the input's order; return the first one that does not."""
         for found in rows:
             if isinstance(found, list):
-                expected = list(islice(wanted, len(found)))
-                given = _keys(found)
+                given, expected = _keys(found), cursor.peek(len(found))
                 fits = len(found) if given == expected else _common_start(given, expected)
-                self._write_block(found[:fits])
-                straight += fits
+                self._write_block(found[:fits], cursor.take(fits))
+                self.total += fits
+                self.matched += fits
                 if fits < len(found):
-                    wanted = chain(expected[fits:], wanted)
-                    waiting = found[fits:]
-                    break
-            else:
-                expected = list(islice(wanted, 1))
-                if expected != [found.key] or found.status != "succeeded":
-                    wanted = chain(expected, wanted)
-                    waiting = found
-                    break
-                self.write(found.line(include_response=self.include_response))
-                self.tally.add(found.status, None, found.usage)
-                straight += 1
-        self.total = straight
-        with ExitStack() as stack:
-            spool = _Spool(workdir)
-            stack.callback(spool.close)
-            while waiting is not None:
-                self._keep(waiting, spool)
-                waiting = next(rows, None)
-            for line in spool.build():
-                self._drop(line, self.repeated)
-            for key in wanted:
-                self.total += 1
-                self._take(key, spool)
-            self._settle_unused(spool, keys, straight)
+                    return found[fits:]
+                continue
+            if found.status != "succeeded" or cursor.peek(1) != [found.key]:
+                return found
+            own = cursor.take(1)
+            found.own.update(own[0] or {} if own else {})
+            self._write(found.line(include_response=self._include_response))
+            self.totals.add(found)
+            self.total += 1
+            self.matched += 1
+        return None
 
-    def _write_block(self, rows: list[OutputRow]) -> None:
-        if rows:
-            self.write(output_lines(rows))
-            self.tally.add_successes(rows)
-
-    def _keep(self, found: list[OutputRow] | ResultRow, spool: _Spool) -> None:
-        if isinstance(found, list):
-            for key, row in zip(_keys(found), found, strict=True):
-                spool.add(key, row.line(), True)
-            self.tally.add_successes(found)
+    def _write_block(self, rows: list[OutputRow], own: list[Mapping[str, Any] | None] | None) -> None:
+        if not rows:
             return
-        line = found.line(include_response=self.include_response)
+        if own is None:
+            self._write(output_lines(rows))
+        else:
+            for row, members in zip(rows, own, strict=True):
+                self._write(line_with(row.line(), members) if members else row.line())
+        self.totals.add_successes(rows)
+
+    def _keep(self, found: list[OutputRow] | ResultRow, index: RowIndex) -> None:
+        if isinstance(found, list):
+            for row in found:
+                index.add(str(row.key), row.line(), True)
+            self.totals.add_successes(found)
+            return
+        line = found.line(include_response=self._include_response)
         if found.key is None:
             # It belongs to a row that will be missing, and is counted there.
-            if self.errors is not None:
-                self.errors(line)
+            if self._errors is not None:
+                self._errors(line)
             return
-        spool.add(found.key, line, found.status == "succeeded")
-        self.tally.add(found.status, found.error, found.usage)
+        index.add(found.key, line, found.status == "succeeded")
+        self.totals.add(found)
 
-    def _take(self, key: str, spool: _Spool) -> None:
-        found = spool.find(key)
+    def _take(self, key: str, own: Mapping[str, Any] | None, raw: Any, index: RowIndex) -> None:
+        found = index.find(key)
         if found is None:
-            row = ResultRow.missing(key)
-            line = row.line(include_response=self.include_response)
-            self.missing.add(key)
-            self.tally.add("missing", None, None)
             usable = False
+            line = self._unanswered(key, raw)
         else:
             line, usable, taken = found
+            self.matched += 1
             if taken:
                 # An input with the key twice: both its rows get the answer.
-                self._count(line, 1)
-        self.write(line)
-        if not usable and self.errors is not None:
-            self.errors(line)
+                self.totals.add(read_output_row(line))
+        if own:
+            line = line_with(line, own)
+        self._write(line)
+        if not usable and self._errors is not None:
+            self._errors(line)
 
-    def _settle_unused(self, spool: _Spool, keys: Callable[[], Iterable[str]], straight: int) -> None:
+    def _unanswered(self, key: str, raw: Any) -> bytes:
+        """Return the row for an input row that no answer came to: it was not sent, or its answer is missing."""
+        reason = self._recheck.reason(raw) if self._recheck is not None and raw is not None else None
+        if reason is None:
+            row = ResultRow.missing(key)
+            self.missing.add(key)
+        else:
+            row = ResultRow.not_sent(key, reason)
+        self.totals.add(row)
+        return row.line(include_response=self._include_response)
+
+    def _settle_unused(self, index: RowIndex, again: Callable[[], Iterable[str]], straight: int) -> None:
+        """Count the answers that no input row took: repeated ones, and ones that nobody asked for."""
         unused = KeySet()
-        for line in spool.unused():
-            unused.add(str(_decode_landed(line).key))
+        for line in index.unused():
+            unused.add(str(read_output_row(line).key))
         if not len(unused):
             return
         known = KeySet()
-        for key, _ in zip(keys(), range(straight), strict=False):
+        for key, _ in zip(again(), range(straight), strict=False):
             if key in unused:
                 known.add(key)
-        for line in spool.unused():
-            key = str(_decode_landed(line).key)
+        for line in index.unused():
+            key = str(read_output_row(line).key)
             if key in known:
                 self._drop(line, self.repeated)
             else:
                 self._drop(line, self.unknown)
-                if self.errors is not None:
-                    self.errors(line)
+                if self._errors is not None:
+                    self._errors(line)
 
-    def _drop(self, line: bytes, names: _Names) -> None:
-        names.add(self._count(line, -1))
-
-    def _count(self, line: bytes, sign: int) -> str | None:
-        row = _decode_landed(line)
-        self.tally.add(row.status, row.error, bytes(row.usage), sign)
-        return row.key
-
-
-def _looked_at(keys: Iterable[str]) -> Iterator[str]:
-    """Return an iterator of the same keys whose first one has been asked for."""
-    rest = iter(keys)
-    return chain(list(islice(rest, 1)), rest)
+    def _drop(self, line: bytes, names: KeySample) -> None:
+        row = read_output_row(line)
+        self.totals.add(row, -1)
+        names.add(row.key)
 
 
 def _keys(rows: list[OutputRow]) -> list[str]:
@@ -417,10 +296,10 @@ def _keys(rows: list[OutputRow]) -> list[str]:
 
 
 def _common_start(some: Sequence[str], others: Sequence[str]) -> int:
-    """Return in how many places, from the first on, two lists are the same."""
-    for place, (one, other) in enumerate(zip(some, others, strict=False)):
+    """Return at how many indexes, from the first on, two lists are the same."""
+    for index, (one, other) in enumerate(zip(some, others, strict=False)):
         if one != other:
-            return place
+            return index
     return min(len(some), len(others))
 
 
@@ -428,79 +307,122 @@ def land(
     results: Iterable[Result],
     output_path: str | os.PathLike[str],
     *,
+    job: JobFacts | None = None,
     input_path: str | os.PathLike[str] | None = None,
     input_keys: Callable[[], Iterable[str]] | None = None,
+    key: str | Sequence[str] = "key",
     errors_path: str | os.PathLike[str] | None = None,
     include_response: bool = True,
     workdir: str | None = None,
-    expects_answers: bool = False,
-) -> dict[str, Any]:
+    check_counts: bool = True,
+    check_input: bool = True,
+) -> Manifest:
     """
     Write results as result rows, joined to the input by key if it is known.
 
     :param results: Lines of output files, several as ``Lines``, or entries of inline results, in any order. What this
         iterator raises passes through, and no file appears then.
     :param output_path: Local path or object-storage URI.
-    :param input_path: The file the job was made from, for order and completeness.
+    :param job: What the job tells of its answers.
+    :param input_path: The file the job was made from, for order, completeness and the members that each row has beside
+        its request.
     :param input_keys: In its place, a function that gives the keys in order each time it is called.
+    :param key: The member, or list of members, by which a row is known.
     :param errors_path: Where failed, blocked and missing rows go a second time; unknown ones go there only.
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
-    :param expects_answers: Whether the service counts answers: then results without one that can be read are a fault of
-        the transfer (a proxy's page, say), and no file appears.
-    :return: The manifest: ``output_path``, ``errors_path``; the counts ``total``, ``succeeded``, ``failed``,
-        ``blocked``, ``missing`` (these add up to ``total``), ``repeated``, ``unknown``, ``unreadable``; the first
-        ``missing_keys``, ``repeated_keys``, ``unknown_keys``, ``unreadable_lines``; ``usage`` (summed token counts) and
-        ``first_errors`` (``code``, ``message``, ``count``; the most frequent first).
+    :param check_counts: Whether fewer answers than the job counts are an error.
+    :param check_input: Whether an input that is not the job's own is an error.
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
-    :raises ReplyFormatError: With *expects_answers*, if nothing that came is an answer.
+    :raises InputMismatchError: If the input is not the one that the job was made from.
+    :raises ResultsIncompleteError: If fewer answers came than the job counts, or none that can be read.
     """
-    places = [os.fspath(place) for place in (output_path, errors_path, input_path) if place is not None]
-    real = [place if (local := local_path(place)) is None else os.path.realpath(local) for place in places]
-    if len(set(real)) < len(real):
-        raise ConfigurationError("output_path, errors_path and input_path must be different files.")
-    keys = input_keys
+    _check_paths(output_path, errors_path, input_path)
+    job = job or JobFacts()
+    source: JoinInput | KeysOnly | None = KeysOnly(input_keys) if input_keys is not None else None
     if input_path is not None:
         if input_keys is not None:
             raise ConfigurationError("input_path and input_keys exclude each other.")
-
-        def keys() -> Iterator[str]:
-            with open_read(input_path) as stream:
-                yield from naming(input_path, row_keys(stream))
-
+        source = JoinInput(input_path, key, tolerant=bool(job.input_digest))
+    rule = KeyRule(key)
+    reading = ResultReading(include_response, () if rule.is_default else rule.names)
     local = local_path(output_path)
     if workdir is None and local is not None:
         workdir = os.path.dirname(os.path.abspath(local))
+    cursor: InputCursor | None = None
     with ExitStack() as stack:
         out = stack.enter_context(AtomicFile(output_path, workdir=workdir))
         # Left first, so that whoever sees the results finds the errors too.
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
-        landing = _Landing(out, errors, include_response)
-        if keys is None:
-            landing.plain(results)
+        stack.enter_context(temporary_files(os.fspath(output_path), workdir))
+        recheck = Recheck(job.row_settings) if job.row_settings is not None else None
+        joiner = ResultJoiner(out.write, errors.write if errors is not None else None, include_response, recheck)
+        rows = reading.rows(results)
+        if source is None:
+            joiner.write_all(rows)
         else:
-            landing.joined(results, keys, workdir)
-        if expects_answers and not landing.has_answers:
-            raise ReplyFormatError(
-                "The service counts answers for this job, but what it sent holds none that can be read. Nothing was "
-                "written; try again."
-            )
-    tally = landing.tally
-    return {
-        "output_path": os.fspath(output_path),
-        "errors_path": os.fspath(errors_path) if errors_path is not None else None,
-        "total": landing.total,
-        **{status: tally.statuses[status] for status in _STATUSES},
-        "repeated": landing.repeated.count,
-        "unknown": landing.unknown.count,
-        "unreadable": landing.unreadable_count,
-        "missing_keys": landing.missing.first,
-        "repeated_keys": landing.repeated.first,
-        "unknown_keys": landing.unknown.first,
-        "unreadable_lines": landing.unreadable,
-        "usage": {name: count for name, count in tally.usage.items() if count},
-        "first_errors": [
-            {"code": code, "message": message, "count": count}
-            for (code, message), count in tally.reasons.most_common(NAMED_KEYS)
-            if count > 0
-        ],
-    }
+            cursor = InputCursor(source.rows())
+            cursor.peek(1)  # a broken input must not cost a download
+            joiner.join(rows, cursor, source.keys, workdir)
+        if check_counts:
+            _check_counts(job, reading)
+        if source is not None and cursor is not None and check_input and job.name:
+            _check_input(job, reading, joiner, cursor, source)
+    return Manifest(
+        job_name=job.name,
+        model=job.model,
+        output_path=os.fspath(output_path),
+        errors_path=os.fspath(errors_path) if errors_path is not None else None,
+        input_sha256=source.sha256 if source is not None else None,
+        total=joiner.total,
+        repeated=joiner.repeated.count,
+        unknown=joiner.unknown.count,
+        unreadable=reading.unreadable_count,
+        missing_keys=joiner.missing.first,
+        repeated_keys=joiner.repeated.first,
+        unknown_keys=joiner.unknown.first,
+        unreadable_lines=reading.unreadable,
+        **joiner.totals.members(),
+    )
+
+
+def _check_paths(*paths: str | os.PathLike[str] | None) -> None:
+    given = [os.fspath(path) for path in paths if path is not None]
+    real = [path if (local := local_path(path)) is None else os.path.realpath(local) for path in given]
+    if len(set(real)) < len(real):
+        raise ConfigurationError("output_path, errors_path and input_path must be different files.")
+
+
+def _check_counts(job: JobFacts, reading: ResultReading) -> None:
+    """Refuse a transfer that brought fewer answers than there are."""
+    if job.answers is not None and reading.answers < job.answers:
+        came = f"{reading.answers:,} arrived" if reading.answers else "what was sent holds none that can be read"
+        raise ResultsIncompleteError(
+            f"{job.name} counts {job.answers:,} answers, and {came}. Nothing was written; a retry reads them again. If "
+            "this stays so, the counts are wrong: accept what there is with check_counts=False."
+        )
+    if job.answers is None and reading.lines and not reading.answers and job.name:
+        raise ResultsIncompleteError(
+            f"What the service sent as the answers of {job.name} holds none that can be read. Nothing was written; a "
+            "retry reads them again."
+        )
+
+
+def _check_input(
+    job: JobFacts, reading: ResultReading, joiner: ResultJoiner, cursor: InputCursor, source: JoinInput | KeysOnly
+) -> None:
+    """Refuse an input that the job was not made from: answers would stand beside prompts of others."""
+    why = ""
+    mark, given = job.input_digest, source.mark()
+    if mark and given and not same_content(mark, given):
+        why = "the input holds other rows than the job was made from"
+    elif mark and given and cursor.numbered and not same_order(mark, given):
+        why = "the rows stand in another order than in the input of the job, and rows without a key are known by it"
+    elif reading.by_position and reading.by_position != joiner.total:
+        why = f"{reading.by_position:,} answers without a key came to {joiner.total:,} rows, so that none can be placed"
+    elif reading.answers and joiner.total and not joiner.matched:
+        why = "no answer belongs to any of its rows"
+    if why:
+        raise InputMismatchError(
+            f"This is not the input of {job.name or 'this job'}: {why}. Nothing was written. Give the input_path that "
+            "the job was created with, as it was then, or leave input_path out; check_input=False joins by key anyway."
+        )

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.landing.manifest import Manifest
+
+MANIFEST_KEY = "gemini_batch_manifest"
+"""XCom key under which every operator with a manifest leaves it."""
+
 
 class DownloadResultsOperator(GeminiBatchOperator):
     """
@@ -26,7 +32,11 @@ class DownloadResultsOperator(GeminiBatchOperator):
     :param errors_path: Takes a copy of the result rows without a usable answer.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
         warns, and fails only if no row has one.
+    :param count_truncated: Count answers that were cut off at the token limit as rows without an answer.
+    :param key: The member, or list of members, by which a row is known; as it was given when the job was created.
     :param include_response: Keep the raw response in each line.
+    :param check_counts: Fail, and be retried, if fewer answers arrive than the job counts. False lands what there is.
+    :param check_input: Fail if *input_path* is not the input that the job was made from. False joins by key anyway.
     """
 
     template_fields: Sequence[str] = (
@@ -45,7 +55,11 @@ class DownloadResultsOperator(GeminiBatchOperator):
         input_path: str | PathLike[str] | None = None,
         errors_path: str | PathLike[str] | None = None,
         max_failed_rows: float | None = 0.1,
+        count_truncated: bool = False,
+        key: str | Sequence[str] = "key",
         include_response: bool = True,
+        check_counts: bool = True,
+        check_input: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,18 +68,17 @@ class DownloadResultsOperator(GeminiBatchOperator):
         self.input_path = input_path
         self.errors_path = errors_path
         self.max_failed_rows = max_failed_rows
+        self.count_truncated = count_truncated
+        self.key = key
         self.include_response = include_response
+        self.check_counts = check_counts
+        self.check_input = check_input
 
     def run_task(self, context: Any) -> dict[str, Any]:
-        from airflow_provider_gemini_batch.api.models import JobErrorInfo
         from airflow_provider_gemini_batch.files.paths import normalise_path
+        from airflow_provider_gemini_batch.landing.facts import JobFacts
         from airflow_provider_gemini_batch.landing.join import land
-        from airflow_provider_gemini_batch.lifecycle.verdict import (
-            check_ended,
-            check_max_failed_rows,
-            check_rows,
-            check_state,
-        )
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
 
         check_max_failed_rows(self.max_failed_rows)
         output_path = normalise_path(self.output_path, "output_path")
@@ -77,43 +90,56 @@ class DownloadResultsOperator(GeminiBatchOperator):
             raise JobError(
                 f"{job.name} has not ended (it is {job.state.value}): put a BatchJobSensor before this task.", job=job
             )
-        if job.output is None:
-            check_ended(job, None)
-        manifest: dict[str, Any] = {
-            "job_name": job.name,
-            "model": job.model,
-            **land(
-                hook.result_blocks(job),
-                output_path,
-                input_path=input_path,
-                errors_path=errors_path,
-                include_response=self.include_response,
-                expects_answers=bool(job.stats.succeeded),
-            ),
-        }
+        manifest = land(
+            hook.result_blocks(job),
+            output_path,
+            job=JobFacts.of(job),
+            input_path=input_path,
+            key=self.key,
+            errors_path=errors_path,
+            include_response=self.include_response,
+            check_counts=self.check_counts,
+            check_input=self.check_input,
+        )
+        values = manifest.to_json()
+        if (task_instance := context.get("ti")) is not None:
+            task_instance.xcom_push(key=MANIFEST_KEY, value=values)
+        self._judge(job, manifest)
+        return values
+
+    def _judge(self, job: BatchJob, manifest: Manifest) -> None:
+        """Warn about what is odd, and fail the task over too many rows without an answer."""
+        from airflow_provider_gemini_batch.api.models import JobErrorInfo
+        from airflow_provider_gemini_batch.landing.manifest import oddities
+        from airflow_provider_gemini_batch.lifecycle.verdict import check_rows, check_state
+
         if not job.is_succeeded:
             try:
                 check_state(job)
             except JobError as error:
-                if not manifest["succeeded"]:
+                if not manifest.succeeded:
                     raise
                 self.log.warning("%s What it left is landed.", error)
-        without = manifest["total"] - manifest["succeeded"]
+        for oddity in oddities(manifest):
+            self.log.warning("%s: %s", job.name, oddity)
+        # Without the input, rows that left no line are known from the job's own number of rows.
+        total = manifest.total if self.input_path else max(manifest.total, job.stats.total or 0)
+        without = total - manifest.succeeded
         self.log.info(
             "%s: %d rows landed at %s, %d of them without a usable answer",
-            job.name, manifest["total"], output_path, without,
+            job.name, manifest.total, manifest.output_path, without,
         )  # fmt: skip
+        kinds = {kind: getattr(manifest, kind) for kind in ("failed", "blocked")}
         warning = check_rows(
-            manifest["total"],
+            total,
             without,
             self.max_failed_rows,
             what=job.name,
-            kinds={kind: manifest[kind] for kind in ("failed", "blocked", "missing")},
-            reasons={
-                str(JobErrorInfo(item["code"], item["message"])): item["count"] for item in manifest["first_errors"]
-            },
+            kinds={**kinds, "missing": manifest.missing + total - manifest.total},
+            reasons={str(JobErrorInfo(one["code"], one["message"])): one["count"] for one in manifest.first_errors},
+            truncated=manifest.truncated,
+            count_truncated=self.count_truncated,
             job=job,
         )
         if warning:
             self.log.warning("%s", warning)
-        return manifest

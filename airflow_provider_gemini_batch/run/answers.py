@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX
-from airflow_provider_gemini_batch.rows.results import ResultRow, read_row
+from airflow_provider_gemini_batch.rows.result_row import ResultRow
+from airflow_provider_gemini_batch.rows.results import read_row
 from airflow_provider_gemini_batch.run.digest import read_wire_key
 from airflow_provider_gemini_batch.run.plan import LASTING_FINISH, STATUSES, is_passing
 from airflow_provider_gemini_batch.run.schema import SchemaBreach

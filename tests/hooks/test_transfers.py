@@ -268,7 +268,7 @@ def test_rows_are_uploaded_and_landed_through_cuts(
     down = [emulator.fault(match=DOWNLOAD[backend], action="cut_response", bytes=count) for count in (9, 70_001, 3)]
     manifest = land(hook.result_lines(job), tmp_path / "out.jsonl", input_path=source)
     assert [fault.fired for fault in (*up, *down)] == [1] * 6
-    assert (manifest["total"], manifest["succeeded"]) == (2000, 2000)
+    assert (manifest.total, manifest.succeeded) == (2000, 2000)
 
 
 # --- sessions that end, and files that change -----------------------------------------------------------------------

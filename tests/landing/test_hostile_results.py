@@ -14,6 +14,7 @@ import pytest
 
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.landing.join import land
+from airflow_provider_gemini_batch.landing.manifest import Manifest
 from tests.support.airflow_side import set_connection, write_rows
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ def test_odd_result_lines_leave_files_that_can_be_read(tmp_path: Path, lines: li
     manifest = land(lines, output, input_path=input_path if joined else None, errors_path=errors)
     landed = [json.loads(line) for line in output.read_bytes().split(b"\n") if line]
     failed = [json.loads(line) for line in errors.read_bytes().split(b"\n") if line]
-    unwanted = manifest["unknown"] if joined else 0
+    unwanted = manifest.unknown if joined else 0
     assert all(row["status"] != "succeeded" for row in failed[: len(failed) - unwanted])
     assert {row["key"] for row in landed if row["status"] != "succeeded"} <= {row["key"] for row in failed}
-    assert len(landed) == manifest["total"]
-    assert sum(manifest[status] for status in ("succeeded", "failed", "blocked", "missing")) == manifest["total"]
-    assert json.loads(json.dumps(manifest)) == manifest
+    assert len(landed) == manifest.total
+    assert sum(getattr(manifest, status) for status in ("succeeded", "failed", "blocked", "missing")) == manifest.total
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
     if joined:
         assert [row["key"] for row in landed] == ["a", "b"]
 

@@ -22,7 +22,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFou
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.paths import open_read
 from airflow_provider_gemini_batch.landing.join import land
-from airflow_provider_gemini_batch.rows.results import iter_inline_results
+from airflow_provider_gemini_batch.rows.inline_results import iter_inline_results
 
 
 def good(key: str, text: str = "ok", tokens: int = 2) -> bytes:
@@ -57,9 +57,9 @@ def test_shuffled_results_land_in_input_order_with_a_manifest_that_adds_up(tmp_p
     landed = rows_of(tmp_path / "out.jsonl")
     assert [row["key"] for row in landed] == keys
     assert {row["key"] for row in landed if row["status"] == "failed"} == failed
-    assert (manifest["total"], manifest["succeeded"], manifest["failed"], manifest["missing"]) == (10_000, 9_963, 37, 0)
-    assert manifest["usage"] == {"totalTokenCount": 2 * 9_963}
-    assert manifest["first_errors"] == [{"code": 3, "message": "no", "count": 37}]
+    assert (manifest.total, manifest.succeeded, manifest.failed, manifest.missing) == (10_000, 9_963, 37, 0)
+    assert manifest.usage == {"totalTokenCount": 2 * 9_963}
+    assert manifest.first_errors == [{"code": 3, "message": "no", "count": 37}]
     assert [row["key"] for row in rows_of(tmp_path / "errors.jsonl")] == [key for key in keys if key in failed]
 
 
@@ -78,22 +78,22 @@ def test_missing_repeated_and_unknown_rows_are_named(tmp_path: Path) -> None:
         ("c", "missing", None),
         ("d", "failed", None),
     ]
-    assert manifest["total"] == 4
-    assert (manifest["succeeded"], manifest["failed"], manifest["missing"]) == (2, 1, 1)
-    assert manifest["missing_keys"] == ["c"]
-    assert (manifest["repeated"], sorted(manifest["repeated_keys"])) == (2, ["a", "b"])
-    assert (manifest["unknown"], manifest["unknown_keys"]) == (1, ["stranger"])
-    assert manifest["usage"] == {"totalTokenCount": 4}
+    assert manifest.total == 4
+    assert (manifest.succeeded, manifest.failed, manifest.missing) == (2, 1, 1)
+    assert manifest.missing_keys == ["c"]
+    assert (manifest.repeated, sorted(manifest.repeated_keys)) == (2, ["a", "b"])
+    assert (manifest.unknown, manifest.unknown_keys) == (1, ["stranger"])
+    assert manifest.usage == {"totalTokenCount": 4}
     assert {row["key"] for row in rows_of(tmp_path / "err.jsonl")} == {"c", "d", "stranger"}
 
 
 def test_unreadable_lines_are_counted_by_line_number(tmp_path: Path) -> None:
     lines = [good("a"), b"<html>", b'{"response": {"candidates": [']
     alone = land(lines, tmp_path / "alone.jsonl")
-    assert (alone["total"], alone["failed"], alone["unreadable_lines"]) == (3, 2, [2, 3])
+    assert (alone.total, alone.failed, alone.unreadable_lines) == (3, 2, [2, 3])
     joined = land(lines, tmp_path / "joined.jsonl", input_path=source(tmp_path, ["a", "b"]))
-    assert (joined["total"], joined["missing"], joined["failed"]) == (2, 1, 0)
-    assert joined["unreadable_lines"] == [2, 3]
+    assert (joined.total, joined.missing, joined.failed) == (2, 1, 0)
+    assert joined.unreadable_lines == [2, 3]
 
 
 @pytest.mark.parametrize("garbled", [b"caf\xe9", b"\xff\xfe", b"\xed\xa0\x80", b"\xc3"])
@@ -116,7 +116,7 @@ def test_a_result_that_is_not_utf_8_is_no_success(tmp_path: Path, garbled: bytes
             io.BytesIO(whole % (entry % (answer, answer.replace(garbled, "caf\u00e9".encode()))))
         )
     manifest = land(lines, tmp_path / "out.jsonl", input_path=source(tmp_path, ["a", "b"]))
-    assert (manifest["succeeded"], manifest["failed"], manifest["missing"]) == (1, 1, 0)
+    assert (manifest.succeeded, manifest.failed, manifest.missing) == (1, 1, 0)
     first, second = rows_of(tmp_path / "out.jsonl")
     assert (first["key"], first["status"], second["text"]) == ("a", "failed", "caf\u00e9")
     assert "cannot be read" in first["error"]["message"]
@@ -126,7 +126,7 @@ def test_a_key_that_is_not_utf_8_is_no_key(tmp_path: Path) -> None:
     whole = b'{"inlinedResponses": {"inlinedResponses": [{"response": {}, "metadata": {"key": "\xe9"}}]}}'
     for lines in ([good("a").replace(b'"a"', b'"\xe9"')], iter_inline_results(io.BytesIO(whole))):
         manifest = land(lines, tmp_path / "out.jsonl")
-        assert (manifest["failed"], manifest["unreadable"]) == (1, 1)
+        assert (manifest.failed, manifest.unreadable) == (1, 1)
 
 
 WRITER = """
@@ -268,6 +268,6 @@ def test_every_input_row_has_exactly_one_line_in_order_whatever_comes_back(
     for row in landed:
         key = row["key"]
         assert row["status"] == ("succeeded" if key in usable else "failed" if key in back else "missing")
-    assert manifest["total"] == len(keys) == sum(manifest[name] for name in ("succeeded", "failed", "missing"))
-    assert manifest["usage"].get("totalTokenCount", 0) == 2 * manifest["succeeded"]
-    assert manifest["total"] - manifest["missing"] + manifest["repeated"] + manifest["unknown"] == len(came)
+    assert manifest.total == len(keys) == sum(getattr(manifest, name) for name in ("succeeded", "failed", "missing"))
+    assert manifest.usage.get("totalTokenCount", 0) == 2 * manifest.succeeded
+    assert manifest.total - manifest.missing + manifest.repeated + manifest.unknown == len(came)

@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
 from airflow_provider_gemini_batch.operators.run_batch import RunOperator
 from airflow_provider_gemini_batch.operators.submit import SubmitOperator
-from airflow_provider_gemini_batch.rows.results import ResultRow
+from airflow_provider_gemini_batch.rows.result_row import ResultRow
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
@@ -142,7 +142,7 @@ def test_members_of_rows_manifest_and_summary_are_listed(root: Path, tmp_path: P
     }
     assert found["Result rows"] == list(json.loads(ResultRow.missing("a").line()))
     manifest = land([], tmp_path / "out.jsonl")
-    assert sorted(found["The manifest"]) == sorted(["job_name", "model", *manifest])
+    assert sorted(found["The manifest"]) == sorted(manifest.to_json())
     assert found["The job summary"] == list(BatchJob("batches/a").summary())
     text = (root / "docs/results.md").read_text(encoding="utf-8")
     assert all(f"`{state}`" in text for state in JobState)

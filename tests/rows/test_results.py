@@ -10,14 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.errors import ReplyFormatError
+from airflow_provider_gemini_batch.rows.inline_results import iter_inline_results
 from airflow_provider_gemini_batch.rows.line_batches import split_lines
-from airflow_provider_gemini_batch.rows.results import (
-    iter_inline_results,
-    output_lines,
-    quick_rows,
-    read_result,
-    read_row,
-)
+from airflow_provider_gemini_batch.rows.quick_results import quick_rows
+from airflow_provider_gemini_batch.rows.result_row import output_lines
+from airflow_provider_gemini_batch.rows.results import read_result, read_row
 
 
 def answer(*parts: dict[str, Any], reason: str | None = "STOP") -> dict[str, Any]:
@@ -94,7 +91,7 @@ def test_vectors_of_every_model_family_are_read(row: dict[str, Any], usage: dict
 @pytest.mark.parametrize("line", [b"", b"<html>", b'{"key": "a", "resp', b"[1]", b"\xff\xfe", b"null", b"[" * 100_000])
 def test_garbage_is_a_failed_row_never_a_traceback(line: bytes) -> None:
     row = read_row(line)
-    assert (row.status, row.readable) == ("failed", False)
+    assert (row.status, row.is_readable) == ("failed", False)
     assert json.loads(row.line())["error"]["message"]
 
 

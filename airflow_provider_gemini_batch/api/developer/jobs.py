@@ -71,6 +71,7 @@ class DeveloperBackend(DeveloperFiles):
     # Their answers come back inside the job resource, so far less than the call itself may have.
     inline_limit = 4 * 1024 * 1024
     hides_missing_files = True
+    answer_copies: tuple[str, ...] = ("response/inlinedResponses", "metadata/output/inlinedResponses", "")
 
     def __init__(self, settings: ConnectionSettings) -> None:
         super().__init__(settings)
@@ -143,6 +144,9 @@ class DeveloperBackend(DeveloperFiles):
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         params = (("fields", _ITEM_FIELDS),) if masked else ()
         return HttpRequest("GET", f"{self._base}/{job_name}", params, about=f"job {job_name}")
+
+    def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
+        return HttpRequest("GET", f"{self._base}/{job_name}", (("fields", copy),) if copy else ())
 
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True

@@ -85,6 +85,7 @@ class VertexBackend:
     unsupported: Mapping[str, str] = {}
     inline_limit = 0
     hides_missing_files = False
+    answer_copies: tuple[str, ...] = ()
 
     def __init__(self, settings: ConnectionSettings, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
         self._settings = settings
@@ -163,6 +164,10 @@ class VertexBackend:
         params = (("fields", READ_MASK),) if masked else ()
         name = self.check_job_name(job_name)
         return HttpRequest("GET", f"{self._root}/{name}", params, about=f"job {name}")
+
+    def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
+        """Build the look at one job; there are no answers inside."""
+        return self.get_job(job_name)
 
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What an answer is worth.
+
+* *succeeded*: a vector, or a text or another usable part that is not a thought. An answer that ``maxOutputTokens`` cut
+  off is one too; ``finish_reason`` tells.
+* *blocked*: the prompt or the answer was held back.
+* *failed*: anything else.
+
+Of several candidates the first usable one counts. What the others say, and vectors beyond the first, is kept beside it
+(``texts``, ``embeddings``), so that nothing paid for is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_gemini_batch.rows.answer_types import (
+    EMPTY,
+    Candidate,
+    Response,
+    Vector,
+    read_predictions,
+    read_text,
+    whole_number,
+)
+from airflow_provider_gemini_batch.rows.row_errors import problem
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.result_row import ResultRow
+
+# https://ai.google.dev/api/generate-content#FinishReason
+BLOCKING_FINISH_REASONS = frozenset(
+    {
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "PROHIBITED_CONTENT",
+        "BLOCKLIST",
+        "SPII",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "MODEL_ARMOR",
+    }
+)
+TRUNCATING_FINISH_REASONS = frozenset({"MAX_TOKENS", "length"})
+"""The answer was cut off at the token limit; the second word is that of OpenAI-shaped answers."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def judge(row: ResultRow, response: Response) -> None:
+    """Fill *row* with what a response holds, and say what it is worth."""
+    usage = bytes(response.usageMetadata)
+    if usage not in EMPTY:
+        row.usage = usage
+    row.model_version = response.modelVersion
+    vectors = [response.embedding] if response.embedding is not None else response.embeddings or []
+    if vectors:
+        if row.usage is None and (count := whole_number(bytes(response.tokenCount))) is not None:
+            row.usage = b'{"tokenCount":%d}' % count
+        _judge_vectors(row, vectors)
+        return
+    candidates = [one for one in response.candidates or () if one is not None]
+    usable = [one for one in candidates if one.usable_parts]
+    if usable:
+        row.status = "succeeded"
+        row.finish_reason = usable[0].finishReason
+        row.text = _text_of(usable[0])
+        if len(usable) > 1:
+            texts = [_text_of(one) or b"null" for one in usable]
+            row.own["texts"] = msgspec.Raw(b"[%b]" % b",".join(texts))
+        return
+    candidate = candidates[0] if candidates else None
+    row.finish_reason = candidate.finishReason if candidate else None
+    _explain_nothing(row, response, candidate)
+
+
+def judge_predictions(row: ResultRow, raw: bytes) -> None:
+    """Fill *row* with the answer of one of the older embedding models."""
+    predictions = read_predictions(raw)
+    row.response = b'{"predictions":%b}' % raw
+    vectors = [one.embeddings for one in predictions if one.embeddings is not None]
+    if vectors and vectors[0].statistics is not None and vectors[0].statistics.token_count is not None:
+        row.usage = b'{"tokenCount":%d}' % int(vectors[0].statistics.token_count)
+    _judge_vectors(row, [Vector(one.values) for one in vectors] or [Vector()])
+
+
+def _judge_vectors(row: ResultRow, vectors: list[Vector]) -> None:
+    values = bytes(vectors[0].values)
+    if values[:1] != b"[" or not values[1:-1].strip():
+        row.error = problem("the answer holds an empty vector")
+        return
+    row.embedding = values
+    row.status = "succeeded"
+    if len(vectors) > 1:
+        row.own["embeddings"] = msgspec.Raw(b"[%b]" % b",".join(bytes(one.values) or b"null" for one in vectors))
+
+
+def _text_of(candidate: Candidate) -> bytes | None:
+    """Return a candidate's text as a JSON string, without thoughts; None if it has another usable part only."""
+    texts = [text for part in candidate.usable_parts if (text := bytes(part.text)) not in EMPTY]
+    if len(texts) == 1 and texts[0][:1] == b'"':
+        return texts[0]
+    return _encode("".join([read_text(text) for text in texts])) if texts else None
+
+
+def _explain_nothing(row: ResultRow, response: Response, candidate: Candidate | None) -> None:
+    feedback, reason = response.promptFeedback, row.finish_reason
+    said = candidate.finishMessage if candidate is not None else None
+    if feedback is not None and feedback.blockReason:
+        row.status = "blocked"
+        row.error = problem(f"the prompt was blocked: {feedback.blockReason}", feedback.blockReasonMessage)
+    elif reason in BLOCKING_FINISH_REASONS:
+        row.status = "blocked"
+        row.error = problem(f"the answer was blocked: {reason}", said)
+    elif reason == "MAX_TOKENS":
+        row.error = problem(
+            "maxOutputTokens was used up before any text came (thinking counts towards it); set it higher"
+        )
+    else:
+        row.error = problem(f"the answer is empty (finish reason {reason or 'not given'})", said)
