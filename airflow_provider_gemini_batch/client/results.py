@@ -90,9 +90,7 @@ class ResultReader:
             yield read_result(line, position=number)
         expected = job.expected_answers
         if whole and expected is not None and number < expected:
-            raise ResultsIncompleteError(
-                f"{job.name} counts {expected:,} answers, and {number:,} arrived. Try again."
-            )
+            raise ResultsIncompleteError(f"{job.name} counts {expected:,} answers, and {number:,} arrived. Try again.")
 
     def sample_rows(self, job: BatchJob) -> RowSample:
         """Read the first answers, to say why rows failed and how many were cut off; empty if they cannot be read."""
