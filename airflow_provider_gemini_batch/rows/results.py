@@ -137,7 +137,11 @@ def _member(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
 
 
 def _is_openai(members: Mapping[str, msgspec.Raw]) -> bool:
-    return "custom_id" in members and "key" not in members and b'"body"' in _member(members, "response")
+    """Say whether a line has OpenAI's shape, and ``custom_id`` is no member of the caller's own beside a request."""
+    if "custom_id" not in members or not members.keys().isdisjoint(("key", "request", "status", "metadata")):
+        return False
+    response = _member(members, "response")
+    return b'"body"' in response or (response in _EMPTY_OBJECT and _member(members, "error") not in EMPTY)
 
 
 def _own_members(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
@@ -157,13 +161,16 @@ def _own_members(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
 
 def _key(members: Mapping[str, msgspec.Raw], own: Mapping[str, Any], key_names: Sequence[str]) -> str | None:
     """Return a row's key: from the members that are named, else the service's own, else that of the row it echoes."""
-    if key_names and all(name in own for name in key_names):
+    key = decode_or_none(_member(members, "key") or None)
+    is_ours = isinstance(key, str) and key.startswith(KEY_PREFIX)
+    # Behind our prefix is the key as it was sent; Vertex AI's importer may have made another value of the member.
+    if key_names and not is_ours and all(name in own for name in key_names):
         values = [decode_or_none(_encode(own[name])) for name in key_names]
         if len(values) > 1:
             return _encode(values).decode()
-        if (key := _key_text(values[0])) is not None:
-            return key
-    candidates = [decode_or_none(_member(members, "key") or None)]
+        if (named := _key_text(values[0])) is not None:
+            return named
+    candidates = [key]
     if candidates == [None]:
         for name in ("metadata", "instance"):
             holder = decode_or_none(_member(members, name) or None)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job counts must arrive, from the input that it was made from; else nothing is published and a retry helps."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_gemini_batch.client import results
+from airflow_provider_gemini_batch.compat import AirflowFailException
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    PartialFailureError,
+    ResultsIncompleteError,
+)
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.operators import CreateBatchOperator, CreateEmbeddingBatchOperator
+from airflow_provider_gemini_batch.operators import DownloadResultsOperator as Download
+from tests.support.airflow_side import attempt, rows, set_connection, write_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+
+
+KEYLESS = [{"prompt": f"Say {n}"} for n in range(5)]
+
+
+@pytest.fixture(params=["gemini", "vertex_ai"])
+def emulator(
+    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
+    return gemini_batch_emulator
+
+
+@pytest.fixture
+def developer(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    return gemini_batch_emulator
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are not there yet are not waited for."""
+    monkeypatch.setattr(results, "PATIENCE", 0.0)
+
+
+def submit(**arguments: Any) -> str:
+    return str(CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", **arguments).execute(attempt()))
+
+
+def download(name: str, folder: Path, **arguments: Any) -> dict[str, Any]:
+    return dict(Download(task_id="d", job_name=name, output_path=str(folder / "out.jsonl"), **arguments).execute({}))
+
+
+def landed(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+# --- fewer answers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "as they come"])
+@pytest.mark.parametrize("allowed", [None, 0, 0.9])
+def test_a_result_cut_at_a_line_end_publishes_nothing(
+    emulator: EmulatorHandle, tmp_path: Path, joined: bool, allowed: float | None
+) -> None:
+    emulator.script(mode="at_once", results_share=0.5)
+    path = write_rows(tmp_path / "in.jsonl", rows(40))
+    name = submit(input_path=path)
+    (tmp_path / "out.jsonl").write_text("yesterday")
+    with pytest.raises(ResultsIncompleteError, match="counts 40 answers, and 20 arrived") as caught:
+        download(name, tmp_path, input_path=path if joined else None, max_failed_rows=allowed)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert (tmp_path / "out.jsonl").read_text() == "yesterday"
+    manifest = download(name, tmp_path, input_path=path if joined else None, check_counts=False, max_failed_rows=0.9)
+    assert manifest["succeeded"] == 20
+
+
+@pytest.mark.parametrize("how", ["empty", "proxy_page", "unlisted"])
+def test_a_spoilt_shard_publishes_nothing(emulator: EmulatorHandle, tmp_path: Path, hasty: None, how: str) -> None:
+    emulator.script(mode="at_once", spoilt={"0": how}, results_after=3600)
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(4)))
+    (tmp_path / "out.jsonl").write_text("yesterday")
+    with pytest.raises(Exception, match=r"4 answers|not there yet|404|403") as caught:
+        download(name, tmp_path)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert (tmp_path / "out.jsonl").read_text() == "yesterday"
+
+
+def test_vectors_that_did_not_arrive_are_missed(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once", results_share=0.5)
+    path = write_rows(tmp_path / "in.jsonl", [{"key": f"k{n}", "text": "a"} for n in range(4)])
+    create = CreateEmbeddingBatchOperator(task_id="c", model="gemini-embedding-001", input_path=path)
+    with pytest.raises(ResultsIncompleteError):
+        download(str(create.execute(attempt())), tmp_path)
+
+
+def test_the_hook_misses_answers_after_the_last_one(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once", results_share=0.5)
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(4)))
+    found = GeminiBatchHook().get_responses(name)
+    assert [next(found).key for _ in range(2)] == ["k0", "k1"]
+    with pytest.raises(ResultsIncompleteError, match="4 answers, and 2 arrived"):
+        next(found)
+
+
+def test_rows_that_left_no_line_count_without_the_input_too(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once", rows=[{"key": "k1", "outcome": "missing"}])
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(20)))
+    with pytest.raises(PartialFailureError, match="1 of 20 rows have no usable answer: 1 missing"):
+        download(name, tmp_path, max_failed_rows=0)
+    assert download(name, tmp_path)["succeeded"] == 19
+
+
+# --- late answers, and answers elsewhere ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", ["output_after", "results_after"])
+def test_answers_that_come_late_are_waited_for(
+    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    emulator.script(mode="at_once", **{late: 30})
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(3)))
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> Any:
+        pauses.append(seconds)
+        emulator.advance(seconds)
+        yield from ()
+
+    monkeypatch.setattr(results, "_pause", pause)
+    assert download(name, tmp_path)["succeeded"] == 3
+    assert 30 <= sum(pauses) <= 60
+
+
+def test_answers_that_never_come_are_an_error_that_is_retried(
+    emulator: EmulatorHandle, tmp_path: Path, hasty: None
+) -> None:
+    emulator.script(mode="at_once", output_after=1e6)
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(3)))
+    with pytest.raises(ResultsIncompleteError, match="does not say yet where its answers are"):
+        download(name, tmp_path)
+
+
+def test_answers_of_a_file_job_are_found_inside_the_job(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once", responses_inline=True)
+    path = write_rows(tmp_path / "in.jsonl", KEYLESS[:3])
+    assert download(submit(input_path=path), tmp_path, input_path=path)["succeeded"] == 3
+
+
+def test_one_copy_of_inline_answers_is_read(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once")
+    name = submit(inlined_requests=rows(3))
+    assert download(name, tmp_path)["succeeded"] == 3
+    asked = [
+        entry["query"] for entry in developer.journal() if entry["path"].endswith(name) and entry["method"] == "GET"
+    ]
+    assert "inlinedResponses" in asked[-1]
+    assert not any("fields" not in query for query in asked)
+
+
+@pytest.mark.parametrize("fields", ["ignore", "reject"])
+def test_inline_answers_are_read_where_no_part_can_be_asked_for(
+    developer: EmulatorHandle, tmp_path: Path, fields: str
+) -> None:
+    developer.script(mode="at_once")
+    name = submit(inlined_requests=rows(3))
+    developer.configure(fields=fields)
+    assert download(name, tmp_path)["succeeded"] == 3
+
+
+# --- the right input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["re-sorted", "regenerated"])
+def test_keyless_rows_are_not_joined_with_a_changed_input(
+    emulator: EmulatorHandle, tmp_path: Path, change: str
+) -> None:
+    emulator.script(mode="at_once")
+    path = write_rows(tmp_path / "in.jsonl", KEYLESS)
+    name = submit(input_path=path)
+    assert download(name, tmp_path, input_path=path)["succeeded"] == 5
+    before = (tmp_path / "out.jsonl").read_bytes()
+    write_rows(tmp_path / "in.jsonl", KEYLESS[::-1] if change == "re-sorted" else [{"prompt": "x"}] * 5)
+    with pytest.raises(ConfigurationError, match="not the input of"):
+        download(name, tmp_path, input_path=path)
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_rows_with_keys_may_be_re_sorted(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once")
+    path = write_rows(tmp_path / "in.jsonl", rows(5))
+    name = submit(input_path=path)
+    write_rows(tmp_path / "in.jsonl", rows(5)[::-1])
+    assert download(name, tmp_path, input_path=path)["succeeded"] == 5
+    assert [row["key"] for row in landed(tmp_path)] == ["k4", "k3", "k2", "k1", "k0"]
+
+
+@pytest.mark.parametrize("keys", ["the same", "others"])
+def test_the_input_of_another_job_replaces_no_answers(emulator: EmulatorHandle, tmp_path: Path, keys: str) -> None:
+    emulator.script(mode="at_once")
+    path = write_rows(tmp_path / "in.jsonl", rows(3))
+    name = submit(input_path=path)
+    download(name, tmp_path, input_path=path)
+    before = (tmp_path / "out.jsonl").read_bytes()
+    letter = "k" if keys == "the same" else "x"
+    other = write_rows(tmp_path / "other.jsonl", [{"key": f"{letter}{n}", "prompt": "another"} for n in range(3)])
+    with pytest.raises(ConfigurationError, match="This is not the input of"):
+        download(name, tmp_path, input_path=other)
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_without_a_digest_an_input_whose_keys_all_differ_is_refused(developer: EmulatorHandle, tmp_path: Path) -> None:
+    developer.script(mode="at_once")
+    name = submit(inlined_requests=rows(3))
+    other = write_rows(tmp_path / "other.jsonl", [{"key": f"x{n}", "prompt": "another"} for n in range(3)])
+    with pytest.raises(ConfigurationError, match="no answer belongs to any of its rows"):
+        download(name, tmp_path, input_path=other)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# --- what is beside the rows ----------------------------------------------------------------------------------------
+
+
+def test_members_of_the_users_rows_are_carried_into_the_result(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once", shuffle=True)
+    asked = [
+        {"id": n, "lang": "de", "request": {"contents": [{"role": "user", "parts": [{"text": "a"}]}]}} for n in range(5)
+    ]
+    path = write_rows(tmp_path / "in.jsonl", asked)
+    name = submit(input_path=path)
+    manifest = download(name, tmp_path, input_path=path)
+    assert manifest["succeeded"] == 5
+    assert [(row["key"], row["id"], row["lang"]) for row in landed(tmp_path)] == [
+        (f"row-{n + 1}", n, "de") for n in range(5)
+    ]
+    assert len(manifest["input_sha256"]) == 64
+
+
+def test_truncation_and_foreign_models_are_counted_and_told(
+    developer: EmulatorHandle, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    developer.script(
+        mode="at_once",
+        rows=[
+            {"key": "k0", "outcome": "max_tokens", "text": "half"},
+            {"key": "k1", "model_version": "gemini-9-other"},
+        ],
+    )
+    name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(4)))
+    manifest = download(name, tmp_path)
+    assert (manifest["truncated"], manifest["finish_reasons"]["MAX_TOKENS"]) == (1, 1)
+    assert manifest["model_versions"]["gemini-9-other"] == 1
+    said = caplog.text + capsys.readouterr().out
+    assert "1 answers were cut off" in said
+    assert "1 by gemini-9-other" in said
+    with pytest.raises(PartialFailureError, match="1 cut off"):
+        download(name, tmp_path, count_truncated=True, max_failed_rows=0)
