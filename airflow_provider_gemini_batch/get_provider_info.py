@@ -91,6 +91,26 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://lake/_gemini_batch",
                         "default": "",
                     },
+                    "prices_path": {
+                        "description": (
+                            "A JSON file with prices of your own, which come before the built-in ones: a list of "
+                            "objects with model, input, and optionally output, cached and since."
+                        ),
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "/opt/airflow/prices.json",
+                        "default": "",
+                    },
+                    "history_path": {
+                        "description": (
+                            "Where each finished task leaves its manifest as a small file, for the spend command: a "
+                            "path or URI that all workers share. Empty: none is kept beside XCom."
+                        ),
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "s3://lake/_gemini_batch_history",
+                        "default": "",
+                    },
                     "output_mode": {
                         "description": (
                             "Most permissions that a new output file gets, as an octal mode; the umask of the worker "

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Commands: ``validate`` and ``plan`` a file of rows, list and cancel ``jobs``, sum up what was ``spend``-t.
+
+``validate`` and ``plan`` read a file and nothing else; ``jobs`` reads; ``cancel`` alone changes something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+
+
+def main(words: list[str] | None = None) -> int:
+    """
+    Run a command.
+
+    :return: 0; 1 if rows cannot be sent; 2 if the command could not do its work.
+    """
+    arguments = parser().parse_args(words)
+    try:
+        return int(arguments.run(arguments))
+    except GeminiBatchError as error:
+        sys.stderr.write(f"{error}\n")
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'The file'}: {error.strerror or error}\n")
+    return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    from airflow_provider_gemini_batch.cli import files, jobs, spend
+
+    top = argparse.ArgumentParser(prog="python -m airflow_provider_gemini_batch", description=__doc__)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in (files, jobs, spend):
+        module.add_to(commands)
+    return top
+
+
+def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    """Add a command; *text* is its help, a sentence."""
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    made.set_defaults(run=run)
+    return made

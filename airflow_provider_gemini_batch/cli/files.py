@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``validate FILE`` and ``plan FILE``: no network, nothing is changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands."""
+    from airflow_provider_gemini_batch.cli import command
+
+    checked = command(commands, "validate", validate, "Name every row of a file that cannot be sent, with the way out.")
+    _add_rows(checked)
+    planned = command(commands, "plan", plan, "Say what the rows of a file will cost, as a range.")
+    _add_rows(planned)
+    planned.add_argument("--max-output-tokens", type=int, help="maxOutputTokens of rows that do not set it themselves")
+    planned.add_argument("--prices", help="a file with prices of your own, as [gemini_batch] prices_path names it")
+    planned.add_argument("--json", action="store_true", help="print the estimate as JSON")
+
+
+def _add_rows(made: argparse.ArgumentParser) -> None:
+    made.add_argument("file", help="JSONL: a path or an object-storage URI")
+    made.add_argument("--model", default="", help="e.g. gemini-3.5-flash-lite")
+    made.add_argument("--kind", choices=("generate", "embed"), default="generate")
+    made.add_argument("--backend", choices=("gemini", "vertex_ai"), default="gemini")
+    made.add_argument("--key", action="append", help="the member by which a row is known; may be repeated")
+
+
+def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
+    from airflow_provider_gemini_batch.client.measure import measure
+    from airflow_provider_gemini_batch.files.paths import normalise_path, open_read
+    from airflow_provider_gemini_batch.rows.line_batches import file_blocks
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
+
+    keys = arguments.key or ["key"]
+    chosen = RowSettings(
+        kind=arguments.kind,
+        backend=arguments.backend,
+        model=arguments.model,
+        key=keys[0] if len(keys) == 1 else keys,
+        **settings,
+    )
+    with open_read(normalise_path(arguments.file, "file")) as file:
+        return measure((line for block in file_blocks(file) for line in block), chosen)
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Print a line for each row that cannot be sent, and a sum."""
+    found = _measured(arguments)
+    for fault in found.faults:
+        print(f"{arguments.file}: {fault}")
+    more = found.refused - len(found.faults)
+    if more:
+        print(f"... and {more} more")
+    if not found.rows and not found.refused:
+        print(f"{arguments.file}: there are no rows.")
+        return 1
+    print(f"{found.rows + found.refused} rows: {found.rows} can be sent, {found.refused} cannot.")
+    return 1 if found.refused else 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print what the rows will cost."""
+    from airflow_provider_gemini_batch.cost.estimate import estimate, money
+    from airflow_provider_gemini_batch.cost.prices import PriceList, read_price_file
+
+    if not arguments.model:
+        raise ConfigurationError("plan wants --model, e.g. --model gemini-3.5-flash-lite.")
+    own = []
+    if arguments.prices:
+        with open(arguments.prices, encoding="utf-8") as file:
+            own = read_price_file(file.read(), arguments.prices)
+    settings: dict[str, Any] = {}
+    if arguments.max_output_tokens is not None:
+        settings["generation_config"] = {"maxOutputTokens": arguments.max_output_tokens}
+    found = _measured(arguments, **settings)
+    if found.refused:
+        print(f"{found.refused} rows cannot be sent; `validate` names them.", file=sys.stderr)
+    result = estimate(PriceList(own), arguments.model, found.input(), embeds=arguments.kind == "embed")
+    if arguments.json:
+        print(json.dumps(result.to_json(), indent=2))
+        return 1 if found.refused else 0
+    print(result.line())
+    if result.dollars is not None and result.single is not None and result.single.high is not None:
+        print(f"In single calls: at most {money(result.single.high)}.")
+    return 1 if found.refused else 0

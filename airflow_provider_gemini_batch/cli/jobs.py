@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``jobs`` and ``cancel NAME``: a connection's jobs at Google, by Airflow's connection of that id."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands."""
+    from airflow_provider_gemini_batch.cli import command
+
+    listed = command(commands, "jobs", jobs, "List a connection's jobs, the newest first.")
+    listed.add_argument("--limit", type=int, default=50, help="how many at most (default: %(default)s)")
+    listed.add_argument("--live", action="store_true", help="only those that have not ended")
+    cancelled = command(commands, "cancel", cancel, "Cancel a job; what has run of it is billed.")
+    cancelled.add_argument("name", help="batches/... or projects/.../batchPredictionJobs/...")
+    for made in (listed, cancelled):
+        made.add_argument("--conn-id", default="gemini_batch_default", help="Airflow's connection (%(default)s)")
+
+
+def _hook(arguments: argparse.Namespace) -> Any:
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+    return GeminiBatchHook(arguments.conn_id)
+
+
+def jobs(arguments: argparse.Namespace) -> int:
+    """Print a line for each job."""
+    shown = 0
+    for job in _hook(arguments).list_all_batches():
+        if arguments.live and job.is_done:
+            continue
+        if shown >= arguments.limit:
+            break
+        rows = "?" if job.stats.total is None else str(job.stats.total)
+        print(f"{job.name}\t{job.state.value}\t{rows} rows\t{job.model}\t{job.create_time or ''}\t{job.display_name}")
+        shown += 1
+    if not shown:
+        print("There are no jobs.")
+    return 0
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """Ask for a job to be cancelled."""
+    _hook(arguments).cancel_batch(arguments.name)
+    print(f"{arguments.name}: asked to be cancelled; what has run of it is billed.")
+    return 0

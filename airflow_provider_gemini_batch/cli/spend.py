@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``spend``: what finished tasks cost by day, DAG and model, from the files of ``[gemini_batch] history_path``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    from airflow_provider_gemini_batch.cli import command
+
+    made = command(commands, "spend", spend, "Sum up tokens and dollars of finished tasks.")
+    made.add_argument("--history", default="", help="folder of manifests; default [gemini_batch] history_path")
+    made.add_argument("--by", default="day,dag,model", help="any of day, dag, task, model (default: %(default)s)")
+    made.add_argument("--since", default="", help="first day, e.g. 2026-11-01")
+    made.add_argument("--json", action="store_true", help="print a JSON object a line")
+
+
+def spend(arguments: argparse.Namespace) -> int:
+    """Print a table."""
+    from airflow_provider_gemini_batch.cost.spend import COLUMNS, summed
+    from airflow_provider_gemini_batch.task.history import read_history
+
+    by = [name.strip() for name in arguments.by.split(",") if name.strip()]
+    wrong = [name for name in by if name not in COLUMNS]
+    if wrong or not by:
+        raise ConfigurationError(f"--by takes {', '.join(COLUMNS)}, not {', '.join(wrong) or 'nothing'}.")
+    rows = summed(read_history(arguments.history, since=arguments.since), by)
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+        return 0
+    heads = [*by, "rows", "input tokens", "output tokens", "USD", "rows of unknown cost"]
+    print("\t".join(heads))
+    for row in rows:
+        numbers = [row["rows"], row["input_tokens"], row["output_tokens"], f"{row['cost']:.4f}", row["unknown"]]
+        print("\t".join(str(each) for each in [*(row[name] for name in by), *numbers]))
+    return 0

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What finished tasks cost, summed up from the manifests that they left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("day", "dag", "task", "model")
+"""What spend can be summed up by."""
+
+
+def parts_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """
+    Split a history entry into a part for each model version that answered.
+
+    :param entry: ``{"dag_id", "task_id", "run_id", "ended_at", "manifest": {...}}``. The manifest's ``costs`` are
+        ``{version: {"rows", "input_tokens", "output_tokens", "cost", "unknown"}}``; without them the whole is one part.
+    """
+    manifest = entry.get("manifest")
+    manifest = manifest if isinstance(manifest, Mapping) else {}
+    common = {
+        "day": str(entry.get("ended_at") or "")[:10],
+        "dag": str(entry.get("dag_id") or ""),
+        "task": str(entry.get("task_id") or ""),
+    }
+    costs = manifest.get("costs")
+    if not isinstance(costs, Mapping) or not costs:
+        return [{**common, **_whole(manifest)}]
+    return [
+        {
+            **common,
+            "model": str(version),
+            "rows": _number(part.get("rows")),
+            "input_tokens": _number(part.get("input_tokens")),
+            "output_tokens": _number(part.get("output_tokens")),
+            "cost": _number(part.get("cost")),
+            "unknown": _number(part.get("unknown")),
+        }
+        for version, part in costs.items()
+        if isinstance(part, Mapping)
+    ]
+
+
+def _whole(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a run's manifest, which tells tokens and cost of all versions together."""
+    tokens, cost = manifest.get("tokens"), manifest.get("cost")
+    tokens = tokens if isinstance(tokens, Mapping) else {}
+    cost = cost if isinstance(cost, Mapping) else {}
+    versions = manifest.get("model_versions")
+    names = sorted(versions) if isinstance(versions, Mapping) else []
+    return {
+        "model": ", ".join(names) or str(manifest.get("model") or ""),
+        "rows": _number(manifest.get("total")),
+        "input_tokens": _number(tokens.get("prompt")),
+        "output_tokens": _number(tokens.get("output")) + _number(tokens.get("thoughts")),
+        "cost": _number(cost.get("actual")),
+        "unknown": _number(cost.get("rows_of_unknown_cost")),
+    }
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+
+
+def summed(entries: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """
+    Sum entries up.
+
+    :param by: Some of :data:`COLUMNS`.
+    :return: A dict for each combination: the columns of *by*, ``rows``, ``input_tokens``, ``output_tokens``, ``cost``
+        in dollars, and ``unknown``, the rows whose price is not known and which are not in ``cost``.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for entry in entries:
+        for part in parts_of(entry):
+            key = tuple(part[name] for name in by)
+            row = found.setdefault(
+                key,
+                {**dict(zip(by, key, strict=True)), "rows": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0,
+                 "unknown": 0},
+            )  # fmt: skip
+            for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown"):
+                row[name] += part[name]
+    return [found[key] for key in sorted(found)]

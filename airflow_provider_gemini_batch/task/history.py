@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What finished tasks leave for the ``spend`` command and the page: one small file each below ``history_path``.
+
+Airflow's XCom holds the same manifests until ``airflow db clean``; files outlive it. They hold counts, places and cost, but
+no rows. A file is named by its task instance and try, so that writing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+
+def history_path() -> str:
+    """Return ``[gemini_batch] history_path``; empty if none is set."""
+    from airflow_provider_gemini_batch.compat import conf
+
+    return str(conf.get("gemini_batch", "history_path", fallback="") or "")
+
+
+def leave_in_history(context: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """
+    Write a task's manifest below ``history_path``, if one is set; a failure is logged and nothing more.
+
+    :param context: Airflow's task context.
+    """
+    place = history_path()
+    ti = context.get("ti") or context.get("task_instance")
+    if not place or ti is None:
+        return
+    ended = datetime.now(UTC)
+    entry = {
+        "dag_id": ti.dag_id,
+        "task_id": ti.task_id,
+        "run_id": ti.run_id,
+        "map_index": getattr(ti, "map_index", -1),
+        "try_number": getattr(ti, "try_number", 1),
+        "ended_at": ended.isoformat(timespec="seconds"),
+        "manifest": dict(manifest),
+    }
+    known = [str(entry[name]) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")]
+    name = hashlib.sha256("\0".join(known).encode()).hexdigest()[:24]
+    try:
+        from airflow_provider_gemini_batch.files.folder import Folder
+
+        Folder(f"{place.rstrip('/')}/{ended:%Y-%m-%d}").create(f"{name}.json", json.dumps(entry).encode())
+    except Exception as error:  # the task's work is done, whatever becomes of its history
+        log.warning("The manifest could not be written below history_path: %s: %s", type(error).__name__, error)
+
+
+def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]]:
+    """
+    Yield what finished tasks left, day by day.
+
+    :param place: Folder; default ``history_path``.
+    :param since: First day, like ``2026-11-01``.
+    :raises ConfigurationError: If no folder is known.
+    """
+    from airflow_provider_gemini_batch.files.folder import Folder
+
+    place = place or history_path()
+    if not place:
+        raise ConfigurationError("No history is kept: set [gemini_batch] history_path, or name a folder.")
+    top = Folder(place)
+    for day in sorted(top.folders()):
+        if since and day < since:
+            continue
+        below = top.below(day)
+        for name in sorted(below.names()):
+            content = below.read(name)
+            try:
+                entry = json.loads(content or b"")
+            except ValueError:
+                log.warning("%s is no manifest; it is left out.", below.path(name))
+                continue
+            if isinstance(entry, dict):
+                yield entry

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of ``python -m airflow_provider_gemini_batch``, run as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_gemini_batch.cli import main
+from tests.support.airflow_side import set_connection
+
+if TYPE_CHECKING:
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"key": f"k{n}", "prompt": "Why? " * 20}) + "\n" for n in range(100)))
+    return path
+
+
+def test_validate_names_each_bad_row_with_line_and_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = ['{"key": "a", "prompt": "Why?"}', '{"key": "a", "prompt": "Twice?"}', "nonsense", '{"key": "c"}']
+    path.write_text("\n".join(lines) + "\n")
+    assert main(["validate", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "line 2 (key 'a'): this key was there before" in told
+    assert "line 3: " in told
+    assert "line 4 (key 'c'): " in told
+    assert "4 rows: 1 can be sent, 3 cannot." in told
+
+
+def test_validate_names_more_than_ten_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"key": "a"}\n' * 30)
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().out.count(": line ") == 30
+
+
+def test_validate_passes_a_good_file(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(good)]) == 0
+    assert "100 rows: 100 can be sent, 0 cannot." in capsys.readouterr().out
+
+
+def test_plan_says_what_a_file_costs_at_most(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(good), "--model", "gemini-3.5-flash-lite", "--max-output-tokens", "100", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == 100
+    assert told["output_tokens"]["high"] == 10_000
+    assert 0.0125 < told["dollars"]["high"] < 0.02
+    assert told["dollars_in_single_calls"]["high"] == pytest.approx(2 * told["dollars"]["high"], rel=1e-4)
+
+
+def test_plan_of_an_unknown_model_is_unknown(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(good), "--model", "gemini-9"]) == 0
+    assert "the price of gemini-9 is not known" in capsys.readouterr().out
+
+
+def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_plan_and_validate_open_no_connection(good: Path) -> None:
+    watch = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('a connection was opened')\n"
+        "socket.socket.connect = refuse\n"
+        "from airflow_provider_gemini_batch.cli import main\n"
+        f"sys.exit(main(['validate', {str(good)!r}]) or main(['plan', {str(good)!r}, '--model', 'gemini-3.8-flash']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_jobs_are_listed_and_one_is_cancelled(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    name, other = gemini_batch_emulator.seed_jobs(count=2, state="RUNNING")
+    assert main(["cancel", name]) == 0
+    (asked,) = gemini_batch_emulator.journal(path=":cancel")
+    assert name in asked["path"]
+    assert main(["jobs", "--live"]) == 0
+    assert f"{other}\tRUNNING" in capsys.readouterr().out
+
+
+def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    day = tmp_path / "2026-11-27"
+    day.mkdir()
+    part = {"rows": 10, "input_tokens": 1000, "output_tokens": 100, "cost": 0.5, "unknown": 0}
+    lost = {"rows": 3, "input_tokens": 30, "output_tokens": 3, "cost": 0, "unknown": 3}
+    for number, costs in enumerate(({"gemini-3.8-flash": part}, {"gemini-3.8-flash": part, "gemini-9": lost})):
+        entry = {"dag_id": "d", "task_id": "t", "ended_at": "2026-11-27T01:00:00+00:00", "manifest": {"costs": costs}}
+        (day / f"{number}.json").write_text(json.dumps(entry))
+    assert main(["spend", "--history", str(tmp_path), "--by", "model", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "model": "gemini-3.8-flash", "rows": 20, "input_tokens": 2000, "output_tokens": 200, "cost": 1.0, "unknown": 0
+    }  # fmt: skip
+    assert (second["model"], second["cost"], second["unknown"]) == ("gemini-9", 0, 3)
+
+
+def test_spend_without_a_history_says_how_to_keep_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spend"]) == 2
+    assert "history_path" in capsys.readouterr().err
