@@ -34,7 +34,8 @@ def _add_rows(made: argparse.ArgumentParser) -> None:
 
 def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
     from airflow_provider_gemini_batch.client.measure import measure
-    from airflow_provider_gemini_batch.files.paths import normalise_path, open_read
+    from airflow_provider_gemini_batch.files.kinds import open_lines
+    from airflow_provider_gemini_batch.files.paths import normalise_path
     from airflow_provider_gemini_batch.rows.line_batches import file_blocks
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
@@ -46,7 +47,8 @@ def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
         key=keys[0] if len(keys) == 1 else keys,
         **settings,
     )
-    with open_read(normalise_path(arguments.file, "file")) as file:
+    file, _ = open_lines(normalise_path(arguments.file, "file"))
+    with file:
         return measure((line for block in file_blocks(file) for line in block), chosen)
 
 

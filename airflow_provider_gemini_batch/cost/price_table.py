@@ -37,9 +37,3 @@ ENTRIES = (
     Entry("gemini-3.7-flash", date(2027, 1, 1), "0.75", "3.75", "0.075", _LITELLM),
     Entry("gemini-embedding-001", None, "0.075", None, None, _GOOGLE),
 )
-
-REROUTED: dict[str, tuple[date, str]] = {
-    "gemini-2.5-flash": (date(2026, 12, 1), "gemini-3.5-flash-lite"),
-    "gemini-2.5-pro": (date(2026, 12, 1), "gemini-3.8-flash"),
-}
-"""Models that the Developer API answers with another one from a day on, at that one's price."""

@@ -24,7 +24,8 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Literal
 
-from airflow_provider_gemini_batch.cost.price_table import ENTRIES, REROUTED, Entry
+from airflow_provider_gemini_batch.cost.model_table import answering_model
+from airflow_provider_gemini_batch.cost.price_table import ENTRIES, Entry
 from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
@@ -145,8 +146,8 @@ class PriceList:
         found = _from_table(self._own, name, day, tier)
         if found is not None:
             return found
-        if name in REROUTED and day >= REROUTED[name][0]:
-            name = REROUTED[name][1]
+        if not name.startswith("projects/"):
+            name = answering_model(name, "gemini", day)  # rerouted, at the price of the model that answers
         return _from_table(ENTRIES, name, day, tier) or _from_library(name, day, tier)
 
 

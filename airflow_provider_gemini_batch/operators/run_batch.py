@@ -375,8 +375,11 @@ class RunOperator(GeminiBatchOperator):
             log.debug("Removed %d old checkpoints.", len(removed))
 
     def _push(self, manifest: Mapping[str, Any]) -> None:
+        from airflow_provider_gemini_batch.task.history import leave_in_history
+
         if self._ti is not None:
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
+            leave_in_history({"ti": self._ti}, manifest)
 
     def _defer(self, run: Run, waiting: Waiting, deadline: float) -> None:
         from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger

@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_provider_gemini_batch.cli import main
+from airflow_provider_gemini_batch.task.history import leave_in_history
 from tests.support.airflow_side import set_connection
 
 if TYPE_CHECKING:
@@ -112,3 +114,17 @@ def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pyt
 def test_spend_without_a_history_says_how_to_keep_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spend"]) == 2
     assert "history_path" in capsys.readouterr().err
+
+
+def test_finished_task_leaves_its_manifest_for_spend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
+    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1)
+    manifest = {"total": 7, "tokens": {"prompt": 70, "output": 6, "thoughts": 1}, "cost": {"actual": 0.25}}
+    for _ in range(2):  # written twice, counted once
+        leave_in_history({"ti": ti}, manifest)
+    assert main(["spend", "--by", "dag", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "dag": "d", "rows": 7, "input_tokens": 70, "output_tokens": 7, "cost": 0.25, "unknown": 0
+    }  # fmt: skip
