@@ -9,10 +9,11 @@ row: number, digest, status, whether it may be asked again, cost. Both are writt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -118,6 +119,15 @@ class AnswerWriter:
         self.counts: Counter[str] = Counter()
         self.cost = 0.0
         self.cost_unknown = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk, say, which is why this ends
+            self._packed.close()
+        self._raw.close()
+        self._outcomes.close()
 
     def add(self, record: Record, digest: str, *, passing: bool, cost: float | None, asked: bool = True) -> None:
         """Take a record in. *asked*: whether this run asked for it, which counts as an attempt."""

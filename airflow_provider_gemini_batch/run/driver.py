@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from airflow_provider_gemini_batch.errors import (
     RateLimitedError,
 )
 from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, host
@@ -51,6 +53,14 @@ log = logging.getLogger(__name__)
 
 UNSEEN_SECONDS = 60.0
 """How long a checkpoint that another worker wrote may take to be seen: slow network disks show a file late."""
+
+
+class _ClaimedError(GeminiBatchError):
+    """Another attempt is about to create the job of a shard."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__("Another attempt is submitting the same rows.")
+        self.until = until
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Run:
         self.spec = spec
         self.context = context
         self.jobs = RunJobs(context.client, context.identity, context.submit_policy)
+        self.owner = uuid.uuid4().hex
         self._seen: dict[str, BatchJob] = {}
         self._tries = 0
         self.checkpoint = self._generation(generation)
@@ -377,6 +388,10 @@ class _Work:
             try:
                 self._afford(shard)
                 self._create(shard, expected, digest, notes["intent"].get(shard.id, ()))
+            except _ClaimedError as claimed:
+                log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
+                live = [one.job for found in self.run.facts().rounds for one in found.shards if one.state == "live"]
+                return Waiting(tuple(live), "any", claimed.until)
             except CostLimitError as error:
                 self._give_up(shard, expected, str(error))
             except RateLimitedError as error:
@@ -407,6 +422,7 @@ class _Work:
         def remember(what: str, value: str) -> None:
             if what == "intent":
                 self.context.stop()
+                self._claim(shard)
                 self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": host()})
             elif what == "job":
                 self.context.on_job(value)
@@ -417,6 +433,26 @@ class _Work:
             with suppress(FileNotFoundError):
                 os.unlink(path)
         self._know(shard, job)
+
+    def _claim(self, shard: plan.Shard) -> None:
+        """
+        Make sure that no other attempt submits this shard right now; called right before each create call.
+
+        Of two attempts that come here at once, one creates the claim. The other one waits for as long as the first
+        one's job may need to show up, and then looks again: whoever died after its claim has a job, or never will.
+        """
+        policy = self.context.submit_policy or SubmitPolicy()
+        patience = sum(policy.reconcile) + policy.in_flight
+        number = 1
+        while True:
+            mine = {"owner": self.run.owner, "at": self.context.now(), "host": host()}
+            claim = self.checkpoint.create(f"claim-{shard.id}-{number}.json", mine)
+            if claim["owner"] == self.run.owner:
+                return
+            until = float(claim["at"]) + patience
+            if self.context.now() < until:
+                raise _ClaimedError(until)
+            number += 1
 
     def _write_input(self, shard: plan.Shard, expected: Mapping[int, bytes], path: str) -> None:
         _, entry = self._entry(shard)
@@ -486,10 +522,10 @@ class _Work:
         return whole_job_failed("failed", code, f"the job ended {job.state.value}: {reason}", expected, judge)
 
     def _store(self, shard: plan.Shard, records: Iterator[Any], job: BatchJob | None) -> None:
-        writer = AnswerWriter(self.folder, f"collected-{shard.id}")
-        for record, digest, cost in records:
-            writer.add(record, digest, passing=passing(record), cost=cost)
-        facts = writer.finish(self.checkpoint, self.database)
+        with AnswerWriter(self.folder, f"collected-{shard.id}") as writer:
+            for record, digest, cost in records:
+                writer.add(record, digest, passing=passing(record), cost=cost)
+            facts = writer.finish(self.checkpoint, self.database)
         state = job.state.value if job is not None else "GONE"
         self.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": shard.job, "state": state})
         counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
@@ -499,10 +535,10 @@ class _Work:
         """Close a shard that is not asked."""
         log.warning("%s is not asked: %s", shard.id, reason)
         judge = Judge(self.spec, self.context.prices, tier="batch", job_name=None, when=None)
-        writer = AnswerWriter(self.folder, f"refused-{shard.id}")
-        for record, digest, _ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
-            writer.add(record, digest, passing=False, cost=0.0, asked=False)
-        facts = writer.finish(self.checkpoint, self.database)
+        with AnswerWriter(self.folder, f"refused-{shard.id}") as writer:
+            for record, digest, _ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
+                writer.add(record, digest, passing=False, cost=0.0, asked=False)
+            facts = writer.finish(self.checkpoint, self.database)
         self.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": "", "refused": reason})
 
     def _remove_remote(self, job: BatchJob) -> None:

@@ -107,8 +107,16 @@ class Carrier:
         narrow: str,
         name: str,
     ) -> Iterator[Mapping[str, Any]]:
-        writer = AnswerWriter(self._folder, name)
-        for line in _unpacked_lines(older.folder.fetch(answers, self._folder)):
+        with AnswerWriter(self._folder, name) as writer:
+            self._copy_lines(writer, older.folder.fetch(answers, self._folder), olds, news, taken)
+            facts = writer.finish(self._checkpoint, engine, narrow)
+        if sum(facts["counts"].values()):
+            yield facts
+
+    def _copy_lines(
+        self, writer: AnswerWriter, path: str, olds: array[int], news: array[int], taken: bytearray
+    ) -> None:
+        for line in _unpacked_lines(path):
             old = int(line[5 : line.index(b",")])
             place = bisect_left(olds, old)
             while place < len(olds) and olds[place] == old:
@@ -118,9 +126,6 @@ class Carrier:
                         taken[news[place]] = 1
                         writer.add(record, "", passing=False, cost=0.0, asked=False)
                 place += 1
-        facts = writer.finish(self._checkpoint, engine, narrow)
-        if sum(facts["counts"].values()):
-            yield facts
 
     # --- outputs ------------------------------------------------------------------------------------------------------
 
@@ -139,12 +144,12 @@ class Carrier:
         table = source.read(engine, own)
         if not table.rows:
             return
-        writer = AnswerWriter(self._folder, "reused-answers")
-        for record in self._records(engine, narrow, place, table):
-            if not taken[record.n]:
-                taken[record.n] = 1
-                writer.add(record, "", passing=False, cost=0.0, asked=False)
-        facts = writer.finish(self._checkpoint, engine, narrow)
+        with AnswerWriter(self._folder, "reused-answers") as writer:
+            for record in self._records(engine, narrow, place, table):
+                if not taken[record.n]:
+                    taken[record.n] = 1
+                    writer.add(record, "", passing=False, cost=0.0, asked=False)
+            facts = writer.finish(self._checkpoint, engine, narrow)
         for part in table.parts:
             os.unlink(part)
         count = sum(facts["counts"].values())

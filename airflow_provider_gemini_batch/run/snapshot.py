@@ -9,6 +9,7 @@ chunks of consecutive rows, so that a shard reads its own chunks alone. Key and 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,10 +148,10 @@ def take(
         )
     data = os.path.join(folder, "data.parquet")
     data_bytes = _write_data(engine, table, columns, data)
-    writer = _Requests(checkpoint, folder, RequestDigester(spec.kind, spec.model))
-    for n, body in columns.bodies(engine, table, spec, variables):
-        writer.add(n, body)
-    narrow, rows, input_bytes = writer.finish(engine, spec.sample)
+    with contextlib.closing(_Requests(checkpoint, folder, RequestDigester(spec.kind, spec.model))) as writer:
+        for n, body in columns.bodies(engine, table, spec, variables):
+            writer.add(n, body)
+        narrow, rows, input_bytes = writer.finish(engine, spec.sample)
     carried = carry(engine, narrow)
     snapshot = Snapshot(
         rows=rows,
@@ -347,6 +348,14 @@ class _Requests:
             self._flush()
         if self._rows >= CHUNK_ROWS or self._size >= CHUNK_BYTES:
             self._close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._narrow.close()
+        if self._packed is not None:
+            with contextlib.suppress(OSError):  # a full disk, say, which is why this ends
+                self._packed.close()
+            self._raw.close()
 
     def _open(self, n: int) -> None:
         import zstandard

@@ -64,6 +64,7 @@ class World:
             "identity": TaskIdentity(self.task, time.time() - 3600),
             "submit_policy": QUICK,
             "sleep": lambda seconds: None,
+            "now": lambda: self.emulator.state.clock.now(),
         }
         client = client_of(self.emulator, self.backend)
         return RunContext(client, source=lambda: made, **{**defaults, **members})

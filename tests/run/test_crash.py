@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever dies, and wherever: each row is in the output once, and each answer is paid for once."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from airflow_provider_gemini_batch.api.identity import TaskIdentity
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from tests.run.world import QUICK, TASK, World, rows
+
+ROWS = 12
+SEEDS = int(os.environ.get("GEMINI_BATCH_RUN_SEEDS", "12"))
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class MortalFolder(Folder):
+    """A folder whose writer dies at its n-th write: before it, or right after it."""
+
+    def __init__(self, place: str, *, dies_at: int = -1, after: bool = False, **more) -> None:
+        super().__init__(place, **more)
+        self.writes = 0
+        self._dies_at = dies_at
+        self._after = after
+        self._shared = self
+
+    def below(self, name: str) -> Folder:
+        found = MortalFolder(self.path(name), settle=0.0)
+        found._shared = self._shared
+        return found
+
+    def _count(self, is_after: bool) -> None:
+        root = self._shared
+        root.writes += not is_after
+        if root.writes == root._dies_at and root._after is is_after:
+            raise Killed
+
+    def create(self, name: str, content: bytes) -> bool:
+        self._count(False)
+        done = super().create(name, content)
+        self._count(True)
+        return done
+
+    def put(self, name: str, local: str) -> None:
+        self._count(False)
+        super().put(name, local)
+        self._count(True)
+
+
+def spec_of(world: World, **more):
+    return world.spec(**{"rows_per_job": 5, "max_jobs": 2, **more})
+
+
+def go_on(world: World, folder: Folder, spec=None, **more) -> dict:
+    """Let one attempt run until it ends or dies."""
+    identity = TaskIdentity(TASK, None, may_have_rivals=True)
+    run = Run(spec or spec_of(world), world.context(rows(ROWS), checkpoint=folder, identity=identity, **more))
+    for _ in range(100):
+        came = run.proceed()
+        if not isinstance(came, Waiting):
+            return came
+        if came.until is None or "now" not in more:
+            world.emulator.advance(3600)
+        else:
+            time.sleep(0.2)
+    raise AssertionError("the run does not end")
+
+
+def fails_once(world: World) -> None:
+    world.emulator.script(
+        mode="at_once", shuffle=True, rows=[{"pattern": "word-[37]-", "outcome": "error", "code": 13, "first": 1}]
+    )
+
+
+def check(world: World, manifest: dict) -> None:
+    """Each row has its own answer, once, and no answer was paid for twice."""
+    table = world.table()
+    assert [row["id"] for row in table] == [f"k{n}" for n in range(ROWS)]
+    assert all(row["status"] == "succeeded" and f"word-{n}-" in row["text"] for n, row in enumerate(table))
+    # Two rows fail once: they are executed twice, all others once.
+    assert world.emulator.executions()["rows"] <= ROWS + 2
+    assert manifest["paid_twice"] == 0
+
+
+def writes_of_a_run(tmp_path, emulator) -> int:
+    world = World(emulator, tmp_path / "counted")
+    world.folder.mkdir()
+    fails_once(world)
+    folder = MortalFolder(world.path("checkpoint"), settle=0.0)
+    go_on(world, folder, spec_of(world, rows_per_job=ROWS))
+    emulator.reset()
+    return folder.writes
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_death_at_any_write_costs_nothing(gemini_batch_emulator, tmp_path, after):
+    total = writes_of_a_run(tmp_path, gemini_batch_emulator)
+    assert total > 12
+    for place in range(1 + after, total + 1, 2):
+        gemini_batch_emulator.reset()
+        world = World(gemini_batch_emulator, tmp_path / f"{place}")
+        world.folder.mkdir()
+        fails_once(world)
+        spec = spec_of(world, rows_per_job=ROWS)
+        with pytest.raises(Killed):
+            go_on(world, MortalFolder(world.path("checkpoint"), dies_at=place, after=after, settle=0.0), spec)
+        check(world, go_on(world, Folder(world.path("checkpoint"), settle=0.0), spec))
+
+
+def test_lost_checkpoint_is_rebuilt_from_the_jobs(world):
+    rule = {"pattern": "word-[37]-", "outcome": "error", "code": 13, "first": 1}
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60, rows=[rule])
+    run = Run(spec_of(world), world.context(rows(ROWS)))
+    assert isinstance(run.proceed(), Waiting)
+    shutil.rmtree(world.path("checkpoint"))
+    world.emulator.advance(3600)
+    check(world, go_on(world, Folder(world.path("checkpoint"), settle=0.0)))
+    # Three shards of the first round, one of the second.
+    assert world.emulator.ledger()["totals"]["created"] == 4
+
+
+def test_lost_reply_to_a_submission_is_one_job(world):
+    fails_once(world)
+    world.emulator.fault(
+        match={"method": "POST", "path": "batchGenerateContent"}, action="close", when="after", times=2
+    )
+    check(world, go_on(world, Folder(world.path("checkpoint"), settle=0.0)))
+
+
+def test_job_that_was_deleted_is_asked_again(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    run = Run(spec_of(world), world.context(rows(ROWS)))
+    came = run.proceed()
+    assert isinstance(came, Waiting)
+    run.context.client.delete_batch(came.jobs[0])
+    manifest = go_on(world, Folder(world.path("checkpoint"), settle=0.0))
+    assert manifest["counts"] == {"succeeded": ROWS}
+
+
+def test_late_job_is_cancelled_and_its_rows_asked_again(world):
+    from airflow_provider_gemini_batch.run.context import JobLimits
+
+    world.emulator.script(stuck="RUNNING", pending_seconds=0, times=1)
+    world.emulator.script(mode="at_once")
+    context = world.context(rows(3), limits=JobLimits(running=1800.0))
+    run = Run(world.spec(), context)
+    while isinstance(came := run.proceed(), Waiting):
+        world.emulator.advance(3600)
+    assert came["counts"] == {"succeeded": 3}
+    assert came["rounds"] == 2
+
+
+def test_two_attempts_at_once_share_their_jobs(gemini_batch_emulator, tmp_path):
+    world = World(gemini_batch_emulator, tmp_path)
+    fails_once(world)
+    came: list = []
+
+    def attempt() -> None:
+        try:
+            folder = Folder(world.path("checkpoint"), settle=0.0)
+            came.append(go_on(world, folder, now=time.time, submit_policy=replace(QUICK, in_flight=4.0)))
+        except GeminiBatchError as error:
+            came.append(error)
+
+    threads = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(came) == 2
+    check(world, go_on(world, Folder(world.path("checkpoint"), settle=0.0)))
+
+
+def test_changed_prompt_in_mid_run_cancels_and_begins_anew(world):
+    world.emulator.script(mode="time", pending_seconds=6000, running_seconds=6000)
+    run = Run(world.spec(), world.context(rows(3)))
+    assert isinstance(run.proceed(), Waiting)
+    other = Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3)))
+    assert other.checkpoint.number == 2
+    assert {job["state"] for job in world.emulator.ledger()["jobs"]} <= {"CANCELLED", "CANCELLING"}
+
+
+def test_worker_that_cannot_see_the_checkpoint_says_so(world):
+    with pytest.raises(CheckpointLostError, match="does not see the checkpoint"):
+        Run(world.spec(), world.context(rows(3)), generation=1)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_chaos_pays_once_and_loses_nothing(gemini_batch_emulator, tmp_path, seed):
+    world = World(gemini_batch_emulator, tmp_path, random.Random(seed).choice(["gemini", "vertex_ai"]))
+    chance = random.Random(seed)
+    fails_once(world)
+    for _ in range(chance.randint(0, 3)):
+        world.emulator.fault(
+            match={"method": chance.choice(["POST", "GET"])},
+            skip=chance.randint(0, 30), times=1, action=chance.choice(["close", "reset", "reply"]),
+            when=chance.choice(["before", "after"]), status=503,
+        )  # fmt: skip
+    for _ in range(30):
+        folder = MortalFolder(
+            world.path("checkpoint"), dies_at=chance.randint(1, 25), after=chance.random() < 0.5, settle=0.0
+        )
+        try:
+            manifest = go_on(world, folder)
+        except (Killed, GeminiBatchError):
+            if chance.random() < 0.1:
+                shutil.rmtree(world.path("checkpoint"), ignore_errors=True)
+            continue
+        check(world, manifest)
+        break
+    else:
+        raise AssertionError("thirty attempts did not end the run")
+    assert Checkpoint.latest(Folder(world.path("checkpoint"))).end is not None
