@@ -74,13 +74,16 @@ class Snapshot:
         """Read a header that :meth:`header` made."""
         known = {name: header[name] for name in cls.__dataclass_fields__ if name in header}
         known["chunks"] = tuple((int(first), str(name)) for first, name in header["chunks"])
+        # Lists of pairs: the header's objects are sorted, and the order of columns counts.
+        known["keys"], known["kept"] = dict(header["keys"]), dict(header["kept"])
         known["carried"] = tuple(header.get("carried") or ())
         known["changing"] = tuple(header.get("changing") or ())
         return cls(**known)
 
     def header(self) -> dict[str, Any]:
         """Return the snapshot as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "keys": list(self.keys.items()), "kept": list(self.kept.items())}
 
     def chunks_of(self, first: int, last: int) -> list[str]:
         """Return the names of the chunks with requests of the rows *first* to *last*."""

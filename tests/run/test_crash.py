@@ -20,7 +20,7 @@ from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import QUICK, TASK, World, rows
 
 ROWS = 12
-SEEDS = int(os.environ.get("GEMINI_BATCH_RUN_SEEDS", "12"))
+SEEDS = int(os.environ.get("GEMINI_BATCH_RUN_SEEDS", "6"))
 
 
 class Killed(BaseException):

@@ -245,6 +245,13 @@ def test_rows_in_the_wire_form_need_no_template(world):
     assert all(f"word-{n}-" in row["text"] for n, row in enumerate(world.table()))
 
 
+def test_columns_keep_the_order_of_the_input(world):
+    world.emulator.script(mode="at_once")
+    source = [{"z": 1, "id": 2, "b": 3, "word": "w", "a": 4}]
+    world.attempt(world.spec(key=("z", "id")), source)
+    assert list(world.table()[0])[:5] == ["z", "id", "b", "a", "text"]
+
+
 def test_rows_without_a_key_are_numbered(world):
     world.emulator.script(mode="at_once")
     world.attempt(world.spec(key=()), [{"word": "a"}, {"word": "b"}])

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S3 as moto's server plays it, behind a relay that can cut what is sent to it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class Relay:
+    """
+    Passes bytes on to a server, until so many have been sent to it.
+
+    :ivar cut_after: Bytes of one connection after which it is cut; None lets all pass.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.cut_after: int | None = None
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
+                threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, may_cut: bool) -> None:
+        sent = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sent += len(data)
+                if may_cut and self.cut_after is not None and sent > self.cut_after:
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def served_s3(bucket: str) -> Iterator[Relay]:
+    """Serve a bucket, and let Airflow's object storage find it under ``s3://``."""
+    import s3fs
+    from airflow.sdk.io import attach
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    relay = Relay(server.get_host_and_port()[1])
+    options: dict[str, Any] = {
+        "key": "test", "secret": "test", "endpoint_url": f"http://127.0.0.1:{relay.port}", "skip_instance_cache": True,
+        "config_kwargs": {"retries": {"max_attempts": 1}, "read_timeout": 5, "connect_timeout": 5},
+    }  # fmt: skip
+    fs = s3fs.S3FileSystem(**options)
+    fs.retries = 1
+    fs.mkdir(bucket)
+    attach("s3", fs=fs)
+    try:
+        yield relay
+    finally:
+        relay.close()
+        server.stop()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL as source and as output: streamed, typed, upserted in one transaction."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from airflow_provider_gemini_batch.run.schema import ResponseSchema
+from airflow_provider_gemini_batch.run.sources import CursorSource
+from airflow_provider_gemini_batch.run.spec import Outputs, RunSpec
+from airflow_provider_gemini_batch.run.sql import SqlTarget
+from tests.run.test_run import ANSWER, REVIEW, answering
+from tests.run.world import MODEL, rows
+from tests.system.crash import postgres
+
+psycopg2 = pytest.importorskip("psycopg2")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    from demo.processes import Processes
+
+    try:
+        programs = postgres.find_programs()
+    except postgres.NoPostgresError as error:
+        pytest.skip(str(error))
+    logs = tmp_path_factory.mktemp("postgres")
+    with postgres.folder() as home, Processes(logs, Path(logs) / "record") as processes:
+        url = postgres.start(processes, programs, home).replace("+psycopg2", "")
+        yield lambda: psycopg2.connect(url)
+
+
+@pytest.fixture
+def sql(database):
+    connection = database()
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    yield cursor
+    connection.close()
+
+
+def run(world, database, source, *, spec=None, occasion="", target=None):
+    spec = spec or spec_of()
+    context = world.context(source, occasion=occasion, sql=target or SqlTarget(database, "postgresql"))
+    attempt = Run(spec, context)
+    while isinstance(came := attempt.proceed(), Waiting):
+        world.emulator.advance(3600)
+    return came
+
+
+def spec_of(table="answers", **more):
+    more = {"prompt": "Say {{ row.word }}", "key": ("id",), "schema": ResponseSchema(REVIEW), **more}
+    return RunSpec("generate", MODEL, Outputs(table=table), **more)
+
+
+def test_table_is_created_with_its_types_and_upserted(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    day = datetime.date(2026, 1, 2)
+    run(world, database, rows(3, day=day, price=decimal.Decimal("1.50"), raw=b"\x00\x01", note='a "b", \\N\nc'))
+    run(world, database, rows(5, day=day, price=decimal.Decimal("2.50"), raw=b"\x00\x01", note=None), occasion="2")
+    sql.execute("SELECT id, day, price, note, raw, mood, stars, tags, status FROM answers ORDER BY id")
+    found = sql.fetchall()
+    assert len(found) == 5
+    assert found[0][:4] == ("k0", day, decimal.Decimal("2.50"), None)
+    assert bytes(found[0][4]) == b"\x00\x01"
+    assert found[0][5:] == ("good", 4, ["a", "b"], "succeeded")
+
+
+def test_texts_come_through_copy_as_they_are(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    odd = ["", "\\N", 'a "quoted"\nline', "tab\t\\", "日本 🎉", "'; DROP TABLE answers; --"]
+    run(world, database, [{"id": n, "word": "w", "note": text} for n, text in enumerate(odd)])
+    sql.execute("SELECT note FROM answers ORDER BY id")
+    found = [row[0] for row in sql.fetchall()]
+    assert found[2:] == odd[2:]
+    assert found[0] == ""
+
+
+def test_rows_are_streamed_with_their_types(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    sql.execute(
+        "CREATE TABLE words AS SELECT n AS id, 'word-' || n || '-' AS word, n * 1.5::numeric(10,2) AS price, "
+        "now() AS at, n % 2 = 0 AS even, jsonb_build_object('n', n) AS facts FROM generate_series(1, 2500) n"
+    )
+    connection = database()
+    cursor = connection.cursor("stream")
+    cursor.execute("SELECT * FROM words ORDER BY id")
+    manifest = run(world, database, CursorSource(cursor))
+    connection.close()
+    assert manifest["succeeded"] == 2500
+    sql.execute(
+        "SELECT data_type FROM information_schema.columns WHERE table_name = 'answers' ORDER BY ordinal_position"
+    )
+    assert [row[0] for row in sql.fetchall()][:5] == [
+        "bigint", "numeric", "timestamp with time zone", "boolean", "text",
+    ]  # fmt: skip
+
+
+def refused(world, database, why, **more):
+    with pytest.raises(ConfigurationError, match=why):
+        run(world, database, rows(2), **more)
+    assert world.emulator.ledger()["totals"]["created"] == 0
+
+
+def test_table_without_a_unique_index_is_refused_before_money(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    sql.execute("ALTER TABLE answers DROP CONSTRAINT answers_pkey")
+    world.emulator.reset()
+    refused(world, database, r"needs a unique index on \(id\)", occasion="2")
+
+
+def test_table_without_a_column_is_refused_before_money(world, database, sql):
+    sql.execute("CREATE TABLE answers (id text PRIMARY KEY, mood text)")
+    refused(world, database, "has no column stars, tags, status")
+
+
+def test_table_without_the_right_to_write_is_refused_before_money(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    world.emulator.reset()
+    sql.execute(
+        "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT USAGE ON SCHEMA public TO reader; GRANT SELECT ON answers TO reader"
+    )
+
+    def connect():
+        connection = database()
+        connection.cursor().execute("SET ROLE reader")
+        connection.commit()
+        return connection
+
+    refused(
+        world, database, "cannot be written: permission denied", occasion="2", target=SqlTarget(connect, "postgresql")
+    )
+
+
+def test_unknown_database_is_refused_by_name(database):
+    with pytest.raises(ConfigurationError, match="cannot be in a mysql database"):
+        SqlTarget(database, "mysql")
+
+
+def test_write_that_fails_leaves_the_table_as_it_was(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(3))
+    sql.execute("ALTER TABLE answers ADD CONSTRAINT small CHECK (id <> 'k7')")
+    sql.execute("UPDATE answers SET mood = 'bad'")
+    with pytest.raises(GeminiBatchError, match="nothing was changed") as failure:
+        run(world, database, rows(9), occasion="2")
+    assert "word-7-" not in str(failure.value)
+    sql.execute("SELECT count(*), min(mood) FROM answers")
+    assert sql.fetchone() == (3, "bad")
+    sql.execute("ALTER TABLE answers DROP CONSTRAINT small")
+    assert run(world, database, rows(9), occasion="2")["succeeded"] == 9
