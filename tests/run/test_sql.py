@@ -127,7 +127,8 @@ def test_table_without_the_right_to_write_is_refused_before_money(world, databas
     run(world, database, rows(1))
     world.emulator.reset()
     sql.execute(
-        "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT USAGE ON SCHEMA public TO reader; GRANT SELECT ON answers TO reader"
+        "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT USAGE ON SCHEMA public TO reader; "
+        "GRANT SELECT ON answers TO reader"
     )
 
     def connect():
