@@ -32,6 +32,9 @@ MISSING_GRACE = 60.0
 SILENCE = 600.0
 """Longest time in seconds without a progress line."""
 
+TROUBLE_SILENCE = 290.0
+"""The same while polls fail; a little less than the poller's own rhythm of five minutes."""
+
 
 class Outcome(StrEnum):
     """How a wait ended."""
@@ -88,34 +91,37 @@ class WaitLimits:
 @dataclass
 class ProgressReport:
     """
-    Decides which looks are worth a line: every change of state or of failed rows, the first that fails, the first that
-    works again, and one each ten minutes.
+    Decides which polls are worth a line: every change of state or of failed rows, the first that works again, and one
+    each ten minutes; of those that fail, the first and one each five minutes.
 
     :param log: Takes the finished line.
+    :param warn: Takes lines on polls that fail; None for *log*.
     """
 
     log: Callable[[str], None]
     started: float
+    warn: Callable[[str], None] | None = None
     _last: tuple[str, int | None] | None = field(default=None, init=False)
     _last_time: float = field(default=0.0, init=False)
     _unknown: set[str] = field(default_factory=set, init=False)
     _failing_since: float | None = field(default=None, init=False)
+    _last_fault: float = field(default=0.0, init=False)
 
     def fault(self, error: GeminiBatchError, now: float) -> None:
-        """Take a look into account that failed and is not the last, and log a line if it is worth one."""
+        """Take a poll into account that failed and is not the last, and log a line if it is worth one."""
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._last_time < SILENCE:
+        elif now - self._last_fault < TROUBLE_SILENCE:
             return
-        self._last_time = now
+        self._last_fault = now
         failing = now - self._failing_since
-        text = f"for {duration(failing)}" if failing else "for now"
-        self.log(f"The job cannot be looked at {text}; waiting goes on. {error}")
+        text = f" for {duration(failing)}" if failing else ""
+        (self.warn or self.log)(f"Polling has failed{text}; waiting goes on. {error}")
 
     def see(self, job: BatchJob, now: float) -> None:
         """Take a look into account, and log a line if it is worth one."""
         if self._failing_since is not None:
-            self.log(f"{job.name} can be looked at again, after {duration(now - self._failing_since)}.")
+            self.log(f"{job.name} can be polled again, after {duration(now - self._failing_since)}.")
             self._failing_since = None
         if job.state is JobState.UNKNOWN and job.state_text not in self._unknown:
             self._unknown.add(job.state_text)

@@ -136,7 +136,7 @@ class BatchJobTrigger(WatchTrigger):
 
         # NaN is no limit: it is neither before nor after any time.
         deadline = math.inf if self.deadline is None or math.isnan(self.deadline) else self.deadline
-        report = ProgressReport(self.log.info, self.started)
+        report = ProgressReport(self.log.info, self.started, self.log.warning)
         limits = WaitLimits(deadline, self.pending_timeout, self.running_timeout)
         return Watch(limits, self.started, report.see, report.fault)
 
@@ -150,9 +150,9 @@ class BatchJobTrigger(WatchTrigger):
         while True:
             try:
                 with subscribe(settings, self.job_name, self.poll_interval) as subscription:
-                    outcome = await watch_until_over(watch, subscription)
-                    message = why(outcome, self.job_name, time.time() - self.started, subscription.trouble)
-                return event_for(outcome, self.job_name, watch.job, message)
+                    end = await watch_until_over(watch, subscription)
+                message = why(end.outcome, self.job_name, time.time() - self.started, end.error)
+                return event_for(end.outcome, self.job_name, watch.job, message)
             except AuthError:
                 refused, settings = settings, await self._find_connection(watch.limits.deadline)
                 if settings.identity == refused.identity:

@@ -8,10 +8,11 @@ A wait in the triggerer, and the event that ends it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_gemini_batch.api.models import BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
@@ -21,13 +22,14 @@ from airflow_provider_gemini_batch.times import duration, epoch
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.watch.poller import Subscription
+    from airflow_provider_gemini_batch.watch.schedule import Update
+    from airflow_provider_gemini_batch.watch.subscription import Subscription
 
-LAST_LOOK = 3.0
-"""Seconds that a limit waits for one more look: a job that has just ended, or begun to run, is not given up."""
+LAST_POLL = 3.0
+"""Seconds that a limit waits for one more poll."""
 
 TROUBLE_CHECK = 360.0
-"""Seconds without a look after which a wait asks what keeps the poller; longer than a look is told again after."""
+"""Seconds without an update after which a wait asks what keeps the poller; longer than it takes to repeat one."""
 
 MESSAGE_CHARACTERS = 1000
 
@@ -111,38 +113,116 @@ def why(outcome: Outcome, job_name: str, waited: float, trouble: GeminiBatchErro
     if outcome is Outcome.ENDED:
         return ""
     text = f"stopped waiting for {job_name} after {duration(waited)}"
-    return f"{text}; the last looks failed: {trouble}" if trouble is not None else text
+    return f"{text}; the last polls failed: {trouble}" if trouble is not None else text
 
 
-async def watch_until_over(watch: Watch, subscription: Subscription) -> Outcome:
+class End(NamedTuple):
     """
-    Take looks until the wait is over. Limits are kept by our own timer, whatever the poller does.
+    How the wait for one job ended.
 
-    :raises GeminiBatchError: What no further look can help.
+    :param error: With :attr:`Outcome.ERROR`, what no further poll can help; with a limit, what kept polls from
+        succeeding in the end, if anything did.
     """
+
+    job_name: str
+    outcome: Outcome
+    error: GeminiBatchError | None = None
+
+
+OnSibling = Callable[[str, "BatchJob | None", "BatchJob"], Awaitable["Outcome | None"]]
+"""``await on_sibling(job_name, job, sibling)``: a page of the list showed another job of the same task. Runs in the
+wait's own task; a returned outcome ends the wait."""
+
+
+async def watch_until_over(watch: Watch, subscription: Subscription, on_sibling: OnSibling | None = None) -> End:
+    """
+    Take updates on the one job of a subscription until the wait is over.
+
+    :raises GeminiBatchError: What no further poll can help.
+    """
+    [job_name] = subscription.job_names
+    end = await next_end({job_name: watch}, subscription, on_sibling=on_sibling)
+    assert end is not None, "there was no time limit"
+    if end.outcome is Outcome.ERROR and end.error is not None:
+        raise end.error
+    return end
+
+
+async def next_end(
+    watches: Mapping[str, Watch],
+    subscription: Subscription,
+    timeout: float | None = None,
+    on_sibling: OnSibling | None = None,
+) -> End | None:
+    """
+    Take updates until the wait for one of several jobs is over; its job then leaves the subscription.
+
+    May be called again for the others, and cancelled at any time. Limits are kept by our own timer, whatever the
+    poller does.
+
+    :param watches: By full job names; those that *subscription* no longer watches are passed over.
+    :param timeout: Seconds; None for no limit.
+    :return: None when the time is over.
+    """
+    until = math.inf if timeout is None else time.time() + timeout
     while True:
-        limit = _next_limit(watch)
-        look = await subscription.look(min(limit - time.time(), TROUBLE_CHECK))
-        if look is None and (now := time.time()) < limit:
-            if subscription.trouble is not None:
-                watch.on_fault(subscription.trouble, now)
-            continue
-        if look is None:
-            subscription.hurry()
-            look = await subscription.look(LAST_LOOK)
+        waiting = {name: watches[name] for name in subscription.job_names if name in watches}
+        if not waiting:
+            raise ValueError("No job of this subscription is waited for.")
+        limits = {name: subscription.last_chances.get(name, _next_limit(watch)) for name, watch in waiting.items()}
+        first = min(limits, key=limits.__getitem__)
+        update = await subscription.next_update(min(min(limits[first], until) - time.time(), TROUBLE_CHECK))
         now = time.time()
-        if look is None:
-            outcome = watch.limits.outcome_of(watch.job, now, watch.running_since)
-        elif isinstance(look, GeminiBatchError):
-            outcome = watch.fault(look, now)
+        if update is not None:
+            end = await _take(update, watches, now, on_sibling)
+            subscription.last_chances.pop(update.job_name, None)
+        elif now >= limits[first]:
+            end = _over_limit(first, waiting[first], subscription, now)
+        elif now >= until:
+            return None
         else:
-            outcome = watch.see(look, now)
-        if outcome is not None:
-            return outcome
+            end = None
+            for name, watch in waiting.items():
+                trouble = subscription.trouble_of(name)
+                if trouble is not None:
+                    watch.on_fault(trouble, now)
+        if end is not None:
+            subscription.drop(end.job_name)
+            return end
+
+
+async def _take(update: Update, watches: Mapping[str, Watch], now: float, on_sibling: OnSibling | None) -> End | None:
+    """Show an update to the wait it concerns; return how that ended, or None."""
+    name = update.job_name
+    watch = watches.get(name)
+    if watch is None:
+        return None
+    outcome: Outcome | None = None
+    if update.job is not None:
+        outcome = watch.see(update.job, now)
+    elif update.sibling is not None:
+        outcome = None if on_sibling is None else await on_sibling(name, watch.job, update.sibling)
+    elif update.error is not None:
+        try:
+            outcome = watch.fault(update.error, now)
+        except GeminiBatchError as error:
+            return End(name, Outcome.ERROR, error)
+    return None if outcome is None else End(name, outcome, update.error)
+
+
+def _over_limit(name: str, watch: Watch, subscription: Subscription, now: float) -> End | None:
+    """Give a job that is over its limit one more poll: one that has just ended, or begun to run, is not given up."""
+    if name not in subscription.last_chances:
+        subscription.last_chances[name] = now + LAST_POLL
+        subscription.poll_now(name)
+        return None
+    del subscription.last_chances[name]
+    outcome = watch.limits.outcome_of(watch.job, now, watch.running_since)
+    return None if outcome is None else End(name, outcome, subscription.trouble_of(name))
 
 
 def _next_limit(watch: Watch) -> float:
-    """Return the UTC epoch second at which, without a further look, the wait would be over."""
+    """Return the UTC epoch second at which, without a further poll, the wait would be over."""
     limits, job = watch.limits, watch.job
     times = [limits.deadline]
     if job is not None and job.state.is_waiting and limits.pending_timeout is not None:

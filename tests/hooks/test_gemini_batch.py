@@ -280,7 +280,7 @@ def test_wait_survives_passing_faults(hook: GeminiBatchHook, emulator: EmulatorH
     assert fault.fired == 2
 
 
-def test_wait_says_that_looks_fail_and_that_they_work_again(
+def test_wait_says_that_polls_fail_and_that_they_work_again(
     hook: GeminiBatchHook,
     emulator: EmulatorHandle,
     caplog: pytest.LogCaptureFixture,
@@ -291,11 +291,11 @@ def test_wait_says_that_looks_fail_and_that_they_work_again(
     caplog.set_level("INFO")
     hook.wait_for_batch(name, poll_interval=0.01)
     lines = (caplog.text or capsys.readouterr().out).splitlines()
-    assert len([line for line in lines if "cannot be looked at" in line and "slow down" in line]) == 1
-    assert len([line for line in lines if f"{name} can be looked at again" in line]) == 1
+    assert len([line for line in lines if "Polling has failed" in line and "slow down" in line]) == 1
+    assert len([line for line in lines if f"{name} can be polled again" in line]) == 1
 
 
-def test_an_outage_is_told_at_once_every_ten_minutes_and_when_it_is_over() -> None:
+def test_an_outage_is_told_at_once_every_five_minutes_and_at_its_end() -> None:
     lines: list[str] = []
     report = ProgressReport(lines.append, 0.0)
     job = BatchJob("batches/a", state=JobState.RUNNING, state_text="BATCH_STATE_RUNNING")
@@ -306,10 +306,12 @@ def test_an_outage_is_told_at_once_every_ten_minutes_and_when_it_is_over() -> No
             report.see(job, float(now))
     assert [line.split(";")[0].split(", ")[0] for line in lines] == [
         "batches/a: RUNNING",
-        "The job cannot be looked at for now",
-        "The job cannot be looked at for 10 min 0 s",
-        "The job cannot be looked at for 20 min 0 s",
-        "batches/a can be looked at again",
+        "Polling has failed",
+        "Polling has failed for 5 min 0 s",
+        "Polling has failed for 10 min 0 s",
+        "Polling has failed for 15 min 0 s",
+        "Polling has failed for 20 min 0 s",
+        "batches/a can be polled again",
         "batches/a: RUNNING",
         "batches/a: RUNNING",
     ]

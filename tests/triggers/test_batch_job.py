@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.task.kill import state_in
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.watch import event as wait
-from airflow_provider_gemini_batch.watch import poller
+from airflow_provider_gemini_batch.watch import schedule
 from airflow_provider_gemini_batch.watch.event import event_for, read_event
 
 
@@ -55,13 +55,12 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     [name] = emulator.seed_jobs(count=1, state="RUNNING")
     emulator.fault(match={"path": "batches"}, times=2, status=503, message="down for a while", skip=1)
     monkeypatch.setattr(wait, "TROUBLE_CHECK", 0.3)
-    monkeypatch.setattr(poller, "REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(schedule, "REPEAT_SECONDS", 0.1)
     caplog.set_level("INFO")
     events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both
-    trouble = f"The job cannot be looked at for now; waiting goes on. Job {name}: HTTP 503"
-    assert max(text.count(trouble) for text in texts) == 1
-    assert max(text.count(f"{name} can be looked at again") for text in texts) == 1
+    assert max(text.count("Polling has failed; waiting goes on. HTTP 503") for text in texts) == 1
+    assert max(text.count(f"{name} can be polled again") for text in texts) == 1
 
 
 def test_deadline_holds_while_the_service_is_down(emulator):
@@ -70,7 +69,7 @@ def test_deadline_holds_while_the_service_is_down(emulator):
     [payload] = events_of(BatchJobTrigger(name, poll_interval=0.2, deadline=time.time() + 1))
     event = read_event(payload)
     assert event.outcome is Outcome.TIMEOUT
-    assert "the last looks failed" in event.message
+    assert "the last polls failed" in event.message
 
 
 @pytest.mark.parametrize(

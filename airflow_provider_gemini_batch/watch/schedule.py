@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+When the shared poller reads what, and who is told: pure decisions that :mod:`.poller` carries out and tests step.
+
+Nothing here sends, sleeps or reads a clock of its own. :meth:`Schedule.next_step` says what to do now:
+
+=================  ==================================================================================================
+a step             and what the driver does
+=================  ==================================================================================================
+:class:`ReadPage`  reads a page of the list; hands page or error to :meth:`Schedule.finish`, meanwhile takes more steps
+:class:`ReadJob`   reads one job, in the same way
+:class:`Tell`      hands each update to the owner of its job
+:class:`Wait`      waits until a time, until a read has finished or until somebody is added, whichever is first
+:class:`Stop`      ends
+=================  ==================================================================================================
+
+Rules
+-----
+* **Times are shared.** Waits with the same fixed interval are due on the same ticks; adaptive ones that are nearly due
+  come along. So one page of the list serves a hundred jobs.
+* **A round** reads every due job once. Up to :data:`~.sweep.FEW` jobs are read one by one, more by the list, newest
+  first, as :mod:`.sweep` says. Only a single read can say 404.
+* **Trouble that passes ends no wait.** The poller backs off as a whole (429, a service out of reach) or for one job
+  (a read that fails or is slow while others work). Who waits has a deadline of its own, and hears of the trouble once
+  a job was not seen for :data:`TROUBLE_AFTER` seconds, then every :data:`TROUBLE_EVERY` seconds.
+* **What no repetition can help is told at once**: credentials or a configuration that fail for the whole list to
+  everybody, what a single read says to those who wait for that job.
+* **One odd reply decides nothing** for longer than a round, or :data:`UNLISTED_SECONDS` where a whole list is refused.
+* **Siblings are seen for free.** Every listed job with the same task in its token as a watched job is told to the
+  owner of that job. A young job's round reads page 1 of the list now and then even where few jobs are due.
+
+Worked example
+--------------
+Seven waits with an interval of 60 s start at 0 s; the jobs are named a to g, and a to f are on page 1 of the list.
+
+======  ====================================================================  =========================================
+time    event                                                                 step
+======  ====================================================================  =========================================
+0.0 s   a to d are added, due at once; e to g gather on the tick at 1 s       ``ReadJob(a)``, ``ReadJob(b)``
+0.2 s   a and b have been read: next due at 60 s; their states are news       ``Tell``, ``ReadJob(c)``, ``ReadJob(d)``
+0.4 s   all four have been read                                               ``Tell``, ``Wait(1.0)``
+1.0 s   e, f and g are due: few, so one by one                                ``ReadJob(e)`` ...
+60 s    all seven are due: more than four, so by the list                     ``ReadPage(None)``
+60.3 s  the page shows a to f. Only g is missing, which is worth another      ``ReadPage("p2")``
+        page
+60.5 s  page 2, the last one, does not show g: it is read alone, and is not   ``ReadJob(g)``
+        expected in the list for ten minutes
+60.7 s  g has ended, which is news; that a to f still run is not              ``Tell`` (g alone), ``Wait(120.0)``
+120 s   the service answers 429 and asks for 30 s                             ``Wait(151.5)``: nobody is told
+======  ====================================================================  =========================================
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_gemini_batch.api.identity import token_of
+from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
+from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, RateLimitedError
+from airflow_provider_gemini_batch.lifecycle.polling import next_interval
+from airflow_provider_gemini_batch.lifecycle.twins import list_look_due
+from airflow_provider_gemini_batch.times import epoch
+from airflow_provider_gemini_batch.watch.sweep import FEW, Pages, ReadPage, Sweeper
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 2
+GETS_PER_ROUND = 100
+"""Single reads in one round at most; further ones stay due for the next, so that no round lasts for ever."""
+
+COALESCE = 0.1
+"""Adaptive waits take part in a round this share of their interval early."""
+
+LINGER = 2.0
+"""Seconds for which the poller stays after the last wait has left."""
+
+UNLISTED_SECONDS = 600.0
+"""For how long a job that the list did not show is read one by one, and a list that is refused is not asked for."""
+
+SLOW_READ = 3.0
+"""Seconds after which a single read goes on beside the rounds: one job's slowness is not that of the others."""
+
+SHORTEST_TICK = 0.1
+"""Seconds between rounds at least, whatever a wait asks for: a round is everybody's."""
+
+FIRST_POLLS_TOGETHER = 1.0
+"""Once many wait, first polls gather on ticks of so many seconds: after a restart all begin at once."""
+
+REPEAT_SECONDS = 300.0
+"""A poll that shows nothing new is told again after so many seconds."""
+
+TROUBLE_AFTER = 30.0
+"""Seconds without a successful poll after which a wait hears of the trouble."""
+
+TROUBLE_EVERY = 300.0
+"""Seconds after which it hears of it again."""
+
+TOLD_AT_ONCE = 200
+"""Updates in one step at most: each wakes a task, and others in the loop want their turn in between."""
+
+_BACK_OFF = RetryPolicy(max_attempts=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """
+    What a subscriber hears about one of its jobs; one of the last three is set.
+
+    :param job_name: The job that was subscribed to.
+    :param job: As it was read.
+    :param error: Why it could not be read. A transient error is told for the log alone: polling goes on.
+    :param sibling: Another job with the same task in its token, as a page of the list showed it.
+    """
+
+    job_name: str
+    job: BatchJob | None = None
+    error: GeminiBatchError | None = None
+    sibling: BatchJob | None = None
+
+
+class WatchedJob:
+    """
+    One job of one subscriber.
+
+    :param key: What jobs are compared by; see :func:`key_of`.
+    :param poll_interval: Seconds between polls, or None for the adaptive rhythm.
+    :param owner: Whoever is told; nothing here looks into it.
+    :param due: When it is to be read, in seconds of the schedule's clock.
+    """
+
+    __slots__ = ("born", "complained_at", "created", "due", "failures", "job_name", "key", "owner", "poll_interval",
+                 "seen_at", "siblings", "span", "task", "told", "told_at", "trouble", "unlisted_until")  # fmt: skip
+
+    def __init__(
+        self, key: str, job_name: str, poll_interval: float | None, owner: Any, *, due: float, now: float, utc: float
+    ) -> None:
+        self.key = key
+        self.job_name = job_name
+        self.poll_interval = poll_interval
+        self.owner = owner
+        self.due = due
+        self.span = 0.0  # seconds between polls in the adaptive rhythm
+        self.born = utc
+        self.created: float | None = None  # UTC epoch seconds, once known
+        self.task: str | None = None  # the task in its token, once known
+        self.siblings: dict[str, str] = {}  # names of those that were told, and their states
+        self.seen_at = now
+        self.failures = 0
+        self.trouble: GeminiBatchError | None = None
+        self.complained_at = -math.inf
+        self.unlisted_until = -math.inf
+        self.told: tuple[object, ...] | None = None
+        self.told_at = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadJob:
+    """Read one job."""
+
+    key: str
+    job_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Hand updates to the owners of their jobs."""
+
+    updates: tuple[tuple[WatchedJob, Update], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until a second of the schedule's clock, infinity included, or until something happens."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End: nobody waits any longer."""
+
+
+Read = ReadPage | ReadJob
+Step = ReadPage | ReadJob | Tell | Wait | Stop
+Result = JobPage | BatchJob | GeminiBatchError
+
+
+@dataclass
+class _Singles:
+    """The single reads of a round that are still to be made, and what came of the others."""
+
+    queue: deque[tuple[str, str]]
+    asked: int
+    failed: int = 0
+    fault: GeminiBatchError | None = None
+
+
+class Schedule:
+    """
+    Decides for everybody who waits for a job through the same connection.
+
+    :param now: Seconds of a clock that never goes back.
+    :param utc: UTC epoch seconds.
+    """
+
+    def __init__(self, now: Callable[[], float], utc: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._utc = utc
+        self._start = now()
+        self._by_key: dict[str, list[WatchedJob]] = {}
+        self._by_task: dict[str, list[WatchedJob]] = {}
+        self._count = 0
+        self._updates: deque[tuple[WatchedJob, Update]] = deque()
+        self._reading: dict[Read, float] = {}
+        self._slow: set[Read] = set()
+        self._sweeper = Sweeper(self._take_page, UNLISTED_SECONDS)
+        self._pages: Pages | None = None
+        self._page: ReadPage | None = None
+        self._unseen: dict[str, str] = {}
+        self._singles: _Singles | None = None
+        self._left_at: float | None = self._start
+        self._failures = 0
+        self._first_page_at: float | None = None
+        self.not_before = -math.inf
+        self.trouble: GeminiBatchError | None = None
+
+    # --- who waits ----------------------------------------------------------------------------------------------------
+
+    def add(self, job_name: str, poll_interval: float | None, owner: Any) -> WatchedJob:
+        """Take a job on."""
+        now = self._now()
+        due = now
+        if self._count >= FEW:
+            due = self._next_tick(now, min(FIRST_POLLS_TOGETHER, poll_interval or FIRST_POLLS_TOGETHER))
+        job = WatchedJob(key_of(job_name), job_name, poll_interval, owner, due=due, now=now, utc=self._utc())
+        self._by_key.setdefault(job.key, []).append(job)
+        self._count += 1
+        self._left_at = None
+        return job
+
+    def remove(self, job: WatchedJob) -> None:
+        """Let a job go; again does no harm."""
+        if not _drop(self._by_key, job.key, job):
+            return
+        if job.task is not None:
+            _drop(self._by_task, job.task, job)
+        self._count -= 1
+        if not self._count:
+            self._left_at = self._now()
+
+    def poll_now(self, job: WatchedJob) -> None:
+        """Make a job due, and tell its owner whatever the poll shows."""
+        job.told = None
+        job.due = self._now()
+
+    def restart(self) -> None:
+        """Forget what was under way: the driver has ended and begins anew."""
+        for read in self._reading:
+            if isinstance(read, ReadJob):
+                for job in self._by_key.get(read.key, ()):
+                    job.due = min(job.due, self._now())
+        self._reading.clear()
+        self._slow.clear()
+        self._end_round()
+
+    @property
+    def count(self) -> int:
+        """How many jobs are watched."""
+        return self._count
+
+    def jobs(self) -> Iterator[WatchedJob]:
+        """Yield every watched job."""
+        for jobs in self._by_key.values():
+            yield from jobs
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def next_step(self) -> Step:
+        """Return what to do now. A read that is returned counts as begun."""
+        while True:
+            if self._updates:
+                count = min(TOLD_AT_ONCE, len(self._updates))
+                return Tell(tuple(self._updates.popleft() for _ in range(count)))
+            step = self._step_of_round() if self._singles is not None or self._pages is not None else self._idle()
+            if step is not None:
+                return step
+
+    def finish(self, read: Read, result: Result) -> None:
+        """Take what came of a read: a page, a job, or an error."""
+        if self._reading.pop(read, None) is None:
+            return  # begun before a restart
+        self._slow.discard(read)
+        if isinstance(read, ReadJob):
+            self._take_read(read, result)
+        elif self._pages is not None:
+            self._advance(result)
+
+    def _idle(self) -> Step | None:
+        """Begin a round, or say how long there is nothing to do."""
+        now = self._now()
+        if self._left_at is not None:
+            ends = self._left_at + LINGER
+            return Stop() if now >= ends else Wait(ends)
+        due = max(min(job.due for job in self.jobs()), self.not_before)
+        if due > now:
+            return Wait(due)
+        self._begin_round(now)
+        return None
+
+    def _step_of_round(self) -> Step | None:
+        now = self._now()
+        is_free = len(self._reading) < MAX_CONNECTIONS
+        if self._pages is not None:
+            if self._page is None or not is_free:
+                return Wait(math.inf)
+            page, self._page = self._page, None
+            return self._begin(page, now)
+        assert self._singles is not None
+        while self._singles.queue and is_free:
+            key, name = self._singles.queue.popleft()
+            if key in self._by_key:
+                return self._begin(ReadJob(key, name), now)
+        quick = min((began for read, began in self._reading.items() if read not in self._slow), default=None)
+        if quick is not None:
+            if now < quick + SLOW_READ:
+                return Wait(quick + SLOW_READ)
+            self._leave_slow_reads(now)
+            return None
+        if self._singles.queue:
+            return Wait(math.inf)  # slow reads hold all connections
+        self._close_round(self._singles)
+        return None
+
+    def _begin(self, read: Read, now: float) -> Read:
+        self._reading[read] = now
+        return read
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+
+    def _begin_round(self, now: float) -> None:
+        reading = {read.key for read in self._reading if isinstance(read, ReadJob)}
+        due = [job for job in self.jobs() if job.due <= now + COALESCE * job.span]
+        # Longest overdue first: where single reads cannot keep up, nobody starves.
+        due.sort(key=lambda job: job.due)
+        self._unseen = {}
+        for job in due:
+            if job.key in reading:
+                job.due = math.inf  # what that read brings is for all who wait for the job
+            else:
+                self._unseen[job.key] = job.job_name
+        self._pages = None
+        if self._sweeper.may_list(now):
+            listed = {job.key for job in due if job.unlisted_until <= now and job.key in self._unseen}
+            if len(listed) > FEW:
+                self._pages = self._sweeper.sweep(self._unseen, listed, now)
+            elif any(self._may_have_siblings(job) for job in due):
+                self._pages = self._sweeper.first_page(self._unseen, now)
+        if self._pages is None:
+            self._begin_singles()
+        else:
+            self._advance(None)
+
+    def _advance(self, result: Result | None) -> None:
+        """Go on with the list after what came of a page."""
+        assert self._pages is not None
+        pages: Any = self._pages  # a generator is begun by sending None
+        try:
+            self._page = pages.throw(result) if isinstance(result, GeminiBatchError) else pages.send(result)
+        except StopIteration as stop:
+            now = self._now()
+            for key in stop.value or ():
+                for job in self._by_key.get(key, ()):
+                    job.unlisted_until = now + UNLISTED_SECONDS
+            self._begin_singles()
+        except GeminiBatchError as error:
+            self.fail(error)
+        else:
+            if self._page.token is None:
+                self._first_page_at = self._utc()
+
+    def _begin_singles(self) -> None:
+        self._pages = None
+        todo = list(self._unseen.items())[:GETS_PER_ROUND]
+        self._singles = _Singles(deque(todo), len(todo))
+
+    def _close_round(self, singles: _Singles) -> None:
+        self._end_round()
+        # One job that cannot be read alone says nothing of the others.
+        is_telling = singles.asked > 1 or len(self._by_key) == 1
+        if singles.fault is not None and singles.failed == singles.asked and is_telling:
+            self._back_off(singles.fault)
+
+    def _end_round(self) -> None:
+        self._pages = self._page = self._singles = None
+        self._unseen = {}
+
+    def _leave_slow_reads(self, now: float) -> None:
+        """Let slow reads go on beside the rounds; until they are over, their jobs are not due."""
+        for read, began in self._reading.items():
+            if isinstance(read, ReadJob) and read not in self._slow and now >= began + SLOW_READ:
+                self._slow.add(read)
+                for job in self._by_key.get(read.key, ()):
+                    job.due = math.inf
+
+    # --- what came ----------------------------------------------------------------------------------------------------
+
+    def _take_page(self, page: JobPage, unseen: dict[str, str], expected: set[str]) -> None:
+        """Take what a page shows; see :class:`~.sweep.Sweeper`."""
+        self._recovered()
+        now = self._now()
+        for listed in page.jobs:
+            if not listed.state_text:
+                continue  # a single read may tell more
+            key = key_of(listed.name)
+            is_due = unseen.pop(key, None) is not None
+            expected.discard(key)
+            for job in self._by_key.get(key, ()):
+                # It was missed by a sweep that ended before it, when few others were wanted.
+                job.unlisted_until = -math.inf
+                # A poll that comes for free is taken where it is useful, which also brings the phases together.
+                if is_due or listed.is_done or job.due - now <= job.span / 2:
+                    self._take_job(job, listed)
+        if self._by_task:
+            self._tell_siblings(page)
+
+    def _tell_siblings(self, page: JobPage) -> None:
+        for listed in page.jobs:
+            token = token_of(listed) if listed.state_text else None
+            if token is None:
+                continue
+            for job in self._by_task.get(token.task, ()):
+                if job.key == key_of(listed.name) or job.siblings.get(listed.name) == listed.state_text:
+                    continue
+                job.siblings[listed.name] = listed.state_text
+                self._updates.append((job, Update(job.job_name, sibling=listed)))
+
+    def _take_read(self, read: ReadJob, result: Result) -> None:
+        if isinstance(result, BatchJob):
+            self._recovered()
+            for job in self._by_key.get(read.key, ()):
+                self._take_job(job, result)
+            return
+        assert isinstance(result, GeminiBatchError)
+        if isinstance(result, RateLimitedError):
+            for job in self._by_key.get(read.key, ()):
+                job.due = min(job.due, self._now())
+            self.fail(result)
+            return
+        for job in self._by_key.get(read.key, ()):
+            self._take_fault(job, result)
+        if self._singles is not None and result.is_transient:
+            self._singles.failed += 1
+            self._singles.fault = result
+
+    def _take_job(self, job: WatchedJob, seen: BatchJob) -> None:
+        now = self._now()
+        job.failures = 0
+        job.trouble = None
+        job.seen_at = now
+        job.complained_at = -math.inf
+        if job.created is None:
+            job.created = epoch(seen.create_time)
+        if job.task is None:
+            token = token_of(seen)
+            if token is not None:
+                job.task = token.task
+                self._by_task.setdefault(token.task, []).append(job)
+        self._plan(job, now)
+        news = (seen.state, seen.state_text, seen.stats.failed)
+        if news == job.told and now - job.told_at < REPEAT_SECONDS:
+            # Waking thousands for nothing costs more than their polls do; and what stays in memory from one round to
+            # the next makes Python's garbage collector stop the loop, to go through all objects of the process.
+            return
+        job.told, job.told_at = news, now
+        self._updates.append((job, Update(job.job_name, job=seen)))
+
+    def _take_fault(self, job: WatchedJob, error: GeminiBatchError) -> None:
+        now = self._now()
+        self._plan(job, now)
+        if not error.is_transient:
+            self._tell_error(job, error)
+            return
+        job.failures += 1
+        job.trouble = error
+        job.due = now + (_BACK_OFF.delay_after(error, job.failures) or _BACK_OFF.cap)
+        self._complain(job, error, now)
+
+    def _tell_error(self, job: WatchedJob, error: GeminiBatchError) -> None:
+        job.told, job.told_at = None, self._now()
+        self._updates.append((job, Update(job.job_name, error=error)))
+
+    def _complain(self, job: WatchedJob, error: GeminiBatchError, now: float) -> None:
+        """Tell of trouble that lasts."""
+        if now - job.seen_at >= TROUBLE_AFTER and now - job.complained_at >= TROUBLE_EVERY:
+            job.complained_at = now
+            self._tell_error(job, error)
+
+    # --- times --------------------------------------------------------------------------------------------------------
+
+    def _next_tick(self, now: float, interval: float) -> float:
+        # All waits of one interval share a clock, so that a round reads all of them with the same pages.
+        interval = max(interval, SHORTEST_TICK)
+        return self._start + (math.floor((now - self._start) / interval + 1e-9) + 1) * interval
+
+    def _plan(self, job: WatchedJob, now: float) -> None:
+        if job.poll_interval is not None:
+            job.span = 0.0
+            job.due = self._next_tick(now, job.poll_interval)
+            return
+        job.span = next_interval(self._utc() - (job.born if job.created is None else job.created))
+        job.due = now + job.span
+
+    def _may_have_siblings(self, job: WatchedJob) -> bool:
+        if job.task is None or job.created is None:
+            return False
+        page_age = 0.0 if self._first_page_at is None else max(0.0, self._first_page_at - job.created)
+        return list_look_due(page_age, self._utc() - job.created)
+
+    # --- trouble ------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: GeminiBatchError) -> None:
+        """End the round with an error that concerns everybody: pause, and tell it if no repetition can help."""
+        self._end_round()
+        if isinstance(error, AuthError) or not error.is_transient:
+            for job in self.jobs():
+                self._tell_error(job, error)
+        self._back_off(error)
+
+    def _back_off(self, error: GeminiBatchError) -> None:
+        now = self._now()
+        self._failures += 1
+        pause = _BACK_OFF.delay_after(error, self._failures)
+        if pause is None:
+            pause = _BACK_OFF.cap
+        self.not_before = now + pause
+        if self.trouble is None or type(self.trouble) is not type(error):
+            log.warning("Polling %d batch jobs pauses for %.1f s: %s", self._count, pause, error)
+        self.trouble = error
+        if error.is_transient:
+            for job in self.jobs():
+                self._complain(job, error, now)
+
+    def _recovered(self) -> None:
+        self._failures = 0
+        self.trouble = None
+
+
+def key_of(job_name: str) -> str:
+    """Return a job's name without its project: Vertex AI answers with the project's number where one sent its id."""
+    if job_name.startswith("projects/"):
+        return job_name.split("/", 2)[2]
+    return job_name
+
+
+def _drop(index: dict[str, list[WatchedJob]], key: str, job: WatchedJob) -> bool:
+    jobs = index.get(key, [])
+    if job not in jobs:
+        return False
+    jobs.remove(job)
+    if not jobs:
+        del index[key]
+    return True
