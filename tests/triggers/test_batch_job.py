@@ -59,7 +59,7 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     caplog.set_level("INFO")
     events_of(BatchJobTrigger(name, poll_interval=0.1, deadline=time.time() + 5))
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both
-    assert max(text.count("Polling has failed; waiting goes on. HTTP 503") for text in texts) == 1
+    assert max(text.count(f"Polling has failed; waiting goes on. Job {name}: HTTP 503") for text in texts) == 1
     assert max(text.count(f"{name} can be polled again") for text in texts) == 1
 
 
