@@ -4,12 +4,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.errors import GeminiBatchError
-    from airflow_provider_gemini_batch.watch.poller import Poller
     from airflow_provider_gemini_batch.watch.schedule import Update, WatchedJob
+
+
+class Polls(Protocol):
+    """What a subscription asks of the poller."""
+
+    @property
+    def trouble(self) -> GeminiBatchError | None:
+        """What keeps the poller from reading at the moment."""
+
+    def leave(self, job: WatchedJob) -> None:
+        """Let a job go."""
+
+    def poll_now(self, job: WatchedJob) -> None:
+        """Make a job due now."""
+
+    def keep_running(self) -> None:
+        """Make sure that somebody polls."""
 
 
 class Subscription:
@@ -22,7 +38,7 @@ class Subscription:
 
     __slots__ = ("_jobs", "_poller", "_untaken", "_waiter", "last_chances")
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Polls) -> None:
         self._poller = poller
         self._jobs: dict[str, WatchedJob] = {}
         self._untaken: dict[tuple[str, str], Update] = {}
