@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from airflow_provider_gemini_batch.files.background import BackgroundHash
-from airflow_provider_gemini_batch.files.paths import open_read
+from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow, known_rows, row_keys
 from airflow_provider_gemini_batch.rows.line_batches import BLOCK_BYTES, line_blocks
@@ -118,7 +118,7 @@ class JoinInput:
         behind = BackgroundHash(digest)
         with ExitStack() as stack:
             stack.callback(behind.close)
-            stream = stack.enter_context(open_read(self._path))
+            stream = stack.enter_context(open_lines(self._path)[0])
 
             def chunks() -> Iterator[bytes]:
                 while chunk := stream.read(BLOCK_BYTES):
@@ -132,7 +132,7 @@ class JoinInput:
 
     def keys(self) -> Iterator[str]:
         """Yield the keys once more."""
-        with open_read(self._path) as stream:
+        with open_lines(self._path)[0] as stream:
             if not self._tolerant:
                 yield from row_keys(stream, self._key)
                 return
