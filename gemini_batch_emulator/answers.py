@@ -9,6 +9,7 @@ whatever a backend writes.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gemini_batch_emulator.answering.embedding import embed
@@ -89,10 +90,14 @@ class Answering:
     :param model: The model asked; another one may answer.
     """
 
-    def __init__(self, state: EmulatorState, *, script: JobScript, kind: str, model: str) -> None:
+    def __init__(
+        self, state: EmulatorState, *, script: JobScript, kind: str, model: str, is_batch: bool = True
+    ) -> None:
         self._state = state
         self._kind = kind
         self._usual = script.manner()
+        # A call without a job is not a batch, and is not concerned.
+        self._degrades = state.config.degrade_json_schema and kind == "generate" and is_batch
         self._rules: list[tuple[RowRule, int, Manner]] = [
             (rule, script.seed * 1009 + number, rule.manner(self._usual)) for number, rule in enumerate(script.rows)
         ]
@@ -105,7 +110,10 @@ class Answering:
             problem = None if row.line is not None else problem_of(self._kind, row.asked)
             if problem:
                 return [Answer(row.key, row, error={"code": 3, "message": problem})]
-            return [Answer(row.key, row, respond(self._kind, self.model, row, self._usual))]
+            manner = self._usual
+            if self._degrades and row.prompt.settings.is_json_schema:
+                manner = replace(manner, outcome="invalid", how="extra")
+            return [Answer(row.key, row, respond(self._kind, self.model, row, manner))]
         rule, manner = found
         if rule.outcome == "missing":
             return []

@@ -26,7 +26,7 @@ def answer_now(state: EmulatorState, model: str, request: dict[str, Any]) -> dic
     record = state.executions.record(None)
     record.add(0, row.content)
     record.close()
-    answers = Answering(state, script=script, kind="generate", model=model).row(row)
+    answers = Answering(state, script=script, kind="generate", model=model, is_batch=False).row(row)
     if not answers:
         # A synchronous call cannot drop a row: it fails.
         return {"error": {"code": 13, "message": "Internal error encountered."}}

@@ -124,6 +124,7 @@ class Settings:
     :param number: Hash of all of it; equal settings in another spelling or order have the same.
     :param limit: ``maxOutputTokens``.
     :param make: Makes a value that fits the schema, where JSON is asked for.
+    :param is_json_schema: Whether that schema stood in ``responseJsonSchema``.
     :param options: What may be said where the answer is one of an enum.
     :param has_thoughts: Whether thoughts are to be shown.
     :param makes_images: Whether an image is asked for.
@@ -133,6 +134,7 @@ class Settings:
     system: str = ""
     limit: int | None = None
     make: Maker | None = None
+    is_json_schema: bool = False
     options: tuple[str, ...] = ()
     has_thoughts: bool = False
     makes_images: bool = False
@@ -200,6 +202,7 @@ def _read_settings(shared: dict[str, Any]) -> Settings:
         system="\n".join(texts_of([system])) if system else "",
         limit=None if limit is None else int(limit),
         make=make,
+        is_json_schema=bool(member(config, "responseJsonSchema")),
         options=options,
         has_thoughts=bool(member(member(config, "thinkingConfig"), "includeThoughts")),
         makes_images="IMAGE" in (member(config, "responseModalities") or ()),

@@ -27,6 +27,8 @@ class DeveloperKnobs:
     :param upload_final_without_file: The upload's last answer is 200 without ``file``.
     :param reject_mime_types: MIME types answered with an error in the upload's last answer.
     :param bare_rows: Accept input lines without the ``request`` wrapper.
+    :param degrade_json_schema: Answers of batches to ``responseJsonSchema`` do not fit it, as was reported once;
+        ``responseSchema`` is not concerned.
     :param list_filter: ``reject`` (501), ``ignore``, for a filter on the job list.
     :param list_empty_without_page_size: A list call without page size is empty, as was reported once.
     :param stale_list_stats: Job lists show the counters of the time of creation.
@@ -55,6 +57,7 @@ class DeveloperKnobs:
     upload_final_without_file: bool = False
     reject_mime_types: list[str] = field(default_factory=list)
     bare_rows: bool = False
+    degrade_json_schema: bool = False
     list_filter: str = "reject"
     list_empty_without_page_size: bool = False
     stale_list_stats: bool = False

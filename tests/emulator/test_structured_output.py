@@ -191,6 +191,20 @@ def test_a_job_answers_by_the_schema_of_each_row(one: Caller, member: str) -> No
         check.validate(json.loads(row["response"]["candidates"][0]["content"]["parts"][0]["text"]))
 
 
+def test_batches_can_degrade_one_of_the_two_forms(one: Caller) -> None:
+    one.emulator.configure(degrade_json_schema=True)
+    check = jsonschema.Draft202012Validator(REVIEW)
+    fits = {}
+    for member in ("responseSchema", "responseJsonSchema"):
+        config = {"responseMimeType": "application/json", member: REVIEW}
+        request = {"contents": [{"parts": [{"text": "a row"}]}], "generationConfig": config}
+        row = one.output(one.ended(one.create(one.upload([{"key": "a", "request": request}])["name"])))[0]
+        single = one.call("POST", "models/gemini-3.5-flash-lite:generateContent", json=request).json()
+        texts = [answer["candidates"][0]["content"]["parts"][0]["text"] for answer in (row["response"], single)]
+        fits[member] = [check.is_valid(json.loads(text)) for text in texts]
+    assert fits == {"responseSchema": [True, True], "responseJsonSchema": [False, True]}
+
+
 def test_a_member_that_no_schema_has_is_refused_with_its_line(one: Caller) -> None:
     schema = {"type": "OBJECT", "properties": {"type_": {"type": "STRING"}, "b": {"items": {"type_": "STRING"}}}}
     config = {"responseMimeType": "application/json", "responseSchema": schema}
