@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import FunctionType, ModuleType
 
-from airflow_provider_gemini_batch.connection.settings import Secret
-
 
 def frames_of(error: BaseException) -> list[tuple[str, str]]:
     """Return place and local variables of every frame on an error and what is chained to it, but for those of tests."""
@@ -29,8 +27,7 @@ def reached_from(error: BaseException) -> Iterator[tuple[str, str]]:
     """
     Yield place and text of every string that can be reached from the frames of an error and of what is chained to it.
 
-    Attributes, slots, containers and closures are followed; modules and classes are not, nor is a
-    :class:`~airflow_provider_gemini_batch.connection.settings.Secret`, which holds its text on purpose.
+    Attributes, slots, containers and closures are followed; modules and classes are not.
     """
     seen: set[int] = set()
     links: list[BaseException] = [error]
@@ -46,7 +43,7 @@ def reached_from(error: BaseException) -> Iterator[tuple[str, str]]:
 
 
 def _texts(place: str, value: object, seen: set[int]) -> Iterator[tuple[str, str]]:
-    if isinstance(value, (type, ModuleType, Secret)) or id(value) in seen or place.count(".") > 12:
+    if isinstance(value, (type, ModuleType)) or id(value) in seen or place.count(".") > 12:
         return
     seen.add(id(value))
     if isinstance(value, (str, bytes, bytearray)):
