@@ -199,6 +199,17 @@ def token_of(job: BatchJob) -> SubmissionToken | None:
     return SubmissionToken(found[1], found[2]) if found else None
 
 
+def with_input_digest(name: str, digest: str) -> str:
+    """Return the name of an uploaded file with the digest of its input's lines behind it."""
+    return f"{_INPUT.sub('', name)} [input {digest}]".lstrip() if digest else name
+
+
+def input_digest_in(name: str) -> str:
+    """Return the digest of an input's lines that a file's name carries, empty if there is none."""
+    found = _INPUT.search(name)
+    return found[1] if found else ""
+
+
 def input_digest_of(job: BatchJob) -> str:
     """Return the 16 hex digits that name the lines of the job's input file, empty if the job does not tell."""
     found = _INPUT.search(_MARK.sub("", job.display_name))

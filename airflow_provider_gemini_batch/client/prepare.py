@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.api.identity import input_digest_in
 from airflow_provider_gemini_batch.client.advice import (
     Advice,
     model_advice,
@@ -80,7 +81,8 @@ def prepared(
         remote = look_at_file(remote_name)
         at_storage = remote_name.startswith("gs://")
         placed = Placed(gcs_uri=remote_name) if at_storage else Placed(file_name=remote_name)
-        yield PreparedInput(request.identity(_content_identity(remote, remote_name)), placed=placed)
+        mark = input_digest_in(remote.display_name) if remote is not None else ""
+        yield PreparedInput(request.identity(_content_identity(remote, remote_name)), placed=placed, input_digest=mark)
         return
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):

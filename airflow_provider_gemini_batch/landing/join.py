@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -354,7 +355,7 @@ def land(
         # Left first, so that whoever sees the results finds the errors too.
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
         stack.enter_context(temporary_files(os.fspath(output_path), workdir))
-        recheck = Recheck(job.row_settings) if job.row_settings is not None else None
+        recheck = Recheck(replace(job.row_settings, key=key)) if job.row_settings is not None else None
         joiner = ResultJoiner(out.write, errors.write if errors is not None else None, include_response, recheck)
         rows = reading.rows(results)
         if source is None:

@@ -110,7 +110,7 @@ class JoinInput:
         self._tolerant = tolerant
         self._digest = InputDigest()
         self.sha256: str | None = None
-        """Lower-case hex digest of the input's bytes, once all rows were taken."""
+        """Lower-case hex digest of the input's bytes, unpacked ones for gzip; known once all rows were taken."""
 
     def rows(self) -> Iterator[KnownBlock | KnownRow]:
         """Yield the rows, and digest them on the way. Asked for once."""

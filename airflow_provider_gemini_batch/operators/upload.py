@@ -82,6 +82,7 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         self.on_bad_row = on_bad_row
 
     def run_task(self, context: Any) -> str:
+        from airflow_provider_gemini_batch.api.identity import with_input_digest
         from airflow_provider_gemini_batch.client.prepare import prepared
         from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
         from airflow_provider_gemini_batch.lifecycle.request import JobRequest
@@ -108,6 +109,7 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         with prepared(
             request, hook.client.backend, lambda _: None, is_own_host=True, knows_model=bool(self.model)
         ) as source:
+            name = with_input_digest(name, source.input_digest)
             placed = hook.run(source.place(hook.client.backend, hook.retry, name))
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)
         if placed.uploaded is None:

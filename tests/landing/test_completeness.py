@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,11 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-from airflow_provider_gemini_batch.operators import CreateBatchOperator, CreateEmbeddingBatchOperator
+from airflow_provider_gemini_batch.operators import (
+    CreateBatchOperator,
+    CreateEmbeddingBatchOperator,
+    UploadFileOperator,
+)
 from airflow_provider_gemini_batch.operators import DownloadResultsOperator as Download
 from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
@@ -192,6 +197,36 @@ def test_keyless_rows_are_not_joined_with_a_changed_input(
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
+def test_an_uploaded_file_carries_the_digest_to_its_job(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once")
+    path = write_rows(tmp_path / "in.jsonl", KEYLESS)
+    name = submit(file_name=UploadFileOperator(task_id="u", input_path=path).execute({}))
+    assert download(name, tmp_path, input_path=path)["succeeded"] == 5
+    write_rows(tmp_path / "in.jsonl", KEYLESS[::-1])
+    with pytest.raises(ConfigurationError, match="another order"):
+        download(name, tmp_path, input_path=path)
+
+
+def test_a_packed_input_is_joined(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once", shuffle=True)
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in KEYLESS)))
+    name = submit(input_path=str(packed))
+    assert download(name, tmp_path, input_path=str(packed))["succeeded"] == 5
+
+
+def test_rows_that_were_not_sent_land_as_failed_with_their_reason(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once", shuffle=True)
+    lines = [*map(json.dumps, KEYLESS), '{"prompt": 5}', "no json", '{"key": "last", "prompt": "fine"}']
+    path = write_rows(tmp_path / "in.jsonl", lines)
+    name = submit(input_path=path, on_bad_row="land")
+    manifest = download(name, tmp_path, input_path=path, max_failed_rows=2)
+    assert (manifest["succeeded"], manifest["failed"], manifest["missing"]) == (6, 2, 0)
+    bad = [row for row in landed(tmp_path) if row["status"] == "failed"]
+    assert [row["key"] for row in bad] == ["row-6", "row-7"]
+    assert all(row["error"]["message"].startswith("not sent: ") for row in bad)
+
+
 def test_rows_with_keys_may_be_re_sorted(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", rows(5))
@@ -233,12 +268,10 @@ def test_members_of_the_users_rows_are_carried_into_the_result(emulator: Emulato
         {"id": n, "lang": "de", "request": {"contents": [{"role": "user", "parts": [{"text": "a"}]}]}} for n in range(5)
     ]
     path = write_rows(tmp_path / "in.jsonl", asked)
-    name = submit(input_path=path)
-    manifest = download(name, tmp_path, input_path=path)
+    name = submit(input_path=path, key="id")
+    manifest = download(name, tmp_path, input_path=path, key="id")
     assert manifest["succeeded"] == 5
-    assert [(row["key"], row["id"], row["lang"]) for row in landed(tmp_path)] == [
-        (f"row-{n + 1}", n, "de") for n in range(5)
-    ]
+    assert [(row["key"], row["id"], row["lang"]) for row in landed(tmp_path)] == [(str(n), n, "de") for n in range(5)]
     assert len(manifest["input_sha256"]) == 64
 
 
