@@ -194,6 +194,27 @@ class GeminiBatchHook(BaseHook):
         """Delete a job with its results; one already gone is fine. A running job should be cancelled first."""
         self.client.delete_batch(job_name)
 
+    def run_batch(
+        self, *, run_key: str, checkpoint_path: str, progress: bool = True, **arguments: Any
+    ) -> dict[str, Any]:
+        """
+        Ask each row of an input, and write a table with a row for each, holding this process: for notebooks.
+
+        :param run_key: Names the run: the same key resumes it, and no answer is paid for twice.
+        :param checkpoint_path: Where it remembers.
+        :param progress: Whether to print how far it is.
+        :param arguments: Those of ``RunBatchOperator``, without *sql_conn_id*, *output_table* and what concerns tasks.
+        :return: The manifest.
+        :raises RunFailedError: If too many rows have no answer; the outputs are written.
+        """
+        from airflow_provider_gemini_batch.run.waiting import run_batch
+        from airflow_provider_gemini_batch.task.prices import run_prices
+
+        return run_batch(
+            self.client, "generate", run_key=run_key, checkpoint_path=checkpoint_path, progress=progress,
+            prices=run_prices(), **arguments,
+        )  # fmt: skip
+
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def get_responses(self, job_or_name: BatchJob | str) -> Iterator[BatchResult]:

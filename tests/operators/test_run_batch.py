@@ -242,3 +242,24 @@ def test_bad_argument_is_one_clear_error_before_money(emulator, tmp_path, argume
     with pytest.raises(InvalidInputError, match=why):
         operator.execute(attempt())
     assert emulator.ledger()["totals"]["created"] == 0
+
+
+def test_hook_runs_in_a_notebook_and_resumes_by_its_key(emulator, tmp_path, capsys):
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+    emulator.script(mode="at_once")
+    arguments = {
+        "rows": rows(5),
+        "model": MODEL,
+        "prompt": "Say {{ row.word }}",
+        "key": "id",
+        "output_path": str(tmp_path / "out.parquet"),
+        "checkpoint_path": str(tmp_path / "checkpoint"),
+    }
+    first = GeminiBatchHook().run_batch(run_key="words", **arguments)
+    assert "5 of 5 rows have an answer" in capsys.readouterr().out
+    again = GeminiBatchHook().run_batch(run_key="words", progress=False, **arguments)
+    assert (first["succeeded"], again["reused"]) == (5, 5)
+    assert emulator.ledger()["totals"]["created"] == 1
+    with pytest.raises(Exception, match="run_key and checkpoint_path are needed"):
+        GeminiBatchHook().run_batch(run_key="", **arguments)

@@ -262,3 +262,42 @@ def test_input_without_rows_is_an_error(world):
     with pytest.raises(ConfigurationError, match="has no rows"):
         world.attempt(world.spec(), [])
     assert world.emulator.ledger()["totals"]["created"] == 0
+
+
+def test_rows_left_after_a_round_are_asked_over_flex(world):
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-[13]-", "outcome": "error", "code": 13}], times=1)
+    manifest = world.attempt(world.spec(retry_tier="flex"), rows(5))
+    table = world.table()
+    assert [row["answer_source"] for row in table] == ["batch", "flex", "batch", "flex", "batch"]
+    assert [row["attempts"] for row in table] == [1, 2, 1, 2, 1]
+    assert manifest["job_count"] == 1
+    assert all(f"word-{n}-" in row["text"] for n, row in enumerate(table))
+
+
+def test_flex_is_refused_on_vertex_before_money(gemini_batch_emulator, tmp_path):
+    from tests.run.world import World
+
+    vertex = World(gemini_batch_emulator, tmp_path, "vertex_ai")
+    with pytest.raises(ConfigurationError, match="Developer API alone"):
+        vertex.attempt(vertex.spec(retry_tier="flex"), rows(2))
+
+
+def test_cost_of_each_row_adds_up_to_the_manifest(world):
+    from airflow_provider_gemini_batch.cost.estimate import RunPrices
+    from airflow_provider_gemini_batch.cost.prices import PriceList
+
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-1-", "outcome": "error", "code": 13, "first": 1}])
+    manifest = world.attempt(world.spec(), rows(4), prices=RunPrices(PriceList()))
+    costs = [row["cost"] for row in world.table()]
+    assert all(cost and cost > 0 for cost in costs)
+    assert manifest["cost"]["actual"] == pytest.approx(sum(costs))
+
+
+def test_cap_that_one_job_passes_submits_nothing(world):
+    from airflow_provider_gemini_batch.cost.estimate import RunPrices
+    from airflow_provider_gemini_batch.cost.prices import PriceList
+
+    with pytest.raises(RunFailedError, match="max_cost"):
+        world.attempt(world.spec(max_cost=0.0000001), rows(4), prices=RunPrices(PriceList()))
+    assert world.emulator.ledger()["totals"]["created"] == 0
+    assert [row["status"] for row in world.table()] == ["missing"] * 4
