@@ -166,29 +166,34 @@ async def next_end(
     """
     until = math.inf if timeout is None else time.time() + timeout
     while True:
-        waiting = {name: watches[name] for name in subscription.job_names if name in watches}
-        if not waiting:
-            raise ValueError("No job of this subscription is waited for.")
-        limits = {name: subscription.last_chances.get(name, _next_limit(watch)) for name, watch in waiting.items()}
-        first = min(limits, key=limits.__getitem__)
-        update = await subscription.next_update(min(min(limits[first], until) - time.time(), TROUBLE_CHECK))
+        limit, first = _first_limit(watches, subscription)
+        update = await subscription.next_update(min(min(limit, until) - time.time(), TROUBLE_CHECK))
         now = time.time()
         if update is not None:
             end = await _take(update, watches, now, on_sibling)
             subscription.last_chances.pop(update.job_name, None)
-        elif now >= limits[first]:
-            end = _over_limit(first, waiting[first], subscription, now)
+        elif now >= limit:
+            end = _over_limit(first, watches[first], subscription, now)
         elif now >= until:
             return None
         else:
             end = None
-            for name, watch in waiting.items():
+            for name in subscription.job_names:
                 trouble = subscription.trouble_of(name)
-                if trouble is not None:
-                    watch.on_fault(trouble, now)
+                if trouble is not None and name in watches:
+                    watches[name].on_fault(trouble, now)
         if end is not None:
             subscription.drop(end.job_name)
             return end
+
+
+def _first_limit(watches: Mapping[str, Watch], subscription: Subscription) -> tuple[float, str]:
+    """Return when, without a further poll, the first of the waits would be over, and for which job."""
+    names = [name for name in subscription.job_names if name in watches]
+    limits = [(subscription.last_chances.get(name) or _next_limit(watches[name]), name) for name in names]
+    if not limits:
+        raise ValueError("No job of this subscription is waited for.")
+    return min(limits)
 
 
 async def _take(update: Update, watches: Mapping[str, Watch], now: float, on_sibling: OnSibling | None) -> End | None:

@@ -150,7 +150,7 @@ class WatchedJob:
         self.born = utc
         self.created: float | None = None  # UTC epoch seconds, once known
         self.task: str | None = None  # the task in its token, once known
-        self.siblings: dict[str, str] = {}  # names of those that were told, and their states
+        self.siblings: dict[str, str] | None = None  # names of those that were told, and their states
         self.seen_at = now
         self.failures = 0
         self.trouble: GeminiBatchError | None = None
@@ -436,9 +436,11 @@ class Schedule:
             if token is None:
                 continue
             for job in self._by_task.get(token.task, ()):
-                if job.key == key_of(listed.name) or job.siblings.get(listed.name) == listed.state_text:
+                told = job.siblings or {}
+                if job.key == key_of(listed.name) or told.get(listed.name) == listed.state_text:
                     continue
-                job.siblings[listed.name] = listed.state_text
+                # Made when it is needed: whatever thousands of waits hold is collected garbage among.
+                job.siblings = {**told, listed.name: listed.state_text}
                 self._updates.append((job, Update(job.job_name, sibling=listed)))
 
     def _take_read(self, read: ReadJob, result: Result) -> None:
