@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -60,11 +61,24 @@ def validate(arguments: argparse.Namespace) -> int:
     more = found.refused - len(found.faults)
     if more:
         print(f"... and {more} more")
+    for advice in _advice(arguments, found):
+        print(f"{arguments.file}: note: {advice.text}")
     if not found.rows and not found.refused:
         print(f"{arguments.file}: there are no rows.")
         return 1
+    for problem in found.problems:
+        print(f"{arguments.file}: {problem}")
     print(f"{found.rows + found.refused} rows: {found.rows} can be sent, {found.refused} cannot.")
-    return 1 if found.refused else 0
+    return 1 if found.refused or found.problems else 0
+
+
+def _advice(arguments: argparse.Namespace, found: Any) -> Iterator[Any]:
+    """Yield what a submission would warn about."""
+    from airflow_provider_gemini_batch.client.advice import row_advice, settings_advice
+
+    yield from row_advice(found.report, arguments.backend)
+    if arguments.model:
+        yield from settings_advice(arguments.model, found.report)
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.estimate import InputMeasure
-from airflow_provider_gemini_batch.rows.normalise import Normaliser, WireRow
+from airflow_provider_gemini_batch.rows.normalise import Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
-from airflow_provider_gemini_batch.rows.problems import RowFault
+from airflow_provider_gemini_batch.rows.validate import validate
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.problems import RowFault
     from airflow_provider_gemini_batch.rows.settings import RowSettings
-
-MAX_FAULTS = 1_000
-"""Faults that are kept; all are counted."""
 
 _MEDIA = (b'"fileData"', b'"inlineData"')
 
@@ -31,6 +29,7 @@ class Measured:
     :param faults: The first rows that cannot be sent.
     :param refused: How many cannot.
     :param has_media: Whether a row holds media or names some.
+    :param problems: Of the whole input: no rows, too many rows or bytes, a line without end.
     """
 
     report: RowReport
@@ -38,6 +37,7 @@ class Measured:
     faults: list[RowFault] = field(default_factory=list)
     refused: int = 0
     has_media: bool = False
+    problems: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -56,16 +56,13 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
 
     :raises ConfigurationError: If *settings* cannot be applied to any row.
     """
+    Normaliser(settings, RowReport())
     found = Measured(RowReport())
-    for each in Normaliser(settings, found.report).outcomes(rows):
-        if isinstance(each, RowFault):
-            found.refused += 1
-            if len(found.faults) < MAX_FAULTS:
-                found.faults.append(each)
-            if each.is_other_kind and found.refused == 1 and not found.rows:
-                break
-            continue
-        line = each.line() if isinstance(each, WireRow) else each.lines()
-        found.size += len(line)
-        found.has_media = found.has_media or any(name in line for name in _MEDIA)
+
+    def see(lines: bytes) -> None:
+        found.has_media = found.has_media or any(name in lines for name in _MEDIA)
+
+    checked = validate(rows, settings, see)
+    found.report, found.size, found.refused = checked.report, checked.wire_bytes, checked.report.refused
+    found.faults, found.problems = checked.faults, checked.problems
     return found

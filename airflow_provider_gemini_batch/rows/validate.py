@@ -12,7 +12,7 @@ fix::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -52,18 +52,22 @@ class Validation:
         return not self.report.refused and not self.problems
 
 
-def validate(rows: Iterable[InputRow], settings: RowSettings) -> Validation:
+def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[bytes], None] | None = None) -> Validation:
     """
     Check all rows of an input for a job with *settings*. Memory grows by the keys alone.
 
     :param rows: Lines of a file, or dicts.
+    :param see: Shown the lines that can be sent, one or several at a time.
     """
     found = Validation()
     try:
         normaliser = Normaliser(replace(settings, skip_bad_rows=True), found.report)
         for outcome in normaliser.outcomes(rows):
             if not isinstance(outcome, RowFault):
-                found.wire_bytes += len(outcome.lines() if isinstance(outcome, FastBlock) else outcome.line())
+                lines = outcome.lines() if isinstance(outcome, FastBlock) else outcome.line()
+                found.wire_bytes += len(lines)
+                if see is not None:
+                    see(lines)
                 continue
             found.report.refused += 1
             if len(found.faults) < MAX_FAULTS:

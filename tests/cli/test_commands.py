@@ -128,3 +128,20 @@ def test_finished_task_leaves_its_manifest_for_spend(
     assert json.loads(capsys.readouterr().out) == {
         "dag": "d", "rows": 7, "input_tokens": 70, "output_tokens": 7, "cost": 0.25, "unknown": 0
     }  # fmt: skip
+
+
+def test_validate_says_what_a_submission_would_warn_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"key": "a", "prompt": "x", "generationConfig": {"temperature": 0, "respnseSchema": {}}}\n')
+    assert main(["validate", str(path), "--model", "gemini-3.8-flash"]) == 0
+    said = capsys.readouterr().out
+    assert "note: line 1, generationConfig: 'respnseSchema' is not known here" in said
+    assert "gemini-3.8-flash ignores temperature" in said
+
+
+def test_validate_tells_what_is_wrong_with_the_whole_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "x"}\n' * 30_001)
+    arguments = ["validate", str(path), "--kind", "embed", "--backend", "vertex_ai", "--model", "text-embedding-005"]
+    assert main(arguments) == 1
+    assert "takes up to 30,000" in capsys.readouterr().out
