@@ -94,6 +94,12 @@ class Backend(Protocol):
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
         """Return a list filter for jobs with *labels* created after *since* (RFC 3339), or None if it has none."""
 
+    def list_models(self) -> HttpRequest:
+        """Build the call for the models that the caller can use."""
+
+    def read_models(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read their names."""
+
     def upload_name(self, source: Digested) -> str:
         """
         Return the place that bytes are uploaded to; empty where the service names files itself.

@@ -99,6 +99,13 @@ def whole_number(value: object) -> int | None:
     return number if abs(number) < 2**63 else None
 
 
+def model_names(reply: HttpReply, member: str) -> tuple[str, ...]:
+    """Read a list of models, *member* of the body; names come without what stands before the last slash."""
+    items = expect_success(reply).json_object().get(member)
+    names = (str(item.get("name") or "").rpartition("/")[2] for item in _list(items) if isinstance(item, dict))
+    return tuple(name for name in names if name)
+
+
 def text_or_none(value: object) -> str | None:
     """Return a text that is not empty, else None."""
     return value if isinstance(value, str) and value else None

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from airflow_provider_gemini_batch.api import flows
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity, digest_of
 from airflow_provider_gemini_batch.api.models import BatchJob
+from airflow_provider_gemini_batch.client.check import check_connection
 from airflow_provider_gemini_batch.client.prepare import prepared
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
@@ -390,15 +391,14 @@ class GeminiBatchClient(Session):
         return place
 
     def test_connection(self) -> tuple[bool, str]:
-        """Try the connection, and its storage place, with a cheap call; never raises, never shows a secret."""
-        is_vertex = self.settings.backend == "vertex_ai"
+        """
+        Try what a job needs (:mod:`.check`); never raises, never shows a secret.
+
+        :return: Whether all of it holds, and what was found.
+        """
         try:
-            page = self.list_batches(page_size=1)
-            if is_vertex and self.settings.storage_uri:
-                self.list_files(page_size=1)
+            return check_connection(self)
         except GeminiBatchError as error:
             return False, str(error)
         except Exception as error:  # a form must get an answer, whatever a library does
             return False, f"{type(error).__name__}: the connection could not be tried."
-        where = "Vertex AI" if is_vertex else "the Gemini Developer API"
-        return True, f"Connected to {where}" + (", which has batch jobs." if page.jobs else ".")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_gemini_batch.connection.form import EXTRA_FIELDS
+from airflow_provider_gemini_batch.connection.form import EXTRA_FIELDS, GROUPS
 
 _ASK = """
 import json, sys, warnings
@@ -54,7 +54,20 @@ def test_every_field_is_in_the_form(form: dict[str, Any]) -> None:
 
 def test_labels_say_what_the_common_fields_mean_here(form: dict[str, Any]) -> None:
     assert form["labels"] == {"host": "Base URL", "password": "API key"}
-    assert {"schema", "port", "login"} <= set(form["hidden"])
+    assert {"schema", "login"} <= set(form["hidden"])
+    assert "port" not in form["hidden"]  # the Test button of Airflow 3.3 needs a stored 0
+
+
+def test_every_field_stands_in_one_group_in_the_order_of_the_form() -> None:
+    assert [name for names in GROUPS.values() for name in names] == list(EXTRA_FIELDS)
+
+
+def test_form_shows_groups_and_the_names_of_json(form: dict[str, Any]) -> None:
+    schema = form["fields"]["storage_uri"]
+    if schema is None or "section" not in schema:
+        pytest.skip("before Airflow 3.2 the form has no sections")
+    assert schema["section"] == "Vertex AI"
+    assert schema["title"] == "Storage place (storage_uri)"
 
 
 def test_the_backends_are_offered_as_choices(form: dict[str, Any]) -> None:

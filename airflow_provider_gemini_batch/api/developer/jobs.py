@@ -30,7 +30,13 @@ from airflow_provider_gemini_batch.api.models import (
     JobPage,
     JobSpec,
 )
-from airflow_provider_gemini_batch.api.replies import error_info, expect_success, text_or_none, whole_number
+from airflow_provider_gemini_batch.api.replies import (
+    error_info,
+    expect_success,
+    model_names,
+    text_or_none,
+    whole_number,
+)
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.errors import (
@@ -77,6 +83,14 @@ class DeveloperBackend(DeveloperFiles):
         super().__init__(settings)
         self.job_masks = FieldMaskSupport()
         self.list_masks = FieldMaskSupport()
+
+    def list_models(self) -> HttpRequest:
+        """Build the call for the models that the key can use. Source: https://ai.google.dev/api/models"""
+        return HttpRequest("GET", f"{self._base}/models", (("pageSize", "1000"),), about="the list of models")
+
+    def read_models(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read their names."""
+        return model_names(reply, "models")
 
     def explain(self, error: ApiError) -> str:
         """Say nothing: the service's own words will do."""

@@ -32,7 +32,7 @@ from airflow_provider_gemini_batch.api.models import (
     JobSpec,
     RemoteFile,
 )
-from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success
+from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, model_names
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.vertex.advice import explain_error
 from airflow_provider_gemini_batch.api.vertex.replies import BIGQUERY_SOURCE, read_batch_job
@@ -228,6 +228,20 @@ class VertexBackend:
                 raise ConfigurationError(f"Not a time as RFC 3339 writes it: {since!r}.")
             parts.append(f'create_time>="{since}"')
         return " AND ".join(parts) or None
+
+    def list_models(self) -> HttpRequest:
+        """
+        Build the call for the models of the publisher.
+
+        Source: https://aiplatform.googleapis.com/$discovery/rest?version=v1beta1 (publishers.models.list), the only
+        version that lists them.
+        """
+        url = f"{self._settings.base_url.rstrip('/')}/v1beta1/publishers/google/models"
+        return HttpRequest("GET", url, (("pageSize", "100"),), about="the list of models")
+
+    def read_models(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read their names."""
+        return model_names(self._accepted(reply), "publisherModels")
 
     def explain(self, error: ApiError) -> str:
         """Say what to do, naming the connection's project, location and storage_uri."""

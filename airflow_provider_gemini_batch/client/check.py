@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Does a connection have what a job needs? Each need is tried with a cheap call, and it is said which holds.
+
+On the Developer API: the key, the list of jobs, the list of models. On Vertex AI: a token, project and location (the
+list of jobs), and the storage place, where a small object is written, read back and deleted again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.flows import delete_file, exchange, list_page
+from airflow_provider_gemini_batch.api.vertex.storage import join_gs_uri
+from airflow_provider_gemini_batch.errors import ApiError, AuthError, GeminiBatchError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.client.session import Session
+
+PROBE = b"A connection was tested; this object can be deleted.\n"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    One thing that a job needs.
+
+    :param holds: None where it could not be told, and a job may do without.
+    """
+
+    need: str
+    holds: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "FAILS", None: "not told"}[self.holds]
+        return f"{self.need}: {mark}{f' ({self.text})' if self.text else ''}"
+
+
+class _Probe:
+    size = len(PROBE)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return PROBE[offset : offset + length]
+
+
+def check_connection(session: Session) -> tuple[bool, str]:
+    """
+    Try what a job needs.
+
+    :return: Whether all of it holds, and a text for a person: what was reached, then each need.
+    """
+    findings = _service(session)
+    if findings[-1].holds:
+        findings += _storage(session)
+        findings.append(_models(session))
+    is_good = all(finding.holds is not False for finding in findings)
+    lines = [str(finding) for finding in findings]
+    notes = list(session.settings.notes)
+    if is_good:
+        return True, " ".join([f"Connected to {session.backend.label}.", "; ".join(lines) + ".", *notes])
+    # What fails comes first: a form may cut a long text.
+    lines.sort(key=lambda line: ": FAILS" not in line)
+    return False, " ".join(["; ".join(lines), *notes])
+
+
+def _service(session: Session) -> list[Finding]:
+    """Ask for the list of jobs: who calls, and where."""
+    settings = session.settings
+    caller = "API key" if settings.api_key is not None else "no credentials" if settings.is_anonymous else "token"
+    places = [f"project {settings.project}", f"location {settings.location}"] if settings.project else []
+    where = " and ".join(places) or "list of jobs"
+    try:
+        page = session.run(list_page(session.backend, session.retry, page_size=1))
+    except AuthError as error:
+        return [Finding(caller, False, str(error))]
+    except ApiError as error:
+        # An API key that is refused is answered in many ways; a token was given out before.
+        taken = [Finding(caller, True, "")] if settings.api_key is None and error.status in (403, 404) else []
+        return [*taken, Finding(where, False, str(error))]
+    except GeminiBatchError as error:
+        return [Finding(settings.base_url, False, str(error))]
+    return [Finding(caller, True, ""), Finding(where, True, "has batch jobs" if page.jobs else "")]
+
+
+def _storage(session: Session) -> list[Finding]:
+    """Write, read and delete an object where rows would be uploaded."""
+    if session.backend.inline_limit:  # files have a home of the service's own
+        return []
+    place = session.settings.storage_uri
+    if not place:
+        return [Finding("storage_uri", None, "empty: each task has to name gcs_uri and destination")]
+    name = join_gs_uri(place, "inputs", f"connection-test-{uuid.uuid4().hex}.txt")
+    findings = []
+    try:
+        uploading = session.backend.upload(_Probe(), name=name, display_name="connection test", mime_type="text/plain")
+        session.run(uploading)
+        findings.append(Finding(f"{place} is writable", True, ""))
+    except GeminiBatchError as error:
+        findings.append(Finding(f"{place} is writable", False, str(error)))
+    try:
+        if findings[0].holds:
+            b"".join(session.read_file(name))
+        else:
+            session.list_files(page_size=1)
+        findings.append(Finding(f"{place} is readable", True, ""))
+    except GeminiBatchError as error:
+        findings.append(Finding(f"{place} is readable", False, str(error)))
+    if findings[0].holds:
+        with suppress(GeminiBatchError):  # an account that may not delete leaves some bytes, which say what they are
+            session.run(delete_file(session.backend, name, session.retry))
+    return findings
+
+
+def _models(session: Session) -> Finding:
+    """Ask which models the caller can use."""
+    try:
+        names = session.run(exchange(session.backend.list_models(), session.backend.read_models, session.retry))
+    except GeminiBatchError:
+        return Finding("models", None, "")
+    return Finding("models", True if names else None, f"{len(names)}, e.g. {', '.join(names[:3])}" if names else "")
