@@ -16,6 +16,7 @@ HTTP 429 on create                      :class:`Pause`; after ``submit_timeout``
 a list showed the job's end, a read of  :class:`Wait` on, until the deadline
 the job does not, or fails for now;
 another job of the same work turned up
+another live job of the same work       :class:`Wait` on, for the one that is left
 ``timeout`` or ``execution_timeout``    :class:`Fail`; ``on_timeout`` says whether the job is cancelled
 ``pending_timeout``, and the job runs   :class:`Wait` on: it has its turn now
 meanwhile

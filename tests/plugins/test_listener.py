@@ -99,6 +99,7 @@ def test_the_jobs_of_a_run_are_cancelled_one_by_one(emulator: EmulatorHandle, jo
     assert is_cancelled(emulator)
 
 
+@pytest.mark.newest_airflow
 @pytest.mark.parametrize("keeps_old_tries", [False, True], ids=["3.0 to 3.3", "3.4"])
 def test_the_state_is_that_of_the_very_try_that_was_marked(mocker: Any, keeps_old_tries: bool) -> None:
     """In a loop each pass has the same Dag, run, task and map index; a clear replaces or archives the try."""
