@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
@@ -44,6 +45,14 @@ def epoch(text: str | None) -> float | None:
         return None
     try:
         return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def http_date(text: str | None) -> float | None:
+    """Read the ``Date`` of an HTTP reply, whole seconds, as UTC epoch seconds; None for None and for anything else."""
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
 

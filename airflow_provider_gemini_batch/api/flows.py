@@ -30,6 +30,7 @@ from airflow_provider_gemini_batch.errors import (
     ReplyFormatError,
     RequestRejectedError,
 )
+from airflow_provider_gemini_batch.times import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +119,7 @@ def get_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
     masks = backend.job_masks
     if masks.are_used:
         try:
-            job = yield from exchange(backend.get_job(name, masked=True), backend.read_job, retry)
+            job = yield from exchange(backend.get_job(name, masked=True), _dated(backend.read_job), retry)
         except (RequestRejectedError, ReplyFormatError):
             if masks.are_proven:
                 raise
@@ -126,7 +127,7 @@ def get_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
             if job.state_text:
                 masks.succeeded()
                 return job
-    job = yield from exchange(backend.get_job(name, masked=False), backend.read_job, retry)
+    job = yield from exchange(backend.get_job(name, masked=False), _dated(backend.read_job), retry)
     if job.state_text:
         masks.failed()
     return job
@@ -138,6 +139,19 @@ class Page(Protocol):
     @property
     def next_page_token(self) -> str | None:
         """What the call for the next page needs, or None after the last one."""
+
+
+def _dated(read: Reader[BatchJob]) -> Reader[BatchJob]:
+    """Note the service's own time beside what it says of a job: the job's age is a difference of its times alone."""
+    return lambda reply: replace(read(reply), read_at=http_date(reply.headers.get("date")))
+
+
+def _dated_page(read: Reader[JobPage]) -> Reader[JobPage]:
+    def read_dated(reply: HttpReply) -> JobPage:
+        page, now = read(reply), http_date(reply.headers.get("date"))
+        return replace(page, jobs=tuple(replace(job, read_at=now) for job in page.jobs))
+
+    return read_dated
 
 
 class Pages:
@@ -199,7 +213,7 @@ def _page(
     if masks.are_used:
         masked = backend.list_jobs(page_size, page_token, filter, masked=True)
         try:
-            page = yield from exchange(masked, backend.read_job_page, retry)
+            page = yield from exchange(masked, _dated_page(backend.read_job_page), retry)
         except RequestRejectedError:
             if masks.are_proven:
                 raise
@@ -210,7 +224,7 @@ def _page(
             if not page.jobs or masks.are_proven:
                 return page
     plain = backend.list_jobs(page_size, page_token, filter, masked=False)
-    page = yield from exchange(plain, backend.read_job_page, retry)
+    page = yield from exchange(plain, _dated_page(backend.read_job_page), retry)
     if any(job.state_text for job in page.jobs):
         masks.failed()
     return page

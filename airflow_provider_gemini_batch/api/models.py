@@ -113,6 +113,7 @@ class BatchJob:
     :param name: ``batches/...`` or ``projects/.../batchPredictionJobs/...``.
     :param model: As the service names it.
     :param state_text: The state as the service spelt it, for states we do not know.
+    :param read_at: When it was read by the service's own clock, in UTC epoch seconds; None if no reply said so.
     :param advice: What to do about a job that failed, where its error leaves that open; else empty.
     :param input_place: ``files/...``, ``gs://...`` or ``bq://...`` where the rows lie; None for inline rows.
     """
@@ -134,6 +135,7 @@ class BatchJob:
     state_text: str = ""
     partial_failures: tuple[JobErrorInfo, ...] = ()
     advice: str = ""
+    read_at: float | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_done(self) -> bool:

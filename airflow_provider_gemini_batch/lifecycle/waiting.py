@@ -36,6 +36,10 @@ TROUBLE_SILENCE = 290.0
 """The same while polls fail; a little less than the poller's own rhythm of five minutes."""
 
 
+LEAST_SKEW = 5.0
+"""Seconds between two clocks that are taken for a difference."""
+
+
 class Outcome(StrEnum):
     """How a wait ended."""
 
@@ -62,15 +66,22 @@ class WaitLimits:
     pending_timeout: float | None = None
     running_timeout: float | None = None
 
-    def outcome_of(self, job: BatchJob | None, now: float, running_since: float | None) -> Outcome | None:
-        """Say whether the wait is over, and how; None while it is not."""
+    def outcome_of(
+        self, job: BatchJob | None, now: float, running_since: float | None, created: float | None = None
+    ) -> Outcome | None:
+        """
+        Say whether the wait is over, and how; None while it is not. All moments are of our clock.
+
+        :param running_since: When the job was first seen to run, or its start.
+        :param created: When the job was created; None to take the service's word for it.
+        """
         if job is not None and job.is_done:
             return Outcome.ENDED
         if now >= self.deadline:
             return Outcome.TIMEOUT
         if job is None:
             return None
-        created = epoch(job.create_time)
+        created = epoch(job.create_time) if created is None else created
         if (
             self.pending_timeout is not None
             and job.state.is_waiting
@@ -147,6 +158,17 @@ def progress_line(job: BatchJob, elapsed: float) -> str:
     return ", ".join(parts)
 
 
+def skew_of(job: BatchJob, now: float) -> float:
+    """
+    Return by how many seconds the service's clock is ahead of ours, as the reply that told of *job* shows.
+
+    Ages are differences of the service's own times, also where a worker's clock is minutes off. A few seconds are
+    taken for none: replies tell whole seconds, and are on their way for a while.
+    """
+    skew = 0.0 if job.read_at is None else job.read_at - now
+    return skew if abs(skew) > LEAST_SKEW else 0.0
+
+
 @dataclass
 class Watch:
     """
@@ -167,13 +189,28 @@ class Watch:
     twins: tuple[str, ...] = field(default=(), init=False)
     """With the outcome TWIN: names of the jobs that turned up."""
 
+    skew: float = field(default=0.0, init=False)
+    """Seconds by which the service's clock is ahead of ours."""
+
     def see(self, job: BatchJob, now: float) -> Outcome | None:
         """Take a look into account; return how the wait ended, or None to go on."""
         self.job = job
+        self.skew = skew_of(job, now)
         if job.state is JobState.RUNNING and self.running_since is None:
-            self.running_since = epoch(job.start_time) or now
+            started = epoch(job.start_time)
+            self.running_since = now if started is None else started - self.skew
         self.on_look(job, now)
-        return self.limits.outcome_of(job, now, self.running_since)
+        return self.outcome(now)
+
+    @property
+    def created(self) -> float | None:
+        """When the job was created, by our clock; None while that is not known."""
+        created = epoch(self.job.create_time) if self.job is not None else None
+        return None if created is None else created - self.skew
+
+    def outcome(self, now: float) -> Outcome | None:
+        """Judge what was last seen of the job."""
+        return self.limits.outcome_of(self.job, now, self.running_since, self.created)
 
     def fault(self, error: GeminiBatchError, now: float) -> Outcome | None:
         """
@@ -190,7 +227,7 @@ class Watch:
 
     def pause(self, now: float, poll_interval: float | None) -> float:
         """Return the seconds until the next look is due, never beyond the deadline."""
-        born = epoch(self.job.create_time) if self.job else None
+        born = self.created
         interval = next_interval(now - (born if born is not None else self.started), poll_interval)
         return max(0.0, min(interval, self.limits.deadline - now))
 

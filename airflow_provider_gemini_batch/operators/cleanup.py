@@ -166,7 +166,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         jobs = [
             job
             for job in selected(everything, states, self.display_name_prefix)
-            if age is None or ((created := epoch(job.create_time)) is not None and now - created > age)
+            if age is None or ((created := epoch(job.create_time)) is not None and (job.read_at or now) - created > age)
         ]
         # Jobs of the same rows share one file.
         going = {job.name for job in jobs}

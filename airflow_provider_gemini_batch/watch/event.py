@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.api.models import BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError, TriggerEventError
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, Watch
-from airflow_provider_gemini_batch.times import duration, epoch
+from airflow_provider_gemini_batch.times import duration
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
@@ -222,7 +222,7 @@ def _over_limit(name: str, watch: Watch, subscription: Subscription, now: float)
         subscription.poll_now(name)
         return None
     del subscription.last_chances[name]
-    outcome = watch.limits.outcome_of(watch.job, now, watch.running_since)
+    outcome = watch.outcome(now)
     return None if outcome is None else End(name, outcome, subscription.trouble_of(name))
 
 
@@ -231,7 +231,7 @@ def _next_limit(watch: Watch) -> float:
     limits, job = watch.limits, watch.job
     times = [limits.deadline]
     if job is not None and job.state.is_waiting and limits.pending_timeout is not None:
-        created = epoch(job.create_time)
+        created = watch.created
         if created is not None:
             times.append(created + limits.pending_timeout)
     if job is not None and job.state is JobState.RUNNING and limits.running_timeout is not None:
