@@ -12,11 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from tests.system.adversary.pairs import BACKENDS, KINDS, LAGS, Bill, Pair, plans
-from tests.system.chaos.report import table
+from tests.system.chaos.report import machine, table
 
 PAIRS = 50
+MEANING = """\
+Jobs that run or have run to their end one lag and a minute after the last create, of so many pieces of work; *told*:
+where that is more than one, how often the task names all of them (`paid_twice`). The list of jobs lags up to so many
+seconds, differently at each request. The flows are the production's (submission, wait in a worker, reconciliation), the
+service is written from the wire facts alone, time is stepped. *killed*: the first attempt dies right after its create
+call; *simultaneous*: two attempts at once; *zombie*: the first one's create call is still on its way when the second
+begins; *lost*: one attempt, whose answer is lost."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,15 +35,19 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_argument("--pairs", type=int, default=PAIRS, help="pairs for each cell of the tables")
+    words.add_argument("--results", type=Path, metavar="FILE", help="keep the tables")
     options = words.parse_args(arguments)
+    kept = [f"# Results of `python -m tests.system.adversary`\n\n{options.pairs} pairs for each cell. {MEANING}"]
     started = time.monotonic()
     wrong: list[Bill] = []
     for long, title in ((True, "Jobs that run longer than the lag + 60 s"), (False, "Shorter jobs")):
         bills = [Pair(plan).play() for plan in plans(options.pairs, long=long)]
-        print(f"\n{title}: jobs alive or succeeded / pieces of work\n")
-        print(_table(bills, long=long))
+        kept.append(f"## {title}\n\n{_table(bills, long=long)}")
+        print(f"\n{kept[-1]}")
         wrong += [bill for bill in bills if not bill.is_right]
     print(f"\n{time.monotonic() - started:.0f} s")
+    if options.results is not None:
+        options.results.write_text("\n\n".join((*kept, f"{machine()}.")) + "\n")
     for bill in wrong[:20]:
         print(f"WRONG {bill.plan}: alive {[job.name for job in bill.alive]}, told {bill.told}, {bill.errors}")
     return 1 if wrong else 0

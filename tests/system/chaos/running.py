@@ -97,8 +97,8 @@ class Run:
         self.folder = folder
         self.log = folder / "log.txt"
         self.emulator = service.fresh(plan.backend)
-        self.emulator.configure(speed=SPEED, listing_lag=plan.listing_lag)
-        self.emulator.script(pending_seconds=PENDING, running_seconds=RUNNING)
+        self.emulator.configure(speed=SPEED, listing_lag=list(plan.lags) or plan.listing_lag)
+        self.emulator.script(pending_seconds=PENDING, running_seconds=RUNNING, results_after=plan.late)
         for fault in plan.faults:
             # Delays of faults are real time.
             self.emulator.fault(**{**fault, "delay": fault.get("delay", 0.0) / SPEED})
@@ -232,6 +232,7 @@ class Run:
     def rows_lost(self, name: str) -> int:
         """Count the rows that the job has no answer to."""
         self.emulator.clear_faults()
+        self.emulator.advance(self.plan.late)
         hook = GeminiBatchHook(processes.CONN_ID)
         answered = {row.key for row in hook.get_responses(hook.get_batch(name)) if row.text}
         return len({f"k{n}" for n in range(self.plan.rows)} - answered)

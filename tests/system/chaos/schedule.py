@@ -8,7 +8,7 @@ Times are seconds as the service and the tasks see them; the harness lets them p
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 BACKENDS = ("gemini", "vertex_ai")
@@ -21,6 +21,11 @@ MAX_LAG = 7.0
 MAX_DELAY = 2.0
 """A new job is listed up to MAX_LAG seconds late, and a create is up to MAX_DELAY on its way: together below the 10 s
 after which a may_have_rivals create looks for twins a last time."""
+MAX_ADVERSE_LAG = 45.0
+"""In one of four schedules the list lags up to so many seconds, differently at each request: beyond what a submission
+waits for, but less than the minute by which the wait finds a twin before a row of it has run."""
+MAX_LATE = 40.0
+"""In one of four the answers can be read up to so many seconds after their job has ended."""
 PENDING = 90.0
 RUNNING = 30.0
 
@@ -77,6 +82,8 @@ class Schedule:
     :param store: Whether the task has a state store (Airflow 3.3) over its attempts.
     :param store_survives_clear: Whether a clear leaves it.
     :param clear_after_success: The task is cleared after it has succeeded, and runs once more.
+    :param lags: Lags of the list beyond *listing_lag*, one for each request in turn; empty for none.
+    :param late: Seconds from a job's end until its answers can be read.
     :param from_file: The rows come from a file and not from the DAG.
     """
 
@@ -92,7 +99,8 @@ class Schedule:
     store_survives_clear: bool
     clear_after_success: bool
     from_file: bool
-    tags: frozenset[str] = field(default_factory=frozenset)
+    lags: tuple[float, ...] = ()
+    late: float = 0.0
 
 
 def schedule(seed: int, backend: str, mode: str) -> Schedule:
@@ -119,7 +127,15 @@ def schedule(seed: int, backend: str, mode: str) -> Schedule:
         store_survives_clear=draw.random() < 0.5,
         clear_after_success=draw.random() < 0.25,
         from_file=draw.random() < 0.3,
+        **_adversity(random.Random(f"adversity/{backend}/{mode}/{seed}")),
     )
+
+
+def _adversity(draw: random.Random) -> dict[str, Any]:
+    """Draw what an adversary among services does; by dice of its own, so that the rest of a seed stays."""
+    worst = draw.uniform(MAX_LAG, MAX_ADVERSE_LAG) if draw.random() < 0.25 else 0.0
+    late = draw.uniform(5, MAX_LATE) if draw.random() < 0.25 else 0.0
+    return {"lags": tuple(worst * draw.uniform(0.5, 1) for _ in range(7)) if worst else (), "late": late}
 
 
 def _fault(draw: random.Random) -> dict[str, Any]:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.chaos.schedule import BACKENDS, CREATE, KILL_STEPS, MAX_DELAY, MAX_LAG, MODES, PENDING, schedule
+from tests.system.chaos.schedule import (
+    BACKENDS,
+    CREATE,
+    KILL_STEPS,
+    MAX_ADVERSE_LAG,
+    MAX_DELAY,
+    MAX_LAG,
+    MODES,
+    PENDING,
+    schedule,
+)
 
 SEEDS = 12
 ROOT = Path(__file__).parents[3]
@@ -67,6 +77,7 @@ def test_the_schedules_of_a_full_run_hold_every_event(backend: str) -> None:
     assert any(attempt.beside is not None for plan in plans for attempt in plan.attempts)
     assert any(plan.clear_after_success for plan in plans)
     assert {plan.store for plan in plans} == {True, False}
+    assert {bool(plan.lags) for plan in plans} == {bool(plan.late) for plan in plans} == {True, False}
 
 
 def test_a_seed_makes_the_same_schedule_again() -> None:
@@ -79,3 +90,6 @@ def test_what_a_schedule_may_delay_is_less_than_what_a_submission_waits_for() ->
 
     policy = SubmitPolicy()
     assert MAX_LAG + MAX_DELAY < sum(policy.rivals) < sum(policy.reconcile) < PENDING
+    assert MAX_ADVERSE_LAG + 30 < PENDING, (
+        "a twin is found by the list's look of each half minute, before a row of it runs"
+    )
