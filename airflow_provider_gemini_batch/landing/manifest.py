@@ -61,6 +61,7 @@ class Manifest:
     model_versions: dict[str, int] = field(default_factory=dict)
     finish_reasons: dict[str, int] = field(default_factory=dict)
     first_errors: list[dict[str, Any]] = field(default_factory=list)
+    paid_twice: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import JobError
@@ -79,6 +81,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.landing.facts import JobFacts
         from airflow_provider_gemini_batch.landing.join import land
         from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
+        from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
 
         check_max_failed_rows(self.max_failed_rows)
         output_path = normalise_path(self.output_path, "output_path")
@@ -101,9 +104,12 @@ class DownloadResultsOperator(GeminiBatchOperator):
             check_counts=self.check_counts,
             check_input=self.check_input,
         )
+        manifest = replace(manifest, paid_twice=list(hook.paid_twins(job)))
         values = manifest.to_json()
         if (task_instance := context.get("ti")) is not None:
             task_instance.xcom_push(key=MANIFEST_KEY, value=values)
+            if manifest.paid_twice:
+                say_paid_twice(manifest.paid_twice, self.log, partial(_push, task_instance))
         self._judge(job, manifest)
         return values
 
@@ -143,3 +149,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         )
         if warning:
             self.log.warning("%s", warning)
+
+
+def _push(task_instance: Any, key: str, value: Any) -> None:
+    task_instance.xcom_push(key=key, value=value)

@@ -200,6 +200,7 @@ class SubmitOperator(GeminiBatchOperator):
         self._pushed: str | None = None
         self._ti: Any = None
         self._unwanted: str | None = None
+        self._paid_twice: list[str] = []
         self._end = TaskEnd()
 
     def request(self) -> JobRequest:
@@ -339,8 +340,10 @@ class SubmitOperator(GeminiBatchOperator):
         """Push what came of twins; the job that is gone on with is the one that a kill cancels."""
         if key == "job_name":
             self._know_job(value)
-        else:
-            self._push(key, value)
+            return
+        if key == "paid_twice":
+            self._paid_twice = value
+        self._push(key, value)
 
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
@@ -421,7 +424,8 @@ class SubmitOperator(GeminiBatchOperator):
     def _judged(self, job: BatchJob) -> str:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
-        self._push(MANIFEST_KEY, _manifest_of(job))  # first: a task that fails for its rows has one too
+        manifest = {**_manifest_of(job), "paid_twice": self._paid_twice}
+        self._push(MANIFEST_KEY, manifest)  # first: a task that fails for its rows has one too
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)
@@ -470,7 +474,7 @@ class SubmitOperator(GeminiBatchOperator):
         if submission.paid_twice:
             from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
 
-            say_paid_twice(submission.paid_twice, self.log, self._push)
+            say_paid_twice(submission.paid_twice, self.log, self._push_settled)
 
     def _push(self, key: str, value: Any) -> None:
         if self._ti is not None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that meet another job for their rows: a twin listed late, another Airflow's, or one of an older version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.api.identity import make_task_id
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
+from airflow_provider_gemini_batch.sensors import BatchJobSensor
+from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+from tests.support.airflow_side import attempt, rows, set_connection
+
+MODEL = "gemini-3.5-flash-lite"
+FOR_EVER = 1e6
+
+
+@pytest.fixture
+def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    return gemini_batch_emulator
+
+
+def create(**arguments: Any) -> CreateBatchOperator:
+    return CreateBatchOperator(task_id="create", model=MODEL, inlined_requests=rows(2), **arguments)
+
+
+def twins(emulator: EmulatorHandle) -> tuple[str, str]:
+    """Let two attempts submit that do not see each other's job; the older one's name comes first."""
+    emulator.configure(listing_lag=FOR_EVER)
+    older = create().execute(attempt())
+    emulator.advance(5)
+    younger = create().execute(attempt())
+    emulator.configure(listing_lag=0)
+    assert older != younger
+    return older, younger
+
+
+def uncancelled(emulator: EmulatorHandle) -> list[str]:
+    return [job.name for job in emulator.state.all_jobs if job.cancelled is None]
+
+
+def test_a_sensor_keeps_its_job_and_cancels_the_twin(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=1000)
+    _, younger = twins(emulator)
+    emulator.advance(20)
+    assert not BatchJobSensor(task_id="wait", job_name=younger, poke_interval=30).poke(attempt())
+    assert uncancelled(emulator) == [younger]
+
+
+def test_a_resumed_task_takes_the_older_job_and_names_both(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=1000)
+    older, younger = twins(emulator)
+    context = attempt()
+    operator = create(wait_for_completion=True, deferrable=True)
+    event = {"outcome": "twin", "job_name": younger, "twins": [older]}
+    plan = {"deadline": emulator.state.now() + 1e6}
+    emulator.advance(5000)
+    assert operator.execute_complete(context, event, plan=plan) == older
+    assert context["ti"].xcoms["paid_twice"] == [older, younger]
+    assert context["ti"].xcoms["gemini_batch_manifest"]["paid_twice"] == [older, younger]
+    assert context["ti"].xcoms["job_name"] == older
+
+
+def test_a_download_says_that_two_jobs_were_paid_for(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    older, younger = twins(emulator)
+    emulator.advance(5000)
+    context = attempt()
+    download = DownloadResultsOperator(task_id="get", job_name=younger, output_path=str(tmp_path / "out.jsonl"))
+    manifest = download.execute(context)
+    assert manifest["paid_twice"] == [younger, older]
+    assert context["ti"].xcoms["paid_twice"] == [younger, older]
+
+
+def test_a_download_of_the_only_job_says_nothing(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    name = create().execute(attempt())
+    emulator.advance(5000)
+    context = attempt()
+    path = str(tmp_path / "out.jsonl")
+    assert DownloadResultsOperator(task_id="get", job_name=name, output_path=path).execute(context)["paid_twice"] == []
+    assert "paid_twice" not in context["ti"].xcoms
+
+
+def test_two_airflows_with_one_key_leave_each_others_jobs_alone(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.script(pending_seconds=1000)
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////srv/production/airflow.db")
+    production = create().execute(attempt())
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////srv/staging/airflow.db")
+    other_rows = CreateBatchOperator(task_id="create", model=MODEL, inlined_requests=rows(3))
+    staging = [create().execute(attempt()), other_rows.execute(attempt(run_id="manual__1"))]
+    assert len({production, *staging}) == 3
+    assert production in uncancelled(emulator)
+
+
+def test_a_job_of_version_0_1_0_is_found_after_the_upgrade(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=1000)
+    request = JobRequest("generate", MODEL, inlined_requests=rows(2), display_name="nightly.create")
+    old = GeminiBatchHook().submit(request, task=make_task_id("", "nightly", "manual__1", "create")).job.name
+    assert create().execute(attempt(2)) == old
+    assert len(emulator.state.all_jobs) == 1
