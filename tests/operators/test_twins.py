@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +13,12 @@ from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 from tests.support.airflow_side import attempt, rows, set_connection
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 MODEL = "gemini-3.5-flash-lite"
 FOR_EVER = 1e6
@@ -45,10 +49,11 @@ def uncancelled(emulator: EmulatorHandle) -> list[str]:
     return [job.name for job in emulator.state.all_jobs if job.cancelled is None]
 
 
-def test_a_sensor_keeps_its_job_and_cancels_the_twin(emulator: EmulatorHandle) -> None:
+def test_a_sensor_keeps_its_job_and_cancels_the_twin(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator.script(pending_seconds=1000)
     _, younger = twins(emulator)
     emulator.advance(20)
+    monkeypatch.setattr(time, "time", emulator.state.now)
     assert not BatchJobSensor(task_id="wait", job_name=younger, poke_interval=30).poke(attempt())
     assert uncancelled(emulator) == [younger]
 
