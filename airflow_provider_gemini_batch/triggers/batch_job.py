@@ -23,7 +23,8 @@ from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from airflow_provider_gemini_batch.lifecycle.waiting import Watch
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, Watch
 
 _NEEDED = (
     "airflow_provider_gemini_batch.watch.event",
@@ -78,6 +79,7 @@ class BatchJobTrigger(WatchTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.backend = backend
         self.twins = twins
+        self._twin_names: list[str] = []
 
     @property
     def watched_jobs(self) -> Sequence[str]:
@@ -150,12 +152,27 @@ class BatchJobTrigger(WatchTrigger):
         while True:
             try:
                 with subscribe(settings, self.job_name, self.poll_interval) as subscription:
-                    end = await watch_until_over(watch, subscription)
+                    end = await watch_until_over(watch, subscription, self._on_sibling)
                 message = why(end.outcome, self.job_name, time.time() - self.started, end.error)
-                return event_for(end.outcome, self.job_name, watch.job, message)
+                return {**event_for(end.outcome, self.job_name, watch.job, message), "twins": self._twin_names}
             except AuthError:
                 refused, settings = settings, await self._find_connection(watch.limits.deadline)
                 if settings.identity == refused.identity:
                     raise
                 self._settings = settings
                 self.log.info("The credentials were refused; the connection has others now, and the wait goes on.")
+
+    async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
+        """End the wait for a twin: the resumed task settles on one of the two."""
+        from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+
+        if own is None or not isinstance(self.twins, dict):
+            return None
+        settled = self.twins.get("settled")
+        names = frozenset(map(str, settled)) if isinstance(settled, list) else frozenset()
+        if not TwinWatch(self.twins.get("replace") is True, names).is_twin(own, sibling):
+            return None
+        self._twin_names = [sibling.name]
+        self.log.info("%s turned up beside %s: the task settles on one of them.", sibling.name, job_name)
+        return Outcome.TWIN

@@ -110,3 +110,25 @@ def test_a_job_of_version_0_1_0_is_found_after_the_upgrade(emulator: EmulatorHan
     old = GeminiBatchHook().submit(request, task=make_task_id("", "nightly", "manual__1", "create")).job.name
     assert create().execute(attempt(2)) == old
     assert len(emulator.state.all_jobs) == 1
+
+
+def test_a_trigger_ends_its_wait_for_a_twin(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+
+    emulator.script(pending_seconds=1000)
+    older, younger = twins(emulator)
+
+    async def event_of(**more: Any) -> dict[str, Any]:
+        trigger = BatchJobTrigger(younger, poll_interval=0.2, deadline=time.time() + 3, **more)
+        async for event in trigger.run():
+            return dict(event.payload)
+        raise AssertionError("no event")
+
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 60)  # old enough for the list to be read
+    event = asyncio.run(event_of(twins={"replace": True, "settled": []}))
+    assert (event["outcome"], event["twins"]) == ("twin", [older])
+    event = asyncio.run(event_of(twins={"replace": True, "settled": [older]}))
+    assert event["outcome"] == "timeout"
