@@ -28,6 +28,7 @@ from typing import Any
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputMismatchError, ResultsIncompleteError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
 from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.landing.echo import EchoKeys
 from airflow_provider_gemini_batch.landing.facts import JobFacts
 from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
 from airflow_provider_gemini_batch.landing.manifest import NAMED_KEYS, KeySample, Manifest, Totals
@@ -50,9 +51,11 @@ class ResultReading:
     Results as they come in, counted.
 
     :param key_names: The caller's own members by which a row is known; empty for the service's ``key``.
+    :param echo: Finds the input row that an answer without a key repeats.
     """
 
-    def __init__(self, include_response: bool, key_names: Sequence[str] = ()) -> None:
+    def __init__(self, include_response: bool, key_names: Sequence[str] = (), echo: EchoKeys | None = None) -> None:
+        self._echo = echo
         self._certain = 0
         self._nameless_errors = 0
         self.lines = 0
@@ -96,6 +99,8 @@ class ResultReading:
             number += 1
             row = read_row(line, self._key_names)
             self._count(row, line)
+            if row.key is None and self._echo is not None and "request" in row.own:
+                row.key = self._echo.key_of(row.own["request"])
             if row.key is not None:
                 keyed = True
             elif row.is_readable and row.is_ordered and not keyed:
@@ -345,7 +350,10 @@ def land(
             raise ConfigurationError("input_path and input_keys exclude each other.")
         source = JoinInput(input_path, key, tolerant=bool(job.input_digest))
     rule = KeyRule(key)
-    reading = ResultReading(include_response, () if rule.is_default else rule.names)
+    echo = None
+    if isinstance(source, JoinInput) and job.row_settings is not None:
+        echo = EchoKeys(source.again, replace(job.row_settings, key=key))
+    reading = ResultReading(include_response, () if rule.is_default else rule.names, echo)
     local = local_path(output_path)
     if workdir is None and local is not None:
         workdir = os.path.dirname(os.path.abspath(local))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from airflow_provider_gemini_batch.files.background import BackgroundHash
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
-from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow, known_rows, row_keys
+from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow, known_rows
 from airflow_provider_gemini_batch.rows.line_batches import BLOCK_BYTES, line_blocks
 from airflow_provider_gemini_batch.rows.normalise import naming
 
@@ -130,14 +130,15 @@ class JoinInput:
             behind.finish()
         self.sha256 = digest.hexdigest()
 
+    def again(self) -> Iterator[KnownBlock | KnownRow]:
+        """Yield the rows once more."""
+        with open_lines(self._path)[0] as stream:
+            yield from known_rows(stream, self._key, tolerant=self._tolerant)
+
     def keys(self) -> Iterator[str]:
         """Yield the keys once more."""
-        with open_lines(self._path)[0] as stream:
-            if not self._tolerant:
-                yield from row_keys(stream, self._key)
-                return
-            for found in known_rows(stream, self._key, tolerant=True):
-                yield from found.keys if isinstance(found, KnownBlock) else [found.key]
+        for found in self.again():
+            yield from found.keys if isinstance(found, KnownBlock) else [found.key]
 
     def mark(self) -> str:
         """Return what names the input's lines, as the job carries it; complete once all rows were taken."""

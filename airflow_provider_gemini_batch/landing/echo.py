@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Keys for answers that come without, from the request that Vertex AI repeats in each of them.
+
+The repeated request is not what was sent, byte for byte: absent members come back as null. So both sides are brought to
+one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Rows that ask
+the same get one of the answers each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from airflow_provider_gemini_batch.rows.answer_types import decode_or_none
+from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow
+from airflow_provider_gemini_batch.rows.normalise import Normaliser, WireRow
+from airflow_provider_gemini_batch.rows.notes import RowReport
+from airflow_provider_gemini_batch.rows.settings import RowSettings
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EchoKeys:
+    """
+    Finds the input row that an answer repeats.
+
+    :param rows: Gives the input's rows; asked once, and only if an answer without a key comes.
+    :param settings: Of the job's rows.
+    """
+
+    def __init__(self, rows: Callable[[], Iterable[KnownBlock | KnownRow]], settings: RowSettings) -> None:
+        self._rows = rows
+        # The Developer API has no rules over several rows, which would tell one row from another by what came before.
+        self._settings = RowSettings(settings.kind, "gemini", settings.model)
+        self._keys: dict[bytes, deque[str]] | None = None
+
+    def key_of(self, request: Any) -> str | None:
+        """Return the key of a row that asks what *request* repeats, each row once; None if there is none left."""
+        if self._keys is None:
+            self._keys = self._read()
+        value = _without_nulls(decode_or_none(_encode(request)))
+        waiting = self._keys.get(self._digest({"request": value}))
+        return waiting.popleft() if waiting else None
+
+    def _read(self) -> dict[bytes, deque[str]]:
+        keys: dict[bytes, deque[str]] = {}
+        for found in self._rows():
+            pairs = (
+                zip(found.keys, found.lines, strict=True) if isinstance(found, KnownBlock) else [(found.key, found.raw)]
+            )
+            for key, raw in pairs:
+                value = raw if isinstance(raw, Mapping) else decode_or_none(raw if isinstance(raw, bytes) else b"")
+                if isinstance(value, Mapping):
+                    keys.setdefault(self._digest(value), deque()).append(key)
+        return keys
+
+    def _digest(self, row: Mapping[str, Any]) -> bytes:
+        # A reader of its own for each row: one that has seen a key would refuse it the next time.
+        found = Normaliser(self._settings, RowReport()).read(row, 1, 1)
+        request = decode_or_none(found.body()) if isinstance(found, WireRow) else row.get("request")
+        asked = request.get("contents", request.get("content")) if isinstance(request, Mapping) else row
+        text = json.dumps(_without_nulls(asked), sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(member) for member in value]
+    return value
