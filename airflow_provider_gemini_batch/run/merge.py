@@ -96,8 +96,8 @@ class Merge:
         self._narrow = checkpoint.folder.fetch(snapshot.narrow, folder)
         self._data = checkpoint.folder.fetch(snapshot.data, folder)
         total = sum(file.bytes for file in self._files) + snapshot.data_bytes
-        self._bytes_a_row = max(1.0, total / max(1, snapshot.total_rows))
-        self.bucket_rows = max(1, int(BUCKET_BYTES / self._bytes_a_row))
+        self.bytes_a_row = max(1.0, total / max(1, snapshot.total_rows))
+        self.bucket_rows = max(1, int(BUCKET_BYTES / self.bytes_a_row))
 
     @property
     def columns(self) -> dict[str, str]:
@@ -201,7 +201,7 @@ class Merge:
             f"LEFT JOIN (SELECT * FROM read_parquet({text(chosen)}) WHERE n {within}) AS c ON c.n = x.n "
             f"LEFT JOIN {read} AS a ON a.n = x.n ORDER BY x.n"
         )
-        return copy_to_parquet(self._engine, query, part, bytes_a_row=self._bytes_a_row + 200)
+        return copy_to_parquet(self._engine, query, part, bytes_a_row=self.bytes_a_row + 200)
 
     def _meta(self) -> str:
         """Return the select list of our own columns."""
@@ -305,6 +305,10 @@ def _unpacked_lines(path: str) -> Iterator[bytes]:
                 yield line + b"\n"
 
 
-def group_size(parts: Sequence[str], rows: int) -> int:
-    """Return a row group's rows for a file made of all *parts*."""
-    return row_group_size(4.0 * sum(map(os.path.getsize, parts)) / max(1, rows))
+def group_size(parts: Sequence[str], rows: int, bytes_a_row: float = 0.0) -> int:
+    """
+    Return a row group's rows for a file made of all *parts*.
+
+    :param bytes_a_row: What a row took before it was compressed, if that is known: vectors shrink a lot.
+    """
+    return row_group_size(max(bytes_a_row, 4.0 * sum(map(os.path.getsize, parts)) / max(1, rows)))

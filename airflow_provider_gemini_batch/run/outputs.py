@@ -66,11 +66,18 @@ class Table:
     :param parts: Parquet files in order.
     :param columns: Types by name, in order.
     :param json_columns: Columns that hold JSON text.
+    :param bytes_a_row: What a row takes uncompressed, if that is known.
     """
 
     def __init__(
-        self, engine: DuckDBPyConnection, parts: Sequence[str], columns: Mapping[str, str], json_columns: Iterable[str]
+        self,
+        engine: DuckDBPyConnection,
+        parts: Sequence[str],
+        columns: Mapping[str, str],
+        json_columns: Iterable[str],
+        bytes_a_row: float = 0.0,
     ) -> None:
+        self._bytes_a_row = bytes_a_row
         self.engine = engine
         self.parts = list(parts)
         self.columns = dict(columns)
@@ -109,7 +116,8 @@ class Table:
 
     def _copy(self, local: str, form: str) -> None:
         if form == "parquet":
-            options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {group_size(self.parts, self.rows)}"
+            size = group_size(self.parts, self.rows, self._bytes_a_row)
+            options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {size}"
             self.engine.execute(f"COPY ({self.query}) TO {text(local)} ({options})")
             return
         shown = ", ".join(_flat(name, sql) for name, sql in self.columns.items())
