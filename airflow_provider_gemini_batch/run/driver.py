@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -463,11 +464,19 @@ class _Work:
                     out.write(b'{"key":"%b","request":%b}\n' % (wire_key(n, digest).encode(), body))
 
     def _afford(self, shard: plan.Shard) -> None:
-        """Refuse a shard that may cost more than is left."""
-        if self.spec.max_cost is None:
+        """Refuse a shard that may cost more, or send more tokens, than is left."""
+        if self.spec.max_cost is None and self.spec.max_input_tokens is None:
             return
         _, entry = self._entry(shard)
         notes = self.checkpoint.notes()
+        if self.spec.max_input_tokens is not None:
+            sent = [self._entry(plan.Shard(name, 0))[1] for name in notes["job"]]
+            tokens = sum(InputMeasure(int(one["rows"]), int(one["bytes"])).tokens.high or 0 for one in (*sent, entry))
+            if tokens > self.spec.max_input_tokens:
+                raise CostLimitError(
+                    f"max_input_tokens={self.spec.max_input_tokens}: with what is next, the run may send {tokens:.0f} "
+                    "tokens. Raise it, or ask fewer rows (sample=)."
+                )
         spent = sum(float(note.get("cost") or 0) for found in notes["collected"].values() for note in found)
         flying = [name for name in notes["job"] if name not in notes["collected"]]
         reserved = sum(self.run.estimate(self._entry(plan.Shard(name, 0))[1]) or 0.0 for name in flying)

@@ -301,3 +301,11 @@ def test_cap_that_one_job_passes_submits_nothing(world):
         world.attempt(world.spec(max_cost=0.0000001), rows(4), prices=RunPrices(PriceList()))
     assert world.emulator.ledger()["totals"]["created"] == 0
     assert [row["status"] for row in world.table()] == ["missing"] * 4
+
+
+def test_cap_on_input_tokens_stops_before_it_is_passed(world):
+    world.emulator.script(mode="at_once")
+    with pytest.raises(RunFailedError, match="max_input_tokens"):
+        world.attempt(world.spec(max_input_tokens=1), rows(4))
+    assert world.emulator.ledger()["totals"]["created"] == 0
+    assert world.attempt(world.spec(max_input_tokens=100_000), rows(4), occasion="again")["succeeded"] == 4
