@@ -210,7 +210,7 @@ class Schedule:
     :param utc: UTC epoch seconds.
     """
 
-    def __init__(self, now: Callable[[], float], utc: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float], utc: Callable[[], float] = lambda: time.time()) -> None:
         self._now = now
         self._utc = utc
         self._start = now()
