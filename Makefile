@@ -16,7 +16,7 @@ COMING := 3.4
 VENV := .venv
 BIN := $(VENV)/bin
 # What the older versions are asked; the rest of the suite needs the newest Airflow or has nothing to do with Airflow.
-COMPAT_TESTS := hooks operators sensors triggers dags packaging
+COMPAT_TESTS := connection dags hooks operators packaging plugins sensors task triggers
 # Quiet in tests: an Airflow home of our own, so that nobody's real configuration or database is touched.
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
