@@ -75,6 +75,7 @@ test-all: test $(OLDER:%=test-airflow-%) $(COMING:%=test-airflow-%) ## `make tes
 
 test-airflow-%: .venv-%/.ready
 	@echo "Airflow $*"
+	@mkdir -p .cache && $(call TEST_ENV,$*) .venv-$*/bin/python -m airflow db migrate >.cache/migrate-$*.log 2>&1
 	@$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m "not newest_airflow" \
 	    $(wildcard $(COMPAT_TESTS:%=tests/%)) $(PYTEST)
 

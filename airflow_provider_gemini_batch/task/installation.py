@@ -227,14 +227,30 @@ class _Database:
 
     def read(self) -> str | None:
         from airflow.utils.session import create_session
+        from sqlalchemy.exc import SQLAlchemyError
 
         model = _variable_model()
-        with create_session() as session:
-            row = session.query(model).filter(model.key == VARIABLE).first()
-            return None if row is None else str(row.val)
+        try:
+            with create_session() as session:
+                row = session.query(model).filter(model.key == VARIABLE).first()
+                return None if row is None else str(row.val)
+        except SQLAlchemyError as error:
+            raise self._unasked(error) from error
 
     def write(self, value: str) -> None:
-        _variable_model().set(VARIABLE, value, description=DESCRIPTION)
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            _variable_model().set(VARIABLE, value, description=DESCRIPTION)
+        except SQLAlchemyError as error:
+            raise self._unasked(error) from error
+
+    @staticmethod
+    def _unasked(error: Exception) -> SubmitError:
+        return SubmitError(
+            f"Airflow's database could not be asked for the Variable {VARIABLE} ({type(error).__name__}); nothing was "
+            "sent. A retry asks again; with [gemini_batch] namespace set, nobody is asked."
+        )
 
 
 def _variable_model() -> Any:
