@@ -46,7 +46,14 @@ def test_the_connection_form_is_what_the_strict_schema_accepts() -> None:
 
 def test_config_options_have_all_that_airflow_requires() -> None:
     options = get_provider_info()["config"]["gemini_batch"]["options"]
-    assert set(options) == {"namespace", "settle_seconds", "checkpoint_path", "output_mode"}
+    assert set(options) == {
+        "namespace",
+        "settle_seconds",
+        "checkpoint_path",
+        "prices_path",
+        "history_path",
+        "output_mode",
+    }
     for option in options.values():
         assert set(option) >= {"description", "version_added", "type", "example", "default"}
         assert isinstance(option["default"], str)
