@@ -124,7 +124,7 @@ class ProgressReport:
             self._failing_since = now
         elif now - self._last_fault < TROUBLE_SILENCE:
             return
-        self._last_fault = now
+        self._last_fault = self._last_time = now
         failing = now - self._failing_since
         text = f" for {duration(failing)}" if failing else ""
         (self.warn or self.log)(f"Polling has failed{text}; waiting goes on. {error}")
