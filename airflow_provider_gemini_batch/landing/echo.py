@@ -46,10 +46,12 @@ class EchoKeys:
             self._keys = self._read()
         value = _without_nulls(decode_or_none(_encode(request)))
         waiting = self._keys.get(self._digest({"request": value}))
-        return waiting.popleft() if waiting else None
+        return waiting.popleft() if waiting else None  # an empty queue: rows that the contents do not tell apart
 
     def _read(self) -> dict[bytes, deque[str]]:
         keys: dict[bytes, deque[str]] = {}
+        whole: dict[bytes, str] = {}
+        unlike: set[bytes] = set()
         for found in self._rows():
             pairs = (
                 zip(found.keys, found.lines, strict=True) if isinstance(found, KnownBlock) else [(found.key, found.raw)]
@@ -57,7 +59,15 @@ class EchoKeys:
             for key, raw in pairs:
                 value = raw if isinstance(raw, Mapping) else decode_or_none(raw if isinstance(raw, bytes) else b"")
                 if isinstance(value, Mapping):
-                    keys.setdefault(self._digest(value), deque()).append(key)
+                    asked = self._digest(value)
+                    keys.setdefault(asked, deque()).append(key)
+                    # Rows may ask the same contents with other instructions or settings, which the job's own may have
+                    # completed: none of their answers can be told from another's.
+                    rest = json.dumps({**value, "key": None}, sort_keys=True, default=str)
+                    if whole.setdefault(asked, rest) != rest:
+                        unlike.add(asked)
+        for asked in unlike:
+            keys[asked].clear()
         return keys
 
     def _digest(self, row: Mapping[str, Any]) -> bytes:

@@ -24,6 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     NotFoundError,
     RateLimitedError,
+    ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
@@ -40,6 +41,7 @@ from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
 from airflow_provider_gemini_batch.run.snapshot import Snapshot, take
 from airflow_provider_gemini_batch.run.tables import engine, require_extra, rows_of, text
+from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 log = logging.getLogger(__name__)
+
+ANSWERS_LIVE = 40 * 3600.0
+"""Seconds after a job's end within which its answers are not gone: the service keeps them for 48 hours."""
 
 UNSEEN_SECONDS = 60.0
 """How long a checkpoint that another worker wrote may take to be seen: slow network disks show a file late."""
@@ -512,12 +517,15 @@ class _Work:
     ) -> Iterator[Any]:
         if job is None:
             return whole_job_failed("missing", None, f"{shard.job} is gone: it was deleted.", expected, judge)
-        if job.output is not None:
+        if job.output is not None or job.is_succeeded:
             try:
+                # Of a job that succeeded, answers may appear a while after its end: the reader waits for them.
                 lines = self.context.client.result_lines(job)
                 first = next(lines, None)
-                return judged_lines(_chained(first, lines), expected, judge)
+                return judged_lines(_whole(_chained(first, lines), job), expected, judge)
             except NotFoundError:
+                if job.is_succeeded and self.context.now() - (epoch(job.end_time) or 0.0) < ANSWERS_LIVE:
+                    raise  # not there yet, not gone: a retry reads anew
                 return whole_job_failed("missing", None, f"The answers of {job.name} are gone.", expected, judge)
             except (ConfigurationError, GeminiBatchError):
                 if job.is_succeeded:
@@ -585,6 +593,24 @@ class _Work:
         outcome = finisher.finish(self.snapshot, files, notes)
         self.checkpoint.create(
             "end.json", {**outcome.header(), "occasion": self.context.occasion, "ended": self.context.now()}
+        )
+
+
+def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:
+    """
+    Yield a job's result lines.
+
+    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts.
+    """
+    count = 0
+    for line in lines:
+        count += 1
+        yield line
+    # Rows that the service lost are in no count, and are asked again; the number of rows alone says nothing here.
+    counted = job.stats.done if job.is_succeeded else None
+    if counted is not None and count < counted:
+        raise ResultsIncompleteError(
+            f"{job.name} has {count} answers and counts {counted}; nothing of it was kept. A retry reads them anew."
         )
 
 

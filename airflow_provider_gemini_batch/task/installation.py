@@ -125,7 +125,9 @@ def _kept(namespace: str, desk: Desk, now: Callable[[], float], sleep: Callable[
         desk.write(json.dumps({"id": made_up, "current": current, "former": first}))
         sleep(SECOND_LOOK)
         text = desk.read()
-    kept = _read(text or "")
+    if text is None:
+        raise SubmitError(f"The Variable {VARIABLE} was not kept; nothing was sent. A retry makes it anew.")
+    kept = _read(text)
     current = namespace or f"airflow:{kept['id']}"
     former = [(one["name"], one["until"]) for one in kept["former"] if one["until"] > now() - REMEMBERED]
     change = ""
