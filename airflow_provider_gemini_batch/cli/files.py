@@ -56,9 +56,9 @@ def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
 def validate(arguments: argparse.Namespace) -> int:
     """Print a line for each row that cannot be sent, and a sum."""
     found = _measured(arguments)
-    for fault in found.faults:
+    for fault in found.checked.faults:
         print(f"{arguments.file}: {fault}")
-    more = found.refused - len(found.faults)
+    more = found.refused - len(found.checked.faults)
     if more:
         print(f"... and {more} more")
     for advice in _advice(arguments, found):
@@ -66,19 +66,19 @@ def validate(arguments: argparse.Namespace) -> int:
     if not found.rows and not found.refused:
         print(f"{arguments.file}: there are no rows.")
         return 1
-    for problem in found.problems:
+    for problem in found.checked.problems:
         print(f"{arguments.file}: {problem}")
     print(f"{found.rows + found.refused} rows: {found.rows} can be sent, {found.refused} cannot.")
-    return 1 if found.refused or found.problems else 0
+    return 1 if found.refused or found.checked.problems else 0
 
 
 def _advice(arguments: argparse.Namespace, found: Any) -> Iterator[Any]:
     """Yield what a submission would warn about."""
     from airflow_provider_gemini_batch.client.advice import row_advice, settings_advice
 
-    yield from row_advice(found.report, arguments.backend)
+    yield from row_advice(found.checked.report, arguments.backend)
     if arguments.model:
-        yield from settings_advice(arguments.model, found.report)
+        yield from settings_advice(arguments.model, found.checked.report)
 
 
 def plan(arguments: argparse.Namespace) -> int:

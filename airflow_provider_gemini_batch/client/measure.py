@@ -4,50 +4,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.rows.normalise import Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
-from airflow_provider_gemini_batch.rows.validate import validate
+from airflow_provider_gemini_batch.rows.validate import Validation, validate
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.rows.problems import RowFault
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _MEDIA = (b'"fileData"', b'"inlineData"')
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
     """
     What was read.
 
-    :param report: What is worth a word about the rows.
-    :param size: Bytes of all requests that can be sent.
-    :param faults: The first rows that cannot be sent.
-    :param refused: How many cannot.
+    :param checked: What is wrong with the input, and what is worth a word.
     :param has_media: Whether a row holds media or names some.
-    :param problems: Of the whole input: no rows, too many rows or bytes, a line without end.
     """
 
-    report: RowReport
-    size: int = 0
-    faults: list[RowFault] = field(default_factory=list)
-    refused: int = 0
+    checked: Validation
     has_media: bool = False
-    problems: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         """Rows that can be sent."""
-        return self.report.sent
+        return self.checked.report.sent
+
+    @property
+    def refused(self) -> int:
+        """Rows that cannot be sent."""
+        return self.checked.report.refused
 
     def input(self) -> InputMeasure:
         """Return what an estimate needs to know."""
-        longest = self.report.max_output_tokens or None
-        return InputMeasure(self.rows, self.size, longest, has_media=self.has_media)
+        longest = self.checked.report.max_output_tokens or None
+        return InputMeasure(self.rows, self.checked.wire_bytes, longest, has_media=self.has_media)
 
 
 def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
@@ -56,13 +52,12 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
 
     :raises ConfigurationError: If *settings* cannot be applied to any row.
     """
-    Normaliser(settings, RowReport())
-    found = Measured(RowReport())
+    Normaliser(settings, RowReport())  # validate() would tell it among the problems of the file
+    has_media = False
 
     def see(lines: bytes) -> None:
-        found.has_media = found.has_media or any(name in lines for name in _MEDIA)
+        nonlocal has_media
+        has_media = has_media or any(name in lines for name in _MEDIA)
 
     checked = validate(rows, settings, see)
-    found.report, found.size, found.refused = checked.report, checked.wire_bytes, checked.report.refused
-    found.faults, found.problems = checked.faults, checked.problems
-    return found
+    return Measured(checked, has_media)

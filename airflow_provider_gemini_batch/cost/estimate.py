@@ -52,14 +52,6 @@ class Range:
     likely: float | None
     high: float | None
 
-    def plus(self, other: Range) -> Range:
-        """Return the range of a sum."""
-        return Range(
-            self.low + other.low,
-            None if self.likely is None or other.likely is None else self.likely + other.likely,
-            None if self.high is None or other.high is None else self.high + other.high,
-        )
-
     def times(self, factor: float) -> Range:
         """Return the range of a multiple."""
         return Range(

@@ -24,7 +24,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Literal
 
-from airflow_provider_gemini_batch.cost.model_table import answering_model
+from airflow_provider_gemini_batch.cost.model_table import answering_model, canonical
 from airflow_provider_gemini_batch.cost.price_table import ENTRIES, Entry
 from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -155,7 +155,7 @@ def bare_name(model: str) -> str:
     """Return a model's short name: ``models/gemini-x`` and ``publishers/google/models/gemini-x`` are ``gemini-x``."""
     if model.startswith("projects/") and "/publishers/google/" not in model:
         return model  # tuned: its name says nothing of its price
-    return model.rsplit("/", 1)[-1]
+    return canonical(model)
 
 
 def utc_day(at: datetime | date) -> date:

@@ -34,16 +34,6 @@ class Tokens:
     media_out: Mapping[str, int] = field(default_factory=dict)
     thoughts: int = 0
 
-    @property
-    def total_in(self) -> int:
-        """All input tokens, cached ones too."""
-        return self.text_in + self.cached + self.cached_audio + sum(self.media_in.values())
-
-    @property
-    def total_out(self) -> int:
-        """All output tokens, thoughts too."""
-        return self.text_out + sum(self.media_out.values())
-
 
 def read_tokens(usage: Mapping[str, Any] | None) -> Tokens:
     """

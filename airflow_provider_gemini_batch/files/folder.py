@@ -95,11 +95,6 @@ class Folder:
         self._sleep = sleep
 
     @property
-    def is_local(self) -> bool:
-        """Whether the folder lies on a disk, which another worker may not see."""
-        return self._local is not None
-
-    @property
     def name(self) -> str:
         """The folder's own name."""
         return self.place.rsplit("/", 1)[-1]

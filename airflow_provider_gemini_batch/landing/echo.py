@@ -3,8 +3,8 @@
 Keys for answers that come without, from the request that Vertex AI repeats in each of them.
 
 The repeated request is not what was sent, byte for byte: absent members come back as null. So both sides are brought to
-one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Rows that ask
-the same get one of the answers each.
+one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Equal rows
+get one of the answers each; rows that share their contents but differ elsewhere get none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -52,6 +52,20 @@ class EchoKeys:
         keys: dict[bytes, deque[str]] = {}
         whole: dict[bytes, str] = {}
         unlike: set[bytes] = set()
+        for key, row in self._keyed():
+            asked = self._digest(row)
+            keys.setdefault(asked, deque()).append(key)
+            # Rows may ask the same contents with other instructions or settings, which the job's own may have
+            # completed: none of their answers can be told from another's.
+            rest = json.dumps({**row, "key": None}, sort_keys=True, default=str)
+            if whole.setdefault(asked, rest) != rest:
+                unlike.add(asked)
+        for asked in unlike:
+            keys[asked].clear()
+        return keys
+
+    def _keyed(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield each row of the input with its key; what is no object is left out."""
         for found in self._rows():
             pairs = (
                 zip(found.keys, found.lines, strict=True) if isinstance(found, KnownBlock) else [(found.key, found.raw)]
@@ -59,16 +73,7 @@ class EchoKeys:
             for key, raw in pairs:
                 value = raw if isinstance(raw, Mapping) else decode_or_none(raw if isinstance(raw, bytes) else b"")
                 if isinstance(value, Mapping):
-                    asked = self._digest(value)
-                    keys.setdefault(asked, deque()).append(key)
-                    # Rows may ask the same contents with other instructions or settings, which the job's own may have
-                    # completed: none of their answers can be told from another's.
-                    rest = json.dumps({**value, "key": None}, sort_keys=True, default=str)
-                    if whole.setdefault(asked, rest) != rest:
-                        unlike.add(asked)
-        for asked in unlike:
-            keys[asked].clear()
-        return keys
+                    yield key, value
 
     def _digest(self, row: Mapping[str, Any]) -> bytes:
         # A reader of its own for each row: one that has seen a key would refuse it the next time.

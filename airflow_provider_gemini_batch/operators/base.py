@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
+MANIFEST_KEY = "gemini_batch_manifest"
+"""XCom key under which every operator with a manifest leaves it."""
+
 
 class InvalidInputError(ConfigurationError, AirflowFailException):
     """A ConfigurationError in a task: it fails at once, as a retry cannot help."""

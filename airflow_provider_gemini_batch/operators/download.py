@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import JobError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
+from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, GeminiBatchOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.landing.manifest import Manifest
-
-MANIFEST_KEY = "gemini_batch_manifest"
-"""XCom key under which every operator with a manifest leaves it."""
 
 
 class DownloadResultsOperator(GeminiBatchOperator):

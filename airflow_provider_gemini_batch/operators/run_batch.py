@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, conf
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError, GeminiBatchError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, TaskTypeArgument, fail_without_retry
+from airflow_provider_gemini_batch.operators.base import (
+    MANIFEST_KEY,
+    GeminiBatchOperator,
+    TaskTypeArgument,
+    fail_without_retry,
+)
 from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
 from airflow_provider_gemini_batch.times import seconds
 
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MANIFEST_KEY = "gemini_batch_manifest"
 DAY = 24 * 3600.0
 
 

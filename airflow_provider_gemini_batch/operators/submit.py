@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, conf
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, fail_without_retry
+from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, GeminiBatchOperator, fail_without_retry
 from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
 from airflow_provider_gemini_batch.times import seconds
 
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 DAY = 24 * 3600.0
 DEFAULT_TIMEOUT = 4 * DAY
 MAX_FAILED_ROWS = 0.1
-MANIFEST_KEY = "gemini_batch_manifest"
 
 _CHOICES = {
     "on_existing_job": ("replace", "reuse", "fail"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.paths import normalise_path
@@ -16,17 +16,6 @@ from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import Kind
-
-
-class SourceArguments(TypedDict, total=False):
-    """Where rows come from."""
-
-    rows: Iterable[Mapping[str, Any]] | None
-    input_path: Any
-    input_format: str | None
-    input_types: Mapping[str, str] | None
-    sql: str | None
-    sql_parameters: Any
 
 
 def spec_of(kind: Kind, arguments: Mapping[str, Any], *, source_name: str = "") -> RunSpec:

@@ -25,7 +25,6 @@ is there. Nothing depends on the order in which files are listed, and a file tha
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import socket
 from typing import TYPE_CHECKING, Any
@@ -183,9 +182,3 @@ def host() -> str:
 def _digest_of(local: str) -> str:
     with open(local, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-def own_folder(folder: str) -> str:
-    """Make a local folder for its owner alone, and return it: it holds prompts and answers."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    return folder

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.api.retry import QUOTA
 from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
@@ -488,11 +489,8 @@ class _Work:
         Budget(self.spec.max_cost, spent, reserved).check(self.run.estimate(entry), self.spec.model)
 
     def _without_quota(self, error: RateLimitedError) -> Waiting:
-        from airflow_provider_gemini_batch.api.retry import RetryPolicy
-
         self.run._tries += 1
-        policy = RetryPolicy(max_attempts=None, base=30.0, cap=1800.0, max_hint=3600.0)
-        pause = policy.delay_after(error, self.run._tries) or 1800.0
+        pause = QUOTA.delay_after(error, self.run._tries) or QUOTA.cap
         live = [shard for one in self.run.facts().rounds for shard in one.shards if shard.state == "live"]
         log.warning("No quota for a job now; next try in %.0f s. %s", pause, error)
         return Waiting(tuple(shard.job for shard in live), "any", self.context.now() + pause)

@@ -96,11 +96,6 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def text_list(values: Sequence[str]) -> str:
-    """Return strings as an SQL list literal."""
-    return "[" + ", ".join(map(text, values)) + "]"
-
-
 def names(columns: Sequence[str], prefix: str = "") -> str:
     """Return column names for a select list."""
     return ", ".join(f"{prefix}{quoted(name)}" for name in columns)

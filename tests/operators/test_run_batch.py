@@ -10,8 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
-from airflow_provider_gemini_batch.operators.base import InvalidInputError
-from airflow_provider_gemini_batch.operators.run_batch import MANIFEST_KEY
+from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
 from tests.run.world import MODEL, read_table, rows
 from tests.support.airflow_side import attempt, set_connection
 

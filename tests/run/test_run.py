@@ -8,7 +8,8 @@ import json
 
 import pytest
 
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.client import results
+from airflow_provider_gemini_batch.errors import ConfigurationError, ResultsIncompleteError
 from airflow_provider_gemini_batch.run.finish import RunFailedError
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
 from tests.run.world import rows
@@ -160,6 +161,26 @@ def test_job_that_fails_is_asked_again_as_a_round(world):
     manifest = world.attempt(world.spec(), rows(5))
     assert (manifest["counts"], manifest["rounds"]) == ({"succeeded": 5}, 2)
     assert [row["attempts"] for row in world.table()] == [2] * 5
+
+
+def test_cut_result_is_read_again_instead_of_asked_again(both):
+    both.emulator.script(mode="at_once", results_share=0.4)
+    for _ in range(2):
+        with pytest.raises(ResultsIncompleteError, match="20"):
+            both.attempt(both.spec(), rows(20))
+    assert both.rows_run() == 20
+
+
+def test_answers_that_come_late_are_waited_for(both, monkeypatch):
+    both.emulator.script(mode="at_once", output_after=30)
+
+    def pause(seconds):
+        both.emulator.advance(seconds)
+        yield from ()
+
+    monkeypatch.setattr(results, "_pause", pause)
+    manifest = both.attempt(both.spec(), rows(20))
+    assert (manifest["counts"], both.rows_run()) == ({"succeeded": 20}, 20)
 
 
 def test_too_many_failed_rows_fail_the_run_after_publishing(world):

@@ -165,7 +165,7 @@ class DeveloperBackend(DeveloperFiles):
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
     ) -> HttpRequest:
-        # The declared filter is answered with UNIMPLEMENTED; picks() stands in for it.
+        # The declared filter is answered with UNIMPLEMENTED; client_filter() stands in for it.
         # A list without a page size was reported to come back empty (googleapis/python-genai#1250).
         params = [("pageSize", str(page_size))]
         if page_token:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_gemini_batch.api.backend import given_job_name
 from airflow_provider_gemini_batch.api.field_masks import FieldMaskSupport
-from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL
+from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, MAX_DISPLAY_NAME, TASK_LABEL
 from airflow_provider_gemini_batch.api.models import (
     BackendName,
     BatchJob,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Digested, UploadSource
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
-MAX_DISPLAY_NAME = 128
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 64
 
