@@ -11,6 +11,9 @@ every supported Airflow. Example: ``BaseHook`` is taken from ``airflow.sdk`` on 
 from __future__ import annotations
 
 import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -44,7 +47,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
 }
 """Modules that may hold a name, the newest first."""
 
-__all__ = [*_HOMES, "get_connection_in_trigger"]
+__all__ = [*_HOMES, "get_connection_in_trigger", "without_parsed_texts"]
 
 
 def __getattr__(name: str) -> Any:
@@ -57,6 +60,29 @@ def __getattr__(name: str) -> Any:
         globals()[name] = found
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@contextmanager
+def without_parsed_texts() -> Iterator[None]:
+    """
+    Look a connection up without a word of it in Airflow's own log.
+
+    Airflow 2.11 logs the traceback of a connection that cannot be parsed. Its last line quotes what the parser stumbled
+    over, which is the key for ``gemini-batch://:KEY`` without its ``@``.
+    """
+
+    def leave_out(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is not None:
+            record.msg, record.args = f"{record.getMessage()} ({record.exc_info[0].__name__})", ()
+            record.exc_info = None
+        return True
+
+    parser = logging.getLogger("airflow.models.connection")
+    parser.addFilter(leave_out)
+    try:
+        yield
+    finally:
+        parser.removeFilter(leave_out)
 
 
 async def get_connection_in_trigger(conn_id: str) -> tuple[Any, dict[str, Any]]:
@@ -75,5 +101,6 @@ async def get_connection_in_trigger(conn_id: str) -> tuple[Any, dict[str, Any]]:
     if hasattr(connection_class, "aextra_dejson"):  # came with the repaired aget_connection
         connection = await base_hook.aget_connection(conn_id)
         return connection, await connection.aextra_dejson()
-    connection = await sync_to_async(base_hook.get_connection)(conn_id)
+    with without_parsed_texts():
+        connection = await sync_to_async(base_hook.get_connection)(conn_id)
     return connection, await sync_to_async(lambda: connection.extra_dejson)()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.compat import BaseHook
+from airflow_provider_gemini_batch.compat import BaseHook, without_parsed_texts
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class GeminiBatchHook(BaseHook):
     def _connection(self) -> Any:
         problem = f"Connection {self.gemini_batch_conn_id!r} cannot be parsed."
         try:
-            return self.get_connection(self.gemini_batch_conn_id)
+            with without_parsed_texts():
+                return self.get_connection(self.gemini_batch_conn_id)
         except (ValueError, KeyError, TypeError):
             pass  # what a parser says holds what it stumbled over, a key perhaps
         raise ConfigurationError(

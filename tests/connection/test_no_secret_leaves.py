@@ -76,11 +76,12 @@ def test_no_answer_of_the_test_button_shows_a_key() -> None:
 
 
 @pytest.mark.usefixtures("connection")
-def test_no_event_of_a_trigger_shows_a_key() -> None:
+def test_no_event_of_a_trigger_shows_a_key(caplog: pytest.LogCaptureFixture) -> None:
     async def first() -> Any:
         return await anext(BatchJobTrigger("batches/a", deadline=0.0).run())
 
     assert is_clean(json.dumps(asyncio.run(first()).payload))
+    assert is_clean(caplog.text)
 
 
 def test_a_secret_is_kept_where_no_walk_finds_it() -> None:
