@@ -62,16 +62,23 @@ def keep_api_server() -> None:
     supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
 
 
+def _hurry(task: Any, deferrable: bool) -> None:
+    """Let a task wait as asked for, and look at its job often."""
+    how = {"deferrable": deferrable, "poll_interval": 0.2, "poke_interval": 0.2}
+    if hasattr(task, "partial_kwargs"):  # a mapped task keeps the arguments of its instances
+        if "deferrable" in task.partial_kwargs:
+            task.partial_kwargs.update(deferrable=deferrable, poll_interval=0.2)
+        return
+    for name, value in how.items():
+        if hasattr(task, name):
+            setattr(task, name, value)
+
+
 def run(dag: Any, order: dict[str, Any]) -> dict[str, Any]:
     """Run a DAG once against the connection of *order*."""
     os.environ["AIRFLOW_CONN_GEMINI_BATCH_DEFAULT"] = json.dumps(order["connection"])
     for task in dag.tasks:
-        if hasattr(task, "deferrable"):
-            task.deferrable = order["deferrable"]
-        if hasattr(task, "poll_interval"):
-            task.poll_interval = 0.2
-        if hasattr(task, "poke_interval"):
-            task.poke_interval = 0.2
+        _hurry(task, order["deferrable"])
     done = dag.test(run_conf=order["conf"])
     tasks = {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
     return {"state": str(done.state), "tasks": tasks, "run_id": done.run_id}

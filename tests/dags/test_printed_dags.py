@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -43,11 +44,13 @@ def runner(home: Path) -> Iterator[DagRunner]:
     started.close()
 
 
-def run(runner: DagRunner, emulator: EmulatorHandle, dag_id: str, backend: str) -> dict[str, Any]:
+def run(
+    runner: DagRunner, emulator: EmulatorHandle, dag_id: str, backend: str, *, deferrable: bool = True
+) -> dict[str, Any]:
     emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
     emulator.script(mode="time", pending_seconds=0.1, running_seconds=0.3)
     connection = emulator.connection(backend)
-    done = runner.run(dag_id=dag_id, connection=connection, deferrable=True, conf={})
+    done = runner.run(dag_id=dag_id, connection=connection, deferrable=deferrable, conf={})
     assert done["state"] == "success", runner.log()[-6000:]
     tasks: dict[str, Any] = done["tasks"]
     return tasks
@@ -74,7 +77,10 @@ def test_mapped_tasks_land_each_its_own_file(
     for region in ("north", "south"):
         row = {"key": region, "prompt": f"Write of the {region}."}
         (home / f"{region}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    assert set(run(runner, gemini_batch_emulator, "ask_by_region", backend).values()) == {"success"}
+    # Airflow 2.11: `dag.test` resumes an instance of a mapped task as if it was not mapped, and refuses its answer.
+    deferrable = not importlib.metadata.version("apache-airflow").startswith("2.")
+    done = run(runner, gemini_batch_emulator, "ask_by_region", backend, deferrable=deferrable)
+    assert set(done.values()) == {"success"}
     for region in ("north", "south"):
         (answer,) = (home / f"{region}.answers.jsonl").read_text(encoding="utf-8").splitlines()
         assert json.loads(answer)["key"] == region

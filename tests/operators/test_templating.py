@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.api.backends import backend_for
-from airflow_provider_gemini_batch.compat import DAG
+from airflow_provider_gemini_batch.compat import DAG, XComArg
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
@@ -46,10 +47,13 @@ def test_one_template_for_the_whole_list_is_the_list_itself(native: bool, templa
 
 @NATIVE
 def test_rows_of_an_upstream_task_are_resolved(native: bool) -> None:
-    class Output:
-        """Stands for what another task returned, as an XComArg does."""
+    class Output(XComArg):  # type: ignore[misc]
+        """What another task returned, which no database has."""
 
-        def resolve(self, context: Any) -> Any:
+        def iter_references(self) -> Iterator[Any]:
+            return iter(())
+
+        def resolve(self, context: Any, *_: Any, **__: Any) -> Any:
             return context["rows"]
 
     assert rendered(native, inlined_requests=Output()).inlined_requests is ROWS

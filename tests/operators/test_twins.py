@@ -13,7 +13,7 @@ from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from tests.support.airflow_side import attempt, rows, set_connection
+from tests.support.airflow_side import attempt, become_another_airflow, rows, set_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,16 +95,19 @@ def test_two_airflows_with_one_key_leave_each_others_jobs_alone(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.script(pending_seconds=1000)
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////srv/production/airflow.db")
+    become_another_airflow(monkeypatch, "production")
     production = create().execute(attempt())
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////srv/staging/airflow.db")
+    become_another_airflow(monkeypatch, "staging")
     other_rows = CreateBatchOperator(task_id="create", model=MODEL, inlined_requests=rows(3))
     staging = [create().execute(attempt()), other_rows.execute(attempt(run_id="manual__1"))]
     assert len({production, *staging}) == 3
     assert production in uncancelled(emulator)
 
 
-def test_a_job_of_version_0_1_0_is_found_after_the_upgrade(emulator: EmulatorHandle) -> None:
+def test_a_job_of_version_0_1_0_is_found_after_the_upgrade(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become_another_airflow(monkeypatch)
     emulator.script(pending_seconds=1000)
     request = JobRequest("generate", MODEL, inlined_requests=rows(2), display_name="nightly.create")
     old = GeminiBatchHook().submit(request, task=make_task_id("", "nightly", "manual__1", "create")).job.name

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,20 @@ def attempt(number: int = 1, **facts: Any) -> dict[str, Any]:
 def set_connection(monkeypatch: Any, connection: dict[str, Any], name: str = "gemini_batch_default") -> None:
     """Make a connection known to Airflow."""
     monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+
+def become_another_airflow(monkeypatch: Any, name: str = "another") -> None:
+    """
+    Let tasks find themselves in an Airflow that nobody knows.
+
+    Without a supervisor to ask, it is known by its database's address. Tasks of Airflow 2.11 look into the database
+    itself, which all tests share: there it forgets what it was.
+    """
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:////srv/{name}/airflow.db")
+    if importlib.util.find_spec("airflow.sdk") is None:
+        from airflow_provider_gemini_batch.compat import Variable
+
+        Variable.delete("gemini_batch_installation")
 
 
 def rows(count: int, **members: Any) -> list[dict[str, Any]]:
