@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.money import Prices
     from airflow_provider_gemini_batch.run.plan import Tier
+    from airflow_provider_gemini_batch.run.row_numbers import AskedRows
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 SOURCES = ("batch", "flex", "reused", "duplicate")
@@ -294,35 +295,35 @@ def _short(message: str | None) -> str | None:
 
 
 def judged_lines(
-    lines: Iterable[bytes | str | Mapping[str, Any]], expected: Mapping[int, bytes], judge: Judge
+    lines: Iterable[bytes | str | Mapping[str, Any]], expected: AskedRows, judge: Judge
 ) -> Iterator[tuple[Record, str, float | None]]:
     """
     Yield a record for each line that answers one of *expected*, then one for each row that no line answers.
 
     :param lines: A job's result lines, in any order.
-    :param expected: Digest (16 bytes) of each row that the job was asked, by number. A line with another digest does
-        not count: an answer can never stand beside another prompt.
+    :param expected: The rows that the job was asked. A line with another digest does not count: an answer can never
+        stand beside another prompt.
     """
-    seen: set[int] = set()
+    seen = bytearray(len(expected))
     for line in lines:
         row = read_row(line)
         key = read_wire_key((row.key or "").removeprefix(KEY_PREFIX))
-        if key is None or expected.get(key[0]) != bytes.fromhex(key[1]):
+        if key is None or expected.digest(key[0]) != bytes.fromhex(key[1]):
             continue
-        seen.add(key[0])
+        seen[expected.place(key[0]) or 0] = 1
         record, cost = judge.record(key[0], row)
         yield record, key[1], cost
-    for n, digest in expected.items():
-        if n not in seen:
+    for place, (n, digest) in enumerate(expected):
+        if not seen[place]:
             record, _ = judge.record(n, ResultRow.missing(""))
             yield record, digest.hex(), 0.0
 
 
 def whole_job_failed(
-    status: str, code: int | None, message: str, expected: Mapping[int, bytes], judge: Judge
+    status: str, code: int | None, message: str, expected: AskedRows, judge: Judge
 ) -> Iterator[tuple[Record, str, float | None]]:
     """Yield a record for each row of a job that ended without answers."""
-    for n, digest in expected.items():
+    for n, digest in expected:
         row = ResultRow("", "missing" if status == "missing" else "failed")
         row.error = {"code": code or 0, "message": message}
         record, _ = judge.record(n, row)

@@ -40,6 +40,7 @@ from airflow_provider_gemini_batch.run.money import Budget, CostLimitError
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
+from airflow_provider_gemini_batch.run.row_numbers import AskedRows
 from airflow_provider_gemini_batch.run.snapshot import Snapshot, take
 from airflow_provider_gemini_batch.run.tables import engine, require_extra, rows_of, text
 from airflow_provider_gemini_batch.times import epoch
@@ -364,8 +365,8 @@ class _Work:
                     return header, entry
         raise CheckpointLostError(f"The shard {shard.id} is in no round of {self.checkpoint.folder.place}.")
 
-    def expected(self, shard: plan.Shard) -> dict[int, bytes]:
-        """Return the digest of each row of a shard, in order."""
+    def expected(self, shard: plan.Shard) -> AskedRows:
+        """Return the rows of a shard."""
         header, entry = self._entry(shard)
         narrow = self.checkpoint.folder.fetch(self.snapshot.narrow, self.folder)
         within = f"n BETWEEN {int(entry['first'])} AND {int(entry['last'])}"
@@ -376,7 +377,7 @@ class _Work:
                 f"SELECT n, d FROM (SELECT n, d FROM read_parquet({text(narrow)}) WHERE {within}) "
                 f"JOIN (SELECT n FROM read_parquet({text(asked)}) WHERE {within}) USING (n) ORDER BY n"
             )
-        return {int(n): bytes(d) for n, d in rows_of(self.database, query)}
+        return AskedRows(rows_of(self.database, query))
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
@@ -386,7 +387,7 @@ class _Work:
         notes = self.checkpoint.notes()
         for shard in shards:
             expected = self.expected(shard)
-            keys = (wire_key(n, digest.hex()) for n, digest in expected.items())
+            keys = (wire_key(n, digest.hex()) for n, digest in expected)
             digest = shard_digest(self.checkpoint.number, shard.id, keys)
             known = present.get(digest, [])
             if known:
@@ -420,7 +421,7 @@ class _Work:
         self.context.on_job(job.name)
 
     def _create(
-        self, shard: plan.Shard, expected: Mapping[int, bytes], digest: str, intents: Sequence[Mapping[str, Any]]
+        self, shard: plan.Shard, expected: AskedRows, digest: str, intents: Sequence[Mapping[str, Any]]
     ) -> None:
         intent_at = max((float(note["at"]) for note in intents), default=None)
         path = os.path.join(self.folder, f"{shard.id}.jsonl")
@@ -461,7 +462,7 @@ class _Work:
                 raise _ClaimedError(until)
             number += 1
 
-    def _write_input(self, shard: plan.Shard, expected: Mapping[int, bytes], path: str) -> None:
+    def _write_input(self, shard: plan.Shard, expected: AskedRows, path: str) -> None:
         _, entry = self._entry(shard)
         requests = self.snapshot.requests(self.checkpoint, self.folder, int(entry["first"]), int(entry["last"]))
         with open(path, "wb", buffering=1 << 20) as out:
@@ -510,9 +511,7 @@ class _Work:
         if job is not None:
             self._remove_remote(job)
 
-    def _records(
-        self, job: BatchJob | None, shard: plan.Shard, expected: Mapping[int, bytes], judge: Judge
-    ) -> Iterator[Any]:
+    def _records(self, job: BatchJob | None, shard: plan.Shard, expected: AskedRows, judge: Judge) -> Iterator[Any]:
         if job is None:
             return whole_job_failed("missing", None, f"{shard.job} is gone: it was deleted.", expected, judge)
         if job.output is not None or job.is_succeeded:
@@ -546,7 +545,7 @@ class _Work:
         counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
         log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
 
-    def _give_up(self, shard: plan.Shard, expected: Mapping[int, bytes], reason: str) -> None:
+    def _give_up(self, shard: plan.Shard, expected: AskedRows, reason: str) -> None:
         """Close a shard that is not asked."""
         log.warning("%s is not asked: %s", shard.id, reason)
         judge = Judge(self.spec, self.context.prices, tier="batch", job_name=None, when=None)

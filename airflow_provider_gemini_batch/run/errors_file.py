@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,10 +12,12 @@ import msgspec
 from airflow_provider_gemini_batch.run.outputs import Table
 from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.sources import RowsSource
-from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, rows_of, text
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.snapshot import Snapshot
@@ -29,50 +32,115 @@ def write_errors(
     """
     Write the errors file: key, kept columns, prompt, and why there is no answer, in the input's order.
 
-    The prompt is the text that was asked, or the request where that is more than one text.
+    The prompt is the text that was asked, or the request where that is more than one text. The table is read one part
+    after the other, since all of its rows may have failed.
     """
     own = os.path.join(folder, "errors")
     os.makedirs(own, exist_ok=True)
-    engine = table.engine
-    narrow = checkpoint.folder.fetch(snapshot.narrow, folder)
-    numbered = f"SELECT n, row_number() OVER (ORDER BY n) - 1 AS place FROM read_parquet({text(narrow)})"
-    status = quoted(spec.meta("status"))
-    failed = os.path.join(own, "failed.parquet")
-    rows = copy_to_parquet(
-        engine,
-        f"SELECT x.n AS gemini_n, t.* FROM (SELECT *, row_number() OVER () - 1 AS gemini_place FROM ({table.query})) t "
-        f"JOIN ({numbered}) x ON x.place = t.gemini_place WHERE {status} <> 'succeeded' ORDER BY x.n",
-        failed,
-    )
     shown = [*snapshot.keys, *snapshot.kept]
     meta = [spec.meta(name) for name in _SHOWN]
     columns = {name: table.columns[name] for name in shown}
     columns["prompt"] = "VARCHAR"
     columns |= {name: table.columns[name] for name in meta}
-    part = os.path.join(own, "errors.parquet")
-    prompts = os.path.join(own, "prompts.parquet")
-    _write_prompts(engine, _prompts(engine, failed, rows, checkpoint, snapshot, folder), prompts, own)
-    query = (
-        f"SELECT {names(shown, 'f.')}, p.prompt, {names(meta, 'f.')} FROM read_parquet({text(failed)}) f "
-        f"LEFT JOIN read_parquet({text(prompts)}) p ON p.n = f.gemini_n ORDER BY f.gemini_n"
-    )
-    copy_to_parquet(engine, query, part, bytes_a_row=1000)
-    Table(engine, [part], columns, ()).write(place, own)
+    work = _Errors(table.engine, checkpoint, snapshot, quoted(spec.meta("status")), shown, meta, own)
+    parts, offset = [], 0
+    for part in table.parts:
+        written, rows = work.part(part, offset)
+        parts += written
+        offset += rows
+    Table(table.engine, parts or [work.empty(columns)], columns, ()).write(place, own)
 
 
-def _prompts(
-    engine: Any, failed: str, rows: int, checkpoint: Checkpoint, snapshot: Snapshot, folder: str
-) -> Iterator[dict[str, Any]]:
-    """Yield number and prompt of the failed rows, reading only the chunks that hold one."""
-    if not rows:
-        return
-    wanted = [int(row[0]) for row in rows_of(engine, f"SELECT gemini_n FROM read_parquet({text(failed)}) ORDER BY 1")]
-    left = set(wanted)
-    for chunk in dict.fromkeys(name for n in wanted for name in snapshot.chunks_of(n, n)):
-        numbers = [n for n in wanted if snapshot.chunks_of(n, n) == [chunk]]
-        for n, _, body in snapshot.requests(checkpoint, folder, numbers[0], numbers[-1]):
-            if n in left:
-                yield {"n": n, "prompt": prompt_of(body)}
+class _Errors:
+    """
+    Finds the rows without an answer, and what they were asked, a part of the table at a time.
+
+    :param status: Column, quoted.
+    :param shown, meta: Columns before and after the prompt.
+    """
+
+    def __init__(
+        self,
+        engine: DuckDBPyConnection,
+        checkpoint: Checkpoint,
+        snapshot: Snapshot,
+        status: str,
+        shown: Sequence[str],
+        meta: Sequence[str],
+        folder: str,
+    ) -> None:
+        self._engine = engine
+        self._checkpoint = checkpoint
+        self._snapshot = snapshot
+        self._status = status
+        self._shown = shown
+        self._meta = meta
+        self._folder = folder
+        self._narrow = checkpoint.folder.fetch(snapshot.narrow, folder)
+
+    def part(self, part: str, offset: int) -> tuple[list[str], int]:
+        """
+        Write the rows of a part that have no answer.
+
+        :param offset: Number of the table's rows before it.
+        :return: The files written, none or one, and the number of the part's rows.
+        """
+        failed = os.path.join(self._folder, "failed.parquet")
+        found = self._engine.execute(f"SELECT count(*) FROM read_parquet({text(part)})").fetchone()
+        rows = int(found[0]) if found else 0
+        query = (
+            f"SELECT {self._number} AS gemini_n, {names([*self._shown, *self._meta], 't.')} "
+            f"FROM (SELECT *, file_row_number + {offset} AS gemini_place FROM "
+            f"read_parquet({text(part)}, file_row_number=true) WHERE {self._status} <> 'succeeded') t "
+            f"{self._numbered(offset, offset + rows - 1)} ORDER BY gemini_n"
+        )
+        if not copy_to_parquet(self._engine, query, failed):
+            return [], rows
+        target = os.path.join(self._folder, f"errors-{offset:012d}.parquet")
+        staged = RowsSource(self._prompts(failed)).read(self._engine, self._folder)
+        query = (
+            f"SELECT {names(self._shown, 'f.')}, p.prompt, {names(self._meta, 'f.')} "
+            f"FROM read_parquet({text(failed)}) f LEFT JOIN ({staged.query}) p ON p.n = f.gemini_n ORDER BY f.gemini_n"
+        )
+        copy_to_parquet(self._engine, query, target, bytes_a_row=1000)
+        return [target], rows
+
+    def empty(self, columns: Mapping[str, str]) -> str:
+        """Write a part without rows."""
+        path = os.path.join(self._folder, "errors-none.parquet")
+        nothing = ", ".join(f"NULL::{sql} AS {quoted(name)}" for name, sql in columns.items())
+        copy_to_parquet(self._engine, f"SELECT {nothing} LIMIT 0", path)
+        return path
+
+    # A row's number is its place in the table, but for a sample.
+
+    @property
+    def _number(self) -> str:
+        return "t.gemini_place" if self._is_whole else "x.n"
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._snapshot.rows == self._snapshot.total_rows
+
+    def _numbered(self, first: int, last: int) -> str:
+        if self._is_whole:
+            return ""
+        return (
+            "JOIN (SELECT n, file_row_number AS place FROM "
+            f"read_parquet({text(self._narrow)}, file_row_number=true) "
+            f"WHERE file_row_number BETWEEN {first} AND {last}) x ON x.place = t.gemini_place"
+        )
+
+    def _prompts(self, failed: str) -> Iterator[dict[str, Any]]:
+        """Yield number and prompt of the failed rows, reading only the chunks that hold one."""
+        query = f"SELECT gemini_n FROM read_parquet({text(failed)}) ORDER BY 1"
+        numbers = (int(row[0]) for row in self._engine.execute(query).fetchall())
+        for _, group in groupby(numbers, key=lambda n: self._snapshot.chunks_of(n, n)):
+            wanted = set(group)
+            requests = self._snapshot.requests(self._checkpoint, self._folder, min(wanted), max(wanted))
+            for n, _, body in requests:
+                if n in wanted:
+                    yield {"n": n, "prompt": prompt_of(body)}
 
 
 def prompt_of(body: bytes) -> str:
@@ -87,9 +155,3 @@ def prompt_of(body: bytes) -> str:
     except (TypeError, ValueError, KeyError):
         pass
     return body.decode()
-
-
-def _write_prompts(engine: Any, prompts: Iterator[dict[str, Any]], path: str, folder: str) -> None:
-    staged = RowsSource(prompts).read(engine, folder)
-    source = staged.query if staged.rows else "SELECT NULL::BIGINT AS n, NULL::VARCHAR AS prompt LIMIT 0"
-    copy_to_parquet(engine, f"SELECT n, prompt FROM ({source})", path, bytes_a_row=1000)

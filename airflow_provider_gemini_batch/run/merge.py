@@ -5,30 +5,37 @@ Snapshot and answers -> the table, as Parquet parts on local disk, one row for e
 Theory of operation
 ===================
 
-Whatever joins or sorts over all rows sees only narrow columns: which answer of a row counts, what it cost, how often it
-was asked. Bodies are never sorted as a whole, which takes more memory than there is. They are appended to *buckets* of
-consecutive rows in one pass over the answer files, and each bucket, some 16 MB, is joined and ordered alone. The
-buckets in order are the table.
+Nothing here holds or sorts all rows at once. Which answer of a row counts, what it cost and how often it was asked is
+found for a million rows at a time, from narrow columns alone. Bodies are never sorted as a whole, which takes more
+memory than there is. They are appended to *buckets* of consecutive rows in one pass over the answer files, and each
+bucket, some 16 MB, is joined and ordered alone. The buckets in order are the table.
 
 Example: ten million rows with 140 bytes of answer each make 90 buckets of 114,000 rows. A job's answers come in any
 order, but a line that begins ``{"n":250001,`` goes to bucket 2, and nothing more has to be known of it.
+
+Two things make a bucket larger than the average says. Answers may be long in one place and short elsewhere: such a
+bucket is split before it is joined. And with ``deduplicate`` an answer stands in several rows. It is asked for the
+first of them, so that a bucket which is due holds all answers that the later ones copy: each bucket passes its answers
+on to later ones (or to itself) right before it is joined.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.answers import RECORD_COLUMNS, SOURCES
+from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
 from airflow_provider_gemini_batch.run.plan import STATUSES
+from airflow_provider_gemini_batch.run.row_numbers import RowSet
 from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.sources import ROW
 from airflow_provider_gemini_batch.run.spec import META
 from airflow_provider_gemini_batch.run.tables import (
     BUCKET_BYTES,
+    FEWEST_ROWS,
     copy_to_parquet,
     names,
     row_group_size,
@@ -46,8 +53,10 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 _FLUSH_BYTES = 64 * 1024
+_PENDING_BYTES = 16_000_000
+_LARGEST_BUCKET = 2 * BUCKET_BYTES
 _DUPLICATE = SOURCES.index("duplicate")
-_NONE = 0xFFFF
+_LATER = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class AnswerFile:
     A file of answers with its outcomes.
 
     :param number: Of the round, 0 for answers that were carried over.
+    :param rows: Number of answers.
     """
 
     answers: str
@@ -63,11 +73,13 @@ class AnswerFile:
     number: int
     bytes: int
     longest: int
+    rows: int
 
     @classmethod
     def read(cls, note: Mapping[str, Any], number: int) -> AnswerFile:
         """Read what :meth:`~.answers.AnswerWriter.finish` said."""
-        return cls(note["answers"], note["outcomes"], number, int(note["bytes"]), int(note["longest"]))
+        rows = sum(note["counts"].values())
+        return cls(note["answers"], note["outcomes"], number, int(note["bytes"]), int(note["longest"]), rows)
 
 
 class Merge:
@@ -91,51 +103,64 @@ class Merge:
         self._checkpoint = checkpoint
         self._snapshot = snapshot
         self._spec = spec
-        self._files = list({file.answers: file for file in files}.values())
+        distinct = {file.answers: file for file in files}.values()
+        # Later rounds first: of two answers of one kind, that of the first file counts.
+        self._files = sorted(distinct, key=lambda file: -file.number)
         self._folder = folder
         self._narrow = checkpoint.folder.fetch(snapshot.narrow, folder)
         self._data = checkpoint.folder.fetch(snapshot.data, folder)
-        total = sum(file.bytes for file in self._files) + snapshot.data_bytes
-        self.bytes_a_row = max(1.0, total / max(1, snapshot.total_rows))
-        self.bucket_rows = max(1, int(BUCKET_BYTES / self.bytes_a_row))
+        answers = sum(file.bytes for file in self._files) / max(1, sum(file.rows for file in self._files))
+        average = max(1.0, answers + snapshot.data_bytes / max(1, snapshot.total_rows))
+        self.bucket_rows = max(1, int(BUCKET_BYTES / average))
+        self._chosen: list[str] = []
+        self._outcomes: list[OutcomeFile] = []
+        self._densest = average
+        self._average = average
 
     @property
     def columns(self) -> dict[str, str]:
         """The table's columns with their types, in order."""
         return self._spec.output_columns(self._snapshot.keys, self._snapshot.kept)
 
+    @property
+    def bytes_a_row(self) -> float:
+        """What a row takes uncompressed where rows take most, halved, or on average; after :meth:`parts`."""
+        return max(self._average, self._densest / 2)
+
     def parts(self) -> list[str]:
         """Write the table, and return its local Parquet files in order."""
-        chosen = self._choose()
-        buckets = self._fill_buckets(chosen)
-        found = []
-        for number in range(-(-self._snapshot.total_rows // self.bucket_rows)):
-            part = os.path.join(self._folder, f"table-{number:05d}.parquet")
-            if self._write_part(number, chosen, buckets.get(number), part):
-                found.append(part)
+        self._outcomes = [OutcomeFile.open(self._engine, self._fetched(file.outcomes)) for file in self._files]
+        self._chosen = [self._choose(*span) for span in spans(self._snapshot.total_rows)]
+        duplicates = self._write_duplicates() if self._spec.deduplicate else None
+        found: list[str] = []
+        with contextlib.closing(_Buckets(self._folder, self.bucket_rows)) as buckets:
+            self._fill(buckets)
+            for first in range(0, self._snapshot.total_rows, self.bucket_rows):
+                last = first + self.bucket_rows - 1
+                if duplicates is not None:
+                    self._pass_on(buckets, first, last, duplicates)
+                found += self._write_bucket(first, last, buckets.take(first))
         return found
 
     # --- narrow -------------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> str:
-        """Write which file's answer counts for each row: the latest usable one, else the latest of all."""
-        path = os.path.join(self._folder, "chosen.parquet")
-        if not self._files:
-            outcomes = "SELECT NULL::BIGINT AS n, 0 AS s, 0 AS rank, FALSE AS asked, NULL::DOUBLE AS cost LIMIT 0"
-        else:
-            last = max(file.number for file in self._files)
-            outcomes = " UNION ALL ".join(
-                f"SELECT n, s, (CASE WHEN s = 0 THEN 0 ELSE 1 END::BIGINT << 40) + {last - file.number << 16 | place} "
-                f"AS rank, asked, cost FROM read_parquet({text(self._fetched(file.outcomes))})"
-                for place, file in enumerate(self._files)
-            )
+    def _choose(self, first: int, last: int) -> str:
+        """Write which file's answer counts for each row of a span: the latest usable one, else the latest of all."""
+        path = os.path.join(self._folder, f"chosen-{first:012d}.parquet")
+        outcomes = outcomes_within(self._outcomes, first, last, lambda place: place)
         query = (
-            "SELECT n, (min(rank) & 65535)::USMALLINT AS file, count(*) FILTER (asked)::INTEGER AS attempts, "
+            f"SELECT n, (min(rank + CASE WHEN s = 0 THEN 0 ELSE {_LATER} END) % {_LATER})::UINTEGER AS file, "
+            "count(*) FILTER (asked)::INTEGER AS attempts, "
             "CASE WHEN count(*) FILTER (asked AND cost IS NULL) > 0 THEN NULL ELSE coalesce(sum(cost), 0) END AS cost, "
             f"count(*) FILTER (asked AND s = 0)::INTEGER AS answers FROM ({outcomes}) GROUP BY n ORDER BY n"
         )
         copy_to_parquet(self._engine, query, path, bytes_a_row=40)
         return path
+
+    @property
+    def _choice(self) -> str:
+        """What :meth:`_choose` wrote, as a table."""
+        return f"read_parquet([{', '.join(map(text, self._chosen))}])"
 
     def _fetched(self, name: str) -> str:
         return self._checkpoint.folder.fetch(name, self._folder)
@@ -143,52 +168,76 @@ class Merge:
     @property
     def paid_twice(self) -> int:
         """Answers that were paid for although the row had one; after :meth:`parts`."""
-        path = os.path.join(self._folder, "chosen.parquet")
         found = self._engine.execute(
-            f"SELECT coalesce(sum(answers - 1), 0)::BIGINT FROM read_parquet({text(path)}) WHERE answers > 1"
+            f"SELECT coalesce(sum(answers - 1), 0)::BIGINT FROM {self._choice} WHERE answers > 1"
         ).fetchone()
         return int(found[0]) if found else 0
 
-    def _duplicates(self) -> tuple[array[int], array[int]]:
-        """Return the first row and the row itself of each row whose request was asked for another, by first row."""
-        firsts, rows = array("Q"), array("Q")
-        if self._spec.deduplicate:
-            read = f"read_parquet({text(self._narrow)})"
-            query = (
-                f"SELECT first, n FROM {read} JOIN (SELECT d, min(n) AS first FROM {read} GROUP BY d "
-                "HAVING count(*) > 1) USING (d) WHERE n <> first ORDER BY first, n"
-            )
-            for first, n in rows_of(self._engine, query):
-                firsts.append(first)
-                rows.append(n)
-        return firsts, rows
+    def _write_duplicates(self) -> str:
+        """Write each row that has no answer of its own because its request was asked for another one, the first."""
+        path = os.path.join(self._folder, "duplicates.parquet")
+        read = f"read_parquet({text(self._narrow)})"
+        query = (
+            f"SELECT first, n FROM {read} x JOIN (SELECT d, min(n) AS first FROM {read} GROUP BY d "
+            f"HAVING count(*) > 1) USING (d) WHERE n <> first AND n NOT IN (SELECT n FROM {self._choice}) "
+            "ORDER BY first, n"
+        )
+        copy_to_parquet(self._engine, query, path, bytes_a_row=16)
+        return path
 
     # --- bodies -------------------------------------------------------------------------------------------------------
 
-    def _fill_buckets(self, chosen: str) -> dict[int, str]:
-        """Append each answer that counts to its row's bucket; return the buckets' paths."""
-        wanted = array("H", b"\xff\xff" * self._snapshot.total_rows)
-        for n, file in rows_of(self._engine, f"SELECT n, file FROM read_parquet({text(chosen)})"):
-            wanted[n] = file
-        firsts, rows = self._duplicates()
-        buckets = _Buckets(self._folder, self.bucket_rows)
-        with contextlib.closing(buckets):
-            for place, file in enumerate(self._files):
-                path = self._checkpoint.folder.fetch(file.answers, self._folder)
-                for line in _unpacked_lines(path):
-                    n = int(line[5 : line.index(b",")])
-                    if wanted[n] != place:
-                        continue
-                    wanted[n] = _NONE  # a file that holds two records of a row counts once
+    def _fill(self, buckets: _Buckets) -> None:
+        """Append each answer that counts to its row's bucket."""
+        for place, (file, outcomes) in enumerate(zip(self._files, self._outcomes, strict=True)):
+            wanted = RowSet(outcomes.first, outcomes.last)
+            within = f"n BETWEEN {outcomes.first} AND {outcomes.last}"
+            for (n,) in rows_of(self._engine, f"SELECT n FROM {self._choice} WHERE file = {place} AND {within}"):
+                wanted.add(n)
+            for line in unpacked_lines(self._fetched(file.answers)):
+                n = number_of(line)
+                if n in wanted:
+                    wanted.discard(n)  # a file that holds two records of a row counts once
                     buckets.add(n, line)
-                    if firsts:
-                        for other in _equal_range(firsts, rows, n):
-                            buckets.add(other, _as_duplicate(line, other))
-        return buckets.paths
+            buckets.flush()
 
-    def _write_part(self, number: int, chosen: str, bucket: str | None, part: str) -> int:
-        low, high = number * self.bucket_rows, (number + 1) * self.bucket_rows - 1
-        within = f"BETWEEN {low} AND {high}"
+    def _pass_on(self, buckets: _Buckets, first: int, last: int, duplicates: str) -> None:
+        """Copy a bucket's answers for the rows whose requests they answer, too."""
+        read = f"read_parquet({text(duplicates)}) WHERE first BETWEEN {first} AND {last}"
+        firsts = {int(row[0]) for row in rows_of(self._engine, f"SELECT DISTINCT first FROM {read}")}
+        if not firsts:
+            return
+        answers = {n: line for line in buckets.lines(first) if (n := number_of(line)) in firsts}
+        for asked, n in rows_of(self._engine, f"SELECT first, n FROM {read} ORDER BY first, n"):
+            line = answers.get(asked)
+            if line is not None:
+                buckets.add(n, _as_duplicate(line, n))
+        buckets.flush()
+
+    def _write_bucket(self, first: int, last: int, bucket: str | None) -> Iterator[str]:
+        """Write a bucket's rows, in several parts if they are many bytes; yield the parts."""
+        size = os.path.getsize(bucket) if bucket is not None else 0
+        if bucket is not None and size > _LARGEST_BUCKET and last > first:
+            smaller = _Buckets(self._folder, -(-(last - first + 1) // -(-size // BUCKET_BYTES)), first)
+            for line in _lines_of(bucket):
+                smaller.add(number_of(line), line)
+            smaller.flush()
+            os.unlink(bucket)
+            for begin in range(first, last + 1, smaller.rows):
+                yield from self._write_bucket(begin, min(last, begin + smaller.rows - 1), smaller.take(begin))
+            return
+        part = os.path.join(self._folder, f"table-{first:012d}.parquet")
+        bytes_a_row = max(self._average, size / (last - first + 1))
+        rows = self._write_part(first, last, bucket, part, bytes_a_row + 200)
+        if bucket is not None:
+            os.unlink(bucket)
+        if rows:
+            if rows >= FEWEST_ROWS:
+                self._densest = max(self._densest, bytes_a_row)
+            yield part
+
+    def _write_part(self, first: int, last: int, bucket: str | None, part: str, bytes_a_row: float) -> int:
+        within = f"BETWEEN {first} AND {last}"
         answers = self._spec.answer_columns
         kinds = [kind.sql for kind in answers.values()]
         read = _bucket_reader(bucket, kinds, max((file.longest for file in self._files), default=0))
@@ -198,10 +247,10 @@ class Merge:
             f"SELECT {carried}, {values}{self._meta()} "
             f"FROM (SELECT * FROM read_parquet({text(self._narrow)}) WHERE n {within}) AS x "
             f"JOIN (SELECT * FROM read_parquet({text(self._data)}) WHERE {ROW} {within}) AS i ON i.{ROW} = x.n "
-            f"LEFT JOIN (SELECT * FROM read_parquet({text(chosen)}) WHERE n {within}) AS c ON c.n = x.n "
+            f"LEFT JOIN (SELECT * FROM {self._choice} WHERE n {within}) AS c ON c.n = x.n "
             f"LEFT JOIN {read} AS a ON a.n = x.n ORDER BY x.n"
         )
-        return copy_to_parquet(self._engine, query, part, bytes_a_row=self.bytes_a_row + 200)
+        return copy_to_parquet(self._engine, query, part, bytes_a_row=bytes_a_row)
 
     def _meta(self) -> str:
         """Return the select list of our own columns."""
@@ -251,49 +300,73 @@ def _as_duplicate(line: bytes, n: int) -> bytes:
     return b'{"n":%d,"q":%d%b' % (n, _DUPLICATE, rest[rest.index(b",") :])
 
 
-def _equal_range(firsts: array[int], rows: array[int], n: int) -> Iterator[int]:
-    from bisect import bisect_left
-
-    place = bisect_left(firsts, n)
-    while place < len(firsts) and firsts[place] == n:
-        yield rows[place]
-        place += 1
-
-
 class _Buckets:
-    """Files that lines are appended to, each buffered a little: there may be hundreds."""
+    """
+    Files that lines are appended to, each buffered a little: there may be thousands.
 
-    def __init__(self, folder: str, rows: int) -> None:
-        self.paths: dict[int, str] = {}
+    :param rows: Consecutive rows of a bucket.
+    :param first: Number of the first row of the first bucket.
+    """
+
+    def __init__(self, folder: str, rows: int, first: int = 0) -> None:
+        self.rows = rows
+        self._first = first
         self._folder = folder
-        self._rows = rows
+        self._paths: dict[int, str] = {}
         self._pending: dict[int, list[bytes]] = {}
         self._sizes: dict[int, int] = {}
+        self._size = 0
 
     def add(self, n: int, line: bytes) -> None:
         """Append a line to the bucket of row *n*."""
-        bucket = n // self._rows
+        bucket = (n - self._first) // self.rows
         self._pending.setdefault(bucket, []).append(line)
         size = self._sizes.get(bucket, 0) + len(line)
         self._sizes[bucket] = size
+        self._size += len(line)
         if size >= _FLUSH_BYTES:
             self._flush(bucket)
+        if self._size >= _PENDING_BYTES:
+            self.flush()
 
     def _flush(self, bucket: int) -> None:
-        path = self.paths.get(bucket)
+        path = self._paths.get(bucket)
         if path is None:
-            path = self.paths[bucket] = os.path.join(self._folder, f"bucket-{bucket:05d}.jsonl")
+            number = self._first + bucket * self.rows
+            path = self._paths[bucket] = os.path.join(self._folder, f"bucket-{number:012d}-{self.rows}.jsonl")
         with open(path, "ab") as file:
             file.write(b"".join(self._pending.pop(bucket)))
-        self._sizes[bucket] = 0
+        self._size -= self._sizes.pop(bucket)
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write what is pending."""
         for bucket in list(self._pending):
             self._flush(bucket)
 
+    close = flush
 
-def _unpacked_lines(path: str) -> Iterator[bytes]:
+    def take(self, n: int) -> str | None:
+        """Return the path of the bucket of row *n*, None if it is empty; nothing is added to it afterwards."""
+        return self._paths.pop((n - self._first) // self.rows, None)
+
+    def lines(self, n: int) -> Iterator[bytes]:
+        """Yield the lines in the bucket of row *n*."""
+        path = self._paths.get((n - self._first) // self.rows)
+        if path is not None:
+            yield from _lines_of(path)
+
+
+def _lines_of(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from file
+
+
+def number_of(line: bytes) -> int:
+    """Return the row of a record: its line begins with ``{"n":``."""
+    return int(line[5 : line.index(b",")])
+
+
+def unpacked_lines(path: str) -> Iterator[bytes]:
     """Yield the lines of a compressed file, with their newlines."""
     import zstandard
 

@@ -20,7 +20,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.answers import SOURCES, AnswerWriter, Record
-from airflow_provider_gemini_batch.run.merge import _unpacked_lines
+from airflow_provider_gemini_batch.run.merge import unpacked_lines
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.sources import FileSource, Source, Table
@@ -116,7 +116,7 @@ class Carrier:
     def _copy_lines(
         self, writer: AnswerWriter, path: str, olds: array[int], news: array[int], taken: bytearray
     ) -> None:
-        for line in _unpacked_lines(path):
+        for line in unpacked_lines(path):
             old = int(line[5 : line.index(b",")])
             place = bisect_left(olds, old)
             while place < len(olds) and olds[place] == old:

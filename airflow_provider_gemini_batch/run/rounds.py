@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.rows.settings import MAX_FILE_BYTES, RowSettings
+from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
 from airflow_provider_gemini_batch.run.plan import Limits, cut
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, rows_of, text
 
@@ -51,16 +52,16 @@ class RoundCutter:
 
         :return: The round that counts.
         """
-        query, is_whole = self._asked(number)
         if tier == "flex":
             limits = Limits(FLEX_ROWS, limits.input_bytes)
-        rows_file = None
-        if not is_whole:
+        asked = self._rows_again() if number > 1 else self._first_rows()
+        query, rows_file = f"SELECT n, size FROM {self._narrow}", None
+        if asked is not None:
             path = os.path.join(self._folder, "rows.parquet")
-            copy_to_parquet(self._engine, f"SELECT n, size FROM ({query}) ORDER BY n", path, bytes_a_row=16)
+            copy_to_parquet(self._engine, asked, path, bytes_a_row=16)
             query = f"SELECT n, size FROM read_parquet({text(path)})"
             rows_file = self._checkpoint.put("rows", ".parquet", path)
-        sizes = ((n, size + _KEY_BYTES) for n, size in rows_of(self._engine, f"SELECT n, size FROM ({query})"))
+        sizes = ((n, size + _KEY_BYTES) for n, size in rows_of(self._engine, query))
         shards = [
             {
                 "id": f"r{number}.s{place}",
@@ -74,39 +75,42 @@ class RoundCutter:
         header = {"number": number, "tier": tier, "rows": rows_file, "shards": shards}
         return self._checkpoint.create(f"round-{number}.json", header)
 
-    def _asked(self, number: int) -> tuple[str, bool]:
-        """Return a query for the rows to ask, and whether these are all rows of the snapshot."""
-        narrow = f"read_parquet({text(self._checkpoint.folder.fetch(self._snapshot.narrow, self._folder))})"
-        if number > 1:
-            return self._failed(narrow), False
-        query = f"SELECT n, size, d FROM {narrow}"
-        is_whole = True
-        if self._snapshot.carried:
-            known = self._outcomes(self._snapshot.carried)
-            query += f" WHERE n NOT IN (SELECT n FROM ({known}))"
+    @property
+    def _narrow(self) -> str:
+        return f"read_parquet({text(self._fetched(self._snapshot.narrow))})"
+
+    def _fetched(self, name: str) -> str:
+        return self._checkpoint.folder.fetch(name, self._folder)
+
+    def _first_rows(self) -> str | None:
+        """Return an ordered query for the rows that have no answer yet, None if these are all rows."""
+        query, is_whole = f"SELECT n, size, d FROM {self._narrow}", True
+        if carried := [text(self._fetched(note["outcomes"])) for note in self._snapshot.carried]:
+            query += f" WHERE n NOT IN (SELECT n FROM read_parquet([{', '.join(carried)}]))"
             is_whole = False
         if self._spec.deduplicate:
             query = f"SELECT min(n) AS n, any_value(size) AS size FROM ({query}) GROUP BY d"
             is_whole = False
-        return query, is_whole
+        return None if is_whole else f"SELECT n, size FROM ({query}) ORDER BY n"
 
-    def _failed(self, narrow: str) -> str:
-        """Return a query for rows that were asked, failed each time, and failed last for a passing reason."""
+    def _rows_again(self) -> str:
+        """Return an ordered query for rows that were asked, failed each time, and failed last for a passing reason."""
         notes = [note for found in self._checkpoint.notes()["collected"].values() for note in found]
-        outcomes = self._outcomes(notes)
-        again = (
-            f"SELECT n FROM ({outcomes}) GROUP BY n "
-            "HAVING bool_and(s <> 0) AND arg_max(passing, number) AND count(*) FILTER (asked) > 0"
-        )
-        return f"SELECT n, size FROM {narrow} WHERE n IN ({again})"
-
-    def _outcomes(self, notes: Any) -> str:
-        found = []
-        for note in notes:
-            path = self._checkpoint.folder.fetch(note["outcomes"], self._folder)
-            number = _round_of(note)
-            found.append(f"SELECT n, s, passing, asked, {number} AS number FROM read_parquet({text(path)})")
-        return " UNION ALL ".join(found)
+        files = [OutcomeFile.open(self._engine, self._fetched(note["outcomes"])) for note in notes]
+        parts = []
+        for first, last in spans(self._snapshot.total_rows):
+            outcomes = outcomes_within(files, first, last, lambda place: _round_of(notes[place]))
+            again = (
+                f"SELECT n FROM ({outcomes}) GROUP BY n "
+                "HAVING bool_and(s <> 0) AND arg_max(passing, rank) AND count(*) FILTER (asked) > 0"
+            )
+            path = os.path.join(self._folder, f"again-{first:012d}.parquet")
+            query = (
+                f"SELECT n, size FROM {self._narrow} WHERE n BETWEEN {first} AND {last} AND n IN ({again}) ORDER BY n"
+            )
+            copy_to_parquet(self._engine, query, path, bytes_a_row=16)
+            parts.append(text(path))
+        return f"SELECT n, size FROM read_parquet([{', '.join(parts)}])"
 
 
 def _round_of(note: Mapping[str, Any]) -> int:

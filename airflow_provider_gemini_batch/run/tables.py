@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FETCH_ROWS = 1000
 MEMORY_LIMIT = "128MB"
 BUCKET_BYTES = 16_000_000
+FEWEST_ROWS = 2048
+"""Rows of the smallest row group: the engine works on so many at once."""
 
 
 def require_extra() -> None:
@@ -104,7 +106,7 @@ def names(columns: Sequence[str], prefix: str = "") -> str:
 def row_group_size(bytes_a_row: float) -> int:
     """Return the rows of a Parquet row group that the engine can hold beside its work, a multiple of its vectors."""
     fitting = int(BUCKET_BYTES / max(bytes_a_row, 1.0))
-    return max(2048, min(122_880, fitting // 2048 * 2048))
+    return max(FEWEST_ROWS, min(122_880, fitting // FEWEST_ROWS * FEWEST_ROWS))
 
 
 def copy_to_parquet(connection: DuckDBPyConnection, query: str, path: str, *, bytes_a_row: float = 100.0) -> int:

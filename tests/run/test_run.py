@@ -212,6 +212,51 @@ def test_equal_requests_are_asked_once_where_that_is_wanted(world):
     assert (manifest["duplicates"], manifest["attempts"]) == (6, 3)
 
 
+def test_answer_of_a_duplicate_is_reused_for_each_row(world):
+    world.emulator.script(mode="at_once")
+    source = [{"id": n, "word": f"word-{n % 3}-"} for n in range(9)]
+    world.attempt(world.spec(deduplicate=True), source)
+    spec = world.spec(deduplicate=True, reuse=(world.path("out.parquet"),))
+    manifest = world.attempt(spec, [*source, {"id": 9, "word": "new"}, {"id": 10, "word": "new"}], occasion="other")
+    assert (manifest["reused"], manifest["duplicates"]) == (9, 1)
+    assert [row["id"] for row in world.table()] == list(range(11))
+    assert world.rows_run() == 4
+
+
+def test_long_answers_behind_short_ones_are_written_in_order(world):
+    world.emulator.script(mode="at_once", shuffle=True)
+    source = [{"id": n, "word": f"word-{n}-" + "x" * (n >= 2000) * 1_000_000} for n in range(2040)]
+    world.attempt(world.spec(), source)
+    table = world.table()
+    assert [row["id"] for row in table] == list(range(2040))
+    assert all(f"word-{n}-" in row["text"] for n, row in enumerate(table))
+
+
+def test_long_answer_stands_beside_each_duplicate(world):
+    world.emulator.script(mode="at_once")
+    source = [{"id": n, "word": f"word-{n % 2}-" + "x" * 500_000} for n in range(120)]
+    manifest = world.attempt(world.spec(deduplicate=True), source)
+    assert world.rows_run() == 2
+    assert manifest["counts"] == {"succeeded": 120}
+    assert [f"word-{n % 2}-" in row["text"] for n, row in enumerate(world.table())] == [True] * 120
+
+
+def test_errors_of_a_sample_stand_beside_their_own_prompts(world):
+    world.emulator.script(mode="at_once", rows=[{"outcome": "error", "code": 3, "message": "no"}])
+    spec = world.spec(errors_path=world.path("errors.jsonl"), sample=7)
+    with pytest.raises(RunFailedError):
+        world.attempt(spec, rows(50))
+    found = world.table("errors.sample.jsonl")
+    assert len(found) == 7
+    assert all(row["prompt"] == f"Say word-{row['id'][1:]}-" for row in found)
+
+
+def test_run_without_errors_leaves_an_empty_errors_file(world):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(errors_path=world.path("errors.jsonl")), rows(3))
+    assert world.table("errors.jsonl") == []
+
+
 def test_sample_asks_a_part_and_writes_beside_the_output(world):
     world.emulator.script(mode="at_once")
     manifest = world.attempt(world.spec(sample=4), rows(50))
