@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_gemini_batch.compat import AirflowPlugin, hookimpl
+from airflow_provider_gemini_batch.plugins.page.registration import external_views, fastapi_apps
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ def on_task_instance_skipped(task_instance: Any) -> None:
 
 
 class GeminiBatchPlugin(AirflowPlugin):
-    """Registers this module's listeners."""
+    """Registers this module's listeners, and the page."""
 
     name = "gemini_batch"
     listeners = [sys.modules[__name__]]  # noqa: RUF012  (as Airflow declares it)
+    fastapi_apps = fastapi_apps()
+    external_views = external_views()
 
 
 def _cancel_jobs_of(task_instance: Any) -> None:

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The app that serves the page, made in the API server alone.
+
+Theory of operation. Each route is wrapped by :func:`_endpoint`: Airflow's ``get_user`` says who asks (401 if nobody),
+the route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views
+read databases and storage, so they block; they get threads of their own number, so that fifty people on a slow storage
+take none of those that Airflow's routes need. Whatever happens, the answer is HTML with the same headers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.rendering import HERE, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
+    from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
+
+log = logging.getLogger(__name__)
+
+THREADS = 8
+"""Views that run at once in one process."""
+
+MAX_BODY = 1_000_000
+"""Bytes of a form."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+"""Sent with everything; HTML besides is never kept by a cache."""
+
+
+def routes() -> list[Route]:
+    """Return all routes, view by view."""
+    from airflow_provider_gemini_batch.plugins.page.views import answers, jobs, run, spend
+
+    return [*run.ROUTES, *answers.ROUTES, *jobs.ROUTES, *spend.ROUTES]
+
+
+def create_app() -> FastAPI:
+    """Make the app."""
+    from fastapi import FastAPI, HTTPException
+    from starlette.responses import RedirectResponse
+    from starlette.staticfiles import StaticFiles
+
+    app = FastAPI(title="Gemini Batch", docs_url=None, redoc_url=None, openapi_url=None)
+    for route in routes():
+        app.add_api_route(route.path, _endpoint(route), methods=[route.method], response_model=None)
+
+    async def home(request: Any) -> Any:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/jobs", status_code=307)
+
+    app.router.add_route("/", home, methods=["GET"])
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.add_exception_handler(PageError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(404, _answer_http)
+    app.add_exception_handler(405, _answer_http)
+    app.add_exception_handler(Exception, _answer_fault)
+    app.middleware("http")(_with_headers)
+    return app
+
+
+def _endpoint(route: Route) -> Callable[..., Any]:
+    from functools import partial
+
+    import anyio.to_thread
+    from airflow.api_fastapi.core_api.security import GetUserDep
+    from starlette.requests import Request
+
+    from airflow_provider_gemini_batch.plugins.page.security import Viewer
+    from airflow_provider_gemini_batch.plugins.page.visit import Visit
+
+    async def endpoint(request: Any, user: Any) -> Any:
+        form = await _form(request) if route.method != "GET" else {}
+        visit = Visit(request, Viewer(user), form)
+        return await anyio.to_thread.run_sync(partial(_serve, route, visit), limiter=_limiter())
+
+    # As objects: names that only this function knows could not be looked up.
+    endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
+    return endpoint
+
+
+def _serve(route: Route, visit: Visit) -> Any:
+    from airflow_provider_gemini_batch.plugins.page import security
+
+    if route.method != "GET":
+        headers = visit.request.headers
+        security.check_origin(headers.get("origin"), headers.get("sec-fetch-site"), headers.get("host", ""))
+        security.check_token(visit.text("token"), visit.viewer.user_id)
+    route.needs(visit)
+    return route.view(visit)
+
+
+_limiters: dict[Any, Any] = {}
+
+
+def _limiter() -> Any:
+    """Return the limiter of this event loop's views."""
+    import asyncio
+
+    import anyio
+
+    loop = asyncio.get_running_loop()
+    if loop not in _limiters:
+        _limiters.clear()
+        _limiters[loop] = anyio.CapacityLimiter(THREADS)
+    return _limiters[loop]
+
+
+async def _form(request: Any) -> dict[str, list[str]]:
+    """Read the fields of a form that was sent."""
+    from urllib.parse import parse_qs
+
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise PageError(415, "Nothing was changed", "Only forms of this page are read.")
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY:
+            raise PageError(413, "Nothing was changed", "The form is too large.")
+        pieces.append(piece)
+    text = b"".join(pieces).decode("utf-8", "replace")
+    try:
+        return parse_qs(text, keep_blank_values=True, max_num_fields=20_000)
+    except ValueError:
+        raise PageError(413, "Nothing was changed", "The form has too many fields.") from None
+
+
+# --- what is answered instead of a view -------------------------------------------------------------------------------
+
+
+async def _with_headers(request: Any, call_next: Any) -> Any:
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    if response.headers.get("content-type", "").startswith("text/html"):
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _message(request: Any, error: PageError) -> Any:
+    from starlette.responses import HTMLResponse
+
+    root = str(request.scope.get("root_path", ""))
+    context = {"error": error, "root": root, "airflow": root.removesuffix("/gemini-batch") or "/"}
+    response = HTMLResponse(render("message.html", context), status_code=error.status)
+    response.headers.update(HEADERS)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+async def _answer_error(request: Any, error: Any) -> Any:
+    return _message(request, error)
+
+
+async def _answer_http(request: Any, error: Any) -> Any:
+    status = int(getattr(error, "status_code", 500))
+    titles = {
+        401: ("You are signed out", "Airflow wants you to sign in again. Do so and this page goes on where it was."),
+        403: ("You may not see this", "Airflow did not accept who you are. Sign in again."),
+        404: ("There is nothing here", "This page has a task's run and answers, the jobs of a connection, and spend."),
+        405: ("Not like this", "This address is not asked in that way."),
+    }
+    title, text = titles.get(status, ("This cannot be shown", "Airflow answered with an error."))
+    kind = {401: "signed-out", 403: "locked", 404: "empty"}.get(status, "error")
+    return _message(request, PageError(status, title, text, kind=kind))
+
+
+async def _answer_fault(request: Any, error: Any) -> Any:
+    # The message may hold a row's text, so the browser gets only the kind of fault.
+    log.error("The page could not show %s", request.url.path, exc_info=error)
+    text = f"{type(error).__name__}: the log of the API server says more. The runs themselves go on without this page."
+    return _message(request, PageError(500, "This could not be shown", text))

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A real API server with the page, in a process of its own: ``python -m tests.support.page_server HOME``.
+
+It makes Airflow's database in HOME, serves Airflow's own app with our plugin on a free port, and prints that port. A
+test fills the database through ``POST /for-tests``, which only this server has: a JSON object of lists
+(``connections``, ``tasks``, ``variables``), see :func:`fill`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+USERS = ("viewer", "user", "op", "admin")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what the server's process gets."""
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps(dict.fromkeys(USERS, "secret")))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    options = {
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__DAGS_FOLDER": str(home / "dags"),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{name}" for name in USERS),
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "CORE__FERNET_KEY": "c2l4dGVlbi1ieXRlcy1hbmQtc2l4dGVlbi1ieXRlcy0=",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "API__SECRET_KEY": secrets.token_hex(16),
+        "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "LOGGING__LOGGING_LEVEL": "WARNING",
+    }
+    ours = {f"AIRFLOW__{name}": value for name, value in options.items()}
+    return {**kept, **ours, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+
+
+class PageServer:
+    """
+    The server, seen from a test.
+
+    :param home: An empty folder.
+    """
+
+    def __init__(self, home: Path) -> None:
+        (home / "dags").mkdir()
+        self._log = (home / "server.log").open("w")
+        self.log_path = home / "server.log"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.page_server", str(home)],
+            env=environment(home), cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        port = ""
+        for line in self.process.stdout:  # Airflow may say things of its own before
+            if line.startswith("port "):
+                port = line.split()[1]
+                break
+        assert port, self.log_path.read_text()[-3000:]
+        self.url = f"http://127.0.0.1:{port}"
+        self._tokens: dict[str, str] = {}
+        self._clients: dict[str | None, Any] = {}
+
+    def token(self, user: str) -> str:
+        """Return a token of Airflow for one of :data:`USERS`."""
+        import httpx
+
+        if user not in self._tokens:
+            body = {"username": user, "password": "secret"}
+            self._tokens[user] = httpx.post(f"{self.url}/auth/token", json=body).json()["access_token"]
+        return self._tokens[user]
+
+    def client(self, user: str | None = "admin") -> Any:
+        """Return an HTTP client that carries a user's session as a browser does, in a cookie."""
+        import httpx
+
+        if user not in self._clients:
+            cookies = {} if user is None else {"_token": self.token(user)}
+            self._clients[user] = httpx.Client(base_url=f"{self.url}/gemini-batch", cookies=cookies, timeout=30)
+        return self._clients[user]
+
+    def fill(self, **things: list[dict[str, Any]]) -> dict[str, Any]:
+        """Put things into the database, see :func:`fill`."""
+        import httpx
+
+        reply = httpx.post(f"{self.url}/for-tests", json=things, timeout=30)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def stop(self) -> None:
+        """End the server."""
+        for client in self._clients.values():
+            client.close()
+        self.process.terminate()
+        self.process.wait(20)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._log.close()
+
+
+# --- in the server's process ------------------------------------------------------------------------------------------
+
+
+def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """
+    Put things into the database.
+
+    ``connections``: ``conn_id`` and the members of a JSON connection. ``tasks``: ``dag_id``, ``run_id``, ``task_id``,
+    ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``trigger`` (classpath and kwargs), ``kept`` (what the
+    task state store holds). ``states``: asks for the states of tasks by address.
+    """
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        for each in things.get("connections", []):
+            name = each.pop("conn_id")
+            session.query(Connection).filter(Connection.conn_id == name).delete()
+            session.add(Connection.from_json(json.dumps(each), conn_id=name))
+        for each in things.get("tasks", []):
+            _add_task(session, each)
+        session.flush()
+        return {"states": [_state_of(session, each) for each in things.get("states", [])]}
+
+
+def _state_of(session: Any, where: dict[str, Any]) -> Any:
+    from airflow.models.taskinstance import TaskInstance
+
+    found = session.query(TaskInstance).filter_by(**where).one()
+    return None if found.state is None else str(found.state)
+
+
+def _add_task(session: Any, what: dict[str, Any]) -> None:
+    import uuid
+    from datetime import timedelta
+
+    from airflow._shared.timezones import timezone
+    from airflow.models.dag import DagModel
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.trigger import Trigger
+    from airflow.models.xcom import XComModel
+
+    dag_id, run_id, task_id = what["dag_id"], what.get("run_id", "manual__1"), what["task_id"]
+    map_index = what.get("map_index", -1)
+    began = timezone.utcnow() - timedelta(seconds=what.get("age", 600))
+    if session.get(DagBundleModel, "tests") is None:
+        session.add(DagBundleModel(name="tests"))
+        session.flush()
+    if session.get(DagModel, dag_id) is None:
+        session.add(DagModel(dag_id=dag_id, fileloc="/dags/x.py", bundle_name="tests", relative_fileloc="x.py"))
+        session.flush()
+        session.add(DagVersion(dag_id=dag_id, version_number=1, bundle_name="tests"))
+        session.flush()
+    version = session.query(DagVersion).filter_by(dag_id=dag_id).first()
+    run = session.query(DagRun).filter_by(dag_id=dag_id, run_id=run_id).one_or_none()
+    if run is None:
+        run = DagRun(
+            dag_id=dag_id, run_id=run_id, run_type="manual", state="running", start_date=began, run_after=began
+        )
+        session.add(run)
+        session.flush()
+    trigger_id = None
+    if "trigger" in what:
+        trigger = Trigger(classpath=what["trigger"]["classpath"], kwargs=what["trigger"]["kwargs"])
+        session.add(trigger)
+        session.flush()
+        trigger_id = trigger.id
+    columns = TaskInstance.__table__.columns.keys()
+    values = {
+        "id": uuid.uuid4(), "dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index,
+        "state": what.get("state", "success"), "try_number": what.get("try_number", 1), "max_tries": 0,
+        "start_date": began, "end_date": began + timedelta(seconds=60) if what.get("state") == "success" else None,
+        "operator": what.get("operator", "RunBatchOperator"), "pool": "default_pool", "pool_slots": 1,
+        "queue": "default",
+        "priority_weight": 1, "trigger_id": trigger_id, "dag_version_id": version.id, "hostname": "", "unixname": "",
+        "executor_config": {}, "custom_operator_name": what.get("operator", "RunBatchOperator"),
+    }  # fmt: skip
+    session.execute(TaskInstance.__table__.insert().values({k: v for k, v in values.items() if k in columns}))
+    session.flush()
+    for key, value in what.get("xcoms", {}).items():
+        XComModel.set(
+            key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, session=session
+        )
+
+
+def main(home: str) -> None:
+    """Make the database, and serve until the process is ended."""
+    import uvicorn
+    from airflow.api_fastapi.app import create_app
+    from airflow.utils.db import initdb
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    initdb()
+    app = create_app("all")
+
+    async def for_tests(request: Any) -> Any:
+        import traceback
+
+        import anyio.to_thread
+
+        try:
+            return JSONResponse(await anyio.to_thread.run_sync(fill, await request.json()))
+        except Exception:
+            return JSONResponse({"error": traceback.format_exc()}, status_code=500)
+
+    app.router.routes.insert(0, Route("/for-tests", for_tests, methods=["POST"]))
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    print("port", listening.getsockname()[1], flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
