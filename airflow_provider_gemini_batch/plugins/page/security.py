@@ -17,20 +17,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.errors import PageError, Refused
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.plugins.page.visit import Visit
+    from collections.abc import Callable, Iterable
 
 HOUR = 3600
 TOKEN_HOURS = 12
 """For how many hours a page's forms can be sent."""
-
-Need = Callable[["Visit"], None]
-"""What a route asks for before it runs; raises :class:`~.errors.Refused`."""
 
 
 class Viewer:
@@ -92,35 +88,6 @@ class Viewer:
         if key not in self._known:
             self._known[key] = question()
         return self._known[key]
-
-
-# --- what a route needs -----------------------------------------------------------------------------------------------
-
-
-def signed_in(visit: Visit) -> None:
-    """Need no more than a login: the view itself leaves out what the viewer may not read."""
-
-
-def reads_task(visit: Visit) -> None:
-    """Need to read the tasks of the DAG that the address names."""
-    visit.viewer.require_dag("GET", visit.address.dag_id, "TASK_INSTANCE")
-
-
-def reads_answers(visit: Visit) -> None:
-    """Need to read the tasks and the XComs of the DAG that the address names, where answers come from."""
-    reads_task(visit)
-    visit.viewer.require_dag("GET", visit.address.dag_id, "XCOM")
-
-
-def changes_task(visit: Visit) -> None:
-    """Need to change tasks of the DAG that the address names, as for marking one failed."""
-    reads_task(visit)
-    visit.viewer.require_dag("PUT", visit.address.dag_id, "TASK_INSTANCE")
-
-
-def reads_connection(visit: Visit) -> None:
-    """Need to read the connection that the address names."""
-    visit.viewer.require_connection("GET", visit.conn_id)
 
 
 # --- forged changes ---------------------------------------------------------------------------------------------------

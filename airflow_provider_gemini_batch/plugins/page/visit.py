@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from airflow_provider_gemini_batch.plugins.page.security import Need, Viewer
+    from airflow_provider_gemini_batch.plugins.page.security import Viewer
 
 DEFAULT_CONNECTION = "gemini_batch_default"
 MAX_PARAMETER = 1000
@@ -33,13 +33,13 @@ class Route:
 
     :param path: Below the page's address, e.g. ``/run``.
     :param view: Answers a :class:`Visit`; runs in a thread, so it may block.
-    :param needs: What is asked for before *view* runs.
+    :param needs: One of :mod:`.needs`, asked before *view* runs.
     :param method: ``GET``, which changes nothing, or ``POST``, which carries the page's token.
     """
 
     path: str
     view: Callable[[Visit], Response]
-    needs: Need
+    needs: Callable[[Visit], None]
     method: str = "GET"
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere
-from airflow_provider_gemini_batch.plugins.page.security import reads_connection
+from airflow_provider_gemini_batch.plugins.page.needs import reads_connection
 from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 
 if TYPE_CHECKING:
