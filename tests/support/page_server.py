@@ -216,6 +216,7 @@ def main(home: str) -> None:
     app.router.routes.insert(0, Route("/for-tests", for_tests, methods=["POST"]))
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
     print("port", listening.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
 
