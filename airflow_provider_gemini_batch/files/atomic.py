@@ -38,7 +38,7 @@ from airflow_provider_gemini_batch.files.paths import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 OTHER_HOST_SECONDS = 7 * 24 * 3600.0
@@ -74,12 +74,16 @@ def disk_full(fault: OSError, path: str, written: int, directory: str) -> DiskFu
 
 
 @contextlib.contextmanager
-def temporary_files(path: str, directory: str | None = None) -> Iterator[None]:
+def temporary_files(
+    path: str, directory: str | None = None, *, written: Callable[[], int] = lambda: 0
+) -> Iterator[None]:
     """
     Give the fault of a full disk, met while temporary files are written, its place and a way out.
 
     :param path: What the temporary files are for.
     :param directory: Where they lie; None for the system's, which TMPDIR names.
+    :param written: Returns how many bytes have gone into them.
+    :raises DiskFullError: If the disk or a quota is full.
     """
     try:
         yield
@@ -88,7 +92,7 @@ def temporary_files(path: str, directory: str | None = None) -> Iterator[None]:
     except OSError as fault:
         if fault.errno not in _FULL:
             raise
-        raise disk_full(fault, path, 0, directory or tempfile.gettempdir()) from fault
+        raise disk_full(fault, path, written(), directory or tempfile.gettempdir()) from fault
 
 
 class AtomicFile:

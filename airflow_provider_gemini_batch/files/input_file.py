@@ -16,6 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
+from airflow_provider_gemini_batch.files.atomic import temporary_files
 from airflow_provider_gemini_batch.files.background import WRITE_BYTES, BackgroundHash
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.files.paths import BUFFER_BYTES, local_path, open_read
@@ -176,8 +177,9 @@ def as_it_is(place: str) -> InputFile:
         return InputFile(original, original.size, is_own=True)
     with stream, contextlib.ExitStack() as undone:
         copy = undone.enter_context(_nameless())
-        shutil.copyfileobj(stream, copy, BUFFER_BYTES)
-        copy.flush()
+        with temporary_files(place, written=copy.tell):
+            shutil.copyfileobj(stream, copy, BUFFER_BYTES)
+            copy.flush()
         file = InputFile(OpenFile(place, copy), copy.tell())
         undone.pop_all()
         return file
@@ -195,10 +197,15 @@ def write_input(
         is written.
     :raises ConfigurationError: If the rows or their bytes cannot go into one job.
     :raises InputChangedError: If *original* changed before it was copied.
+    :raises DiskFullError: If there is no room for the copy.
     """
     count = 0
     checked = BUFFER_BYTES
-    with contextlib.closing(_Writer(original)) as writer:
+    name = "the rows" if original is None else original.name
+    with (
+        contextlib.closing(_Writer(original)) as writer,
+        temporary_files(f"the copy of {name}", written=lambda: writer.size),
+    ):
         for found in rows:
             if isinstance(found, FastBlock):
                 # Rows are numbered by their lines: none was left out up to here.

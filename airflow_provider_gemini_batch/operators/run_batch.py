@@ -383,7 +383,7 @@ class RunOperator(GeminiBatchOperator):
 
         if self._ti is not None:
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
-            leave_in_history({"ti": self._ti}, manifest)
+            leave_in_history(self._task_context, manifest)
 
     def _defer(self, run: Run, waiting: Waiting, deadline: float) -> None:
         from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger

@@ -3,7 +3,7 @@
 What finished tasks leave for the ``spend`` command and the page: one small file each below ``history_path``.
 
 Airflow's XCom holds the same manifests until ``airflow db clean``; files outlive it. They hold counts, places and cost,
-but no rows. A file is named by its task instance and try, so that writing it twice changes nothing.
+but no rows. A file is named by its task instance, pass of a loop and try, so that writing it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.task.identity import loop_index
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ def leave_in_history(context: Mapping[str, Any], manifest: Mapping[str, Any]) ->
         "manifest": dict(manifest),
     }
     known = [str(entry[name]) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")]
+    if (index := loop_index(context)) is not None:
+        entry["loop_index"] = index
+        known.append(f"pass {index}")
     name = hashlib.sha256("\0".join(known).encode()).hexdigest()[:24]
     try:
         from airflow_provider_gemini_batch.files.folder import Folder

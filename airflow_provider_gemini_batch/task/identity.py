@@ -56,7 +56,7 @@ def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str
 
     def name(installation_name: str, index: int) -> str:
         where = (str(ti.dag_id), str(ti.run_id), str(ti.task_id), index)
-        return make_task_id(installation_name, *where, str(salt or ""), _loop_index(context))
+        return make_task_id(installation_name, *where, str(salt or ""), loop_index(context))
 
     task = name(here.name, map_index)
     earlier = getattr(ti, "try_number", 1)
@@ -91,7 +91,7 @@ def _noted_task(noted: Mapping[str, Any], task: str) -> list[FormerTask]:
     return [FormerTask(before)]
 
 
-def _loop_index(context: Mapping[str, Any]) -> int | None:
+def loop_index(context: Mapping[str, Any]) -> int | None:
     """Return which pass of a task loop this is (Airflow 3.4); its passes share all other names."""
     index = getattr(context.get("loop"), "index", None)
     return index if isinstance(index, int) and not isinstance(index, bool) else None

@@ -130,6 +130,18 @@ def test_finished_task_leaves_its_manifest_for_spend(
     }  # fmt: skip
 
 
+def test_each_pass_of_a_loop_counts_in_spend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
+    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1)
+    for index in range(2):
+        leave_in_history({"ti": ti, "loop": SimpleNamespace(index=index)}, {"total": 7, "cost": {"actual": 0.25}})
+    assert main(["spend", "--by", "dag", "--json"]) == 0
+    spent = json.loads(capsys.readouterr().out)
+    assert (spent["rows"], spent["cost"]) == (14, 0.5)
+
+
 def test_validate_says_what_a_submission_would_warn_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('{"key": "a", "prompt": "x", "generationConfig": {"temperature": 0, "respnseSchema": {}}}\n')

@@ -19,6 +19,7 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputChangedError
+from airflow_provider_gemini_batch.files.atomic import DiskFullError
 from airflow_provider_gemini_batch.files.input_file import InputFile, as_it_is, open_original, write_input
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import UploadFileOperator
@@ -239,6 +240,36 @@ def test_what_arrived_is_compared_by_digest_where_there_is_one_and_by_size_and_t
         edit(path, byte=b"%", puts_back=True)
         with pytest.raises(InputChangedError):
             file.check_arrived(digest(path))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let temporary files lie on a device that is full; return the directory that TMPDIR names."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: os.fdopen(os.open("/dev/full", os.O_RDWR), "w+b"))
+    return tmp_path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device is Linux's")
+@pytest.mark.parametrize("count", [1, 40_000], ids=["at the end", "half-way"])
+def test_a_full_disk_is_named_with_bytes_and_the_way_out(path: Path, full_disk: Path, count: int) -> None:
+    path.write_bytes(b"".join(b'{"key": "%d", "prompt": "Say it."}\n' % n for n in range(count)))
+    stream, original = open_original(str(path))
+    with stream, pytest.raises(DiskFullError) as caught:
+        write_input(normalise_blocks(stream, SETTINGS), original=original)
+    said = str(caught.value)
+    assert f"No space left on device in '{full_disk}' after " in said
+    assert f"for 'the copy of {path}'" in said
+    assert "TMPDIR" in said
+    written = int(said.partition(" after ")[2].partition(" bytes")[0].replace(",", ""))
+    assert (written >= path.stat().st_size, caught.value.errno) == (count == 1, errno.ENOSPC)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device is Linux's")
+def test_a_full_disk_is_named_where_a_file_in_object_storage_is_fetched(path: Path, full_disk: Path) -> None:
+    path.write_bytes(b"".join(LINES))
+    with pytest.raises(DiskFullError, match=rf"in '{full_disk}' after [\d,]+ bytes for 'local://{path}'.*TMPDIR"):
+        as_it_is(f"local://{path}")
 
 
 def test_a_full_disk_does_not_hide_what_is_wrong_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

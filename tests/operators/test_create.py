@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -43,10 +40,17 @@ from airflow_provider_gemini_batch.operators import (
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.watch.event import event_for
-from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
+from tests.support.airflow_side import (
+    TaskInstance,
+    attempt,
+    execution_timeout,
+    rows,
+    set_connection,
+    signalled,
+    write_rows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_provider_gemini_batch.api.wire import Flow
@@ -621,26 +625,6 @@ def test_an_orphan_that_cannot_tell_its_jobs_name_still_cancels_the_twin_it_made
 # --- ended by Airflow -----------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _signalled(task: Any, when: Callable[[], Any]) -> Iterator[None]:
-    """Send this process the signal that ends a task, as Airflow's supervisor does, once *when* is true."""
-
-    def send() -> None:
-        while not when():
-            time.sleep(0.01)
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        sender.join()
-        signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.parametrize(("state", "is_cancelled"), [("running", False), ("failed", True)])
 def test_a_signal_ends_a_wait_at_once_and_cancels_the_job_of_a_marked_task(
     emulator: EmulatorHandle, state: str, is_cancelled: bool
@@ -649,7 +633,7 @@ def test_a_signal_ends_a_wait_at_once_and_cancels_the_job_of_a_marked_task(
     operator = create(wait_for_completion=True, poll_interval=60)
     began = time.monotonic()
     with (
-        _signalled(operator, lambda: emulator.journal(path=r"batches/\w")),
+        signalled(operator, lambda: emulator.journal(path=r"batches/\w")),
         pytest.raises(GeminiBatchError, match="Airflow ended this task while it waited for batches/"),
     ):
         operator.execute({"ti": MarkedTaskInstance(state=state)})
@@ -661,7 +645,7 @@ def test_a_signal_ends_a_wait_for_quota(emulator: EmulatorHandle) -> None:
     fault = emulator.fault(match={"method": "POST", "path": CREATE}, status=429, retry_after=300, times=None)
     operator = create()
     with (
-        _signalled(operator, lambda: fault.fired),
+        signalled(operator, lambda: fault.fired),
         pytest.raises(GeminiBatchError, match="Airflow ended this task"),
     ):
         operator.execute({"ti": MarkedTaskInstance(state="running")})
@@ -691,17 +675,8 @@ def test_airflows_own_alarm_leaves_or_cancels_the_job(
     emulator.script(stuck="RUNNING", pending_seconds=0)
     operator = create(wait_for_completion=True, on_timeout=policy)
 
-    def alarm(*_: Any) -> None:
-        raise AirflowTaskTimeout("Timeout")
-
-    before = signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
-    try:
-        with pytest.raises(AirflowTaskTimeout):
-            operator.execute(attempt())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with execution_timeout(1.5), pytest.raises(AirflowTaskTimeout):
+        operator.execute(attempt())
     assert (emulator.state.all_jobs[0].cancelled is not None) == (policy == "cancel")
 
 

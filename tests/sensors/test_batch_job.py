@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.compat import AirflowSensorTimeout, TaskDeferred
+from airflow_provider_gemini_batch.compat import AirflowSensorTimeout, AirflowTaskTimeout, TaskDeferred
 from airflow_provider_gemini_batch.errors import (
     AuthError,
     ConfigurationError,
@@ -24,7 +25,7 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
-from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection
+from tests.support.airflow_side import TaskInstance, attempt, execution_timeout, rows, set_connection, signalled
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
@@ -174,3 +175,55 @@ def test_a_job_that_is_gone_ends_a_rescheduled_wait_too(emulator: EmulatorHandle
     began = datetime.now(UTC) - timedelta(minutes=5)
     with pytest.raises(NotFoundError):
         sensor(name, "reschedule").poke({"ti": RescheduledTaskInstance(first=began)})
+
+
+# --- ended by Airflow -----------------------------------------------------------------------------------------------
+
+
+def runs_on(emulator: EmulatorHandle) -> bool:
+    return all(job.cancelled is None for job in emulator.state.all_jobs)
+
+
+def test_a_signal_ends_a_wait_at_once_and_leaves_the_job(emulator: EmulatorHandle) -> None:
+    """A sensor did not make the job: it is not its to cancel, whatever the task was marked."""
+    emulator.script(stuck="RUNNING")
+    name = submit()
+    waiting = sensor(name, "poke", poke_interval=300)
+    began = time.monotonic()
+    with (
+        signalled(waiting, lambda: emulator.journal(path=rf"{name}$")),
+        pytest.raises(GeminiBatchError, match=f"Airflow ended this task while it waited for {name}"),
+    ):
+        waiting.execute(attempt())
+    assert time.monotonic() - began < 60  # far below the pause between two looks
+    assert runs_on(emulator)
+
+
+@pytest.mark.parametrize("mode", ["reschedule", "deferrable"])
+def test_a_signal_outside_a_wait_lets_the_task_go_on(emulator: EmulatorHandle, mode: str) -> None:
+    emulator.script(pending_seconds=0.1, running_seconds=0.1)
+    waiting = sensor(submit(), mode)
+    waiting.on_kill()
+    assert outcome(waiting.job_name, mode)["state"] == "SUCCEEDED"
+
+
+def test_execution_timeout_interrupts_a_wait_and_may_be_retried(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING")
+    waiting = sensor(submit(), "poke", poke_interval=300)
+    with execution_timeout(1.5), pytest.raises(AirflowTaskTimeout) as caught:
+        waiting.execute(attempt())
+    assert not isinstance(caught.value, AirflowSensorTimeout)
+    assert runs_on(emulator)
+
+
+def test_execution_timeout_bounds_a_deferral_and_may_be_retried(emulator: EmulatorHandle) -> None:
+    emulator.script(stuck="RUNNING")
+    waiting = sensor(submit(), "deferrable", timeout=3600, execution_timeout=timedelta(seconds=1.5))
+    with pytest.raises(TaskDeferred) as deferred:
+        waiting.execute(attempt())
+    event = asyncio.run(_event(deferred.value.trigger))  # type: ignore[arg-type]
+    assert event["outcome"] == "timeout"
+    with pytest.raises(JobTimeoutError, match="execution_timeout") as caught:
+        waiting.execute_complete(attempt(), event, **(deferred.value.kwargs or {}))
+    assert not isinstance(caught.value, AirflowSensorTimeout)
+    assert runs_on(emulator)

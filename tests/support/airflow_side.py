@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of tasks need of Airflow: a connection in the environment, and a task instance that keeps its XComs."""
+"""What tests of tasks need of Airflow: a connection, a task instance that keeps its XComs, and how a task is ended."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from airflow_provider_gemini_batch.compat import AirflowTaskTimeout
 
 
 @dataclass
@@ -57,3 +65,39 @@ def write_rows(path: Any, lines: list[Any]) -> str:
     """Write rows as JSONL; texts go in as they are."""
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
     return str(path)
+
+
+@contextlib.contextmanager
+def signalled(task: Any, when: Callable[[], Any]) -> Iterator[None]:
+    """Send this process the signal that ends a task, as Airflow's supervisor does, once *when* is true."""
+
+    def send() -> None:
+        while not when():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def execution_timeout(seconds: float) -> Iterator[None]:
+    """Interrupt this process after some seconds, as Airflow does when a task has run for its ``execution_timeout``."""
+
+    def alarm(*_: Any) -> None:
+        raise AirflowTaskTimeout("Timeout")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

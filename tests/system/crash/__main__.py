@@ -16,7 +16,15 @@ from demo.__main__ import DemoError, StoppedError, bring_up, folder, only_one, s
 from demo.display import Display
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from tests.system.crash import postgres
-from tests.system.crash.cases import CASES, DEFERRED_CASES, TRIGGERER_CASES, UNTOLD_CASES, WORKER_CASES, Case
+from tests.system.crash.cases import (
+    CASES,
+    DEFERRED_CASES,
+    LOOP_CASES,
+    TRIGGERER_CASES,
+    UNTOLD_CASES,
+    WORKER_CASES,
+    Case,
+)
 from tests.system.crash.scripts import SCRIPTS, settled, triggerers
 from tests.system.crash.stack import CrashStack
 from tests.system.crash.verdict import Verdict, table
@@ -122,7 +130,7 @@ def tell(stack: CrashStack, display: Display, chosen: Sequence[Case]) -> list[Ve
     fates = [Thread(triggerers(world, watched))] if watched else []
     display.step(f"{len(of_triggerers)} cases of triggerers, {len(of_workers)} of workers")
     verdicts = carry_out(world, [*of_triggerers, *of_workers, *fates], display)
-    of_deferred = play(world, [case for case in DEFERRED_CASES if case in chosen])
+    of_deferred = play(world, [case for case in (*DEFERRED_CASES, *LOOP_CASES) if case in chosen])
     if of_deferred:
         display.step(f"{len(of_deferred)} cases of deferred tasks")
         if not watched:

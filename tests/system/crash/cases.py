@@ -6,13 +6,22 @@ case's script ends them: who is cancelled in time is billed nothing.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 BACKENDS = ("gemini", "vertex_ai")
 TASK_ID = "create"
 MAX_TRIES = 3
+LOOP = "again"
+"""Id of the task group that is repeated."""
+
+AIRFLOW = Version(importlib.metadata.version("apache-airflow"))
+HAS_LOOPS = Version("3.4.0a0") <= AIRFLOW
+"""Whether this Airflow repeats task groups, and forgets a task's state when it is cleared, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,11 @@ class Case:
     :param run_timeout: ``dagrun_timeout`` in seconds.
     :param from_file: The rows come from a file and are uploaded on both backends.
     :param talks: While it waits, the task talks to Airflow without a pause.
+    :param passes: How often a loop repeats the task; 0 for a task that is in none.
+    :param other_rows: Each pass has rows of its own; all have the same otherwise.
+    :param waits: Whether the task waits for its job.
+    :param keeps_state: A clear leaves the task its state.
+    :param needs_loops: Only an Airflow with :data:`HAS_LOOPS` can have it.
     """
 
     name: str
@@ -43,6 +57,11 @@ class Case:
     run_timeout: float | None = None
     from_file: bool = False
     talks: bool = False
+    passes: int = 0
+    other_rows: bool = False
+    waits: bool = True
+    keeps_state: bool = False
+    needs_loops: bool = False
 
     @property
     def dag_id(self) -> str:
@@ -55,9 +74,24 @@ class Case:
         return f"crash_{self.backend}"
 
     @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return f"{LOOP}.{TASK_ID}" if self.passes else TASK_ID
+
+    @property
+    def width(self) -> int:
+        """How many instances the task has, in each pass if it is in a loop."""
+        return len(self.ends) // max(1, self.passes)
+
+    @property
     def is_mapped(self) -> bool:
-        """Whether the task is mapped, over as many lists of rows as it has ends."""
-        return len(self.ends) > 1
+        """Whether the task is mapped, over as many lists of rows as it has instances."""
+        return self.width > 1
+
+    @property
+    def passes_path(self) -> Path:
+        """Where the loop's gate notes the jobs of each pass."""
+        return Path(os.environ.get("AIRFLOW_HOME", ".")) / f"{self.dag_id}.passes.jsonl"
 
     @property
     def rows_path(self) -> Path:
@@ -132,4 +166,23 @@ UNTOLD_CASES: tuple[Case, ...] = (
 )  # fmt: skip
 """Those of marks that no trigger is told of, as in the second or two before one runs."""
 
-CASES: tuple[Case, ...] = (*TRIGGERER_CASES, *WORKER_CASES, *DEFERRED_CASES, *UNTOLD_CASES)
+LOOP_CASES: tuple[Case, ...] = (
+    *_on(BACKENDS, "loop_equal", "passes with equal rows", passes=2, ends=("success",) * 2, needed=2,
+         needs_loops=True),
+    *_on(BACKENDS, "loop_other", "passes with other rows, all of whose jobs run at once", passes=3,
+         ends=("success",) * 3, needed=3, other_rows=True, waits=False, deferrable=False, needs_loops=True),
+    *_on(_GEMINI, "loop_mapped", "passes of a mapped task", passes=2, ends=("success",) * 4, needed=4,
+         needs_loops=True),
+    *_on(_GEMINI, "loop_cleared", "second pass cleared while it is deferred", passes=2, ends=("success",) * 2,
+         needed=2, needs_loops=True),
+    *_on(_GEMINI, "loop_failed", "second pass marked failed while it is deferred", passes=2,
+         ends=("success", "failed"), needed=1, created=2, needs_loops=True),
+    *_on(BACKENDS, "state_kept", "deferred task cleared, with its state kept", keeps_state=True, needs_loops=True),
+    *_on(_GEMINI, "running_state_kept", "running task cleared, with its state kept", keeps_state=True,
+         deferrable=False, needs_loops=True),
+)  # fmt: skip
+"""Those that Airflow has from 3.4 on: loops, and a clear that leaves a task its state."""
+
+ALL_CASES: tuple[Case, ...] = (*TRIGGERER_CASES, *WORKER_CASES, *DEFERRED_CASES, *LOOP_CASES, *UNTOLD_CASES)
+CASES: tuple[Case, ...] = tuple(case for case in ALL_CASES if HAS_LOOPS or not case.needs_loops)
+"""Those that this Airflow can have."""

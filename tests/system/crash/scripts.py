@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
+from tests.system.crash.cases import HAS_LOOPS
 from tests.system.crash.verdict import is_live
-from tests.system.crash.world import NotSeenError, Run, Script, Until, World, pending_signals
+from tests.system.crash.world import PATIENCE, NotSeenError, Run, Script, Until, World, pending_signals
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -28,6 +29,9 @@ ORPHAN_DELAY = 45.0
 
 LATE_DELAY = 115.0
 """Later than the retry, which knows of the create call, stops looking for its job and creates one: another 47 s."""
+
+HELD_BACK = 180.0
+"""Seconds from its creation for which a task that may have a twin holds an ended job back, and looks once more."""
 
 QUIET = 8.0
 """Seconds in which a job that is to stay would have been cancelled: triggers are killed within 3 s of a mark, workers
@@ -52,7 +56,7 @@ def _waits(run: Run) -> Until:
 
 
 def _over(run: Run) -> Until:
-    return Until("the end of the task", lambda: run.is_over)
+    return Until("the end of the task", lambda: run.is_over, HELD_BACK + PATIENCE)
 
 
 def _cancelled(run: Run) -> Until:
@@ -92,11 +96,12 @@ def _survives(event: str) -> Callable[[Run], Script]:
         yield _waits(run)
         yield Until(f"the triggerers to be {event}", lambda: event in run.world.happened, 300)
         if event == "stalled":
-            # The trap: the triggerer that wakes kills its trigger as if a person had ended the task.
-            yield Until(
-                "the woken triggerer to let the job alone",
-                lambda: run.log_says("the task is deferred and still needs it"),
-            )
+            # The trap: before 3.4 the triggerer that wakes kills its trigger as if a person had ended the task.
+            if not HAS_LOOPS:
+                yield Until(
+                    "the woken triggerer to let the job alone",
+                    lambda: run.log_says("the task is deferred and still needs it"),
+                )
             yield _for(QUIET)
         run.finish_jobs()
         yield _over(run)
@@ -261,6 +266,77 @@ def run_timeout(run: Run) -> Script:
     yield _cancelled(run)
 
 
+# --- loops ------------------------------------------------------------------------------------------------------------
+
+
+def _waits_in(run: Run, number: int) -> Until:
+    """Wait until pass *number*, from 0, waits for jobs of its own; those of the passes before it have ended."""
+    width, so_far = run.case.width, run.case.width * (number + 1)
+
+    def waits() -> bool:
+        has_deferred = len(run.states) == so_far and set(run.states[-width:]) == {"deferred"}
+        return has_deferred and len(run.jobs) == so_far and len(run.live_jobs) == width
+
+    return Until(f"pass {number} to wait for {width} live job(s) of its own", waits)
+
+
+def _each_pass_had_its_own(run: Run) -> None:
+    """Compare what the tasks returned, pass by pass, with the jobs in the order of their creation."""
+    created = [job["name"] for job in run.jobs]
+    width = run.case.width
+    passes = [set(created[start : start + width]) for start in range(0, len(created), width)]
+    if [set(jobs) for jobs in run.passes()] != passes:
+        raise NotSeenError(f"the jobs of each pass: {run.passes()} for {passes}")
+
+
+def loop(run: Run) -> Script:
+    """Each pass waits for its own jobs."""
+    run.begin()
+    for number in range(run.case.passes):
+        yield _waits_in(run, number)
+        yield _for(QUIET)
+        run.finish_jobs()
+    yield _over(run)
+    yield Until("the note of the last pass", lambda: len(run.passes()) == run.case.passes)
+    _each_pass_had_its_own(run)
+
+
+def loop_of_live_jobs(run: Run) -> Script:
+    """No pass waits: the jobs of all run at once, and none is cancelled."""
+    run.begin()
+    yield Until("the end of all passes", lambda: run.is_over)
+    yield Until("the note of the last pass", lambda: len(run.passes()) == run.case.passes)
+    if len(run.live_jobs) != len(run.case.ends):
+        raise NotSeenError("a live job of each pass")
+    _each_pass_had_its_own(run)
+    run.finish_jobs()
+
+
+def loop_cleared(run: Run) -> Script:
+    """The second pass is cleared while it waits: the new try takes its job, not the first pass's."""
+    run.begin()
+    yield _waits_in(run, 0)
+    run.finish_jobs()
+    yield _waits_in(run, 1)
+    run.clear()
+    yield Until("the new try", lambda: run.try_number == 2)
+    yield _waits_in(run, 1)
+    yield from _to_the_end(run)
+    yield Until("the note of the last pass", lambda: len(run.passes()) == run.case.passes)
+    _each_pass_had_its_own(run)
+
+
+def loop_failed(run: Run) -> Script:
+    """The second pass is marked failed while it waits: its job is cancelled, though the first pass succeeded."""
+    run.begin()
+    yield _waits_in(run, 0)
+    run.finish_jobs()
+    yield _waits_in(run, 1)
+    run.mark("failed")
+    yield _cancelled(run)
+    yield _over(run)
+
+
 def settled(run: Run) -> Until:
     """Return the wait for the end of what is being cancelled, before the case is judged."""
     return Until("all jobs to have ended", lambda: not any(is_live(job) for job in run.jobs), 20)
@@ -288,6 +364,13 @@ SCRIPTS: dict[str, Callable[[Run], Script]] = {
     "deferred_kept": _marked_and_kept,
     "deferred_run_failed": run_failed,
     "deferred_run_timeout": run_timeout,
+    "loop_equal": loop,
+    "loop_other": loop_of_live_jobs,
+    "loop_mapped": loop,
+    "loop_cleared": loop_cleared,
+    "loop_failed": loop_failed,
+    "state_kept": cleared,
+    "running_state_kept": cleared,
     "untold_failed": _marked("failed"),
     "untold_succeeded": _marked("success"),
     "untold_run_failed": run_failed,

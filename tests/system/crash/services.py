@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import requests
 
 from demo.rest import AirflowApi, EmulatorControl
-from tests.system.crash.cases import TASK_ID
 
 PAGE = 100
+_PASS = ("region_id", "region_index")
+"""By what an instance in a loop names its pass."""
+
 READ_TRIES = 4
 """A busy machine may take longer for an answer than the demo waits."""
 
@@ -46,19 +49,34 @@ class Airflow(AirflowApi):
                 return super()._send(method, path, body, missing_is_none=missing_is_none)
         return super()._send(method, path, body, missing_is_none=missing_is_none)
 
-    def mark_task(self, dag_id: str, run_id: str, state: str, map_index: int = -1) -> None:
-        """Mark a task instance failed, success or skipped."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{TASK_ID}"
-        self._send("PATCH", path if map_index < 0 else f"{path}/{map_index}", {"new_state": state})
+    def mark_task(self, instance: Mapping[str, Any], state: str) -> None:
+        """Mark a task instance, as it was listed, failed, success or skipped."""
+        path = f"{self._run(instance)}/taskInstances/{instance['task_id']}"
+        body = {"new_state": state} | {name: instance[name] for name in _PASS if name in instance}
+        self._send("PATCH", path if instance["map_index"] < 0 else f"{path}/{instance['map_index']}", body)
 
     def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
         """Mark a whole run."""
         self._send("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": state})
 
-    def clear(self, dag_id: str, run_id: str) -> None:
-        """Clear the task of a run."""
-        body = {"dag_run_id": run_id, "task_ids": [TASK_ID], "only_failed": False, "dry_run": False}
-        self._send("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+    def clear(self, instance: Mapping[str, Any], *, keep_state: bool = False) -> None:
+        """
+        Clear a task instance, as it was listed.
+
+        :param keep_state: Leave it its state; on Airflow 3.4 and later, earlier ones always do.
+        """
+        body = {"dag_run_id": instance["dag_run_id"], "only_failed": False, "dry_run": False}
+        # A task's id alone stands for each pass of its loop.
+        body |= (
+            {"task_instance_ids": [instance["id"]]} if "region_id" in instance else {"task_ids": [instance["task_id"]]}
+        )
+        if keep_state:
+            body["keep_task_state"] = True
+        self._send("POST", f"/dags/{instance['dag_id']}/clearTaskInstances", body)
+
+    @staticmethod
+    def _run(instance: Mapping[str, Any]) -> str:
+        return f"/dags/{instance['dag_id']}/dagRuns/{instance['dag_run_id']}"
 
 
 class Emulator(EmulatorControl):

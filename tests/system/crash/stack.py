@@ -35,6 +35,8 @@ def settings(database: str, tasks_at_once: int) -> dict[str, str]:
     return {
         "DATABASE__SQL_ALCHEMY_CONN": database,
         "CORE__PARALLELISM": str(tasks_at_once),
+        # How long a killed task may take to end, from 3.4 on: less than the heartbeat's timeout, lest it is given up.
+        "CORE__KILLED_TASK_CLEANUP_TIME": "5",
         "CORE__HOSTNAME_CALLABLE": "tests.system.crash.hostname.hostname",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",

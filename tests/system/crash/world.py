@@ -8,6 +8,7 @@ answered yes.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.system.crash.cases import TASK_ID
 from tests.system.crash.verdict import Verdict, is_live, judge
 
 if TYPE_CHECKING:
@@ -71,19 +73,22 @@ class World:
         """Ask again."""
         instances: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for instance in self.stack.airflow.task_instances():
-            instances[instance["dag_id"]].append(instance)
-        self._instances = {
-            dag_id: sorted(own, key=lambda each: int(each["map_index"])) for dag_id, own in instances.items()
-        }
+            if instance["task_id"].rpartition(".")[2] == TASK_ID:
+                instances[instance["dag_id"]].append(instance)
+        self._instances = {dag_id: sorted(own, key=_place) for dag_id, own in instances.items()}
         self._jobs = self.stack.emulator.jobs()
 
     def instances(self, dag_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a DAG, by map index."""
+        """Return the instances of a DAG's task, by pass and map index."""
         return self._instances.get(dag_id, [])
 
     def jobs(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the jobs of a DAG in the order of their creation."""
         return [job for job in self._jobs if job["display_name"].startswith(f"{dag_id}.")]
+
+
+def _place(instance: dict[str, Any]) -> tuple[int, int]:
+    return (instance.get("loop_iteration") or {}).get("iteration", 0), int(instance["map_index"])
 
 
 @dataclass
@@ -144,6 +149,12 @@ class Run:
         logs = self._logs(f"attempt={self.try_number}.log.trigger.*")
         return sum(": PENDING, " in log.read_text(errors="replace") for log in logs)
 
+    def passes(self) -> list[list[str]]:
+        """Return the names of jobs that the loop's gate noted after each pass."""
+        path = self.world.stack.home / self.case.passes_path.name
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line)["jobs"] for line in lines]
+
     def log_says(self, text: str) -> bool:
         """Whether a text is in a log of its task instances: the tasks' own, or the triggers'."""
         return any(text in log.read_text(errors="replace") for log in self._logs("*.log*"))
@@ -160,15 +171,19 @@ class Run:
 
     def mark(self, state: str, map_index: int = -1) -> None:
         """Mark its task, as a person does."""
-        self.world.stack.airflow.mark_task(self.case.dag_id, self.run_id, state, map_index)
+        self.world.stack.airflow.mark_task(self._last(map_index), state)
 
     def mark_run_failed(self) -> None:
         """Mark the whole run failed."""
         self.world.stack.airflow.mark_run(self.case.dag_id, self.run_id, "failed")
 
     def clear(self) -> None:
-        """Clear its task."""
-        self.world.stack.airflow.clear(self.case.dag_id, self.run_id)
+        """Clear its task, in the last pass if it is in a loop."""
+        self.world.stack.airflow.clear(self._last(), keep_state=self.case.keeps_state)
+
+    def _last(self, map_index: int = -1) -> dict[str, Any]:
+        own = [each for each in self.world.instances(self.case.dag_id) if each["map_index"] == map_index]
+        return own[-1]
 
     def finish_jobs(self) -> None:
         """Let its live jobs succeed."""

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Variable
+from airflow.sdk import DAG, Variable, get_current_context, task, task_group
 
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
-from tests.system.crash.cases import CASES, MAX_TRIES, TASK_ID, Case
+from tests.system.crash.cases import CASES, LOOP, MAX_TRIES, TASK_ID, Case
 
 
 class TalkingOperator(CreateBatchOperator):
@@ -20,13 +22,41 @@ class TalkingOperator(CreateBatchOperator):
             Variable.get("nothing", default=None)
 
 
+def loop(case: Case, operator: type[CreateBatchOperator], arguments: dict[str, Any]) -> None:
+    """Repeat the task; after each pass the gate notes the names that it returned."""
+
+    @task
+    def rows() -> Any:
+        context: dict[str, Any] = dict(get_current_context())
+        index = context["loop"].index if case.other_rows else 0
+        lists = [case.rows(index * case.width + number) for number in range(case.width)]
+        return lists if case.is_mapped else lists[0]
+
+    def body() -> None:
+        made = rows()
+        if case.is_mapped:
+            operator.partial(**arguments).expand(inlined_requests=made)
+        else:
+            operator(inlined_requests=made, **arguments)
+
+    def note(**context: Any) -> bool:
+        of_pass = context["loop"]
+        jobs = list(of_pass.result) if case.is_mapped else [of_pass.result]
+        with open(case.passes_path, "a") as file:
+            file.write(json.dumps({"index": of_pass.index, "jobs": jobs}) + os.linesep)
+        return bool(of_pass.index + 1 >= case.passes)
+
+    group: Any = task_group(group_id=LOOP)(body)
+    group.loop(max_iterations=case.passes, until=note)
+
+
 def make(case: Case) -> DAG:
     """Make the DAG of a case."""
     arguments: dict[str, Any] = {
         "task_id": TASK_ID,
         "gemini_batch_conn_id": case.conn_id,
         "model": "gemini-3.5-flash-lite",
-        "wait_for_completion": True,
+        "wait_for_completion": case.waits,
         "deferrable": case.deferrable,
         "poll_interval": 2,
         "cancel_on_kill": case.cancel_on_kill,
@@ -41,7 +71,9 @@ def make(case: Case) -> DAG:
         is_paused_upon_creation=False,
         dagrun_timeout=None if case.run_timeout is None else timedelta(seconds=case.run_timeout),
     ) as dag:
-        if case.is_mapped:
+        if case.passes:
+            loop(case, operator, arguments)
+        elif case.is_mapped:
             rows = [case.rows(number) for number in range(len(case.ends))]
             operator.partial(**arguments).expand(inlined_requests=rows)
         elif case.from_file:
