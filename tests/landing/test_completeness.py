@@ -169,6 +169,28 @@ def test_one_copy_of_inline_answers_is_read(developer: EmulatorHandle, tmp_path:
     assert not any("fields" not in query for query in asked)
 
 
+@pytest.mark.parametrize("outcome", ["succeeded_with_errors", "cancelled_partial"])
+@pytest.mark.parametrize("source", ["rows", "a file"])
+@pytest.mark.parametrize("fields", ["honour", "ignore"])
+def test_answers_inside_a_cancelled_job_land(
+    developer: EmulatorHandle, tmp_path: Path, outcome: str, source: str, fields: str
+) -> None:
+    """The rows that ran are paid for, however the service calls the end of a job that was cancelled half-way."""
+    developer.configure(cancel_outcome=outcome, fields=fields)
+    developer.script(pending_seconds=0, running_seconds=1000, responses_inline=True)
+    asked = [{"prompt": f"Say {n}"} for n in range(10)]
+    path = write_rows(tmp_path / "in.jsonl", asked)
+    name = submit(inlined_requests=asked) if source == "rows" else submit(input_path=path)
+    developer.advance(500)
+    assert GeminiBatchHook().get_batch(name).is_done is False
+    GeminiBatchHook().cancel_batch(name)
+    developer.advance(10)
+    manifest = download(name, tmp_path, input_path=path, max_failed_rows=5)
+    assert (manifest["succeeded"], manifest["failed"] + manifest["missing"]) == (5, 5)
+    answered = [row["key"] for row in landed(tmp_path) if row["status"] == "succeeded"]
+    assert answered == [f"row-{n}" for n in range(1, 6)]
+
+
 @pytest.mark.parametrize("fields", ["ignore", "reject"])
 def test_inline_answers_are_read_where_no_part_can_be_asked_for(
     developer: EmulatorHandle, tmp_path: Path, fields: str
