@@ -48,6 +48,8 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "gemini_embedding_batch",
             },
         ],
+        # Airflow 2.11 shows no link of a class that is not named here.
+        "extra-links": [f"{_PACKAGE}.links.{name}" for name in ("JobLink", "ResultsLink", "InputLink", "PageLink")],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, BaseOperator
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
+from airflow_provider_gemini_batch.links import Linked
 from airflow_provider_gemini_batch.operators.templating import Templating
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def fail_without_retry(*, skip_empty_input: bool = False) -> Iterator[None]:
         raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
 
 
-class GeminiBatchOperator(Templating, BaseOperator):
+class GeminiBatchOperator(Linked, Templating, BaseOperator):
     """
     Base of the operators of this package.
 
@@ -66,6 +67,7 @@ class GeminiBatchOperator(Templating, BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the task."""
+        self.show_page(context.get("ti"))
         with fail_without_retry(skip_empty_input=getattr(self, "on_empty_input", "fail") == "skip"):
             return self.run_task(context)
 

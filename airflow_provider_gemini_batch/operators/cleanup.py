@@ -41,6 +41,7 @@ class CancelBatchOperator(GeminiBatchOperator):
         self.job_name = job_name
 
     def run_task(self, context: Any) -> None:
+        self.show_job_name(context.get("ti"), self.job_name, self.hook.settings)
         self.hook.cancel_batch(self.job_name)
 
 

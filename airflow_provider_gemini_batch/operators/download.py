@@ -38,6 +38,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
     :param check_input: Fail if *input_path* is not the input that the job was made from. False joins by key anyway.
     """
 
+    page_view = "run"
     template_fields: Sequence[str] = (
         *GeminiBatchOperator.template_fields,
         "job_name",
@@ -86,6 +87,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         errors_path = normalise_path(self.errors_path, "errors_path") if self.errors_path else None
         hook = self.hook
         job = hook.get_batch(self.job_name)
+        self.show_job(context.get("ti"), job, hook.settings)
         if job.is_running:
             raise JobError(
                 f"{job.name} has not ended (it is {job.state.value}): put a BatchJobSensor before this task.", job=job
@@ -103,6 +105,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         )
         manifest = replace(manifest, paid_twice=list(hook.paid_twins(job)))
         values = manifest.to_json()
+        self.show_landed(context.get("ti"), output_path)
         if (task_instance := context.get("ti")) is not None:
             task_instance.xcom_push(key=MANIFEST_KEY, value=values)
             if manifest.paid_twice:

@@ -32,7 +32,9 @@ class GetBatchOperator(GeminiBatchOperator):
         self.job_name = job_name
 
     def run_task(self, context: Any) -> dict[str, Any]:
-        return self.hook.get_batch(self.job_name).summary()
+        job = self.hook.get_batch(self.job_name)
+        self.show_job(context.get("ti"), job, self.hook.settings)
+        return job.summary()
 
 
 class ListBatchesOperator(GeminiBatchOperator):

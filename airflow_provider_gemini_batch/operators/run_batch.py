@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, conf
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError, GeminiBatchError
+from airflow_provider_gemini_batch.links import InputLink, place_url
 from airflow_provider_gemini_batch.operators.base import (
     MANIFEST_KEY,
     GeminiBatchOperator,
@@ -85,6 +86,7 @@ class RunOperator(GeminiBatchOperator):
     """
 
     kind: ClassVar[Kind]
+    page_view = "run"
     data_fields: ClassVar[tuple[str, ...]] = ("rows",)
     template_argument: ClassVar[str]
     template_fields: Sequence[str] = (
@@ -339,18 +341,18 @@ class RunOperator(GeminiBatchOperator):
 
         self._ti = context.get("ti") or context.get("task_instance")
         self._task_context = context
+        self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         run = self._run = Run(self.spec(), self._context(context), generation)
         try:
             if self.plan_only:
                 self._push(run.plan())
                 raise AirflowSkipException("dry_run: nothing was submitted; the plan is in XCom.")
             interval = seconds(self.poll_interval, "poll_interval")
-            wait = self._defer if self.deferrable else _tell
             manifest = run_to_end(
                 run,
                 deadline=deadline,
                 poll_interval=interval,
-                on_wait=lambda run, waiting: wait(run, waiting, deadline),
+                on_wait=lambda run, waiting: self._wait(run, waiting, deadline),
             )
         except EmptyInputError as error:
             if self.on_empty_input == "skip":
@@ -362,6 +364,12 @@ class RunOperator(GeminiBatchOperator):
         self._push(manifest)
         self._sweep(run)
         return manifest
+
+    def _wait(self, run: Run, waiting: Waiting, deadline: float) -> None:
+        """Wait in the triggerer, or say what is waited for; the link leads to one of the jobs."""
+        for job_name in waiting.jobs[:1]:
+            self.show_job_name(self._ti, job_name, self.hook.settings)
+        (self._defer if self.deferrable else _tell)(run, waiting, deadline)
 
     def _sweep(self, run: Run) -> None:
         """Remove checkpoints of this task's earlier runs; one that stays is a nuisance, not a failure."""
@@ -383,6 +391,8 @@ class RunOperator(GeminiBatchOperator):
 
         if self._ti is not None:
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
+            if manifest.get("output_path") or manifest.get("output_table"):
+                self.show_landed(self._ti, manifest.get("output_path"))
             leave_in_history(self._task_context, manifest)
 
     def _defer(self, run: Run, waiting: Waiting, deadline: float) -> None:

@@ -108,6 +108,7 @@ class SubmitOperator(GeminiBatchOperator):
     """
 
     kind: str
+    page_view = "run"
     template_fields: Sequence[str] = (
         *GeminiBatchOperator.template_fields,
         "model",
@@ -423,6 +424,7 @@ class SubmitOperator(GeminiBatchOperator):
     def _judged(self, job: BatchJob) -> str:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
+        self.show_job(self._ti, job, self.hook.settings)
         manifest = {**_manifest_of(job), "paid_twice": self._paid_twice}
         self._push(MANIFEST_KEY, manifest)  # first: a task that fails for its rows has one too
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
@@ -461,10 +463,12 @@ class SubmitOperator(GeminiBatchOperator):
         if self._pushed != self._job_name:
             self._push("job_name", str(self._job_name))
             self._pushed = self._job_name
+            self.show_job_name(self._ti, str(self._job_name), self.hook.settings)
 
     def _announce(self, submission: Submission) -> None:
         self._job_name = submission.job.name
         self._push_name()
+        self.show_job(self._ti, submission.job, self.hook.settings)
         self.log.info("%s", submission.reason)
         if submission.surplus:
             self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.links import InputLink, is_at_google, place_url
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator, TaskTypeArgument
 
 if TYPE_CHECKING:
@@ -114,4 +115,6 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)
         if placed.uploaded is None:
             raise ConfigurationError(f"{path} was not uploaded.")
+        if is_at_google(hook.settings):
+            self.show_links(context.get("ti"), {InputLink: place_url(placed.uploaded)})
         return placed.uploaded

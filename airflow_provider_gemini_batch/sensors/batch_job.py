@@ -17,6 +17,7 @@ from airflow_provider_gemini_batch.compat import (
     conf,
 )
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
+from airflow_provider_gemini_batch.links import Linked
 from airflow_provider_gemini_batch.operators.base import fail_without_retry
 from airflow_provider_gemini_batch.task.kill import TaskEnd
 from airflow_provider_gemini_batch.times import seconds
@@ -37,7 +38,7 @@ class BatchJobTimeoutError(JobTimeoutError, AirflowSensorTimeout):
     """A JobTimeoutError of a sensor: Airflow does not retry it."""
 
 
-class BatchJobSensor(BaseSensorOperator):
+class BatchJobSensor(Linked, BaseSensorOperator):
     """
     Wait until a job has ended well; returns its summary (name, state, model, stats, the output's place).
 
@@ -54,6 +55,7 @@ class BatchJobSensor(BaseSensorOperator):
     :param count_truncated: Whether answers that were cut off count as failed, as far as the first 1,000 tell.
     """
 
+    page_view = "run"
     template_fields: Sequence[str] = ("gemini_batch_conn_id", "job_name")
     ui_color = "#e8f0fe"
 
@@ -77,6 +79,7 @@ class BatchJobSensor(BaseSensorOperator):
         self.max_failed_rows = max_failed_rows
         self.count_truncated = count_truncated
         self._attempt: Attempt | None = None
+        self._ti: Any = None
         self._end = TaskEnd()
 
     @cached_property
@@ -120,6 +123,7 @@ class BatchJobSensor(BaseSensorOperator):
             self.job_name = self.hook.client.backend.check_job_name(self.job_name)
             if not self.deferrable:
                 return self._poll_until_over(context)
+            self._show(context)
             seconds(self.poll_interval, "poke_interval")
             self._attempt = self._begin(time.time())
             with self._never_failing():
@@ -133,6 +137,7 @@ class BatchJobSensor(BaseSensorOperator):
         """Go on after the wait in the triggerer."""
         from airflow_provider_gemini_batch.triggers.deferral import read_wait, step_after_wait
 
+        self._ti = context.get("ti")
         attempt, outcome = read_wait(event, carried, self._policy)
         self.job_name = str(attempt.job_name)
         with self._never_failing(), fail_without_retry():
@@ -142,6 +147,7 @@ class BatchJobSensor(BaseSensorOperator):
     def poke(self, context: Any) -> PokeReturnValue | bool:
         """Read the job once."""
         if self._attempt is None:
+            self._show(context)
             self._attempt = self._begin(self._first_poke(context) or time.time())
         with fail_without_retry():
             job = self._poll(context)
@@ -154,6 +160,12 @@ class BatchJobSensor(BaseSensorOperator):
         self._end.end_wait()
 
     # --- the steps ----------------------------------------------------------------------------------------------------
+
+    def _show(self, context: Any) -> None:
+        """Show the links that can be known before the job is read."""
+        self._ti = context.get("ti")
+        self.show_page(self._ti)
+        self.show_job_name(self._ti, self.job_name, self.hook.settings)
 
     @staticmethod
     def _twin_rules(context: Any) -> TwinRules:
@@ -239,6 +251,7 @@ class BatchJobSensor(BaseSensorOperator):
             self._watch.fault(error, time.time())
             return None
         self._watch.see(job, time.time())
+        self.show_job(self._ti, job, self.hook.settings)
         return self._without_twins(context, job)
 
     def _without_twins(self, context: Any, job: BatchJob) -> BatchJob:
@@ -258,6 +271,7 @@ class BatchJobSensor(BaseSensorOperator):
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
 
+        self.show_job(self._ti, job, self.hook.settings)
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)

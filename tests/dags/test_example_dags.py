@@ -69,6 +69,7 @@ class DagRunner:
             "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-and-nothing-else",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         }
+        self.environment = environment
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=environment, check=True, timeout=180, stdout=self._log, stderr=self._log,
