@@ -194,8 +194,7 @@ def _jobs_page(conn_id: str) -> str:
 
 
 def _has_page() -> bool:
-    """Say whether this Airflow serves the page: 3.1 and later."""
-    from airflow import __version__
+    """Say whether this Airflow serves the page."""
+    from airflow_provider_gemini_batch.plugins.page.registration import fastapi_apps
 
-    major, minor = (int(part) for part in __version__.split(".")[:2])
-    return (major, minor) >= (3, 1)
+    return bool(fastapi_apps())
