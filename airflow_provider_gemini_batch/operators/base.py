@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MANIFEST_KEY = "gemini_batch_manifest"
 """XCom key under which every operator with a manifest leaves it."""
 
+PROGRESS_KEY = "gemini_batch_progress"
+"""XCom key under which a run leaves how far it is (:mod:`~airflow_provider_gemini_batch.run.progress`)."""
+
 
 class InvalidInputError(ConfigurationError, AirflowFailException):
     """A ConfigurationError in a task: it fails at once, as a retry cannot help."""

@@ -12,6 +12,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputE
 from airflow_provider_gemini_batch.links import InputLink, place_url
 from airflow_provider_gemini_batch.operators.base import (
     MANIFEST_KEY,
+    PROGRESS_KEY,
     GeminiBatchOperator,
     TaskTypeArgument,
     fail_without_retry,
@@ -359,8 +360,10 @@ class RunOperator(GeminiBatchOperator):
                 raise AirflowSkipException(str(error)) from None
             raise
         except RunFailedError as error:
+            self._push_progress(run)
             self._push(error.manifest)
             raise RunFailed(str(error)) from None
+        self._push_progress(run)
         self._push(manifest)
         self._sweep(run)
         return manifest
@@ -369,7 +372,7 @@ class RunOperator(GeminiBatchOperator):
         """Wait in the triggerer, or say what is waited for; the link leads to one of the jobs."""
         for job_name in waiting.jobs[:1]:
             self.show_job_name(self._ti, job_name, self.hook.settings)
-        (self._defer if self.deferrable else _tell)(run, waiting, deadline)
+        (self._defer if self.deferrable else self._tell)(run, waiting, deadline)
 
     def _sweep(self, run: Run) -> None:
         """Remove checkpoints of this task's earlier runs; one that stays is a nuisance, not a failure."""
@@ -395,10 +398,26 @@ class RunOperator(GeminiBatchOperator):
                 self.show_landed(self._ti, manifest.get("output_path"))
             leave_in_history(self._task_context, manifest)
 
+    def _tell(self, run: Run, waiting: Waiting, deadline: float) -> None:
+        done, total = run.progress()
+        log.info("Waiting for %d jobs; %d of %d rows are done.", len(waiting.jobs), done, total)
+        self._push_progress(run)
+
+    def _push_progress(self, run: Run) -> None:
+        """Leave for the page how far the run is; a failure costs the run nothing."""
+        from airflow_provider_gemini_batch.run.progress import progress_of
+
+        if self._ti is None:
+            return
+        try:
+            self._ti.xcom_push(key=PROGRESS_KEY, value=progress_of(run))
+        except Exception as error:  # the run goes on, whatever people can see of it
+            log.warning("How far the run is could not be pushed: %s: %s", type(error).__name__, error)
+
     def _defer(self, run: Run, waiting: Waiting, deadline: float) -> None:
         from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger
 
-        _tell(run, waiting, deadline)
+        self._tell(run, waiting, deadline)
         if time.time() >= deadline:
             return  # the loop says so
         until = deadline if waiting.until is None else min(deadline, waiting.until)
@@ -433,11 +452,6 @@ class RunOperator(GeminiBatchOperator):
             if self._run is not None:
                 self._run.cancel()
             raise GeminiBatchError(f"The task was marked {self._unwanted}; its jobs are cancelled.")
-
-
-def _tell(run: Run, waiting: Waiting, deadline: float) -> None:
-    done, total = run.progress()
-    log.info("Waiting for %d jobs; %d of %d rows are done.", len(waiting.jobs), done, total)
 
 
 def _refuse_params(sql: str) -> None:

@@ -18,13 +18,12 @@ from typing import Any
 
 from airflow_provider_gemini_batch.compat import AirflowPlugin, hookimpl
 from airflow_provider_gemini_batch.plugins.page.registration import external_views, fastapi_apps
+from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
 
 log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds after which the mark is in the database, and a trigger that was told of it has cancelled its job."""
-
-_TRIGGERS = "airflow_provider_gemini_batch.triggers."
 
 
 @hookimpl
@@ -59,7 +58,7 @@ def _cancel_jobs_of(task_instance: Any) -> None:
     if getattr(task_instance, "trigger_id", None) is None:
         return
     stored = task_instance.trigger
-    if stored is None or not stored.classpath.startswith(_TRIGGERS):
+    if stored is None or not stored.classpath.startswith(TRIGGERS):
         return
     names = job_names_in(stored.kwargs)
     if not names or not stored.kwargs.get("cancel_on_kill", True):
@@ -67,12 +66,6 @@ def _cancel_jobs_of(task_instance: Any) -> None:
     # The person who marks the task is waiting for the answer.
     work = (type(task_instance), task_instance.id, names, stored.kwargs)
     threading.Thread(target=_cancel, args=work, name="gemini-batch-marked", daemon=True).start()
-
-
-def job_names_in(arguments: Mapping[str, Any]) -> list[str]:
-    """Return the jobs that a stored trigger watches: one, or those of a run; none for a trigger that only pauses."""
-    given = arguments.get("job_names") or [arguments.get("job_name")]
-    return [name for name in given if isinstance(name, str) and name]
 
 
 def _cancel(model: type[Any], key: Any, names: list[str], watched: Mapping[str, Any]) -> None:

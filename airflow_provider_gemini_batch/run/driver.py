@@ -207,6 +207,10 @@ class Run:
             self._end_if_late(job)
         return known
 
+    def last_look(self, name: str) -> BatchJob | None:
+        """Return a job as this process saw it last, without asking; None if it never did."""
+        return self._seen.get(name)
+
     def _end_if_late(self, job: BatchJob) -> None:
         """Cancel a job whose time is up; its rows are asked again in the next round."""
         if (

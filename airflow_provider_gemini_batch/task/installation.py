@@ -142,6 +142,18 @@ def _kept(namespace: str, desk: Desk, now: Callable[[], float], sleep: Callable[
     return Installation(current, tuple((name, until) for name, until in former if name != current), change)
 
 
+def names_in(namespace: str, text: str | None) -> list[str]:
+    """
+    Return the names that the kept value tells, the present one first, without keeping anything.
+
+    :param namespace: ``[gemini_batch] namespace``, or empty.
+    :param text: Value of :data:`VARIABLE`, None if there is none.
+    """
+    kept: dict[str, Any] = _read(text) if text is not None else {"id": "", "current": "", "former": []}
+    made_up = f"airflow:{kept['id']}" if kept["id"] else ""
+    return list(dict.fromkeys([namespace or made_up, kept["current"], *(one["name"] for one in kept["former"])]))
+
+
 def _read(text: str) -> dict[str, Any]:
     """Read the Variable's value; a text that somebody put there by hand is an id as well."""
     try:

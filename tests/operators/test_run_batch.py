@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
-from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
+from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, PROGRESS_KEY, InvalidInputError
 from tests.run.world import MODEL, read_table, rows
 from tests.support.airflow_side import attempt, set_connection
 
@@ -262,3 +262,38 @@ def test_hook_runs_in_a_notebook_and_resumes_by_its_key(emulator, tmp_path, caps
     assert emulator.ledger()["totals"]["created"] == 1
     with pytest.raises(Exception, match="run_key and checkpoint_path are needed"):
         GeminiBatchHook().run_batch(run_key="", **arguments)
+
+
+def test_run_pushes_how_far_it_is_before_each_wait_and_at_its_end(emulator, tmp_path):
+    operator = run_batch(tmp_path, deferrable=True, rows_per_job=3, max_jobs=1)
+    context = attempt()
+    with pytest.raises(TaskDeferred) as first:
+        operator.execute(context)
+    began = context["ti"].xcoms[PROGRESS_KEY]
+    assert (began["total"], began["counts"], [job["rows"] for job in began["jobs"]]) == (5, {}, [3])
+    assert began["waiting_shards"] == 1
+    emulator.advance(7200)
+    with pytest.raises(TaskDeferred) as second:
+        operator.resume(context, None, **first.value.kwargs)
+    later = context["ti"].xcoms[PROGRESS_KEY]
+    assert (later["counts"], [job["rows"] for job in later["jobs"]]) == ({"succeeded": 3}, [2, 3])
+    emulator.advance(7200)
+    operator.resume(context, None, **second.value.kwargs)
+    ended = context["ti"].xcoms[PROGRESS_KEY]
+    assert (ended["counts"], ended["reserved"], {job["state"] for job in ended["jobs"]}) == (
+        {"succeeded": 5}, 0, {"SUCCEEDED"},
+    )  # fmt: skip
+
+
+def test_progress_that_cannot_be_pushed_costs_the_run_nothing(emulator, tmp_path, mocker):
+    emulator.script(mode="at_once")
+    context = attempt()
+    push = context["ti"].xcom_push
+
+    def refuse(key, value):
+        if key == PROGRESS_KEY:
+            raise ConnectionError("the API server is away")
+        push(key, value)
+
+    mocker.patch.object(context["ti"], "xcom_push", refuse)
+    assert run_batch(tmp_path).execute(context)["succeeded"] == 5

@@ -52,9 +52,11 @@ class PageServer:
         (home / "dags").mkdir()
         self._log = (home / "server.log").open("w")
         self.log_path = home / "server.log"
+        given = environment(home)
+        self.secret = given["AIRFLOW__API__SECRET_KEY"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.page_server", str(home)],
-            env=environment(home), cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=given, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
         port = ""
@@ -84,6 +86,15 @@ class PageServer:
             cookies = {} if user is None else {"_token": self.token(user)}
             self._clients[user] = httpx.Client(base_url=f"{self.url}/gemini-batch", cookies=cookies, timeout=30)
         return self._clients[user]
+
+    def api(self, user: str = "admin") -> Any:
+        """Return an HTTP client of Airflow's own API."""
+        import httpx
+
+        if f"api:{user}" not in self._clients:
+            headers = {"Authorization": f"Bearer {self.token(user)}"}
+            self._clients[f"api:{user}"] = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return self._clients[f"api:{user}"]
 
     def fill(self, **things: list[dict[str, Any]]) -> dict[str, Any]:
         """Put things into the database, see :func:`fill`."""

@@ -9,22 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.plugins.page.operator_names import OPERATORS
 from airflow_provider_gemini_batch.plugins.page.urls import PREFIX, base_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-OPERATORS = (
-    "CreateBatchOperator",
-    "CreateEmbeddingBatchOperator",
-    "DownloadResultsOperator",
-    "RunBatchOperator",
-    "RunEmbeddingBatchOperator",
-    "BatchJobSensor",
-    "@task.gemini_batch",
-    "@task.gemini_embedding_batch",
-)
-"""Names, as Airflow shows them, of the operators whose tasks get the tab."""
 
 NAV_ROUTE = "gemini-batch"
 TAB_ROUTE = "gemini-batch-run"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,7 +125,7 @@ class Visit:
 
     def page(self, template: str, *, status: int = 200, **context: Any) -> Response:
         """
-        Render a template. It sees ``visit``, ``viewer``, ``urls``, ``to``, ``to_airflow`` and ``token`` beside
+        Render a template. It sees ``visit``, ``viewer``, ``urls``, ``to``, ``to_airflow``, ``token`` and ``now`` beside
         *context*; everything it writes is escaped.
         """
         from starlette.responses import HTMLResponse
@@ -145,4 +146,5 @@ class Visit:
             "to": self.to,
             "to_airflow": self.to_airflow,
             "token": security.make_token(self.viewer.user_id),
+            "now": time.time(),
         }

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view ``/run``."""
+"""A task's run: its jobs, how far they are, what they cost, what it waits for; and how to end it."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.plugins.page.errors import NotHere
-from airflow_provider_gemini_batch.plugins.page.needs import reads_task
+from airflow_provider_gemini_batch.plugins.page import cancelling, job_lists
+from airflow_provider_gemini_batch.plugins.page.google import google_url
+from airflow_provider_gemini_batch.plugins.page.needs import changes_task, reads_answers
+from airflow_provider_gemini_batch.plugins.page.run_model import view_of
+from airflow_provider_gemini_batch.plugins.page.task_facts import read_task
+from airflow_provider_gemini_batch.plugins.page.urls import run_path
 from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 
 if TYPE_CHECKING:
@@ -14,8 +19,33 @@ if TYPE_CHECKING:
 
 
 def show(visit: Visit) -> Response:
-    """Show the view."""
-    raise NotHere("Not built yet", "This view comes next.")
+    """Show what is known of the run; nothing is asked of Google."""
+    with visit.session() as session:
+        facts = read_task(session, visit.address)
+    looks = job_lists.last_looks(facts.conn_id, facts.job_names)
+    view = view_of(facts, time.time(), looks)
+    return visit.page(
+        "run.html",
+        view=view,
+        facts=facts,
+        address=visit.address,
+        conn_id=facts.conn_id,
+        may_edit=visit.viewer.may_dag("PUT", visit.address.dag_id, "TASK_INSTANCE"),
+        said=visit.text("said"),
+        sayings=cancelling.SAID,
+        google_url=google_url,
+    )
 
 
-ROUTES = [Route("/run", show, reads_task)]
+def cancel(visit: Visit) -> Response:
+    """Mark the task failed and cancel its jobs, or cancel one job alone."""
+    with visit.session() as session:
+        facts = read_task(session, visit.address)
+    job_name = visit.text("job")
+    said = (
+        cancelling.cancel_one(facts, job_name, visit.viewer) if job_name else cancelling.cancel_run(facts, visit.viewer)
+    )
+    return visit.redirect(run_path(visit.address) + f"&said={said}")
+
+
+ROUTES = [Route("/run", show, reads_answers), Route("/run/cancel", cancel, changes_task, "POST")]

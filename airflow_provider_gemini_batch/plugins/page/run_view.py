@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the view of a run shows.
+
+Each number says how it is known. *Judged* rows are those whose job was read by the task. *Reported* rows are what
+Google said at the last look, striped in the bar. *Estimates* begin with ≈.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
+    from airflow_provider_gemini_batch.plugins.page.words import Shown
+
+UNDER_WAY = ("", "QUEUED", "PENDING", "RUNNING", "PAUSED", "UPDATING", "CANCELLING", "UNKNOWN")
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """
+    A job in the table.
+
+    :param number: Its round; 0 where there are none.
+    :param percent: Rows answered, 0 to 100; None while unknown.
+    :param age: Seconds from its creation to its end, or to now.
+    :param estimated: Whether *cost* is an upper end, not a sum.
+    """
+
+    name: str
+    shown: Shown
+    number: int = 0
+    rows: int | None = None
+    percent: float | None = None
+    text: str = ""
+    age: float | None = None
+    cost: float | None = None
+    estimated: bool = False
+    under_way: bool = False
+
+
+@dataclass(frozen=True)
+class Money:
+    """
+    Dollars of a task; None where a price is unknown.
+
+    :param reserved: What the jobs under way may cost at most.
+    :param tokens: Of input and of output, where they are counted.
+    """
+
+    spent: float | None = None
+    reserved: float | None = None
+    cap: float | None = None
+    known: bool = False
+    tokens: tuple[int, int] | None = None
+    unknown_rows: int = 0
+
+    @property
+    def expected(self) -> float | None:
+        """What it may come to at most."""
+        return None if self.spent is None or self.reserved is None else self.spent + self.reserved
+
+    def share(self, amount: float | None) -> float:
+        """Return an amount in per cent of the meter's width."""
+        whole = self.cap or self.expected or 0.0
+        return min(100.0, 100.0 * (amount or 0.0) / whole) if whole else 0.0
+
+
+@dataclass(frozen=True)
+class RunView:
+    """
+    All that the view shows.
+
+    :param looked: When a worker or the trigger last saw the jobs, UTC epoch seconds.
+    :param outcomes: Rows by outcome, in the order of :data:`~.words.OUTCOMES`.
+    :param reported: Pending rows that Google says are answered.
+    :param waits: Sentences on what it waits for: icon, sentence, what follows from it.
+    :param notes: Notes on top: kind, title, text.
+    """
+
+    facts: TaskFacts
+    state: Shown
+    model: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    looked: float | None = None
+    total: int | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+    reported: int = 0
+    reused: int = 0
+    duplicates: int = 0
+    jobs: Sequence[JobLine] = ()
+    job_count: int = 0
+    rounds: int = 0
+    waits: Sequence[tuple[str, str, str]] = ()
+    money: Money = Money()
+    notes: Sequence[tuple[str, str, str]] = ()
+    output: str = ""
+
+    @property
+    def under_way(self) -> list[JobLine]:
+        """The jobs that have not ended, as far as is known."""
+        return [job for job in self.jobs if job.under_way]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Airflow is done with the task."""
+        return self.facts.state in ("success", "failed", "skipped", "upstream_failed", "removed")

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What Airflow's database knows of a task of ours: its state, our XComs, what its trigger watches, rendered arguments.
+
+Nothing is asked of Google. XComs are read through the installation's own backend, wherever that keeps the values.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.plugins.page.errors import NotHere
+from airflow_provider_gemini_batch.plugins.page.keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
+from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """
+    A task instance as the database has it. Moments are UTC epoch seconds.
+
+    :param state: Airflow's word, e.g. ``deferred``; empty before the task is scheduled.
+    :param operator: Name of the operator's class.
+    :param xcoms: Our XComs by key (:data:`~.keys.OUR_KEYS`).
+    :param unreadable: Keys of XComs whose value could not be read.
+    :param watched: Arguments of the trigger it waits in; empty if it does not.
+    :param arguments: Rendered template fields, as far as Airflow keeps them.
+    :param noted: What the task state store holds (3.3 and later).
+    """
+
+    address: TaskAddress
+    state: str = ""
+    operator: str = ""
+    try_number: int = 0
+    started: float | None = None
+    ended: float | None = None
+    xcoms: Mapping[str, Any] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    watched: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    noted: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What the task left when it ended; empty before."""
+        found = self.xcoms.get(MANIFEST_KEY)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def progress(self) -> Mapping[str, Any]:
+        """How far a run was when its worker last looked; empty for other tasks."""
+        found = self.xcoms.get(PROGRESS_KEY)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def conn_id(self) -> str | None:
+        """The connection of its jobs, where that is known."""
+        for place in (self.watched, self.arguments):
+            found = place.get("gemini_batch_conn_id")
+            if isinstance(found, str) and found:
+                return found
+        return None
+
+    @property
+    def job_names(self) -> list[str]:
+        """Names of its jobs, those it waits for first."""
+        names: list[Any] = [*job_names_in(self.watched)]
+        names += [job.get("job", "") for job in self.progress.get("jobs") or () if isinstance(job, dict)]
+        names += [self.noted.get("job"), self.xcoms.get("job_name"), self.manifest.get("job_name")]
+        names += self.manifest.get("jobs") or []
+        return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+
+def read_task(session: Session, address: TaskAddress) -> TaskFacts:
+    """
+    Read what is known of a task instance.
+
+    :raises NotHere: If there is no such task instance.
+    """
+    from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
+    from sqlalchemy import select
+
+    query = select(TaskInstance).where(*_where(TaskInstance, address))
+    if hasattr(TaskInstance, "working_set"):  # Airflow 3.4 keeps the rows of earlier tries beside it
+        query = query.where(TaskInstance.working_set.is_(True))
+    found = session.scalars(query.limit(1)).first()
+    if found is None:
+        raise NotHere("This task has not run", f"{address.dag_id}, {address.run_id} has no task {address.task_id}.")
+    xcoms, unreadable = read_xcoms(session, address, OUR_KEYS)
+    return TaskFacts(
+        address,
+        state="" if found.state is None else str(getattr(found.state, "value", found.state)),
+        operator=str(found.custom_operator_name or found.operator or ""),
+        try_number=int(found.try_number or 0),
+        started=moment(found.start_date),
+        ended=moment(found.end_date),
+        xcoms=xcoms,
+        unreadable=unreadable,
+        watched=_watched(found),
+        arguments=_arguments(session, address),
+        noted=_noted(session, address),
+    )
+
+
+def read_xcoms(session: Session, address: TaskAddress, keys: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """
+    Read XComs of a task instance.
+
+    :return: Values by key, and the keys whose value could not be read.
+    """
+    from sqlalchemy import select
+
+    model = xcom_model()
+    query = select(model).where(*_where(model, address), model.key.in_(list(keys)))
+    values: dict[str, Any] = {}
+    unreadable = []
+    for row in session.scalars(query):
+        try:
+            values[row.key] = value_of(row)
+        except Exception as error:  # a backend's storage may be gone, or refuse this server
+            log.warning("The XCom %s of %s could not be read: %s", row.key, address, type(error).__name__)
+            unreadable.append(row.key)
+    return values, tuple(unreadable)
+
+
+def value_of(row: Any) -> Any:
+    """Return the value of an XCom's row through the installation's XCom backend, as plain JSON where it is ours."""
+    import json
+
+    from airflow.sdk.bases.xcom import BaseXCom
+    from airflow.sdk.execution_time.xcom import resolve_xcom_backend
+
+    backend: Any = resolve_xcom_backend()  # type: ignore[no-untyped-call]
+    if backend.deserialize_value == BaseXCom.deserialize_value:
+        # Ours are plain JSON: nothing that a task wrote is made into an object here.
+        return json.loads(row.value) if isinstance(row.value, str) else row.value
+    return backend.deserialize_value(row)
+
+
+def xcom_model() -> Any:
+    """Return Airflow's model of XComs."""
+    from airflow.models.xcom import XComModel  # noqa: TID251  (the API server has them)
+
+    return XComModel
+
+
+def moment(value: datetime | None) -> float | None:
+    """Return a moment of Airflow's database as UTC epoch seconds."""
+    return None if value is None else value.timestamp()
+
+
+def _where(model: Any, address: TaskAddress) -> list[Any]:
+    return [
+        model.dag_id == address.dag_id,
+        model.run_id == address.run_id,
+        model.task_id == address.task_id,
+        model.map_index == address.map_index,
+    ]
+
+
+def _watched(found: Any) -> dict[str, Any]:
+    if found.trigger_id is None or found.trigger is None or not found.trigger.classpath.startswith(TRIGGERS):
+        return {}
+    return dict(found.trigger.kwargs)
+
+
+def _arguments(session: Session, address: TaskAddress) -> dict[str, Any]:
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields  # noqa: TID251
+    from sqlalchemy import select
+
+    model = RenderedTaskInstanceFields
+    found = session.scalars(select(model.rendered_fields).where(*_where(model, address)).limit(1)).first()
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _noted(session: Session, address: TaskAddress) -> dict[str, Any]:
+    import json
+
+    try:
+        from airflow.models.task_state_store import TaskStateStoreModel  # noqa: TID251
+    except ImportError:  # before 3.3
+        return {}
+    from sqlalchemy import select
+
+    model = TaskStateStoreModel
+    query = select(model.value).where(*_where(model, address), model.key == "gemini_batch_submission")
+    found = session.scalars(query.limit(1)).first()
+    try:
+        noted = json.loads(found or "")
+    except (TypeError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}

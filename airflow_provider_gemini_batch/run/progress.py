@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a run is, as a small record for people: what the worker knows whenever it begins to wait, and at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_gemini_batch.run.driver import Run
+
+MAX_JOBS = 50
+"""Jobs that are told one by one: those under way first, then the newest."""
+
+
+def progress_of(run: Run) -> dict[str, Any]:
+    """
+    Return how far a run is, in plain JSON values; no call is made.
+
+    :return: ``at`` (UTC epoch seconds), ``model``, ``total`` rows, ``counts`` by outcome of the rows whose last job is
+        read, ``reused`` rows, ``spent`` and ``reserved`` dollars (None where a price is unknown), ``max_cost``,
+        ``rounds``, ``job_count`` and ``jobs``, each with ``job``, ``round``, ``rows``, ``state``, ``created``,
+        ``ended``, ``stats``, ``counts``, ``cost`` and ``estimate``.
+    """
+    checkpoint = run.checkpoint
+    notes, snapshot, rounds = checkpoint.notes(), checkpoint.snapshot or {}, checkpoint.rounds()
+    carried = snapshot.get("carried") or ()
+    jobs = [_job(run, header, entry, notes) for header in rounds for entry in header["shards"]]
+    known = [job for job in jobs if job["job"] or job["counts"] is not None]
+    flying = [job for job in known if job["counts"] is None]
+    return {
+        "at": run.context.now(),
+        "model": run.spec.model,
+        "total": int(snapshot.get("rows") or 0),
+        "counts": _outcomes(jobs, carried),
+        "reused": sum(sum(note["counts"].values()) for note in carried),
+        "spent": _sum([job["cost"] for job in known if job["counts"] is not None]),
+        "reserved": _sum([job["estimate"] for job in flying]),
+        "max_cost": run.spec.max_cost,
+        "max_row_attempts": run.spec.max_row_attempts,
+        "rounds": len([header for header in rounds if header["shards"]]),
+        "waiting_shards": len(jobs) - len(known),
+        "job_count": len(known),
+        "jobs": [*flying, *reversed([job for job in known if job["counts"] is not None])][:MAX_JOBS],
+    }
+
+
+def _job(
+    run: Run, header: Mapping[str, Any], entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what is known of a shard and its job."""
+    shard = str(entry["id"])
+    submitted = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard, ()))
+    collected = next(iter(notes["collected"].get(shard, ())), None)
+    name = submitted[0][1] if submitted else ""
+    job = run.last_look(name)
+    unknown_cost = collected is not None and bool(collected.get("cost_unknown"))
+    return {
+        "job": name,
+        "round": int(header["number"]),
+        "rows": int(entry["rows"]),
+        "state": job.state.value if job is not None else (collected or {}).get("state", ""),
+        "created": submitted[0][0] or None if submitted else None,
+        "ended": job.end_time if job is not None else None,
+        "stats": job.stats.as_dict() if job is not None else None,
+        "counts": None if collected is None else dict(collected["counts"]),
+        "cost": None if collected is None or unknown_cost else float(collected["cost"]),
+        "estimate": run.estimate(entry) if collected is None else None,
+        "refused": str((collected or {}).get("refused") or ""),
+    }
+
+
+def _outcomes(jobs: Sequence[Mapping[str, Any]], carried: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """
+    Count rows by their outcome so far.
+
+    A row that failed in one round may be asked again in the next: of all rounds but the last, only answers count.
+    """
+    counts: dict[str, int] = {}
+    last = max((job["round"] for job in jobs), default=0)
+    for found, final in [(note["counts"], True) for note in carried] + [
+        (job["counts"] or {}, job["round"] == last) for job in jobs
+    ]:
+        for status, count in found.items():
+            if final or status == "succeeded":
+                counts[status] = counts.get(status, 0) + int(count)
+    return counts
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

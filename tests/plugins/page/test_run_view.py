@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view of a run, over HTTP: what it shows of a task that waits, that has ended, and what ends it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.plugins.page import security
+from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, run_path
+from tests.support.airflow_side import set_connection
+
+if TYPE_CHECKING:
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+    from tests.support.page_server import PageServer
+
+pytestmark = pytest.mark.newest_airflow
+
+_numbers = itertools.count()
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
+
+
+def waiting_run(page: PageServer, **more: Any) -> TaskAddress:
+    """Put a run into the database that waits for two jobs."""
+    address = TaskAddress("nightly", f"run_{next(_numbers)}", "classify")
+    jobs: list[dict[str, Any]] = [
+        {"job": "batches/live", "round": 1, "rows": 50, "state": "RUNNING", "created": None, "ended": None,
+         "stats": {"total": 50, "succeeded": 30, "failed": 9, "pending": 11}, "counts": None, "cost": None,
+         "estimate": 0.5, "refused": ""},
+        {"job": "batches/read", "round": 1, "rows": 50, "state": "SUCCEEDED", "created": None, "ended": None,
+         "stats": None, "counts": {"succeeded": 48, "blocked": 2}, "cost": 0.25, "estimate": None, "refused": ""},
+    ]  # fmt: skip
+    progress = {
+        "at": time.time() - 24, "model": "gemini-3.5-flash-lite", "total": 100, "reused": 0, "rounds": 1,
+        "counts": {"succeeded": 48, "blocked": 2}, "spent": 0.25, "reserved": 0.5, "max_cost": 3.0,
+        "max_row_attempts": 3, "waiting_shards": 0, "job_count": 2, "jobs": jobs,
+    }  # fmt: skip
+    trigger = {
+        "classpath": "airflow_provider_gemini_batch.triggers.batch_jobs.BatchJobsTrigger",
+        "kwargs": {"job_names": ["batches/live"], "gemini_batch_conn_id": "gemini_run", "wake": "any"},
+    }
+    task = {
+        "dag_id": address.dag_id, "run_id": address.run_id, "task_id": address.task_id, "state": "deferred",
+        "xcoms": {"gemini_batch_progress": progress}, "trigger": trigger, **more,
+    }  # fmt: skip
+    page.fill(tasks=[task])
+    return address
+
+
+def state_of(page: PageServer, address: TaskAddress) -> str:
+    where = {"dag_id": address.dag_id, "run_id": address.run_id, "task_id": address.task_id}
+    return str(page.fill(states=[where])["states"][0])
+
+
+def token_in(html: str) -> str:
+    return html.split('name="token" value="', 1)[1].split('"', 1)[0]
+
+
+def test_waiting_run_shows_jobs_rows_money_and_the_time_of_the_last_look(page: PageServer) -> None:
+    html = page.client("viewer").get(run_path(waiting_run(page))).text
+    for text in ("Deferred", "39 of 50", "9 failed", "48 usable, 2 not", "$0.25", "≈ $0.50", "$3.00", "100 rows",
+                 "78 % done", "39 pending rows are answered at Google", "24 s ago", "gemini_run"):  # fmt: skip
+        assert text in html
+
+
+def test_task_that_nobody_ran_is_not_here(page: PageServer) -> None:
+    waiting_run(page)
+    reply = page.client().get(run_path(TaskAddress("nightly", "never", "classify")))
+    assert (reply.status_code, "This task has not run" in reply.text) == (404, True)
+
+
+def test_address_without_a_task_says_what_is_missing(page: PageServer) -> None:
+    reply = page.client().get("/run?dag_id=nightly")
+    assert (reply.status_code, "It names no run_id, no task_id" in reply.text) == (400, True)
+
+
+def test_names_full_of_markup_stay_text(page: PageServer) -> None:
+    manifest = {"job_name": f"batches/{HOSTILE}", "model": HOSTILE, "total": HOSTILE, "output_path": HOSTILE,
+                "model_versions": {HOSTILE: 1}, "errors": [{"message": HOSTILE, "count": HOSTILE}],
+                "succeeded": {"a": 1}, "counts": {"succeeded": HOSTILE}, "cost": HOSTILE, "jobs": [HOSTILE, 7],
+                "paid_twice": HOSTILE}  # fmt: skip
+    address = TaskAddress("nightly", "manual__markup", "task")
+    page.fill(tasks=[{"dag_id": "nightly", "run_id": address.run_id, "task_id": "task", "state": "failed",
+                      "xcoms": {"gemini_batch_manifest": manifest, "job_name": HOSTILE}}])  # fmt: skip
+    reply = page.client().get(run_path(address))
+    assert reply.status_code == 200
+    assert "<script>alert" not in reply.text
+    assert "&lt;script&gt;alert(1)" in reply.text
+    assert not {"\x1b", "\u202e"} & set(reply.text)
+
+
+@pytest.mark.parametrize("user", ["viewer", "user", "op", "admin"])
+def test_only_who_may_edit_the_dag_cancels_a_run(page: PageServer, user: str) -> None:
+    address = waiting_run(page)
+    client = page.client(user)
+    html = client.get(run_path(address)).text
+    allowed = user != "viewer"
+    assert ('action="/gemini-batch/run/cancel"' in html) == allowed
+    own = token_in(html) if allowed else token_of(page, user)
+    reply = client.post("/run/cancel", data={**address.query(), "token": own})
+    assert reply.status_code == (303 if allowed else 403)
+    assert state_of(page, address) == ("failed" if allowed else "deferred")
+
+
+def token_of(page: PageServer, user: str) -> str:
+    """Return a token that the user's own pages carry."""
+    hour = int(time.time() // security.HOUR)
+    message = f"gemini-batch page\n{hour}\n{user}".encode()
+    return f"{hour}.{hmac.new(page.secret.encode(), message, hashlib.sha256).hexdigest()}"
+
+
+def test_cancelling_a_run_marks_its_task_and_cancels_its_jobs(
+    page: PageServer, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.fill(connections=[{"conn_id": "gemini_run", **gemini_batch_emulator.connection("gemini")}])
+    gemini_batch_emulator.script(stuck="RUNNING", pending_seconds=0)
+    name = new_job(gemini_batch_emulator, monkeypatch)
+    address = waiting_run(page, trigger={
+        "classpath": "airflow_provider_gemini_batch.triggers.batch_job.BatchJobTrigger",
+        "kwargs": {"job_name": name, "gemini_batch_conn_id": "gemini_run"},
+    }, xcoms={"job_name": name})  # fmt: skip
+    client = page.client("user")
+    html = client.get(run_path(address)).text
+    assert not gemini_batch_emulator.state.all_jobs[0].cancelled
+    reply = client.post("/run/cancel", data={**address.query(), "token": token_in(html)})
+    after = client.get(reply.headers["location"].removeprefix("/gemini-batch")).text
+    assert "marked failed and its jobs are cancelled" in after
+    assert (state_of(page, address), gemini_batch_emulator.state.all_jobs[0].cancelled is not None) == ("failed", True)
+
+
+def new_job(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start a job at the emulator, and return its name."""
+    set_connection(monkeypatch, emulator.connection("gemini"))
+    hook = GeminiBatchHook()
+    return hook.create_batch("gemini-3.5-flash-lite", inlined_requests=[{"key": "k", "prompt": "Say"}]).name
+
+
+# --- forged changes ---------------------------------------------------------------------------------------------------
+
+FORGED = {
+    "no token": ({}, {}),
+    "another user's token": ({"token": "viewer"}, {}),
+    "another site": ({"token": "own"}, {"Origin": "https://evil.example"}),
+    "another site, newer browser": ({"token": "own"}, {"Sec-Fetch-Site": "cross-site"}),
+    "a made-up token": ({"token": "9999999.00"}, {}),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_change_changes_nothing(page: PageServer, case: str) -> None:
+    fields, headers = FORGED[case]
+    address = waiting_run(page)
+    values = {"own": token_of(page, "admin"), "viewer": token_of(page, "viewer")}
+    data = {**address.query(), **{name: values.get(value, value) for name, value in fields.items()}}
+    reply = page.client("admin").post("/run/cancel", data=data, headers=headers)
+    assert (reply.status_code, "Nothing was changed" in reply.text) == (403, True)
+    assert state_of(page, address) == "deferred"
+
+
+def test_change_by_get_is_refused(page: PageServer) -> None:
+    address = waiting_run(page)
+    data = {**address.query(), "token": token_of(page, "admin")}
+    reply = page.client("admin").get("/run/cancel", params=data)
+    assert (reply.status_code, state_of(page, address)) == (405, "deferred")
+
+
+def test_change_is_in_airflows_audit_log(page: PageServer) -> None:
+    address = waiting_run(page)
+    page.client("op").post("/run/cancel", data={**address.query(), "token": token_of(page, "op")})
+    logged = page.api("admin").get(f"/api/v2/eventLogs?dag_id=nightly&run_id={address.run_id}").json()["event_logs"]
+    assert [(entry["event"], entry["owner"]) for entry in logged] == [("gemini_batch_cancel_run", "op")]
