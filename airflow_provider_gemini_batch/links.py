@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import quote
 
 from airflow_provider_gemini_batch.compat import BaseOperatorLink
+from airflow_provider_gemini_batch.plugins.page.google import google_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONSOLE = "https://console.cloud.google.com"
-_JOB = re.compile(r"projects/([^/]+)/locations/([^/]+)/batchPredictionJobs/([^/]+)")
 
 
 class GeminiBatchLink(BaseOperatorLink):
@@ -88,11 +88,7 @@ class PageLink(GeminiBatchLink):
 
 def job_url(job_name: str) -> str:
     """Return the address of a job in Google's console; empty for one of the Developer API."""
-    found = _JOB.fullmatch(job_name)
-    if found is None:
-        return ""
-    project, region, number = (quote(part, safe="") for part in found.groups())
-    return f"{_CONSOLE}/vertex-ai/locations/{region}/batch-predictions/{number}?project={project}"
+    return google_url(job_name)
 
 
 def place_url(place: str | None) -> str:

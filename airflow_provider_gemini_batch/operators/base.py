@@ -11,17 +11,15 @@ from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSk
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
 from airflow_provider_gemini_batch.links import Linked
 from airflow_provider_gemini_batch.operators.templating import Templating
+from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
-MANIFEST_KEY = "gemini_batch_manifest"
-"""XCom key under which every operator with a manifest leaves it."""
 
-PROGRESS_KEY = "gemini_batch_progress"
-"""XCom key under which a run leaves how far it is (:mod:`~airflow_provider_gemini_batch.run.progress`)."""
+__all__ = ["MANIFEST_KEY", "GeminiBatchOperator", "InvalidInputError", "TaskTypeArgument", "fail_without_retry"]
 
 
 class InvalidInputError(ConfigurationError, AirflowFailException):

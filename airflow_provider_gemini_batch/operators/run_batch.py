@@ -12,12 +12,12 @@ from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputE
 from airflow_provider_gemini_batch.links import InputLink, place_url
 from airflow_provider_gemini_batch.operators.base import (
     MANIFEST_KEY,
-    PROGRESS_KEY,
     GeminiBatchOperator,
     TaskTypeArgument,
     fail_without_retry,
 )
 from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
+from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:

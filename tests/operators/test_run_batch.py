@@ -10,7 +10,8 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
-from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, PROGRESS_KEY, InvalidInputError
+from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
+from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from tests.run.world import MODEL, read_table, rows
 from tests.support.airflow_side import attempt, set_connection
 

@@ -38,7 +38,7 @@ def environment(home: Path) -> dict[str, str]:
         "LOGGING__LOGGING_LEVEL": "WARNING",
     }
     ours = {f"AIRFLOW__{name}": value for name, value in options.items()}
-    return {**kept, **ours, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    return {**kept, **ours, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore", "_AIRFLOW_PROCESS_CONTEXT": "server"}
 
 
 class PageServer:

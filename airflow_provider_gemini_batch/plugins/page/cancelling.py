@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.hooks import hook_for
 from airflow_provider_gemini_batch.plugins.page.run_model import view_of
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
     from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
     from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
@@ -53,9 +55,10 @@ def cancel_one(facts: TaskFacts, job_name: str, viewer: Viewer) -> str:
     """
     if job_name not in facts.job_names:
         raise PageError(404, "Nothing was changed", "This task has no such job.", kind="empty")
-    audit("gemini_batch_cancel_job", viewer, facts.address, job_name)
     try:
-        _hook(facts).cancel_batch(job_name)
+        hook = _hook(facts)
+        audit("gemini_batch_cancel_job", viewer, facts.address, job_name)
+        hook.cancel_batch(job_name)
     except GeminiBatchError as error:
         raise PageError(502, "The job could not be cancelled", str(error)) from error
     return "job"
@@ -115,8 +118,5 @@ def _cancel_all(facts: TaskFacts, names: list[str]) -> bool:
     return whole
 
 
-def _hook(facts: TaskFacts) -> Any:
-    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-
-    backend = facts.watched.get("backend")
-    return GeminiBatchHook(facts.conn_id or GeminiBatchHook.default_conn_name, backend=backend)
+def _hook(facts: TaskFacts) -> GeminiBatchHook:
+    return hook_for(facts.conn_id, facts.watched.get("backend"))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.plugins.page import owners
+from airflow_provider_gemini_batch.plugins.page.hooks import hook_for
 from airflow_provider_gemini_batch.plugins.page.listed import ListedJob, listed
 
 if TYPE_CHECKING:
@@ -173,11 +174,9 @@ def _drop_later() -> None:
 
 
 def _fill(copy: JobList) -> None:
-    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-
-    copy.fill(_all_jobs(GeminiBatchHook(copy.conn_id)))
+    copy.fill(_all_jobs(copy.conn_id))
 
 
-def _all_jobs(hook: Any) -> Iterator[BatchJob]:
+def _all_jobs(conn_id: str) -> Iterator[BatchJob]:
     """Yield all jobs; that the connection is looked up belongs to what may fail."""
-    yield from hook.list_all_batches()
+    yield from hook_for(conn_id).list_all_batches()

@@ -20,10 +20,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
-from airflow_provider_gemini_batch.plugins.page.keys import MANIFEST_KEY, PROGRESS_KEY
 from airflow_provider_gemini_batch.plugins.page.operator_names import CLASSES
 from airflow_provider_gemini_batch.plugins.page.task_facts import value_of, xcom_model
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
+from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, PROGRESS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere
-from airflow_provider_gemini_batch.plugins.page.keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
 from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
+from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -74,3 +74,12 @@
   document.addEventListener("DOMContentLoaded", () => apply(document));
   globalThis.geminiBatch = { apply };
 })();
+
+// A page that waits for something looks again by itself; a person who types or chooses is not interrupted.
+addEventListener("DOMContentLoaded", () => {
+  const waits = document.querySelector("[data-again]");
+  if (!waits) return;
+  const busy = () => document.querySelector("dialog[open], input:checked") !== null || document.activeElement?.matches("input, select");
+  const look = () => { if (document.hidden || busy()) setTimeout(look, 1000); else location.replace(location.href); };
+  setTimeout(look, 1000 * Math.max(1, Number(waits.dataset.again) || 2));
+});
