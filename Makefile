@@ -93,6 +93,10 @@ chaos: $(VENV)/.ready .venv-google/.ready ## Fault injection, ours and the offic
 crash: $(VENV)/.ready ## A real Airflow on PostgreSQL, killed and stalled; needs PostgreSQL's programs. CRASH="--only NAME" narrows
 	@exec $(BIN)/python -m tests.system.crash $(CRASH)
 
+# On another Airflow; 3.4 has cases of its own: task loops, clears that keep a task's state. `make crash-3.4`
+crash-%: .venv-%/.ready
+	@exec .venv-$*/bin/python -m tests.system.crash --state .cache/crash-$* $(CRASH)
+
 # Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and requirements/*.in
