@@ -62,6 +62,7 @@ CREATE = ":(asyncB|b)atch(GenerateContent|EmbedContent)|/batchPredictionJobs$"
 @pytest.fixture
 def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
     set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__SETTLE_SECONDS", "15")  # the emulator lists a job at once
     return gemini_batch_emulator
 
 

@@ -27,6 +27,7 @@ FOR_EVER = 1e6
 @pytest.fixture
 def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> EmulatorHandle:
     set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__SETTLE_SECONDS", "15")  # the emulator lists a job at once
     return gemini_batch_emulator
 
 
