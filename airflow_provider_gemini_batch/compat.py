@@ -24,6 +24,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "AirflowSensorTimeout": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "AirflowSkipException": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "AirflowTaskTimeout": ("airflow.sdk.exceptions", "airflow.exceptions"),
+    "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
     "BaseOperatorLink": ("airflow.sdk", "airflow.models.baseoperatorlink"),
@@ -34,6 +35,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
     "Param": ("airflow.sdk", "airflow.models.param"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
+    "RetryDecision": ("airflow.sdk",),
+    "RetryPolicy": ("airflow.sdk",),
     "Stats": ("airflow.sdk.observability.stats", "airflow.observability.stats", "airflow.stats"),
     "TaskDeferred": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "Variable": ("airflow.sdk", "airflow.models.variable"),
@@ -46,16 +49,17 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "task_decorator_factory": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),
     "timezone": ("airflow.sdk", "airflow.utils"),
 }
-"""Modules that may hold a name, the newest first."""
+"""Modules that may hold a name, the newest first; ``module:name`` where it was called otherwise."""
 
 __all__ = [*_HOMES, "get_connection_in_trigger", "without_parsed_texts"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a name from the first module of :data:`_HOMES` that holds it, and keep it."""
-    for module in _HOMES.get(name, ()):
+    for home in _HOMES.get(name, ()):
+        module, _, former = home.partition(":")
         try:
-            found = getattr(importlib.import_module(module), name)
+            found = getattr(importlib.import_module(module), former or name)
         except (ImportError, AttributeError):
             continue
         globals()[name] = found

@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "gemini_embedding_batch",
             },
         ],
+        "cli": [f"{_PACKAGE}.cli.airflow_commands.get_commands"],
         # Airflow 2.11 shows no link of a class that is not named here.
         "extra-links": [f"{_PACKAGE}.links.{name}" for name in ("JobLink", "ResultsLink", "InputLink", "PageLink")],
         "connection-types": [

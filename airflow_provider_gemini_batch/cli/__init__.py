@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
@@ -21,8 +22,13 @@ def main(words: list[str] | None = None) -> int:
     :return: 0; 1 if rows cannot be sent; 2 if the command could not do its work.
     """
     arguments = parser().parse_args(words)
+    return run(arguments.run, arguments)
+
+
+def run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Carry a command out; its errors become a line and the code 2."""
     try:
-        return int(arguments.run(arguments))
+        return int(command(arguments))
     except GeminiBatchError as error:
         sys.stderr.write(f"{error}\n")
     except OSError as error:

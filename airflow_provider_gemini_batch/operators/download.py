@@ -79,6 +79,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.landing.facts import JobFacts
         from airflow_provider_gemini_batch.landing.join import land
         from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
+        from airflow_provider_gemini_batch.task.landed import tell_landed
         from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
 
         check_max_failed_rows(self.max_failed_rows)
@@ -110,6 +111,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
             task_instance.xcom_push(key=MANIFEST_KEY, value=values)
             if manifest.paid_twice:
                 say_paid_twice(manifest.paid_twice, self.log, partial(_push, task_instance))
+        tell_landed(self, context, values, inputs=[input_path or job.input_place], outputs=[output_path, errors_path])
         self._judge(job, manifest)
         return values
 

@@ -391,11 +391,14 @@ class RunOperator(GeminiBatchOperator):
 
     def _push(self, manifest: Mapping[str, Any]) -> None:
         from airflow_provider_gemini_batch.task.history import leave_in_history
+        from airflow_provider_gemini_batch.task.landed import tell_landed
 
         if self._ti is not None:
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
             if manifest.get("output_path") or manifest.get("output_table"):
                 self.show_landed(self._ti, manifest.get("output_path"))
+                outputs = [manifest.get("output_path"), manifest.get("errors_path")]
+                tell_landed(self, self._task_context, manifest, inputs=[self.input_path], outputs=outputs)
             leave_in_history(self._task_context, manifest)
 
     def _tell(self, run: Run, waiting: Waiting, deadline: float) -> None:

@@ -289,7 +289,7 @@ class SubmitOperator(GeminiBatchOperator):
 
         while True:
             if isinstance(step, Done):
-                return self._judged(step.job)
+                return self._judged(context, step.job)
             if isinstance(step, Fail):
                 self._fail(step)
             elif isinstance(step, Pause):
@@ -421,11 +421,13 @@ class SubmitOperator(GeminiBatchOperator):
         with self._end.waiting():
             time.sleep(max(0.0, step.until - time.time()))
 
-    def _judged(self, job: BatchJob) -> str:
+    def _judged(self, context: Any, job: BatchJob) -> str:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
+        from airflow_provider_gemini_batch.task.landed import tell_ended
 
         self.show_job(self._ti, job, self.hook.settings)
         manifest = {**_manifest_of(job), "paid_twice": self._paid_twice}
+        tell_ended(self, context, job, manifest)
         self._push(MANIFEST_KEY, manifest)  # first: a task that fails for its rows has one too
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:

@@ -270,8 +270,10 @@ class BatchJobSensor(Linked, BaseSensorOperator):
 
     def _summary(self, job: BatchJob) -> dict[str, Any]:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
+        from airflow_provider_gemini_batch.task.landed import tell_ended
 
         self.show_job(self._ti, job, self.hook.settings)
+        tell_ended(self, {"ti": self._ti}, job)
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)
