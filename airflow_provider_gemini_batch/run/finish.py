@@ -118,8 +118,9 @@ class Finisher:
         claims = type(self._checkpoint)(self._checkpoint.root.parent().below(TARGETS), 1)
         if claims.create(f"target-{name}.json", {"task": mine})["task"] != mine:
             raise ConfigurationError(
-                f"{place!r} is written by another task of this DAG run: give each map index a file of its own, e.g. "
-                "with {{ ti.map_index }} in its name, or a folder, which they may share."
+                f"{place!r} is written by another task of this DAG run: give each map index, and each pass of a loop, "
+                "a file of its own, e.g. with {{ ti.map_index }} or {{ loop.index }} in its name, or a folder, which "
+                "they may share."
             )
 
     def _place(self, place: str) -> str:
