@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rows in, table out: classify each text, and write a Parquet file with a typed row for each, in the input's order.
+Rows in, table out: classify each review of a CSV, and write a Parquet file with a typed row for each, in the input's order.
 
 Needs the extra ``tables``. Every worker has to see the folder: a shared volume, or an object-storage URI in its place.
 """
@@ -18,22 +18,27 @@ FOLDER = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airfl
 
 with DAG(
     "gemini_batch_classify_table",
-    description="Classify texts into a typed table",
+    description="Classify product reviews into a typed table",
     schedule=None,
     start_date=datetime(2026, 1, 1),
     tags=["gemini-batch", "example"],
 ):
     RunBatchOperator(
         task_id="classify",
-        input_path=str(Path(__file__).parent / "data" / "texts.jsonl"),
-        key="key",
+        input_path=str(Path(__file__).parent / "data" / "reviews.csv"),
+        key="id",
         model="gemini-3.5-flash-lite",
-        prompt="What is this text about, and is it friendly?\n{{ row.text }}",
+        prompt="Classify this review of a {{ row.product }}:\n{{ row.review }}",
+        keep_columns=["product", "review"],
         response_schema={
             "type": "object",
-            "properties": {"topic": {"type": "string"}, "friendly": {"type": "boolean"}},
-            "required": ["topic", "friendly"],
+            "properties": {
+                "sentiment": {"type": "string", "enum": ["good", "bad", "mixed"]},
+                "topic": {"type": "string", "enum": ["quality", "comfort", "price", "delivery", "service", "other"]},
+                "is_defect": {"type": "boolean"},
+            },
+            "required": ["sentiment", "topic", "is_defect"],
         },
-        output_path=f"{FOLDER}/{{{{ dag.dag_id }}}}/{{{{ run_id }}}}/texts.parquet",
+        output_path=f"{FOLDER}/{{{{ dag.dag_id }}}}/{{{{ run_id }}}}/reviews.parquet",
         deferrable=True,
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import importlib.util
 import json
@@ -45,12 +46,12 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 """DAG -> the file it leaves, what is asked of it, and its tasks."""
 
 
-RUNS: dict[str, tuple[str, str]] = {
-    "gemini_batch_classify_table": ("classify", "{run_id}/texts.parquet"),
-    "gemini_batch_embed_table": ("embed", "{run_id}/vectors/*.parquet"),
-    "gemini_batch_nightly_changed_rows": ("summarise", "summaries.parquet"),
+RUNS: dict[str, tuple[str, str, tuple[str, str, str]]] = {
+    "gemini_batch_classify_table": ("classify", "{run_id}/reviews.parquet", ("id", "sentiment", "reviews.csv")),
+    "gemini_batch_embed_table": ("embed", "{run_id}/vectors/*.parquet", ("key", "embedding", "texts.jsonl")),
+    "gemini_batch_nightly_changed_rows": ("summarise", "summaries.parquet", ("key", "text", "texts.jsonl")),
 }
-"""DAG of one run -> its task, and the table it leaves."""
+"""DAG of one run -> its task, the table it leaves, and that one's key, an answer's column and the input."""
 
 
 LANDED, READER = "gemini_batch_landed_answers", "gemini_batch_read_answers"
@@ -205,13 +206,16 @@ def test_an_example_gets_the_same_rows_from_both_backends(
         assert gemini[7]["status"] == vertex[7]["status"] == "failed"
 
 
-def table_of(place: Path) -> list[tuple[Any, ...]]:
+def table_of(place: Path, key: str, answer: str) -> list[tuple[Any, ...]]:
     import duckdb
 
     with duckdb.connect() as connection:
-        columns = {row[0] for row in connection.execute(f"DESCRIBE FROM '{place}'").fetchall()}
-        answer = "embedding" if "embedding" in columns else "topic" if "topic" in columns else "text"
-        return connection.execute(f"SELECT key, status, {answer}, request_digest FROM '{place}'").fetchall()
+        return connection.execute(f"SELECT {key}, status, {answer}, request_digest FROM '{place}'").fetchall()
+
+
+def keys_of(name: str, key: str) -> list[str]:
+    with (EXAMPLES / "data" / name).open(encoding="utf-8", newline="") as file:
+        return [row[key] for row in (csv.DictReader(file) if name.endswith(".csv") else map(json.loads, file))]
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "waiting"])
@@ -219,25 +223,24 @@ def table_of(place: Path) -> list[tuple[Any, ...]]:
 def test_a_run_gets_the_same_table_from_both_backends(
     runner: DagRunner, gemini_batch_emulator: EmulatorHandle, dag_id: str, deferrable: bool
 ) -> None:
-    task_id, place = RUNS[dag_id]
-    answer = {"outcome": "text", "text": '{"topic": "tea", "friendly": true}'} if "classify" in dag_id else {}
+    task_id, place, (key, answer, source) = RUNS[dag_id]
     tables = []
     for backend in ("gemini", "vertex_ai"):
         gemini_batch_emulator.reset()
         gemini_batch_emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
         gemini_batch_emulator.script(
-            mode="time", pending_seconds=0.1, running_seconds=0.3, shuffle=True, rows=[answer] if answer else []
+            mode="time", pending_seconds=0.1, running_seconds=0.3, shuffle=True
         )
         (runner.home / "gemini_batch" / dag_id / "summaries.parquet").unlink(missing_ok=True)
         connection = gemini_batch_emulator.connection(backend)
         done = runner.run(dag_id=dag_id, connection=connection, deferrable=deferrable, conf={})
         assert done["state"] == "success", runner.log()[-6000:]
         assert done["tasks"] == {task_id: "success"}
-        tables.append(table_of(runner.home / "gemini_batch" / dag_id / place.format(run_id=done["run_id"])))
+        folder = runner.home / "gemini_batch" / dag_id
+        tables.append(table_of(folder / place.format(run_id=done["run_id"]), key, answer))
     first, second = tables
     assert first == second
-    texts = [json.loads(line)["key"] for line in (EXAMPLES / "data" / "texts.jsonl").read_text().splitlines()]
-    assert [row[0] for row in first] == texts
+    assert [row[0] for row in first] == keys_of(source, key)
     assert all(status == "succeeded" and value for _, status, value, _ in first)
 
 
