@@ -41,7 +41,7 @@ $(eval $(call environment,$(VENV),airflow-$(NEWEST),$(call INSTALL_OURSELVES,$(V
 $(foreach v,$(OLDER) $(COMING),$(eval $(call environment,.venv-$(v),airflow-$(v),$(call INSTALL_OURSELVES,.venv-$(v)))))
 $(eval $(call environment,.venv-google,google-provider,true))
 
-demo: $(VENV)/.ready ## Run the nightly batch in a real Airflow against the emulator, show what came back, stop everything
+demo: $(VENV)/.ready ## Classify a CSV in a real Airflow against the emulator, kill a worker on the way, show the table, stop
 	@exec $(BIN)/python -m demo run
 
 ui: $(VENV)/.ready ## The same, and leave Airflow's UI running until Ctrl-C

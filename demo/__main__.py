@@ -22,12 +22,12 @@ from demo.display import Display, job_words, task_words
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from demo.report import NoManifestError, find_manifest, lines_of_report
 from demo.stack import Stack
+from demo.story import RETRY_SETTINGS, Mishap
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".demo"
 DAGS = ROOT / "example_dags"
-DAG_ID = "gemini_batch_nightly_generation"
-CONF: dict[str, Any] = {"rows": 200}
+DAG_ID = "gemini_batch_classify_table"
 
 # Slow enough to be watched, with a few refused rows, as any real night has them.
 JOB_SCRIPT: dict[str, Any] = {
@@ -39,6 +39,15 @@ JOB_SCRIPT: dict[str, Any] = {
 READY_TIMEOUT = 120.0
 RUN_TIMEOUT = 240.0
 LOG_TAIL = 40
+NEXT_STEPS = (
+    "",
+    "Next",
+    "  make ui                              look at it in Airflow's UI",
+    "  example_dags/classify_table.py       the DAG that ran",
+    "  with a key, in your Airflow          pip install \".[tables]\", then",
+    '    airflow connections add gemini_batch_default --conn-type gemini_batch --conn-password "$GEMINI_API_KEY"',
+    "  docs/from-emulator-to-google.md      what is different there",
+)
 
 
 class DemoError(Exception):
@@ -128,15 +137,25 @@ def bring_up(stack: Stack, dag_id: str, display: Display) -> None:
     display.step(f"ready: Airflow at {stack.airflow.base_url}, emulator at {stack.emulator.base_url}")
 
 
-def run_dag(stack: Stack, dag_id: str, conf: dict[str, Any], display: Display) -> dict[str, Any]:
-    """Run the DAG once and return what each of its tasks returned."""
+def run_dag(
+    stack: Stack, dag_id: str, conf: dict[str, Any], display: Display, mishap: Mishap | None = None
+) -> dict[str, Any]:
+    """
+    Run the DAG once and return what each of its tasks returned.
+
+    :param mishap: What befalls it meanwhile.
+    """
     airflow = stack.airflow
     stack.emulator.configure(script=JOB_SCRIPT)
+    if mishap is not None:
+        mishap.prepare()
     airflow.unpause(dag_id)
     run_id = airflow.trigger(dag_id, conf)
     display.step(f"run {run_id} of {dag_id} with {json.dumps(conf)}")
 
     def is_over() -> bool:
+        if mishap is not None:
+            mishap.watch(dag_id, run_id)
         state = airflow.run_state(dag_id, run_id)
         display.update(task_words(airflow.task_states(dag_id, run_id)), job_words(stack.emulator.jobs()))
         return state in ("success", "failed")
@@ -168,13 +187,16 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
         logs = state / "logs"
         logs.mkdir()
         with Processes(logs, record) as processes:
-            stack = Stack(ROOT, state, arguments.dags, processes)
+            stack = Stack(ROOT, state, arguments.dags, processes, more_settings=RETRY_SETTINGS)
+            mishap = Mishap(stack, display) if arguments.story == "run" else None
             try:
                 bring_up(stack, arguments.dag, display)
-                returned = run_dag(stack, arguments.dag, arguments.conf, display)
+                returned = run_dag(stack, arguments.dag, arguments.conf, display, mishap)
                 display.say()
                 for line in lines_of_report(find_manifest(returned)):
                     display.say(line)
+                if mishap is not None and (bill := mishap.outcome()):
+                    display.say(f"  bill     {bill}")
                 display.say()
                 if arguments.story == "ui":
                     display.say(f"Airflow:   {stack.airflow.base_url}/dags/{arguments.dag}  (no password)")
@@ -187,6 +209,9 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
                 display.step(f"stopping everything; logs stay in {logs}")
                 processes.stop()
                 display.step("stopped")
+            if arguments.story == "run":
+                for line in NEXT_STEPS:
+                    display.say(line)
 
 
 def folder(text: str) -> Path:
@@ -201,11 +226,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--state", type=folder, default=STATE, help="folder for everything that is written")
     parser.add_argument("--dags", type=folder, default=DAGS, help="folder with DAG files")
     parser.add_argument("--dag", default=DAG_ID, help="id of the DAG to run")
-    parser.add_argument("--conf", type=json.loads, help="its parameters, a JSON object")
-    arguments = parser.parse_args(words)
-    if arguments.conf is None:
-        arguments.conf = CONF if arguments.dag == DAG_ID else {}
-    return arguments
+    parser.add_argument("--conf", type=json.loads, default={}, help="its parameters, a JSON object")
+    return parser.parse_args(words)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -81,6 +81,12 @@ class AirflowApi:
             for ti in listed
         }
 
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the run's task instances as Airflow tells them: state, pid, try_number and more."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        instances: list[dict[str, Any]] = self._send("GET", path)["task_instances"]
+        return instances
+
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """Return what a task returned, None if nothing."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
@@ -136,3 +142,14 @@ class EmulatorControl:
         reply.raise_for_status()
         jobs: list[dict[str, Any]] = reply.json()["jobs"]
         return jobs
+
+    def hold(self, method: str, path: str, seconds: float) -> None:
+        """Let the next call whose path matches the regular expression take effect, and its reply wait."""
+        rule = {"match": {"method": method, "path": path}, "action": "delay", "when": "after", "delay": seconds}
+        self._session.post(f"{self.base_url}/_emulator/faults", json=rule, timeout=10).raise_for_status()
+
+    def is_held(self, path: str) -> bool:
+        """Whether a call that :meth:`hold` speaks of has arrived."""
+        reply = self._session.get(f"{self.base_url}/_emulator/faults", timeout=10)
+        reply.raise_for_status()
+        return any(rule["fired"] for rule in reply.json()["faults"] if rule["match"]["path"] == path)

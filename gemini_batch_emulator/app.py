@@ -28,7 +28,7 @@ from gemini_batch_emulator.replies import error_reply, reply
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from gemini_batch_emulator.state import EmulatorState
 
@@ -98,7 +98,7 @@ class EmulatorApp:
             await self._answer(route, scope, exchange.receive, exchange.send)
             return
         exchange.entry.fault = fault.action
-        if fault.delay:
+        if fault.delay and not fault.holds_reply:
             await asyncio.sleep(fault.delay)
         await self._carry_out(fault, route, exchange)
 
@@ -130,6 +130,8 @@ class EmulatorApp:
         elif fault.action == "reply":
             status, headers, body = fault.reply()
             await Response(body, status, headers)(scope, exchange.receive, exchange.send)
+        elif fault.holds_reply:
+            await self._answer(route, scope, exchange.receive, _held(exchange.send, fault.delay))
         else:
             await self._answer(route, scope, exchange.receive, exchange.send)
 
@@ -173,3 +175,14 @@ def create_app(state: EmulatorState) -> EmulatorApp:
     for name in SERVICES:
         routes += importlib.import_module(f"gemini_batch_emulator.{name}").routes(state)
     return EmulatorApp(state, [*routes, *control.routes(state)])
+
+
+def _held(send: Send, seconds: float) -> Send:
+    """Return *send* so that the reply begins *seconds* after the handler has given it."""
+
+    async def later(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await asyncio.sleep(seconds)
+        await send(message)
+
+    return later

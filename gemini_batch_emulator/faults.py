@@ -28,12 +28,12 @@ class Fault:
     :param match: ``{"method": "POST", "path": ..., "query": ..., "body": ...}``; all but the method are patterns.
     :param action: ``reply``, ``close`` (end the connection without a reply), ``reset`` (with a TCP reset),
         ``cut_response`` and ``cut_upload`` (pass *bytes* on, then close) or ``delay``.
-    :param when: ``before`` the handler runs, or ``after``: it ran, its reply is lost or replaced.
+    :param when: ``before`` the handler runs, or ``after``: it ran, its reply is lost, replaced or held back.
     :param skip: Matching calls let through before the first that fails.
     :param times: Calls that fail; None is always.
     :param share: So much of the matching calls (0 to 1), drawn by *seed*.
     :param seed: Of *share*.
-    :param delay: Seconds of real time before anything else.
+    :param delay: Seconds of real time before anything else; of a ``delay`` *after* the handler, before the reply.
     :param status: Of a ``reply``.
     :param headers: Of a ``reply``.
     :param retry_after: Seconds in a ``RetryInfo`` of the error.
@@ -76,6 +76,11 @@ class Fault:
             raise ControlError(f"A fault matches by {', '.join(self.MATCHES)}, not by {', '.join(unknown)}.")
         self._regex = {name: re.compile(str(text)) for name, text in self.match.items() if name != "method"}
         self._random = random.Random(self.seed)
+
+    @property
+    def holds_reply(self) -> bool:
+        """Whether the call takes effect at once and its reply comes late."""
+        return self.action == "delay" and self.when == "after"
 
     @property
     def needs_body(self) -> bool:

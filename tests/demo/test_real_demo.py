@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo`` for real: the emulator, four Airflow processes, one run; and nothing left of it."""
+"""``make demo`` for real: the emulator, four Airflow processes, one run, one kill; and nothing left of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.__main__ import CONF
 from demo.processes import members
 
 pytestmark = [pytest.mark.newest_airflow, pytest.mark.slow, pytest.mark.xdist_group("real_airflow")]
@@ -50,12 +49,16 @@ def test_demo_lands_every_row_and_leaves_nothing_running(tmp_path: Path) -> None
             process.terminate()
     assert process.returncode == 0, output
     assert "What came back" in output
-    assert f"{CONF['rows']}: " in output
+    assert "killed the process of classify" in output
+    assert "attempt 2 of classify begins; the service has 1 job" in output
+    assert "1 job billed after 2 attempts; 60 of 60 rows ran" in output
+    assert "rows     60: " in output
     assert "succeeded" in output
-    assert "tokens" in output
+    assert "single calls would have cost" in output
     assert "the first 5 answers" in output
     assert "deferred" in output  # the wait was the triggerer's
     assert "job SUCCEEDED" in output
+    assert output.rstrip().splitlines()[-1].startswith("  docs/"), "the last lines say what to do next"
     assert users_of(tmp_path) == []
     assert not (tmp_path / "processes.json").exists()
 

@@ -8,15 +8,16 @@ import json
 import os
 import signal
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.__main__ import CONF, DAG_ID, DAGS, StoppedError, main, only_one, read_arguments, stopping_on_signals
+from demo.__main__ import DAG_ID, DAGS, StoppedError, main, only_one, read_arguments, stopping_on_signals
 from demo.display import Display, job_words, task_words
 from demo.processes import Processes
-from demo.report import NoManifestError, find_manifest, lines_of_report, local_path
+from demo.report import NoManifestError, cost_words, find_manifest, lines_of_report, local_path
 from demo.rest import upstream_first
 from demo.stack import Ports, environment
 
@@ -163,8 +164,38 @@ def test_stop_leaves_a_demo_that_runs_to_its_own_terminal(tmp_path: Path, capsys
     assert f"Nothing was stopped: a demo is running in {tmp_path}" in capsys.readouterr().err
 
 
-def test_demo_runs_the_nightly_example_unless_told_otherwise() -> None:
+def test_demo_runs_the_classify_example_unless_told_otherwise() -> None:
     arguments = read_arguments(["run"])
-    assert (arguments.dags, arguments.dag, arguments.conf) == (DAGS, DAG_ID, CONF)
-    assert read_arguments(["run", "--dag", "other"]).conf == {}, "another DAG has other parameters"
-    assert DAG_ID in (DAGS / "nightly_generation.py").read_text()
+    assert (arguments.dags, arguments.dag, arguments.conf) == (DAGS, DAG_ID, {})
+    assert DAG_ID in (DAGS / "classify_table.py").read_text()
+
+
+def test_report_shows_the_first_rows_of_a_typed_table_and_both_prices(tmp_path: Path) -> None:
+    import duckdb
+
+    output = tmp_path / "reviews.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (SELECT 'r' || i AS id, i > 1 AS is_defect, 'succeeded' AS status, 0.1 AS cost FROM range(9) t(i)) "
+            f"TO '{output}' (FORMAT parquet)"
+        )
+    manifest = {
+        "total": 9,
+        "counts": {"succeeded": 8, "invalid": 1},
+        "tokens": {"prompt": 1_000_000, "output": 1_000_000, "thoughts": 0, "cached": 0},
+        "model_versions": {"gemini-3.5-flash-lite": 9},
+        "output_path": str(output),
+    }
+    report = "\n".join(lines_of_report(manifest))
+    assert "9: 8 succeeded, 1 invalid" in report
+    assert "r4  True       succeeded" in report
+    assert "cost" in report.split("results")[0]
+    assert "r5" not in report
+    assert "0.1" not in report.split("the first 5 answers")[1], "columns after the status are left out"
+
+
+def test_batch_is_said_to_cost_half_of_single_calls() -> None:
+    tokens = {"prompt": 1_000_000, "output": 1_000_000, "thoughts": 0, "cached": 0}
+    words = cost_words({"tokens": tokens, "model_versions": {"gemini-3.5-flash-lite": 1}}, date(2026, 11, 27))
+    assert words.startswith("1.400000 USD in batch; single calls would have cost 2.800000 USD")
+    assert cost_words({"tokens": tokens, "model_versions": {"nobody-knows-it": 1}}, date(2026, 11, 27)) == ""

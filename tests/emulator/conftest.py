@@ -34,7 +34,7 @@ class Caller:
 
     def call(self, method: str, path: str, *, expect: int | None = 200, **more: Any) -> requests.Response:
         """Send a request below the version's path."""
-        reply = self.http.request(method, f"{self.emulator.url}/{self.version}/{path}", timeout=30, **more)
+        reply = self.http.request(method, f"{self.emulator.url}/{self.version}/{path}", **{"timeout": 30, **more})
         assert expect is None or reply.status_code == expect, reply.text
         return reply
 

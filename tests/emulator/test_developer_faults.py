@@ -108,6 +108,15 @@ def test_a_delay_takes_real_time(one: Caller) -> None:
     assert time.monotonic() - begun >= 0.3
 
 
+def test_a_call_whose_reply_is_held_back_has_taken_effect(one: Caller) -> None:
+    one.emulator.fault(match={"method": "POST"}, action="delay", when="after", delay=5)
+    body = {"batch": {"displayName": "held", "inputConfig": {"requests": {"requests": [
+        {"request": {"contents": [{"parts": [{"text": "a"}]}]}}]}}}}  # fmt: skip
+    with pytest.raises(requests.Timeout):
+        one.call("POST", "models/gemini-3.5-flash-lite:batchGenerateContent", json=body, timeout=0.5)
+    assert one.emulator.ledger()["totals"]["created"] == 1
+
+
 # Matching -----------------------------------------------------------------------------------------------------------
 
 
