@@ -44,7 +44,7 @@ NEXT_STEPS = (
     "Next",
     "  make ui                              look at it in Airflow's UI",
     "  example_dags/classify_table.py       the DAG that ran",
-    "  with a key, in your Airflow          pip install \".[tables]\", then",
+    '  with a key, in your Airflow          pip install ".[tables]", then',
     '    airflow connections add gemini_batch_default --conn-type gemini_batch --conn-password "$GEMINI_API_KEY"',
     "  docs/from-emulator-to-google.md      what is different there",
 )

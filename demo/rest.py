@@ -81,7 +81,7 @@ class AirflowApi:
             for ti in listed
         }
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    def instances_of_run(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the run's task instances as Airflow tells them: state, pid, try_number and more."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         instances: list[dict[str, Any]] = self._send("GET", path)["task_instances"]

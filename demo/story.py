@@ -9,14 +9,15 @@ attempt has to find it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from demo.display import Display
-from demo.stack import Stack
+if TYPE_CHECKING:
+    from demo.display import Display
+    from demo.stack import Stack
 
 CREATE = ":batchGenerateContent$"
 HELD_SECONDS = 10.0
@@ -47,15 +48,15 @@ class Mishap:
         """Look once: kill when the request is under way, tell when the next attempt has begun."""
         if self._killed is None:
             if self._stack.emulator.is_held(CREATE):
-                self._kill(self._stack.airflow.task_instances(dag_id, run_id))
+                self._kill(self._stack.airflow.instances_of_run(dag_id, run_id))
             return
-        again = [each for each in self._stack.airflow.task_instances(dag_id, run_id) if each["try_number"] > 1]
+        again = [each for each in self._stack.airflow.instances_of_run(dag_id, run_id) if each["try_number"] > 1]
         if again and not self._has_told:
             self._has_told = True
             self._display.step(f"attempt {again[0]['try_number']} of {again[0]['task_id']} begins; the service has "
                                f"{len(self._stack.emulator.jobs())} job, whose name no attempt was told")  # fmt: skip
 
-    def _kill(self, instances: list[Mapping[str, Any]]) -> None:
+    def _kill(self, instances: Sequence[Mapping[str, Any]]) -> None:
         for instance in instances:
             if instance["state"] == "running" and instance["pid"]:
                 with suppress(psutil.NoSuchProcess):

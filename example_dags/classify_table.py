@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rows in, table out: classify each review of a CSV, and write a Parquet file with a typed row for each, in the input's order.
+Rows in, table out: classify each review of a CSV, and write a Parquet file with a typed row for each.
 
 Needs the extra ``tables``. Every worker has to see the folder: a shared volume, or an object-storage URI in its place.
 """

@@ -120,6 +120,8 @@ class TaskIdentity:
     :param earlier_attempts: How many attempts came before this one, where that is known.
     :param former: Under which other task halves it may have been submitted.
     :param indexes: Task halves of the other indexes of a mapped task, where its list may have been re-ordered.
+    :param may_be_reordered: Whether the mapped list may have changed since an earlier attempt, so that a job under our
+        own task half with other input may be another index's by now.
     """
 
     task: str
@@ -128,6 +130,12 @@ class TaskIdentity:
     former: tuple[FormerTask, ...] = ()
     indexes: frozenset[str] = frozenset()
     earlier_attempts: int | None = None
+    may_be_reordered: bool = False
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """The task halves whose jobs are certainly ours."""
+        return (self.task, *(one.task for one in self.former if one.is_proven))
 
     @property
     def all_tasks(self) -> tuple[str, ...]:
@@ -136,7 +144,7 @@ class TaskIdentity:
 
     def owns(self, task: str) -> bool:
         """Whether jobs with this task half are certainly ours."""
-        return task == self.task or any(one.task == task and one.is_proven for one in self.former)
+        return task in self.owned
 
     def knows(self, task: str) -> bool:
         """Whether jobs with this task half may concern us."""

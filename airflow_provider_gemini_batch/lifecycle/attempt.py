@@ -96,6 +96,8 @@ class Attempt:
     :param twins: Names of jobs of the same work that turned up during the wait.
     :param paid_twice: Names of all jobs that ran for the same rows, if there are several.
     :param last_look_age: How old in seconds an ended job has to be for the last look for twins.
+    :param owned: Task halves whose jobs are certainly this task's own; empty where an older version did not say.
+    :param spares_others: Whether live jobs of this task with other input are left alone, whatever the task asks for.
     """
 
     started: float
@@ -112,6 +114,8 @@ class Attempt:
     twins: tuple[str, ...] = ()
     paid_twice: tuple[str, ...] = ()
     last_look_age: float = 0.0
+    owned: tuple[str, ...] = ()
+    spares_others: bool = False
 
     @property
     def ends_at(self) -> float:
@@ -140,6 +144,8 @@ class Attempt:
             "twins": list(self.twins),
             "paid_twice": list(self.paid_twice),
             "last_look_age": self.last_look_age,
+            "owned": list(self.owned),
+            "spares_others": self.spares_others,
         }
 
     @classmethod
@@ -169,6 +175,8 @@ class Attempt:
             twins=read.texts("twins"),
             paid_twice=read.texts("paid_twice"),
             last_look_age=read.number("last_look_age", 0.0),
+            owned=read.texts("owned"),
+            spares_others=read.flag("spares_others"),
         )
 
 

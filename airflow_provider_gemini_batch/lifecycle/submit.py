@@ -127,6 +127,8 @@ class Submission:
     :param paid_twice: Names of all jobs that ran for the same rows, the one taken first; empty if it is alone.
     :param settled: Names of jobs about which nothing more is to be done while the task waits.
     :param may_have_twin: Whether another attempt may have created a job that was not listed yet.
+    :param owned: Task halves whose jobs are certainly this task's own.
+    :param spares_others: Whether live jobs of this task with other input are left alone: they may be another index's.
     """
 
     job: BatchJob
@@ -137,6 +139,8 @@ class Submission:
     paid_twice: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
     may_have_twin: bool = False
+    owned: tuple[str, ...] = ()
+    spares_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,6 +296,7 @@ class _Wave(Generic[SourceT]):
         self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)
         self.replaced: list[str] = []
         self.doubtful: list[str] = []
+        self.spared: list[str] = []
         self.requests: dict[str, HttpRequest] = {}
         self.own_count = 0
         """How many jobs of this task were there before the first create."""
@@ -301,6 +306,16 @@ class _Wave(Generic[SourceT]):
     def open(self) -> list[_Open[SourceT]]:
         """The orders that have neither a job nor an error yet."""
         return [order for order in self.orders if order.is_open]
+
+    @property
+    def replaces(self) -> bool:
+        """
+        Whether live jobs of this task with other input are cancelled.
+
+        Not where the mapped list may have changed: what was submitted for our index may be what another one asks now.
+        Example: [A, B] became [N, A, B]; index 0 finds its own job with A's rows, which index 1 adopts.
+        """
+        return self.on_existing_job == "replace" and not self.identity.may_be_reordered
 
     @property
     def all_accounted_for(self) -> bool:
@@ -339,6 +354,11 @@ class _Wave(Generic[SourceT]):
                 f" Left alone, as they may be another Airflow's: {', '.join(self.doubtful)} (other input, submitted"
                 " before this installation's identity changed)."
             )
+        if spared := [name for name in self.spared if name != order.job.name]:
+            reason += (
+                f" Left alone, though submitted by this index with other input: {', '.join(spared)}. If the mapped list"
+                " has changed, another index wants it; if none does, cancel it."
+            )
         paid = [name for name in choice.paid if name != order.job.name]
         return Submission(
             order.job,
@@ -349,6 +369,8 @@ class _Wave(Generic[SourceT]):
             (order.job.name, *paid) if paid and order.job.state.has_results else (),
             tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
             self.may_have_rivals and order.is_new and (self.was_lost or not self.all_accounted_for),
+            self.identity.owned,
+            self.identity.may_be_reordered,
         )
 
     # --- rule 1: look -------------------------------------------------------------------------------------------------
@@ -386,7 +408,7 @@ class _Wave(Generic[SourceT]):
         if chosen is not None:
             if not alone:
                 yield from self.choice.cancel_all(job for job in found.same if job.name != chosen.name)
-                if self.on_existing_job == "replace":
+                if self.replaces:
                     yield from self.choice.cancel_all(found.other)
             self._take(order, chosen, "with the same input")
             return
@@ -405,8 +427,12 @@ class _Wave(Generic[SourceT]):
             return
         if self.on_existing_job == "replace":
             for job in others:
-                if is_live(job) and job.name not in self.replaced:
+                if not is_live(job) or job.name in self.replaced:
+                    continue
+                if self.replaces:
                     yield from self._cancel_for_replacement(job)
+                elif job.name not in self.spared:
+                    self.spared.append(job.name)
             return
         other = yield from self.choice.of(others)
         if other is None:
@@ -602,7 +628,7 @@ class _Wave(Generic[SourceT]):
         assert ours is not None
         found = self._sorted_out(listed, order)
         same = {job.name: job for job in found.same}
-        if self.on_existing_job == "replace":
+        if self.replaces:
             yield from self.choice.cancel_all(job for job in found.other if age_order(job) < age_order(ours))
         twins = [job for name, job in same.items() if name != ours.name and is_live_or_useful(job)]
         if not twins:

@@ -90,15 +90,20 @@ class TwinWatch:
 
     :param replace: Whether jobs of the same task with other input, if older, are to be cancelled.
     :param settled: Names of jobs about which nothing more is to be done.
+    :param owned: Task halves whose jobs are certainly this task's own; empty where that is not known. A job that was
+        adopted under another one (a former identity, another map index) has no twins here: they may be somebody else's.
     """
 
     replace: bool = False
     settled: frozenset[str] = frozenset()
+    owned: frozenset[str] = frozenset()
 
     def is_twin(self, own: BatchJob, other: BatchJob) -> bool:
         """Whether *other* is a job that must not run, or must not have run, beside *own*."""
         ours, theirs = token_of(own), token_of(other)
         if ours is None or theirs is None or other.name == own.name or other.name in self.settled:
+            return False
+        if self.owned and ours.task not in self.owned:
             return False
         if theirs == ours:
             return is_live_or_useful(other)

@@ -248,10 +248,15 @@ class RunOperator(GeminiBatchOperator):
             seconds(getattr(self, name), name)
         return spec_of(self.kind, arguments, source_name=source_name(arguments))
 
-    def _context(self, context: Any) -> RunContext:
+    def _context(self, context: Any, *, goes_on: bool) -> RunContext:
+        """
+        Return what the run needs of this Airflow.
+
+        :param goes_on: Whether this attempt has begun already, before a wait.
+        """
         from airflow_provider_gemini_batch.api.identity import TaskIdentity
         from airflow_provider_gemini_batch.files.folder import Folder
-        from airflow_provider_gemini_batch.run.checkpoint import folder_of
+        from airflow_provider_gemini_batch.run.checkpoint import folder_of, half_in_use
         from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.prices import run_prices
@@ -260,15 +265,24 @@ class RunOperator(GeminiBatchOperator):
 
         found = task_identity(context, self.submission_salt)
         dag_id = str(getattr(self._ti, "dag_id", "") or getattr(self, "dag_id", "") or "_")
-        place = folder_of(self._checkpoint_root(), dag_id, self.task_id, found.task)
+        root, settle = self._checkpoint_root(), submit_policy().reconcile[-1]
+
+        def folder_for(half: str) -> Folder:
+            return Folder(folder_of(root, dag_id, self.task_id, half), settle=settle)
+
+        # Only what had an attempt before the change can have begun under a former identity.
+        halves = found.all_tasks if found.may_have_rivals or goes_on else (found.task,)
+        task = half_in_use(halves, folder_for)
+        if task != found.task:
+            log.warning("This run began under a former identity (%s) and goes on with that.", task)
         reuse = {}
         if self.output_table and self.output_conn_id:
             query = f"SELECT * FROM {self.output_table}"
             reuse["output_table"] = HookSource(self.output_conn_id, query, may_be_absent=True)
         return RunContext(
             self.hook.client,
-            Folder(place, settle=submit_policy().reconcile[-1]),
-            TaskIdentity(found.task, found.since, found.may_have_rivals),
+            folder_for(task),
+            TaskIdentity(task, found.since, found.may_have_rivals),
             self._source,
             variables=template_variables(context),
             occasion=occasion_of(context),
@@ -318,7 +332,7 @@ class RunOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.run.tables import require_extra
 
         require_extra()
-        return self._go_on(context, self._deadline(), None)
+        return self._go_on(context, self._deadline(), None, goes_on=False)
 
     def resume(self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -330,12 +344,12 @@ class RunOperator(GeminiBatchOperator):
         carried = state or {}
         with fail_without_retry():
             generation = carried.get("generation")
-            return self._go_on(context, float(carried.get("deadline") or self._deadline()), generation)
+            return self._go_on(context, float(carried.get("deadline") or self._deadline()), generation, goes_on=True)
 
     def _deadline(self) -> float:
         return time.time() + (seconds(self.run_timeout, "run_timeout") or 30 * DAY)
 
-    def _go_on(self, context: Any, deadline: float, generation: int | None) -> dict[str, Any]:
+    def _go_on(self, context: Any, deadline: float, generation: int | None, *, goes_on: bool) -> dict[str, Any]:
         from airflow_provider_gemini_batch.run.driver import Run
         from airflow_provider_gemini_batch.run.finish import RunFailedError
         from airflow_provider_gemini_batch.run.waiting import run_to_end
@@ -343,7 +357,7 @@ class RunOperator(GeminiBatchOperator):
         self._ti = context.get("ti") or context.get("task_instance")
         self._task_context = context
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
-        run = self._run = Run(self.spec(), self._context(context), generation)
+        run = self._run = Run(self.spec(), self._context(context, goes_on=goes_on), generation)
         try:
             if self.plan_only:
                 self._push(run.plan())

@@ -327,6 +327,8 @@ class SubmitOperator(GeminiBatchOperator):
             settled=tuple(dict.fromkeys((*attempt.settled, *submission.settled))),
             paid_twice=submission.paid_twice or attempt.paid_twice,
             last_look_age=LAST_LOOK_AGE if submission.may_have_twin else attempt.last_look_age,
+            owned=submission.owned,
+            spares_others=submission.spares_others,
         )
         return Wait(attempt)
 

@@ -34,7 +34,7 @@ import msgspec
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_provider_gemini_batch.files.folder import Folder
 
@@ -56,6 +56,19 @@ class CheckpointLostError(GeminiBatchError):
 def folder_of(root: str, dag_id: str, task_id: str, task_half: str) -> str:
     """Return the place of a run's checkpoint below *root*."""
     return "/".join([root.rstrip("/"), _name(dag_id), _name(task_id), task_half])
+
+
+def half_in_use(halves: Sequence[str], folder_for: Callable[[str], Folder]) -> str:
+    """
+    Return the task half under which a run has begun, or the first one if it has not.
+
+    A run whose identity changed between two attempts goes on under its former one, by which its checkpoint and its jobs
+    are found.
+
+    :param halves: The task half of now, then former ones.
+    :param folder_for: Returns the folder of a task half.
+    """
+    return next((half for half in halves if folder_for(half).folders()), halves[0])
 
 
 def _name(text: str) -> str:

@@ -66,7 +66,9 @@ def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str
     if earlier and former:
         log.info("Jobs of earlier attempts are looked for under this task's former identity, too.")
     indexes: frozenset[str] = frozenset()
-    if map_index >= 0 and earlier:
+    # A mapped list changes only where somebody cleared what makes it; an index is new then, though its rows are not.
+    was_cleared = map_index >= 0 and _was_cleared(context)
+    if map_index >= 0 and (earlier or was_cleared):
         indexes = frozenset(name(here.name, index) for index in range(max(MAPPED, 2 * map_index))) - {task}
     return TaskIdentity(
         task,
@@ -75,6 +77,7 @@ def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str
         former=tuple(former),
         indexes=indexes,
         earlier_attempts=earlier,
+        may_be_reordered=was_cleared,
     )
 
 
@@ -95,6 +98,12 @@ def loop_index(context: Mapping[str, Any]) -> int | None:
     """Return which pass of a task loop this is (Airflow 3.4); its passes share all other names."""
     index = getattr(context.get("loop"), "index", None)
     return index if isinstance(index, int) and not isinstance(index, bool) else None
+
+
+def _was_cleared(context: Mapping[str, Any]) -> bool:
+    """Whether any task of this DAG run was cleared; Airflow counts it in the run."""
+    number = getattr(context.get("dag_run"), "clear_number", None)
+    return isinstance(number, int) and number > 0
 
 
 def _since(context: Mapping[str, Any], now: float) -> float:

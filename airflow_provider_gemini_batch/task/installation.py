@@ -51,8 +51,13 @@ DESCRIPTION = "Tells the jobs of this Airflow from those of others with the same
 REMEMBERED = 14 * 24 * 3600.0
 """Seconds for which jobs are looked for under a former identity."""
 
-SECOND_LOOK = 0.5
-"""Seconds after which a new id is read again: of two tasks that make one up at once, both take the one that stays."""
+SECOND_LOOK = 5.0
+"""
+Seconds after which a new id is read again: of several tasks that make one up at once, all take the one that stays.
+
+Whoever saw no id before ours was written writes another one over it, and is to have done so by then. Half a second was
+too short for a database under load; the wait is paid once in the life of an Airflow.
+"""
 
 
 class Desk(Protocol):
@@ -123,6 +128,7 @@ def _kept(namespace: str, desk: Desk, now: Callable[[], float], sleep: Callable[
         current = namespace or f"airflow:{made_up}"
         first = [] if namespace else [{"name": "", "until": now()}]
         desk.write(json.dumps({"id": made_up, "current": current, "former": first}))
+        log.info("This Airflow submits for the first time: its new id is read again in %.0f s.", SECOND_LOOK)
         sleep(SECOND_LOOK)
         text = desk.read()
     if text is None:

@@ -169,9 +169,11 @@ class BatchJobTrigger(WatchTrigger):
 
         if own is None or not isinstance(self.twins, dict):
             return None
-        settled = self.twins.get("settled")
-        names = frozenset(map(str, settled)) if isinstance(settled, list) else frozenset()
-        if not TwinWatch(self.twins.get("replace") is True, names).is_twin(own, sibling):
+        settled, owned = (
+            frozenset(map(str, names)) if isinstance(names := self.twins.get(what), list) else frozenset()
+            for what in ("settled", "owned")
+        )
+        if not TwinWatch(self.twins.get("replace") is True, settled, owned).is_twin(own, sibling):
             return None
         self._twin_names = [sibling.name]
         self.log.info("%s turned up beside %s: the task settles on one of them.", sibling.name, job_name)

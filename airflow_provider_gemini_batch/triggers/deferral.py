@@ -62,7 +62,7 @@ def defer_wait(
             pending_timeout=limits.pending_timeout,
             running_timeout=limits.running_timeout,
             cancel_on_kill=cancel_on_kill,
-            twins={"replace": watch.replace, "settled": sorted(watch.settled)},
+            twins={"replace": watch.replace, "settled": sorted(watch.settled), "owned": sorted(watch.owned)},
         ),
         method_name="execute_complete",
         kwargs={CARRIED: attempt.to_json()},
@@ -131,7 +131,8 @@ class TwinRules:
 
     def watch(self, attempt: Attempt) -> TwinWatch:
         """Return which jobs matter to *attempt* now."""
-        return TwinWatch(self.replace, frozenset((*attempt.settled, *attempt.exclude)))
+        replaces = self.replace and not attempt.spares_others
+        return TwinWatch(replaces, frozenset((*attempt.settled, *attempt.exclude)), frozenset(attempt.owned))
 
 
 def step_after_wait(

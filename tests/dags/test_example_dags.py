@@ -228,9 +228,7 @@ def test_a_run_gets_the_same_table_from_both_backends(
     for backend in ("gemini", "vertex_ai"):
         gemini_batch_emulator.reset()
         gemini_batch_emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key"])
-        gemini_batch_emulator.script(
-            mode="time", pending_seconds=0.1, running_seconds=0.3, shuffle=True
-        )
+        gemini_batch_emulator.script(mode="time", pending_seconds=0.1, running_seconds=0.3, shuffle=True)
         (runner.home / "gemini_batch" / dag_id / "summaries.parquet").unlink(missing_ok=True)
         connection = gemini_batch_emulator.connection(backend)
         done = runner.run(dag_id=dag_id, connection=connection, deferrable=deferrable, conf={})

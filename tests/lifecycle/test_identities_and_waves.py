@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+import pytest
 
 from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.identity import FormerTask, SubmissionToken, TaskIdentity, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.lifecycle.submit import Order, Submission, SubmitPolicy, submit_wave
+from airflow_provider_gemini_batch.lifecycle.submit import Order, Submission, SubmitPolicy, never_cut_short, submit_wave
+from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch, reconcile
 from tests.lifecycle.test_submit import (
     SETTINGS,
     START,
@@ -93,6 +97,92 @@ def test_a_neighbours_job_with_other_rows_is_not_taken() -> None:
     neighbour = service.add(SubmissionToken("c" * 16, "4" * 16), "RUNNING")
     done = submitted(service, later_attempt(indexes=frozenset({"c" * 16})), on_existing_job="reuse")
     assert (done.action, neighbour.state) == ("created", "RUNNING")
+
+
+def index_identity(index: int, halves: list[str], **more: Any) -> TaskIdentity:
+    """Return the identity of an index of a mapped task in a DAG run of which tasks were cleared."""
+    others = frozenset(halves) - {halves[index]}
+    return TaskIdentity(halves[index], START - 3600, indexes=others, may_be_reordered=True, **more)
+
+
+HALVES = ["c" * 16, "d" * 16, "e" * 16]
+A, B, NEW = "1" * 16, "2" * 16, "3" * 16
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("state", ["RUNNING", "SUCCEEDED"])
+def test_a_mapped_list_that_grows_at_its_front_pays_for_the_new_rows_alone(order: tuple[int, ...], state: str) -> None:
+    service = Service()
+    stats = {"requestCount": "1", "successfulRequestCount": "1"} if state == "SUCCEEDED" else {}
+    before = {
+        digest: service.add(SubmissionToken(half, digest), state, **stats)
+        for half, digest in zip(HALVES, (A, B), strict=False)
+    }
+    taken = {}
+    for index in order:  # [A, B] became [NEW, A, B]
+        digest = (NEW, A, B)[index]
+        identity = index_identity(index, HALVES, may_have_rivals=index < 2, earlier_attempts=int(index < 2))
+        flow = Memory().flow(service, SubmissionToken(HALVES[index], digest), identity=identity)
+        taken[digest] = drive(flow, service)
+    assert service.creates == 1
+    assert [taken[digest].job.name for digest in (A, B)] == [before[digest].name for digest in (A, B)]
+    assert all(job.state == state for job in before.values()), "nobody cancelled what a neighbour wants"
+    if state == "RUNNING":
+        assert before[A].name in taken[NEW].reason, "it is told what was left alone"
+
+
+def test_equal_rows_of_a_mapped_list_are_a_job_each_at_first() -> None:
+    service = Service()
+    for half in HALVES[:2]:
+        identity = TaskIdentity(half, START - 3600, earlier_attempts=0)
+        drive(Memory().flow(service, SubmissionToken(half, A), identity=identity), service)
+    assert service.creates == 2
+
+
+def wait_look(service: Service, done: Submission, *, replaces: bool = True) -> Any:
+    """Carry out the look for twins that a wait for a submission's job makes."""
+    watch = TwinWatch(replaces and not done.spares_others, frozenset(done.settled), frozenset(done.owned))
+    return drive(
+        reconcile(
+            DeveloperBackend(SETTINGS),
+            done.job.name,
+            watch,
+            reads=SubmitPolicy().reads,
+            cancels=SubmitPolicy().cancels,
+            was_cut_short=never_cut_short,
+            now=lambda: service.time,
+        ),
+        service,
+    )
+
+
+def test_a_wait_for_an_adopted_job_cancels_nothing_of_another_airflow() -> None:
+    service = Service()
+    theirs = [service.add(OLD_OTHER, "RUNNING", age=300), service.add(OLD, "RUNNING", age=150)]
+    old = service.add(OLD, "RUNNING", age=200)
+    done = submitted(service, later_attempt())
+    assert done.job.name == old.name
+    left = wait_look(service, done)
+    assert left.job.name == old.name
+    assert [job.state for job in (old, *theirs)] == ["RUNNING"] * 3
+
+
+def test_a_wait_for_a_job_that_was_noted_still_settles_its_twins() -> None:
+    service = Service()
+    older, younger = service.add(OLD, "RUNNING", age=200), service.add(OLD, "RUNNING", age=50)
+    done = submitted(service, later_attempt(None))
+    younger.state = "RUNNING"  # as if it had been listed only now
+    left = wait_look(service, done)
+    assert (left.job.name, younger.state) == (older.name, "CANCELLED")
+
+
+def test_a_wait_after_a_list_changed_cancels_no_job_of_its_index() -> None:
+    service = Service()
+    neighbours = service.add(SubmissionToken(HALVES[0], A), "RUNNING")
+    identity = index_identity(0, HALVES, may_have_rivals=True, earlier_attempts=1)
+    done = drive(Memory().flow(service, SubmissionToken(HALVES[0], NEW), identity=identity), service)
+    wait_look(service, done)
+    assert neighbours.state == "RUNNING"
 
 
 def test_a_retry_without_notes_waits_for_a_job_that_is_listed_late() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from typing import ClassVar
 
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
+from airflow_provider_gemini_batch.task import installation
 from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from tests.run.world import MODEL, read_table, rows
 from tests.support.airflow_side import attempt, set_connection
@@ -82,6 +84,36 @@ def test_second_attempt_submits_nothing_again(emulator, tmp_path):
     manifest = run_batch(tmp_path).execute(attempt())
     assert manifest["succeeded"] == 5
     assert emulator.ledger()["totals"]["created"] == 1
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "retried"])
+def test_run_whose_identity_changed_goes_on_where_it_was(emulator, tmp_path, monkeypatch, caplog, resumed):
+    monkeypatch.setattr(installation, "desk_here", Desk)
+    monkeypatch.setattr(Desk, "value", None)
+    monkeypatch.setattr(installation, "SECOND_LOOK", 0.0)
+    with pytest.raises(TaskDeferred) as deferred:
+        run_batch(tmp_path, deferrable=True).execute(attempt())
+    emulator.advance(7200)
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__NAMESPACE", "production")
+    if resumed:
+        manifest = run_batch(tmp_path, deferrable=True).resume(attempt(), None, **deferred.value.kwargs)
+    else:
+        manifest = run_batch(tmp_path).execute(attempt(2))
+    assert manifest["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 1
+    assert "began under a former identity" in caplog.text
+
+
+class Desk:
+    """One Airflow's Variables."""
+
+    value: ClassVar[str | None] = None
+
+    def read(self):
+        return self.value
+
+    def write(self, value):
+        type(self).value = value
 
 
 def test_template_of_rows_is_not_rendered_by_airflow(tmp_path):

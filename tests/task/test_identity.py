@@ -67,6 +67,20 @@ def test_of_two_tasks_that_make_up_an_id_at_once_both_take_one() -> None:
     assert installation("", desk, now=lambda: NOW, sleep=sleep).name == names[1]
 
 
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 4.0])
+def test_a_slow_write_of_another_id_is_waited_for(seconds: float) -> None:
+    desk, clock = Desk(), [NOW]
+    late = json.dumps({"id": "late", "current": "airflow:late", "former": []})
+
+    def sleep(pause: float) -> None:
+        clock[0] += pause
+        if clock[0] >= NOW + seconds:
+            desk.value = late  # its writer had looked before ours was there
+
+    name = installation("", desk, now=lambda: clock[0], sleep=sleep).name
+    assert name == installation("", desk, now=lambda: clock[0], sleep=sleep).name == "airflow:late"
+
+
 def test_a_new_namespace_is_told_once_and_the_former_identity_kept() -> None:
     desk = Desk()
     before = here(desk).name
@@ -176,3 +190,11 @@ def test_a_retried_index_knows_its_neighbours(desk: Desk) -> None:
     assert other.task in mine.indexes
     assert mine.task not in mine.indexes
     assert other.indexes == task_identity(context(2)).indexes == frozenset()
+
+
+def test_an_index_that_is_new_in_a_cleared_run_knows_its_neighbours(desk: Desk) -> None:
+    mine = task_identity(context(1, 2, dag_run=SimpleNamespace(clear_number=1)))
+    assert task_identity(context(1, 1)).task in mine.indexes
+    assert mine.may_be_reordered
+    assert not task_identity(context(2, 2, dag_run=SimpleNamespace(clear_number=0))).may_be_reordered
+    assert not task_identity(context(2, dag_run=SimpleNamespace(clear_number=1))).may_be_reordered
