@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import data_path, imports, installed, latency, machine, watching
+from benchmarks import data_path, imports, installed, latency, machine, run_path, watching
 from benchmarks.bench import Bench
 from benchmarks.processes import MeasureFailedError
 from benchmarks.report import HEAD, Row, carry_out, failed, line, table
+from benchmarks.run_inputs import KINDS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
@@ -22,14 +23,17 @@ MEASURES = {
     "watching": watching.parts,
     "latency": latency.parts,
     "data_path": data_path.parts,
+    "run": run_path.parts,
 }
 VERSIONS = ["apache-airflow", "airflow-provider-gemini-batch"]
 OFFICIAL_VERSIONS = ["apache-airflow", "apache-airflow-providers-google", "google-genai"]
 NOTES = """\
 Each measure runs in a process of its own, against the package's emulator in another, over plain HTTP on one machine.
 Memory is peak resident size over that of the process before the work, CPU is process time of the measured process.
-Where a measure is repeated, the fastest one counts, with the most memory of all. The modules in `benchmarks/` say how
-each one is taken. An empty target means that the figure is there to read the others by."""
+Where a measure is repeated, the fastest one counts, with the most memory of all. Memory of whole runs is all that a
+process has, Airflow included; scripts by hand submit nothing, and join answers that were written beforehand. The
+modules in `benchmarks/` say how each one is taken. An empty target means that the figure is there to read the others
+by."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--only", nargs="+", choices=MEASURES, help="these measures alone; RESULTS.md is left as it is")
     words.add_argument("--quick", action="store_true", help="small sizes, to try it out; RESULTS.md is left as it is")
     words.add_argument("--google-python", help="interpreter of an environment with the official provider")
+    words.add_argument("--rows", type=int, help="short rows of a whole run (default: 1,000,000)")
+    words.add_argument("--runs", nargs="+", choices=KINDS, help="these kinds of whole runs alone")
     words.add_argument("--size", type=int, help="megabytes of input and of results (default: 1000)")
     return words
 
@@ -49,10 +55,18 @@ def bench_for(words: argparse.Namespace, work: Path) -> Bench:
     bench = Bench(work, python)
     if words.quick:
         bench = Bench(
-            work, python, size=50, official_size=50, jobs=200, many=1000, official_jobs=5, minute=10.0, repeats=1
-        )
+            work, python, size=50, official_size=50, jobs=200, many=1000, official_jobs=5, minute=10.0, repeats=1,
+            rows=20_000, long_rows=2000, vectors=2000,
+        )  # fmt: skip
     if words.size:
         bench.size = words.size
+    if words.rows:
+        bench.rows = words.rows
+    if words.runs:
+        bench.rows, bench.long_rows, bench.vectors = (
+            count if kind in words.runs else 0
+            for kind, count in zip(KINDS, (bench.rows, bench.long_rows, bench.vectors), strict=True)
+        )
     return bench
 
 

@@ -29,6 +29,7 @@ class Bench:
     :param official_jobs: Jobs that the official provider watches: 200 are beyond it.
     :param minute: Seconds within which all jobs end.
     :param repeats: How often noisy measures are taken.
+    :param rows, long_rows, vectors: Rows of whole runs: short ones, ones of 4 kB, embeddings; 0 leaves one out.
     """
 
     work: Path
@@ -41,6 +42,9 @@ class Bench:
     minute: float = 60.0
     interval: float = 5.0
     repeats: int = 2
+    rows: int = 1_000_000
+    long_rows: int = 300_000
+    vectors: int = 150_000
     official_failures: list[str] = field(default_factory=list)
     """What went wrong with the official provider: a cell stays empty then, and ours is told all the same."""
 
@@ -61,8 +65,8 @@ class Bench:
     @contextmanager
     def emulator(self) -> Iterator[tuple[str, Control]]:
         """Run an emulator; yields its URL and its control."""
-        with emulator(self.work) as url:
-            control = Control(url)
+        with emulator(self.work) as (url, process):
+            control = Control(url, process)
             control.ask("PATCH", "/_emulator/config", {"max_active_jobs": 1_000_000})
             yield url, control
 

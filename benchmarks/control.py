@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.processes import KEY
+from benchmarks.usage import peak
 
 _ESTABLISHED = "01"
 
@@ -23,10 +24,16 @@ class Control:
     Speaks to an emulator.
 
     :param url: Its address.
+    :param process: Its process on this machine.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process: int | None = None) -> None:
         self._place = urlsplit(url).netloc
+        self._process = process
+
+    def peak_memory(self) -> int:
+        """Return the most bytes that its process has had in memory."""
+        return peak(self._process)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Make one call and return the decoded reply."""

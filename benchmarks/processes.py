@@ -100,9 +100,9 @@ def _running(command: list[str], env: Mapping[str, str], **streams: Any) -> Iter
 
 
 @contextmanager
-def emulator(work: Path) -> Iterator[str]:
+def emulator(work: Path) -> Iterator[tuple[str, int]]:
     """
-    Run the emulator; yields its URL.
+    Run the emulator; yields its URL and its process.
 
     :param work: Folder for its files, removed afterwards.
     """
@@ -113,7 +113,7 @@ def emulator(work: Path) -> Iterator[str]:
             found = re.search(r"http://[\w.:]+", process.stdout.readline())
             if found is None:
                 raise MeasureFailedError("the emulator did not start")
-            yield found[0]
+            yield found[0], process.pid
             process.stdout.close()
 
 

@@ -19,14 +19,15 @@ from typing import Any
 TICK = 0.002
 """Seconds between two looks at the clock: how finely a pause of the loop is known."""
 
-_STATUS = Path("/proc/self/status")
+_STATUS = "/proc/{}/status"
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-def _status(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+def _status(name: str, process: int | None = None) -> int:
+    path = Path(_STATUS.format(process or "self"))
+    found = re.search(rf"{name}:\s+(\d+) kB", path.read_text())
     if found is None:
-        raise RuntimeError(f"{_STATUS} has no {name}: memory is measured on Linux only.")
+        raise RuntimeError(f"{path} has no {name}: memory is measured on Linux only.")
     return int(found[1]) * 1024
 
 
@@ -35,9 +36,9 @@ def resident() -> int:
     return _status("VmRSS")
 
 
-def peak() -> int:
-    """Return the most bytes of this process in memory since :func:`forget_peak`."""
-    return _status("VmHWM")
+def peak(process: int | None = None) -> int:
+    """Return the most bytes of a process in memory, of this one since :func:`forget_peak`."""
+    return _status("VmHWM", process)
 
 
 def forget_peak() -> None:

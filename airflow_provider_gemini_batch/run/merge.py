@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.answers import RECORD_COLUMNS, SOURCES
+from airflow_provider_gemini_batch.run.buckets import Buckets, lines_of, number_of, unpacked_lines
 from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.row_numbers import RowSet
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.snapshot import Snapshot
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
-_FLUSH_BYTES = 64 * 1024
-_PENDING_BYTES = 16_000_000
 _LARGEST_BUCKET = 2 * BUCKET_BYTES
 _DUPLICATE = SOURCES.index("duplicate")
 _LATER = 1 << 32
@@ -133,7 +132,7 @@ class Merge:
         self._chosen = [self._choose(*span) for span in spans(self._snapshot.total_rows)]
         duplicates = self._write_duplicates() if self._spec.deduplicate else None
         found: list[str] = []
-        with contextlib.closing(_Buckets(self._folder, self.bucket_rows)) as buckets:
+        with contextlib.closing(Buckets(self._folder, self.bucket_rows)) as buckets:
             self._fill(buckets)
             for first in range(0, self._snapshot.total_rows, self.bucket_rows):
                 last = first + self.bucket_rows - 1
@@ -187,7 +186,7 @@ class Merge:
 
     # --- bodies -------------------------------------------------------------------------------------------------------
 
-    def _fill(self, buckets: _Buckets) -> None:
+    def _fill(self, buckets: Buckets) -> None:
         """Append each answer that counts to its row's bucket."""
         for place, (file, outcomes) in enumerate(zip(self._files, self._outcomes, strict=True)):
             wanted = RowSet(outcomes.first, outcomes.last)
@@ -201,7 +200,7 @@ class Merge:
                     buckets.add(n, line)
             buckets.flush()
 
-    def _pass_on(self, buckets: _Buckets, first: int, last: int, duplicates: str) -> None:
+    def _pass_on(self, buckets: Buckets, first: int, last: int, duplicates: str) -> None:
         """Copy a bucket's answers for the rows whose requests they answer, too."""
         read = f"read_parquet({text(duplicates)}) WHERE first BETWEEN {first} AND {last}"
         firsts = {int(row[0]) for row in rows_of(self._engine, f"SELECT DISTINCT first FROM {read}")}
@@ -218,8 +217,8 @@ class Merge:
         """Write a bucket's rows, in several parts if they are many bytes; yield the parts."""
         size = os.path.getsize(bucket) if bucket is not None else 0
         if bucket is not None and size > _LARGEST_BUCKET and last > first:
-            smaller = _Buckets(self._folder, -(-(last - first + 1) // -(-size // BUCKET_BYTES)), first)
-            for line in _lines_of(bucket):
+            smaller = Buckets(self._folder, -(-(last - first + 1) // -(-size // BUCKET_BYTES)), first)
+            for line in lines_of(bucket):
                 smaller.add(number_of(line), line)
             smaller.flush()
             os.unlink(bucket)
@@ -298,84 +297,6 @@ def _as_duplicate(line: bytes, n: int) -> bytes:
     """Return an answer's record for another row with the same request: it was asked once, and paid for there."""
     rest = line[line.index(b',"q":') + 5 :]
     return b'{"n":%d,"q":%d%b' % (n, _DUPLICATE, rest[rest.index(b",") :])
-
-
-class _Buckets:
-    """
-    Files that lines are appended to, each buffered a little: there may be thousands.
-
-    :param rows: Consecutive rows of a bucket.
-    :param first: Number of the first row of the first bucket.
-    """
-
-    def __init__(self, folder: str, rows: int, first: int = 0) -> None:
-        self.rows = rows
-        self._first = first
-        self._folder = folder
-        self._paths: dict[int, str] = {}
-        self._pending: dict[int, list[bytes]] = {}
-        self._sizes: dict[int, int] = {}
-        self._size = 0
-
-    def add(self, n: int, line: bytes) -> None:
-        """Append a line to the bucket of row *n*."""
-        bucket = (n - self._first) // self.rows
-        self._pending.setdefault(bucket, []).append(line)
-        size = self._sizes.get(bucket, 0) + len(line)
-        self._sizes[bucket] = size
-        self._size += len(line)
-        if size >= _FLUSH_BYTES:
-            self._flush(bucket)
-        if self._size >= _PENDING_BYTES:
-            self.flush()
-
-    def _flush(self, bucket: int) -> None:
-        path = self._paths.get(bucket)
-        if path is None:
-            number = self._first + bucket * self.rows
-            path = self._paths[bucket] = os.path.join(self._folder, f"bucket-{number:012d}-{self.rows}.jsonl")
-        with open(path, "ab") as file:
-            file.write(b"".join(self._pending.pop(bucket)))
-        self._size -= self._sizes.pop(bucket)
-
-    def flush(self) -> None:
-        """Write what is pending."""
-        for bucket in list(self._pending):
-            self._flush(bucket)
-
-    close = flush
-
-    def take(self, n: int) -> str | None:
-        """Return the path of the bucket of row *n*, None if it is empty; nothing is added to it afterwards."""
-        return self._paths.pop((n - self._first) // self.rows, None)
-
-    def lines(self, n: int) -> Iterator[bytes]:
-        """Yield the lines in the bucket of row *n*."""
-        path = self._paths.get((n - self._first) // self.rows)
-        if path is not None:
-            yield from _lines_of(path)
-
-
-def _lines_of(path: str) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        yield from file
-
-
-def number_of(line: bytes) -> int:
-    """Return the row of a record: its line begins with ``{"n":``."""
-    return int(line[5 : line.index(b",")])
-
-
-def unpacked_lines(path: str) -> Iterator[bytes]:
-    """Yield the lines of a compressed file, with their newlines."""
-    import zstandard
-
-    with open(path, "rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-        rest = b""
-        while piece := stream.read(1 << 20):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
 
 
 def group_size(parts: Sequence[str], rows: int, bytes_a_row: float = 0.0) -> int:

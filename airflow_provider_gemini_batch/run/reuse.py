@@ -12,7 +12,7 @@ import os
 import time
 from array import array
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -20,19 +20,23 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.answers import SOURCES, AnswerWriter, Record
-from airflow_provider_gemini_batch.run.merge import unpacked_lines
+from airflow_provider_gemini_batch.run.buckets import number_of, unpacked_lines
 from airflow_provider_gemini_batch.run.plan import STATUSES
+from airflow_provider_gemini_batch.run.row_numbers import RowSet
 from airflow_provider_gemini_batch.run.schema import quoted
-from airflow_provider_gemini_batch.run.sources import FileSource, Source, Table
-from airflow_provider_gemini_batch.run.tables import rows_of, text
+from airflow_provider_gemini_batch.run.sources import ROW, FileSource, Source, Table
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, row_group_size, rows_of, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.spec import RunSpec
+
+CARRIED_ROWS = 200_000
+"""Answers in a file of those that are carried over."""
 
 _REUSED = SOURCES.index("reused")
 _SUCCEEDED = STATUSES.index("succeeded")
@@ -63,8 +67,8 @@ class Carrier:
 
     def __call__(self, engine: DuckDBPyConnection, narrow: str) -> list[Mapping[str, Any]]:
         """Copy what there is, and return what notes say of the files."""
-        found = engine.execute(f"SELECT max(n) + 1 FROM read_parquet({text(narrow)})").fetchone()
-        taken = bytearray(int(found[0] or 0) if found else 0)
+        found = engine.execute(f"SELECT max(n) FROM read_parquet({text(narrow)})").fetchone()
+        taken = RowSet(0, int(found[0]) if found and found[0] is not None else -1)
         files: list[Mapping[str, Any]] = []
         for older in self._checkpoint.older():
             files += self._from_generation(engine, narrow, older, taken)
@@ -73,7 +77,7 @@ class Carrier:
         return files
 
     def _from_generation(
-        self, engine: DuckDBPyConnection, narrow: str, older: Checkpoint, taken: bytearray
+        self, engine: DuckDBPyConnection, narrow: str, older: Checkpoint, taken: RowSet
     ) -> Iterator[Mapping[str, Any]]:
         header = older.snapshot
         if header is None:
@@ -83,54 +87,31 @@ class Carrier:
             if not note.get("answers"):
                 continue
             outcomes = older.folder.fetch(note["outcomes"], self._folder)
-            olds, news = array("I"), array("I")
+            olds, news = array("Q"), array("Q")
             query = (
-                f"SELECT o.n, x.n FROM read_parquet({text(outcomes)}) o JOIN read_parquet({text(narrow)}) x USING (d) "
-                "WHERE o.s = 0 ORDER BY o.n, x.n"
+                "SELECT o.n, x.n FROM "
+                f"(SELECT d, min(n) AS n FROM read_parquet({text(outcomes)}) WHERE s = 0 GROUP BY d) o "
+                f"JOIN read_parquet({text(narrow)}) x USING (d) ORDER BY o.n, x.n"
             )
             for old, new in rows_of(engine, query):
                 olds.append(old)
                 news.append(new)
-            if olds:
-                yield from self._copy(
-                    engine, older, note["answers"], olds, news, taken, narrow, f"carried-{older.number}-{place}"
-                )
+            if not olds:
+                continue
+            answers = older.folder.fetch(note["answers"], self._folder)
+            with self._files(engine, narrow, f"carried-{older.number}-{place}") as files:
+                for record in _wanted(answers, olds, news, taken):
+                    files.add(record)
+                    files.close_full()
+            yield from files.found
 
-    def _copy(
-        self,
-        engine: DuckDBPyConnection,
-        older: Checkpoint,
-        answers: str,
-        olds: array[int],
-        news: array[int],
-        taken: bytearray,
-        narrow: str,
-        name: str,
-    ) -> Iterator[Mapping[str, Any]]:
-        with AnswerWriter(self._folder, name) as writer:
-            self._copy_lines(writer, older.folder.fetch(answers, self._folder), olds, news, taken)
-            facts = writer.finish(self._checkpoint, engine, narrow)
-        if sum(facts["counts"].values()):
-            yield facts
-
-    def _copy_lines(
-        self, writer: AnswerWriter, path: str, olds: array[int], news: array[int], taken: bytearray
-    ) -> None:
-        for line in unpacked_lines(path):
-            old = int(line[5 : line.index(b",")])
-            place = bisect_left(olds, old)
-            while place < len(olds) and olds[place] == old:
-                if not taken[news[place]]:
-                    record = _reused(line, news[place])
-                    if record is not None:
-                        taken[news[place]] = 1
-                        writer.add(record, "", passing=False, cost=0.0, asked=False)
-                place += 1
+    def _files(self, engine: DuckDBPyConnection, narrow: str, name: str) -> RecordFiles:
+        return RecordFiles(self._folder, name, lambda writer: writer.finish(self._checkpoint, engine, narrow))
 
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def _from_output(
-        self, engine: DuckDBPyConnection, narrow: str, place: str, taken: bytearray
+        self, engine: DuckDBPyConnection, narrow: str, place: str, taken: RowSet
     ) -> Iterator[Mapping[str, Any]]:
         source = self._tables.get(place)
         if source is None:
@@ -144,20 +125,27 @@ class Carrier:
         table = source.read(engine, own)
         if not table.rows:
             return
-        with AnswerWriter(self._folder, "reused-answers") as writer:
-            for record in self._records(engine, narrow, place, table):
-                if not taken[record.n]:
-                    taken[record.n] = 1
-                    writer.add(record, "", passing=False, cost=0.0, asked=False)
-            facts = writer.finish(self._checkpoint, engine, narrow)
+        count = 0
+        with self._files(engine, narrow, "reused-answers") as files:
+            for block in self._blocks(engine, narrow, place, table):
+                for record in block:
+                    if record.n not in taken:
+                        taken.add(record.n)
+                        files.add(record)
+                        count += 1
+                # Not within a block: the engine answers one query at a time.
+                files.close_full()
         for part in table.parts:
             os.unlink(part)
-        count = sum(facts["counts"].values())
-        self._say(f"reuse_answers: {count} of {len(taken)} rows take an answer of {place} ({table.rows} rows).")
-        if count:
-            yield facts
+        self._say(f"reuse_answers: {count} of {taken.size} rows take an answer of {place} ({table.rows} rows).")
+        yield from files.found
 
-    def _records(self, engine: DuckDBPyConnection, narrow: str, place: str, table: Table) -> Iterator[Record]:
+    def _blocks(self, engine: DuckDBPyConnection, narrow: str, place: str, table: Table) -> Iterator[Iterator[Record]]:
+        """
+        Yield the records of an output, some 16 MB at a time.
+
+        Which row takes which answer is found from digests alone: a join that carried the answers along would hold them.
+        """
         columns = {name.lower(): name for name in table.columns}
 
         def meta(name: str) -> str | None:
@@ -180,22 +168,104 @@ class Carrier:
         if self._spec.reuse_max_age is not None and answered is not None:
             since = time.time() - self._spec.reuse_max_age
             young = f"AND TRY_CAST({quoted(answered)} AS TIMESTAMPTZ) >= to_timestamp({since})"
+        pairs = os.path.join(self._folder, "reused-rows.parquet")
         query = (
-            f"SELECT x.n, {facts}, {', '.join(casts)} FROM ({table.query}) t JOIN read_parquet({text(narrow)}) x "
-            f"ON x.d = TRY(unhex(CAST({quoted(digest)} AS VARCHAR))) "
-            f"WHERE {quoted(status)} = 'succeeded' {young} AND {' AND '.join(checks)}"
+            f"SELECT r, x.n FROM (SELECT min({ROW}) AS r, TRY(unhex(CAST({quoted(digest)} AS VARCHAR))) AS d "
+            f"FROM ({table.query}) WHERE {quoted(status)} = 'succeeded' {young} AND {' AND '.join(checks)} GROUP BY d) "
+            f"JOIN read_parquet({text(narrow)}) x USING (d) ORDER BY r, x.n"
         )
+        copy_to_parquet(engine, query, pairs, bytes_a_row=16)
         vectors = [kind.sql == "FLOAT[]" for kind in answers.values()]
-        for n, version, *rest in rows_of(engine, query):
-            tokens, when, values = rest[:4], rest[4], rest[5:]
-            shown = [
-                msgspec.Raw(value.encode()) if is_vector and value is not None else _plain(value)
-                for value, is_vector in zip(values, vectors, strict=True)
-            ]
-            counts = [int(token) if token not in (None, "") else None for token in tokens]
-            yield Record(
-                n, _REUSED, _SUCCEEDED, shown, w=version, p=counts[0], o=counts[1], t=counts[2], k=counts[3], e=when
+        size = 4.0 * sum(map(os.path.getsize, table.parts)) / table.rows
+        rows = row_group_size(size)
+        for first in range(0, table.rows, rows):
+            within = f"BETWEEN {first} AND {first + rows - 1}"
+            query = (
+                f"SELECT p.n, {facts}, {', '.join(casts)} FROM (SELECT * FROM ({table.query}) WHERE {ROW} {within}) t "
+                f"JOIN (SELECT * FROM read_parquet({text(pairs)}) WHERE r {within}) p ON p.r = t.{ROW}"
             )
+            yield (_record(row, vectors) for row in rows_of(engine, query))
+        os.unlink(pairs)
+
+
+class RecordFiles:
+    """
+    Records in files of *most* rows or little more, so that whoever reads one holds no more.
+
+    :param publish: Finishes a file and returns what its note says.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        name: str,
+        publish: Callable[[AnswerWriter], Mapping[str, Any]],
+        most: int = CARRIED_ROWS,
+    ) -> None:
+        self._most = most
+        self.found: list[Mapping[str, Any]] = []
+        self._folder = folder
+        self._name = name
+        self._publish = publish
+        self._writer: AnswerWriter | None = None
+        self._rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._writer is not None:
+            with self._writer:
+                if kind is None:
+                    self._close()
+
+    def add(self, record: Record) -> None:
+        """Take a record in."""
+        if self._writer is None:
+            self._writer = AnswerWriter(self._folder, f"{self._name}-{len(self.found)}")
+        self._writer.add(record, "", passing=False, cost=0.0, asked=False)
+        self._rows += 1
+
+    def close_full(self) -> None:
+        """End the file if it is full."""
+        if self._rows >= self._most:
+            self._close()
+
+    def _close(self) -> None:
+        assert self._writer is not None
+        with self._writer as writer:
+            self.found.append(self._publish(writer))
+        self._writer, self._rows = None, 0
+
+
+def _wanted(path: str, olds: array[int], news: array[int], taken: RowSet) -> Iterator[Record]:
+    """
+    Yield the records of a file of answers that a new row takes.
+
+    :param olds, news: Rows of the file and the rows that take their answers, ordered by the former.
+    """
+    for line in unpacked_lines(path):
+        old = number_of(line)
+        place = bisect_left(olds, old)
+        while place < len(olds) and olds[place] == old:
+            if news[place] not in taken:
+                record = _reused(line, news[place])
+                if record is not None:
+                    taken.add(news[place])
+                    yield record
+            place += 1
+
+
+def _record(row: Sequence[Any], vectors: Sequence[bool]) -> Record:
+    """Return a row of an output as the record of a row that takes its answer."""
+    n, version, *rest = row
+    tokens, when, values = rest[:4], rest[4], rest[5:]
+    shown = [
+        msgspec.Raw(value.encode()) if is_vector and value is not None else _plain(value)
+        for value, is_vector in zip(values, vectors, strict=True)
+    ]
+    counts = [int(token) if token not in (None, "") else None for token in tokens]
+    return Record(n, _REUSED, _SUCCEEDED, shown, w=version, p=counts[0], o=counts[1], t=counts[2], k=counts[3], e=when)
 
 
 def _cast(column: str, present: str, wanted: str) -> str:

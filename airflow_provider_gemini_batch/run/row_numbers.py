@@ -73,6 +73,11 @@ class RowSet:
         self._last = last
         self._bits = bytearray((last - first) // 8 + 1 if last >= first else 0)
 
+    @property
+    def size(self) -> int:
+        """How many numbers there are within the bounds."""
+        return self._last - self._first + 1
+
     def __contains__(self, n: int) -> bool:
         if not self._first <= n <= self._last:
             return False

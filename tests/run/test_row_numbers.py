@@ -7,6 +7,8 @@ import random
 
 import pytest
 
+from airflow_provider_gemini_batch.run.answers import Record
+from airflow_provider_gemini_batch.run.reuse import RecordFiles
 from airflow_provider_gemini_batch.run.row_numbers import AskedRows, RowSet
 
 
@@ -39,3 +41,12 @@ def test_set_of_rows_agrees_with_a_plain_set():
 
 def test_set_without_bounds_is_empty():
     assert 0 not in RowSet(0, -1)
+
+
+def test_carried_answers_go_to_files_of_a_bounded_number(tmp_path):
+    files = RecordFiles(str(tmp_path), "carried", lambda writer: dict(writer.counts), most=3)
+    with files:
+        for n in range(7):
+            files.add(Record(n, 0, 0, ["text"]))
+            files.close_full()
+    assert files.found == [{"succeeded": 3}, {"succeeded": 3}, {"succeeded": 1}]
