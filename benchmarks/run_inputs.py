@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Kind:
     :param row: Makes the line of a row, from 0.
     :param answer: Makes the result line of a row.
     :param arguments: Of the run.
+    :param rules: What the emulator answers.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Kind:
     row: Callable[[int], str]
     answer: Callable[[int], str]
     arguments: Mapping[str, Any]
+    rules: Sequence[Mapping[str, Any]] = ()
 
     def write_input(self, path: Path, rows: int) -> None:
         """Write the input file."""
@@ -113,6 +115,7 @@ KINDS: Mapping[str, Kind] = {
         lambda n: f'{{"id":"k{n}","review":"{n} {_LONG}","day":"2026-01-01"}}\n',
         lambda n: _result(n, f"{n} {_LONG}"),
         {"kind": "generate", "prompt": PROMPT + "{{ row.review }}"},
+        ({"outcome": "text", "text": _LONG},),
     ),
     "vectors": Kind(
         f"embeddings of {DIMENSIONS}",

@@ -56,7 +56,8 @@ def parts(bench: Bench) -> Iterator[Part]:
 
 def _ours(bench: Bench, kind: str, source: Path, title: str) -> list[Row]:
     with tempfile.TemporaryDirectory(dir=bench.work, prefix="run-") as folder, bench.emulator() as (url, control):
-        control.post("jobs/script", {"times": None, "script": {"mode": "at_once"}})
+        script = {"mode": "at_once", "shuffle": True, "rows": list(KINDS[kind].rules)}
+        control.post("jobs/script", {"times": None, "script": script})
         found = bench.call(
             "run_steps:run",
             url=url,

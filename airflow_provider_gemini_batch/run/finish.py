@@ -15,6 +15,7 @@ from airflow_provider_gemini_batch.run.checkpoint import TARGETS
 from airflow_provider_gemini_batch.run.errors_file import write_errors
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
+from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.schema import quoted
 
 if TYPE_CHECKING:
@@ -192,8 +193,10 @@ class Finisher:
             log.warning("Answers come from several versions of the model: %s", ", ".join(sorted(versions)))
         if paid_twice:
             log.warning("%d rows were answered twice, and paid for twice.", paid_twice)
+        projected = {} if self._spec.sample is None else {"projection": self._projection(table, snapshot)}
         return {
             **written,
+            **projected,
             "total": snapshot.rows,
             "input_rows": snapshot.total_rows,
             "counts": self._counted(table, meta("status")),
@@ -212,6 +215,19 @@ class Finisher:
             "jobs": jobs[:50],
             "job_count": len(jobs),
         }
+
+    def _projection(self, table: Table, snapshot: Snapshot) -> dict[str, Any]:
+        """Say what the sample shows of the whole input."""
+        cost, attempts, status = (quoted(self._spec.meta(name)) for name in ("cost", "attempts", "status"))
+        found = self._engine.execute(
+            f"SELECT count(*), count(*) FILTER ({status} <> 'succeeded'), sum({cost})::DOUBLE, "
+            f"coalesce(var_samp({cost}), 0), count(*) FILTER ({cost} IS NULL AND {attempts} > 0) FROM ({table.query})"
+        ).fetchone()
+        assert found is not None
+        rows, failed, paid, variance, unknown = found
+        sampled = Sampled(rows, failed, None if unknown else paid, variance)
+        log.info("%s", sampled.line(snapshot.total_rows))
+        return sampled.of(snapshot.total_rows)
 
     def _counted(self, table: Table, column: str, where: str = "TRUE") -> dict[str, int]:
         found = self._engine.execute(

@@ -223,22 +223,35 @@ def test_answer_of_a_duplicate_is_reused_for_each_row(world):
     assert world.rows_run() == 4
 
 
-def test_long_answers_behind_short_ones_are_written_in_order(world):
-    world.emulator.script(mode="at_once", shuffle=True)
-    source = [{"id": n, "word": f"word-{n}-" + "x" * (n >= 2000) * 1_000_000} for n in range(2040)]
-    world.attempt(world.spec(), source)
-    table = world.table()
-    assert [row["id"] for row in table] == list(range(2040))
-    assert all(f"word-{n}-" in row["text"] for n, row in enumerate(table))
+def texts_of_parts(world):
+    """Return ids and texts of each part of an output that is a folder."""
+    names = json.loads((world.folder / "parts" / "_manifest.json").read_text())["parts"]
+    return [[(row["id"], row["text"]) for row in world.table(f"parts/{name}")] for name in names]
+
+
+def test_long_answers_behind_short_ones_go_to_parts_of_bounded_size(world):
+    long = {"pattern": r"word-2\d\d\d-", "outcome": "text", "text": "long " * 200_000}
+    world.emulator.script(mode="at_once", shuffle=True, rows=[long])
+    source = [{"id": n, "word": f"word-{n}-"} for n in range(2040)]
+    world.attempt(world.spec("parts"), source)
+    parts = texts_of_parts(world)
+    assert [n for part in parts for n, _ in part] == list(range(2040))
+    assert all(len(text) == 1_000_000 if n >= 2000 else f"word-{n}-" in text for part in parts for n, text in part)
+    assert max(sum(len(text) for _, text in part) for part in parts) < 36_000_000
 
 
 def test_long_answer_stands_beside_each_duplicate(world):
-    world.emulator.script(mode="at_once")
-    source = [{"id": n, "word": f"word-{n % 2}-" + "x" * 500_000} for n in range(120)]
-    manifest = world.attempt(world.spec(deduplicate=True), source)
+    world.emulator.script(
+        mode="at_once",
+        rows=[{"pattern": f"word-{n}-", "outcome": "text", "text": f"{n} " * 250_000} for n in range(2)],
+    )
+    source = [{"id": n, "word": f"word-{n % 2}-"} for n in range(120)]
+    manifest = world.attempt(world.spec("parts", deduplicate=True), source)
     assert world.rows_run() == 2
-    assert manifest["counts"] == {"succeeded": 120}
-    assert [f"word-{n % 2}-" in row["text"] for n, row in enumerate(world.table())] == [True] * 120
+    assert (manifest["counts"], manifest["duplicates"]) == ({"succeeded": 120}, 118)
+    parts = texts_of_parts(world)
+    assert [(n, text[0]) for part in parts for n, text in part] == [(n, str(n % 2)) for n in range(120)]
+    assert max(sum(len(text) for _, text in part) for part in parts) < 36_000_000
 
 
 def test_errors_of_a_sample_stand_beside_their_own_prompts(world):
