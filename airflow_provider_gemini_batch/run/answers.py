@@ -119,6 +119,7 @@ class AnswerWriter:
         self.longest = 0
         self.counts: Counter[str] = Counter()
         self.cost = 0.0
+        self.cost_squares = 0.0
         self.cost_unknown = 0
 
     def __enter__(self) -> Self:
@@ -141,6 +142,7 @@ class AnswerWriter:
         if asked and cost is None:
             self.cost_unknown += 1
         self.cost += cost or 0.0
+        self.cost_squares += (cost or 0.0) ** 2
         shown = b"" if cost is None else b"%r" % cost
         self._outcomes.write(b"%d,%b,%d,%d,%d,%b\n" % (record.n, digest.encode(), record.s, passing, asked, shown))
         if self._size >= 1 << 20:
@@ -175,6 +177,7 @@ class AnswerWriter:
             "longest": self.longest,
             "counts": dict(self.counts),
             "cost": self.cost,
+            "cost_squares": self.cost_squares,
             "cost_unknown": self.cost_unknown,
         }
         for name in (self._answers, self._csv, path):

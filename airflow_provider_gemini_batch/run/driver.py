@@ -37,6 +37,7 @@ from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
 from airflow_provider_gemini_batch.run.jobs import RunJobs, shard_digest
 from airflow_provider_gemini_batch.run.merge import AnswerFile
 from airflow_provider_gemini_batch.run.money import Budget, CostLimitError
+from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
@@ -514,6 +515,16 @@ class _Work:
             log.warning("%d answers held half a character, which was replaced.", judge.replaced_surrogates)
         if job is not None:
             self._remove_remote(job)
+        self._say_estimate(shard)
+
+    def _say_estimate(self, shard: plan.Shard) -> None:
+        """Say what the answers so far let the rest of their round cost."""
+        header, _ = self._entry(shard)
+        collected = self.checkpoint.notes()["collected"]
+        notes = [note for entry in header["shards"] for note in collected.get(entry["id"], ())[:1]]
+        line = Sampled.of_notes(notes).so_far(sum(int(entry["rows"]) for entry in header["shards"]))
+        if line is not None:
+            log.info("%s", line)
 
     def _records(self, job: BatchJob | None, shard: plan.Shard, expected: AskedRows, judge: Judge) -> Iterator[Any]:
         if job is None:

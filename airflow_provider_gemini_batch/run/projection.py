@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.estimate import ENOUGH, Range, money
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _ERRORS = 3.0
 
@@ -36,6 +39,17 @@ class Sampled:
     failed: int
     cost: float | None
     variance: float = 0.0
+
+    @classmethod
+    def of_notes(cls, notes: Sequence[Mapping[str, Any]]) -> Sampled:
+        """Return what came of jobs, as :meth:`~.answers.AnswerWriter.finish` said."""
+        rows = sum(sum(note["counts"].values()) for note in notes)
+        succeeded = sum(note["counts"].get("succeeded", 0) for note in notes)
+        cost = sum(float(note["cost"]) for note in notes)
+        squares = sum(float(note.get("cost_squares") or 0.0) for note in notes)
+        variance = max(0.0, (squares - cost * cost / rows) / (rows - 1)) if rows > 1 else 0.0
+        is_known = not any(note["cost_unknown"] for note in notes)
+        return cls(rows, rows - succeeded, cost if is_known else None, variance)
 
     def cost_of(self, total: int) -> Range | None:
         """Return the dollars of *total* rows, those of the sample included."""
@@ -65,6 +79,16 @@ class Sampled:
     def of(self, total: int) -> dict[str, Any]:
         """Return the projection to *total* rows as plain JSON values."""
         return {"rows": total, "cost": _ends(self.cost_of(total), 6), "failed": _ends(self.failed_of(total), 0)}
+
+    def so_far(self, total: int) -> str | None:
+        """Return what the first answers of *total* say of the rest, as a line for the log; None if it is nothing."""
+        cost = self.cost_of(total)
+        if not ENOUGH <= self.rows < total or cost is None or not self.cost:
+            return None
+        return (
+            f"{self.rows:,} of {total:,} rows are collected, for {money(self.cost)}; all of them will cost "
+            f"{_told(cost, money)}."
+        )
 
     def line(self, total: int) -> str:
         """Return the projection as a line for the log."""

@@ -40,8 +40,11 @@ def test_range_holds_in_nearly_all_draws():
         sample = draw.sample(range(2000), 60)
         known = [costs[n] for n in sample]
         found = Sampled(60, sum(failed[n] for n in sample), sum(known), statistics.variance(known))
-        cost, lost = found.cost_of(2000), found.failed_of(2000)
-        held += cost.low <= sum(costs) <= cost.high and lost.low <= sum(failed) <= lost.high
+        shown = found.of(2000)
+        held += all(
+            shown[what]["low"] - 1e-6 <= actual <= shown[what]["high"] + 1e-6
+            for what, actual in (("cost", sum(costs)), ("failed", sum(failed)))
+        )
     assert held >= 290
 
 
@@ -61,3 +64,13 @@ def test_unknown_price_is_said_and_never_zero():
     found = Sampled(50, 0, None)
     assert found.of(1000)["cost"] is None
     assert "unknown price" in found.line(1000)
+
+
+def test_first_answers_say_what_the_rest_will_cost(world, caplog):
+    caplog.set_level("INFO")
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(rows_per_job=40), rows(120), prices=RunPrices(PriceList()))
+    said = [line for line in caplog.messages if "will cost" in line]
+    assert len(said) == 2  # not after the last job: then it is known
+    assert said[0].startswith("40 of 120 rows are collected, for ")
+    assert "at most" in said[0]
