@@ -25,6 +25,7 @@ class JobFacts:
 
     :param answers: So many lines must arrive at least; None if nothing is known.
     :param input_digest: Names the lines of the input the job was made from; empty if the job does not tell.
+    :param ended: When the job ended, RFC 3339: prices depend on the day.
     :param row_settings: By which an input row without an answer is judged: could it be sent at all?
     """
 
@@ -33,6 +34,7 @@ class JobFacts:
     answers: int | None = None
     input_digest: str = ""
     row_settings: RowSettings | None = None
+    ended: str | None = None
 
     @classmethod
     def of(cls, job: BatchJob) -> Self:
@@ -44,4 +46,5 @@ class JobFacts:
             job.expected_answers,
             input_digest_of(job),
             RowSettings(kind, job.backend, job.model),  # type: ignore[arg-type]
+            job.end_time,
         )

@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.cost.totals import CostTotals
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputMismatchError, ResultsIncompleteError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
 from airflow_provider_gemini_batch.files.paths import local_path
@@ -41,6 +42,9 @@ from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_block
 from airflow_provider_gemini_batch.rows.quick_results import quick_rows
 from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow, line_with, output_lines, read_output_row
 from airflow_provider_gemini_batch.rows.results import read_row
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.cost.prices import PriceList
 
 Result = bytes | str | Mapping[str, Any] | Lines
 """One result, or several lines of them."""
@@ -128,6 +132,7 @@ class ResultJoiner:
     :param errors: Takes those without a usable answer once more, or is None.
     :param include_response: Whether rows keep the raw response.
     :param recheck: Says of an input row why it could not be sent.
+    :param costs: Sums up what rows cost.
     """
 
     def __init__(
@@ -136,12 +141,13 @@ class ResultJoiner:
         errors: Callable[[bytes], Any] | None,
         include_response: bool,
         recheck: Recheck | None = None,
+        costs: CostTotals | None = None,
     ) -> None:
         self._write = out
         self._errors = errors
         self._include_response = include_response
         self._recheck = recheck
-        self.totals = Totals()
+        self.totals = Totals(costs)
         self.total = 0
         self.matched = 0
         """Input rows that an answer was found for."""
@@ -322,6 +328,7 @@ def land(
     workdir: str | None = None,
     check_counts: bool = True,
     check_input: bool = True,
+    prices: PriceList | None = None,
 ) -> Manifest:
     """
     Write results as result rows, joined to the input by key if it is known.
@@ -338,6 +345,7 @@ def land(
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
     :param check_counts: Whether fewer answers than the job counts are an error.
     :param check_input: Whether an input that is not the job's own is an error.
+    :param prices: By which the manifest says what the answers cost; None uses our own list.
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
     :raises InputMismatchError: If the input is not the one that the job was made from.
     :raises ResultsIncompleteError: If fewer answers came than the job counts, or none that can be read.
@@ -364,7 +372,8 @@ def land(
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
         stack.enter_context(temporary_files(os.fspath(output_path), workdir))
         recheck = Recheck(replace(job.row_settings, key=key)) if job.row_settings is not None else None
-        joiner = ResultJoiner(out.write, errors.write if errors is not None else None, include_response, recheck)
+        costs = CostTotals(job.model, job.ended, prices)
+        joiner = ResultJoiner(out.write, errors.write if errors is not None else None, include_response, recheck, costs)
         rows = reading.rows(results)
         if source is None:
             joiner.write_all(rows)

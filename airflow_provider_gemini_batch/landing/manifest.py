@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from airflow_provider_gemini_batch.cost.totals import CostTotals
 from airflow_provider_gemini_batch.rows.judging import TRUNCATING_FINISH_REASONS
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Manifest:
     unknown_keys: list[str] = field(default_factory=list)
     unreadable_lines: list[int] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     model_versions: dict[str, int] = field(default_factory=dict)
     finish_reasons: dict[str, int] = field(default_factory=dict)
     first_errors: list[dict[str, Any]] = field(default_factory=list)
@@ -91,6 +93,8 @@ class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     toolUsePromptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
 
 
+# Modalities that may have a price of their own, in a usage's details.
+_BILLED_APART = re.compile(rb"AUDIO|IMAGE|VIDEO")
 _COUNTS = tuple(name for name in _Usage.__struct_fields__ if name.endswith("Count"))
 _decode_known_usages = msgspec.json.Decoder(list[_Usage | None]).decode
 _decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
@@ -111,9 +115,14 @@ class KeySample:
 
 
 class Totals:
-    """Statuses, tokens, errors, finish reasons and model versions of rows, counted as they are written."""
+    """
+    Statuses, tokens, costs, errors, finish reasons and model versions of rows, counted as they are written.
 
-    def __init__(self) -> None:
+    :param costs: Sums up what they cost; None uses our own prices of today.
+    """
+
+    def __init__(self, costs: CostTotals | None = None) -> None:
+        self.costs = costs or CostTotals()
         self.statuses: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.reasons: Counter[tuple[int, str]] = Counter()
@@ -123,20 +132,51 @@ class Totals:
 
     def add_successes(self, rows: Sequence[OutputRow]) -> None:
         """Count rows that all are successes: what :meth:`add` does, for many at once."""
+        usages = b"[%b]" % b",".join([row.usage for row in rows])
         try:
-            found = _decode_known_usages(b"[%b]" % b",".join([row.usage for row in rows]))
+            found = _decode_known_usages(usages)
         except msgspec.MsgspecError:
             for row in rows:
                 self.add(row)
             return
         known = [counts for counts in found if counts is not None]
         self.statuses["succeeded"] += len(rows)
-        for name in _COUNTS:
-            self.usage[name] += sum(map(attrgetter(name), known))
+        sums = {name: sum(map(attrgetter(name), known)) for name in _COUNTS}
+        for name, number in sums.items():
+            self.usage[name] += number
+        self._add_costs(rows, found, known, sums, usages)
         self._add_words(self.model_versions, Counter([row.model_version for row in rows]))
         reasons = Counter([row.finish_reason for row in rows])
         self._add_words(self.finish_reasons, reasons)
         self.truncated += sum(reasons[word] for word in TRUNCATING_FINISH_REASONS)
+
+    def _add_costs(
+        self,
+        rows: Sequence[OutputRow],
+        found: Sequence[_Usage | None],
+        known: Sequence[_Usage],
+        sums: Mapping[str, int],
+        usages: bytes,
+    ) -> None:
+        """Add many usages at once where one price holds for all their tokens, which is the rule; else one by one."""
+        versions = {row.model_version for row in rows}
+        version = next(iter(versions))
+        above = self.costs.long_above(version)
+        is_plain = (
+            len(versions) == 1
+            and not sums["cachedContentTokenCount"]
+            and not (sums["promptTokenCount"] and sums["tokenCount"])
+            and _BILLED_APART.search(usages) is None
+            and (above is None or max((counts.promptTokenCount for counts in known), default=0) <= above)
+        )
+        if is_plain:
+            read = sums["promptTokenCount"] + sums["tokenCount"] + sums["toolUsePromptTokenCount"]
+            thoughts = sums["thoughtsTokenCount"]
+            self.costs.add_text(version, len(known), read, sums["candidatesTokenCount"] + thoughts, thoughts)
+            return
+        for row, counts in zip(rows, found, strict=True):
+            if counts is not None:
+                self.costs.add(row.model_version, _decode_usage(bytes(row.usage)))
 
     def add(self, row: OutputRow | ResultRow, sign: int = 1) -> None:
         """
@@ -154,6 +194,8 @@ class Totals:
             for name, count in counts.items():
                 if type(count) is int:
                     self.usage[name] += sign * count
+            if counts:
+                self.costs.add(row.model_version, counts, sign)
         self._add_words(self.model_versions, {row.model_version: sign})
         self._add_words(self.finish_reasons, {row.finish_reason: sign})
         if row.status == "succeeded" and row.finish_reason in TRUNCATING_FINISH_REASONS:
@@ -175,6 +217,7 @@ class Totals:
             **{status: self.statuses[status] for status in ("succeeded", "failed", "blocked", "missing")},
             "truncated": self.truncated,
             "usage": _positive(self.usage.items()),
+            "costs": self.costs.to_json(),
             "model_versions": _positive(self.model_versions.most_common()),
             "finish_reasons": _positive(self.finish_reasons.most_common()),
             "first_errors": [

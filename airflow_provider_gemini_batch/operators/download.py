@@ -79,7 +79,9 @@ class DownloadResultsOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.landing.facts import JobFacts
         from airflow_provider_gemini_batch.landing.join import land
         from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
+        from airflow_provider_gemini_batch.task.history import leave_in_history
         from airflow_provider_gemini_batch.task.landed import tell_landed
+        from airflow_provider_gemini_batch.task.prices import price_list
         from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
 
         check_max_failed_rows(self.max_failed_rows)
@@ -103,6 +105,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
             include_response=self.include_response,
             check_counts=self.check_counts,
             check_input=self.check_input,
+            prices=price_list(),
         )
         manifest = replace(manifest, paid_twice=list(hook.paid_twins(job)))
         values = manifest.to_json()
@@ -111,6 +114,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
             task_instance.xcom_push(key=MANIFEST_KEY, value=values)
             if manifest.paid_twice:
                 say_paid_twice(manifest.paid_twice, self.log, partial(_push, task_instance))
+        leave_in_history(context, values)
         tell_landed(self, context, values, inputs=[input_path or job.input_place], outputs=[output_path, errors_path])
         self._judge(job, manifest)
         return values

@@ -8,21 +8,32 @@ from typing import TYPE_CHECKING
 from airflow_provider_gemini_batch.compat import conf
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.cost.prices import PriceList
     from airflow_provider_gemini_batch.run.money import Prices
 
 
-def run_prices() -> Prices:
+def price_list() -> PriceList:
     """
     Return the price list, with the user's own prices of ``[gemini_batch] prices_path`` over ours.
 
     :raises ConfigurationError: If that file cannot be read.
     """
-    from airflow_provider_gemini_batch.cost.estimate import RunPrices
     from airflow_provider_gemini_batch.cost.prices import PriceList, read_price_file
     from airflow_provider_gemini_batch.files.paths import open_read
 
     place = conf.get("gemini_batch", "prices_path", fallback="") or ""
     if not place:
-        return RunPrices(PriceList())
+        return PriceList()
     with open_read(place) as file:
-        return RunPrices(PriceList(read_price_file(file.read().decode(), place)))
+        return PriceList(read_price_file(file.read().decode(), place))
+
+
+def run_prices() -> Prices:
+    """
+    Return the same as a run asks it.
+
+    :raises ConfigurationError: If the user's file cannot be read.
+    """
+    from airflow_provider_gemini_batch.cost.estimate import RunPrices
+
+    return RunPrices(price_list())
