@@ -17,6 +17,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the older versions are asked; the rest of the suite needs the newest Airflow or has nothing to do with Airflow.
 COMPAT_TESTS := connection dags hooks operators packaging plugins sensors task triggers
+# What needs the newest Airflow is asked what is coming, too: demo and examples in real processes, what kills a task.
+NEWEST_TESTS := demo plugins/test_listener.py task
 # Quiet in tests: an Airflow home of our own, so that nobody's real configuration or database is touched.
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
@@ -78,6 +80,8 @@ test-airflow-%: .venv-%/.ready
 	@mkdir -p .cache && $(call TEST_ENV,$*) .venv-$*/bin/python -m airflow db migrate >.cache/migrate-$*.log 2>&1
 	@$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m "not newest_airflow" \
 	    $(wildcard $(COMPAT_TESTS:%=tests/%)) $(PYTEST)
+	@$(if $(filter $*,$(COMING)),$(call TEST_ENV,$*) .venv-$*/bin/python -m pytest -n 2 --dist loadgroup -m newest_airflow \
+	    $(NEWEST_TESTS:%=tests/%) $(PYTEST))
 
 test-released: $(VENV)/.ready ## README's first steps on each Airflow, under the pins it came out with. RELEASED="--only 3.0.6" narrows
 	@exec $(BIN)/python -m tests.system.released $(RELEASED)
