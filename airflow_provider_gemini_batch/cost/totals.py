@@ -44,7 +44,7 @@ class CostTotals:
         self, model: str = "", ended: str | date | None = None, prices: PriceList | None = None, tier: Tier = "batch"
     ) -> None:
         self._model = model
-        self._day = _day_of(ended)
+        self.day = _day_of(ended)
         self._prices = prices or PriceList()
         self._tier = tier
         self._rows: Counter[str] = Counter()
@@ -119,7 +119,7 @@ class CostTotals:
         return sum((each.cost(_tokens(sums)) for each, sums in parts), start=0 * rates.input)
 
     def _rates(self, version: str, tier: Any) -> Rates | None:
-        return self._prices.rates(self._model if version == UNKNOWN else version, self._day, tier)
+        return self._prices.rates(self._model if version == UNKNOWN else version, self.day, tier)
 
     def _is_long(self, version: str | None, prompt: int) -> bool:
         above = self.long_above(version)

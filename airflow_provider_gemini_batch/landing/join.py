@@ -33,6 +33,7 @@ from airflow_provider_gemini_batch.landing.echo import EchoKeys
 from airflow_provider_gemini_batch.landing.facts import JobFacts
 from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
 from airflow_provider_gemini_batch.landing.manifest import NAMED_KEYS, KeySample, Manifest, Totals
+from airflow_provider_gemini_batch.landing.row_cost import RowCosts
 from airflow_provider_gemini_batch.landing.row_index import RowIndex
 from airflow_provider_gemini_batch.rows.input_digest import same_content, same_order
 from airflow_provider_gemini_batch.rows.input_rows import Recheck
@@ -133,6 +134,7 @@ class ResultJoiner:
     :param include_response: Whether rows keep the raw response.
     :param recheck: Says of an input row why it could not be sent.
     :param costs: Sums up what rows cost.
+    :param is_priced: Whether each row tells its cost.
     """
 
     def __init__(
@@ -142,11 +144,14 @@ class ResultJoiner:
         include_response: bool,
         recheck: Recheck | None = None,
         costs: CostTotals | None = None,
+        *,
+        is_priced: bool = False,
     ) -> None:
         self._write = out
         self._errors = errors
         self._include_response = include_response
         self._recheck = recheck
+        self._is_priced = is_priced
         self.totals = Totals(costs)
         self.total = 0
         self.matched = 0
@@ -273,6 +278,8 @@ class ResultJoiner:
             self.missing.add(key)
         else:
             row = ResultRow.not_sent(key, reason)
+        if self._is_priced:
+            row.cost = None if reason is None else 0.0  # what became of a missing row is not known
         self.totals.add(row)
         return row.line(include_response=self._include_response)
 
@@ -345,7 +352,7 @@ def land(
     :param workdir: Local directory for temporary files; None for the output's own, or the system's.
     :param check_counts: Whether fewer answers than the job counts are an error.
     :param check_input: Whether an input that is not the job's own is an error.
-    :param prices: By which the manifest says what the answers cost; None uses our own list.
+    :param prices: By which rows and manifest say what answers cost; None uses our own list, in the manifest alone.
     :raises ConfigurationError: If a path cannot be used or the input has no readable keys.
     :raises InputMismatchError: If the input is not the one that the job was made from.
     :raises ResultsIncompleteError: If fewer answers came than the job counts, or none that can be read.
@@ -373,8 +380,17 @@ def land(
         stack.enter_context(temporary_files(os.fspath(output_path), workdir))
         recheck = Recheck(replace(job.row_settings, key=key)) if job.row_settings is not None else None
         costs = CostTotals(job.model, job.ended, prices)
-        joiner = ResultJoiner(out.write, errors.write if errors is not None else None, include_response, recheck, costs)
-        rows = reading.rows(results)
+        joiner = ResultJoiner(
+            out.write,
+            errors.write if errors is not None else None,
+            include_response,
+            recheck,
+            costs,
+            is_priced=prices is not None,
+        )
+        rows: Iterator[list[OutputRow] | ResultRow] = reading.rows(results)
+        if prices is not None:
+            rows = RowCosts(prices, job.model, costs.day).priced(rows)
         if source is None:
             joiner.write_all(rows)
         else:

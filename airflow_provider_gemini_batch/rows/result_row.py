@@ -23,7 +23,11 @@ _read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class OutputRow(msgspec.Struct, gc=False):
-    """A result row as users get it, in the order of its members; what is already JSON text stays so."""
+    """
+    A result row as users get it, in the order of its members; what is already JSON text stays so.
+
+    :param cost: Dollars, None if they are not known; left out where nobody priced the row.
+    """
 
     key: str | None
     status: Status
@@ -34,6 +38,7 @@ class OutputRow(msgspec.Struct, gc=False):
     error: dict[str, Any] | None
     usage: msgspec.Raw
     response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    cost: float | msgspec.UnsetType | None = msgspec.UNSET
 
     def line(self) -> bytes:
         """Return the row as one JSON line, newline included. It begins with the key."""
@@ -84,6 +89,7 @@ class ResultRow:
     """
 
     __slots__ = (
+        "cost",
         "embedding",
         "error",
         "finish_reason",
@@ -109,6 +115,7 @@ class ResultRow:
         self.usage: bytes | None = None
         self.response: bytes | None = None
         self.own: dict[str, Any] = {}
+        self.cost: float | msgspec.UnsetType | None = msgspec.UNSET
         self.is_readable = True
         self.is_ordered = False
 
@@ -138,6 +145,7 @@ class ResultRow:
             self.error,
             msgspec.Raw(self.usage or b"null"),
             msgspec.Raw(self.response or b"null") if include_response else msgspec.UNSET,
+            self.cost,
         )
         if not self.own:
             return row.line()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.cost.spend import summed
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     JobCancelledError,
@@ -28,6 +29,7 @@ from airflow_provider_gemini_batch.operators import (
     ListBatchesOperator,
     UploadFileOperator,
 )
+from airflow_provider_gemini_batch.task.history import read_history
 from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
@@ -115,6 +117,24 @@ def test_good_rows_are_landed_before_a_threshold_fails_the_task(
     else:
         assert download(name, tmp_path, max_failed_rows=allowed)["succeeded"] == 2
     assert len(lines_of(tmp_path / "out.jsonl")) == 4
+
+
+def test_the_manifest_tells_the_cost_and_history_keeps_it(
+    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
+    emulator.script(mode="at_once")
+    operator = DownloadResultsOperator(
+        task_id="d", job_name=submit(inlined_requests=rows(20)), output_path=str(tmp_path / "out.jsonl")
+    )
+    manifest = operator.execute(attempt())
+    landed = lines_of(tmp_path / "out.jsonl")
+    (part,) = summed(read_history(str(tmp_path / "history")), ["model"])
+    ((version, costs),) = manifest["costs"].items()
+    assert costs["cost"] == pytest.approx(sum(row["cost"] for row in landed))
+    assert costs["single_calls"] == pytest.approx(2 * costs["cost"])
+    assert (part["model"], part["rows"]) == (version, 20)
+    assert part["cost"] == pytest.approx(costs["cost"])
 
 
 def test_responses_are_left_out_on_request(emulator: EmulatorHandle, tmp_path: Path) -> None:
