@@ -109,7 +109,7 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
         xcoms=xcoms,
         unreadable=unreadable,
         watched=_watched(found),
-        arguments=_arguments(session, address),
+        arguments=_arguments(session, address, found.id),
         noted=_noted(session, address),
     )
 
@@ -166,8 +166,13 @@ def _where(model: Any, address: TaskAddress) -> list[Any]:
         model.dag_id == address.dag_id,
         model.run_id == address.run_id,
         model.task_id == address.task_id,
-        model.map_index == address.map_index,
+        getattr(model, _index_of(model)) == address.map_index,
     ]
+
+
+def _index_of(model: Any) -> str:
+    """Return the column of the map index, which is called region_index in some tables of Airflow 3.4."""
+    return "map_index" if hasattr(model, "map_index") else "region_index"
 
 
 def _watched(found: Any) -> dict[str, Any]:
@@ -176,12 +181,15 @@ def _watched(found: Any) -> dict[str, Any]:
     return dict(found.trigger.kwargs)
 
 
-def _arguments(session: Session, address: TaskAddress) -> dict[str, Any]:
+def _arguments(session: Session, address: TaskAddress, instance_id: Any) -> dict[str, Any]:
     from airflow.models.renderedtifields import RenderedTaskInstanceFields  # noqa: TID251
     from sqlalchemy import select
 
-    model = RenderedTaskInstanceFields
-    found = session.scalars(select(model.rendered_fields).where(*_where(model, address)).limit(1)).first()
+    model: Any = RenderedTaskInstanceFields
+    # Airflow 3.4 keeps them for each attempt, by the id of its task instance.
+    by_id = hasattr(model, "task_instance_id")
+    where = [model.task_instance_id == instance_id] if by_id else _where(model, address)
+    found = session.scalars(select(model.rendered_fields).where(*where).limit(1)).first()
     return dict(found) if isinstance(found, dict) else {}
 
 
