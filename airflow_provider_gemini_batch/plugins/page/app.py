@@ -41,7 +41,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Sent with everything; HTML besides is never kept by a cache."""
+"""Sent with everything; all but the static files is never kept by a cache."""
 
 
 def routes() -> list[Route]:
@@ -147,7 +147,7 @@ async def _form(request: Any) -> dict[str, list[str]]:
 async def _with_headers(request: Any, call_next: Any) -> Any:
     response = await call_next(request)
     response.headers.update(HEADERS)
-    if response.headers.get("content-type", "").startswith("text/html"):
+    if "/static/" not in request.url.path:
         response.headers["Cache-Control"] = "no-store"
     return response
 

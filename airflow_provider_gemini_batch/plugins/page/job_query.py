@@ -29,6 +29,8 @@ GROUPS = {
 }
 """States by the filter that shows them."""
 
+_GROUP_OF = {state: name for name, states in GROUPS.items() for state in states}
+
 AGES = {"2": 2 * 86400.0, "7": 7 * 86400.0, "30": 30 * 86400.0}
 """Seconds by the value of the filter for older jobs, in days."""
 
@@ -47,7 +49,7 @@ class SeenJob:
     @property
     def group(self) -> str:
         """Key of :data:`GROUPS`."""
-        return next((name for name, states in GROUPS.items() if self.job.state in states), "running")
+        return _GROUP_OF.get(self.job.state, "running")
 
     @property
     def has_owner(self) -> bool:

@@ -32,6 +32,8 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 def plain(value: Any) -> str:
     """Return a value as text without terminal codes, control characters and marks of direction."""
     text = value if isinstance(value, str) else str(value)
+    if text.isprintable():  # so are nearly all; what is hidden, and a newline, is not
+        return text
     return _HIDDEN.sub("", _TERMINAL.sub("", text))
 
 

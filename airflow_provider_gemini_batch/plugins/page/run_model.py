@@ -29,7 +29,7 @@ def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]]
     looks = looks or {}
     progress, manifest = facts.progress, facts.manifest
     jobs = _jobs(facts, now, looks)
-    outcomes = _outcomes(manifest, progress)
+    outcomes = outcomes_of(manifest, progress)
     total = count_of(manifest.get("total")) or count_of(progress.get("total")) or _rows_of(jobs)
     judged = sum(outcomes.values())
     pending = 0 if manifest.get("counts") or total is None else max(0, total - judged)
@@ -154,7 +154,7 @@ def _done(look: Mapping[str, Any] | None, progress: Mapping[str, Any], name: str
 # --- rows and money ---------------------------------------------------------------------------------------------------
 
 
-def _outcomes(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, int]:
+def outcomes_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, int]:
     found = counts_of(manifest.get("counts")) or counts_of(progress.get("counts"))
     if not found:
         found = {name: count_of(manifest.get(name)) or 0 for name in OUTCOMES if count_of(manifest.get(name))}

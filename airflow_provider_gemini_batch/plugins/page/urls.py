@@ -88,4 +88,4 @@ def page_url(path: str) -> str:
 
 def _path(path: str, parameters: dict[str, Any]) -> str:
     given = {name: value for name, value in parameters.items() if value is not None and value != ""}
-    return f"{path}?{urlencode(given, quote_via=quote, doseq=True)}" if given else path
+    return f"{path}?{urlencode(given, doseq=True, safe='', quote_via=quote)}" if given else path

@@ -73,7 +73,7 @@ def jobs(page: PageServer, gemini_batch_emulator: EmulatorHandle) -> Jobs:
 
 def owned(jobs: Jobs, dag_id: str, **facts: Any) -> str:
     """Start a job of a task instance that is in the database; the page knows it by the hash alone."""
-    run_id = f"run_{next(_numbers)}"
+    run_id = f"jobs_run_{next(_numbers)}"
     jobs.page.fill(tasks=[{"dag_id": dag_id, "run_id": run_id, "task_id": "classify", "state": "deferred", **facts}])
     return jobs.add(f"{dag_id}.classify", task=make_task_id("", dag_id, run_id, "classify"))
 

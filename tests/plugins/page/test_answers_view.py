@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Landed answers, over HTTP: each form of an output, filters, what is gone, and what is none of ours."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+
+from airflow_provider_gemini_batch.plugins.page import answers_file
+from airflow_provider_gemini_batch.plugins.page.answers_file import Wanted, read_page
+from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, answers_path, spend_path
+
+if TYPE_CHECKING:
+    from tests.support.page_server import PageServer
+
+_numbers = itertools.count()
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m"
+
+
+def write(place: Path, count: int, *, failed: int = 0, prefix: str = "") -> str:
+    """Write an output of *count* rows in the form that its name asks for; the last ones failed."""
+    columns = (
+        "'k' || i AS key, 'review ' || i AS review, "
+        f"CASE WHEN i >= {count - failed} THEN 'failed' ELSE 'succeeded' END AS \"{prefix}status\", "
+        f"CASE WHEN i >= {count - failed} THEN NULL ELSE 'answer ' || i END AS \"{prefix}text\", "
+        f'CASE WHEN i >= {count - failed} THEN 13 END AS "{prefix}error_code", '
+        f"CASE WHEN i >= {count - failed} THEN 'internal' END AS \"{prefix}error_message\", "
+        f"'STOP' AS \"{prefix}finish_reason\", 'flash-00' || (1 + i % 2) AS \"{prefix}model_version\""
+    )
+    form = {".jsonl": "json", ".csv": "csv, HEADER", ".parquet": "parquet"}[place.suffix]
+    duckdb.sql(f"COPY (SELECT {columns} FROM range({count}) t(i)) TO '{place}' (FORMAT {form})")
+    return str(place)
+
+
+@pytest.fixture(params=["duckdb", "lines"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Read with DuckDB, and as where it is not installed."""
+    if request.param == "lines":
+        monkeypatch.setattr(answers_file, "_has_duckdb", lambda: False)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("prefix", ["", "g_"])
+def test_each_form_gives_the_same_page(tmp_path: Path, reader: str, name: str, prefix: str) -> None:
+    place = write(tmp_path / name, 120, failed=3, prefix=prefix)
+    if reader == "lines" and name.endswith("parquet"):
+        with pytest.raises(PageError, match="cannot be read here"):
+            read_page(place, Wanted())
+        return
+    pages = [read_page(place, Wanted(page=number)) for number in (1, 2, 3)]
+    assert [len(page.rows) for page in pages] == [50, 50, 20]
+    assert [page.more for page in pages] == [True, True, False]
+    assert (pages[0].rows[0]["key"], pages[0].prefix) == ("k0", prefix)
+    assert [row["key"] for row in read_page(place, Wanted("failing")).rows] == ["k117", "k118", "k119"]
+    assert [row["key"] for row in read_page(place, Wanted("succeeded", "REVIEW 77")).rows] == ["k77"]
+    assert len(read_page(place, Wanted(version="flash-001", page=2)).rows) == 10
+
+
+def test_folder_of_parts_is_one_table(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"part-{number}.parquet", 30)
+    (tmp_path / "_SUCCESS").write_text("")
+    assert len(read_page(str(tmp_path), Wanted(page=2)).rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("key.json", '{"private_key": "SECRET"}'),
+        ("airflow.cfg", "[core]\nfernet_key = SECRET"),
+        ("rows.jsonl", '{"private_key": "SECRET", "status": "x"}'),
+        ("table.csv", "status,private_key\nx,SECRET"),
+        ("lines.jsonl", "SECRET"),
+    ],
+)
+def test_file_that_is_no_output_of_ours_shows_nothing(tmp_path: Path, reader: str, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PageError) as refused:
+        read_page(str(tmp_path / name), Wanted())
+    assert "SECRET" not in str(refused.value)
+
+
+def test_reading_lines_stops_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_file, "_has_duckdb", lambda: False)
+    monkeypatch.setattr(answers_file, "SECONDS", 0.0)
+    found = read_page(write(tmp_path / "a.jsonl", 2000, failed=1), Wanted("failing"))
+    assert (len(found.rows), found.stopped) == (0, 500)
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+def landed(page: PageServer, place: str, dag_id: str = "nightly", **more: Any) -> TaskAddress:
+    address = TaskAddress(dag_id, f"answers_{next(_numbers)}", "classify")
+    manifest = {"output_path": place, "total": 3, "counts": {"succeeded": 2, "blocked": 1}, **more}
+    page.fill(tasks=[{"dag_id": dag_id, "run_id": address.run_id, "task_id": "classify",
+                      "xcoms": {"gemini_batch_manifest": manifest}}])  # fmt: skip
+    return address
+
+
+@pytest.mark.newest_airflow
+def test_failing_rows_come_first_with_their_reason_and_markup_stays_text(page: PageServer, tmp_path: Path) -> None:
+    rows = [
+        {"key": "good", "status": "succeeded", "text": "fine", "finish_reason": "STOP", "error": None, "response": {}},
+        {"key": HOSTILE, "status": "blocked", "text": None, "finish_reason": "SAFETY", "review": HOSTILE,
+         "error": {"code": 3, "message": HOSTILE}, "response": {}},
+    ]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    address = landed(page, str(tmp_path / "a.jsonl"))
+    html = page.client("viewer").get(answers_path(address)).text
+    assert "safety filters held the answer back" in html
+    assert ">fine<" not in html
+    assert "<img" not in html
+    assert "\x1b" not in html
+    assert "fine" in page.client("viewer").get(answers_path(address, status="all")).text
+
+
+@pytest.mark.newest_airflow
+def test_file_that_is_gone_is_said(page: PageServer) -> None:
+    reply = page.client().get(answers_path(landed(page, "/nowhere/a.parquet")))
+    assert (reply.status_code, "no longer here" in reply.text) == (404, True)
+
+
+@pytest.mark.newest_airflow
+def test_spend_sums_what_manifests_tell_and_exports_it(page: PageServer) -> None:
+    tokens = {"prompt": 1_000_000, "output": 2_000, "thoughts": 0, "cached": 0}
+    cost = {"actual": 12.5, "rows_of_unknown_cost": 0}
+    landed(page, "/x.parquet", "=spend|dag", cost=cost, tokens=tokens, model_versions={"flash-001": 3})
+    html = page.client("viewer").get(spend_path()).text
+    assert "=spend|dag" in html
+    assert "$12.50" in html
+    text = page.client("viewer").get("/spend.csv?days=7").text
+    assert "'=spend|dag,classify,flash-001,3,1000000,2000,12.5,0" in text
