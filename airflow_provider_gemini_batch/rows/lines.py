@@ -76,6 +76,7 @@ def _other_kind(raw: bytes) -> str:
         return "it looks like HTML or XML, as a login page or a proxy sends it: fetch the file anew"
     if _CSV_START.match(raw[:500]):
         return (
-            "it looks like CSV, and the input is JSONL, one JSON object a line: docs/csv.md shows how CSV becomes rows"
+            "it looks like CSV, and the input is JSONL, one JSON object a line: RunBatchOperator reads CSV as it is; "
+            "docs/csv.md shows how CSV becomes rows"
         )
     return ""

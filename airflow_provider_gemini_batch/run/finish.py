@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.cost.estimate import money
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
@@ -47,6 +48,28 @@ class RunFailedError(GeminiBatchError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.manifest)
+
+
+def last_line(manifest: Mapping[str, Any]) -> str:
+    """
+    Say how a run ended: rows by outcome, where they are, what they cost, and what was not asked.
+
+    Example: ``The run has ended: 1,000 rows (996 succeeded, 4 failed) in s3://lake/out.parquet; 2 jobs;
+    cost 0.1200 USD; 40 rows reused, 10 duplicates.``
+    """
+    counts = ", ".join(f"{count:,} {status}" for status, count in manifest["counts"].items())
+    places = " and ".join(str(manifest[name]) for name in ("output_path", "output_table") if manifest.get(name))
+    jobs = manifest["job_count"]
+    unknown = manifest["cost"]["rows_of_unknown_cost"]
+    cost = "unknown" if unknown and not manifest["cost"]["actual"] else money(manifest["cost"]["actual"])
+    if unknown:
+        cost += f" (unknown for {unknown:,} rows)"
+    errors = f"; errors in {manifest['errors_path']}" if manifest.get("errors_path") else ""
+    return (
+        f"The run has ended: {manifest['total']:,} rows ({counts or 'none'}) in {places or 'no output'}{errors}; "
+        f"{jobs:,} job{'' if jobs == 1 else 's'}; cost {cost}; {manifest['reused']:,} rows reused, "
+        f"{manifest['duplicates']:,} duplicates."
+    )
 
 
 @dataclass(frozen=True)
@@ -155,6 +178,7 @@ class Finisher:
             written["output_table"] = self._table_name()
             self._context.sql.write(self._table_name(), table, list(snapshot.keys))
         manifest = self._manifest(table, snapshot, notes, written, merge.paid_twice)
+        log.info("%s", last_line(manifest))
         return RunOutcome(manifest, self._judge(manifest, notes))
 
     def _judge(self, manifest: Mapping[str, Any], notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

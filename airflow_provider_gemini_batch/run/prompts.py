@@ -79,12 +79,33 @@ class Template:
     :param used: Columns that it names, in the order of the columns.
     :param uses_whole_row: Whether it may read columns that it does not name (``row[name]``, ``for c in row``).
     :param changing: The names it uses whose value differs in the next DAG run.
+    :param as_is: Columns that it shows, if it does nothing but show columns; else none.
     """
 
     used: tuple[str, ...]
     uses_whole_row: bool
     changing: tuple[str, ...]
     _render: Callable[[Sequence[Any]], str]
+    as_is: Mapping[str, int]
+
+    def check_filled(self, values: Sequence[Any], n: int, key: object = None) -> None:
+        """
+        Refuse a row of which the prompt would show nothing: it would be paid for, and the answer be about no row.
+
+        A template with a condition, a filter or an ``or`` says itself what null means, and is not judged.
+
+        :raises ConfigurationError: Naming row, key and columns.
+        """
+        for place in self.as_is.values():
+            if values[place] is not None:
+                return
+        if self.as_is:
+            one = next(iter(self.as_is))
+            which = f"the column {one} is" if len(self.as_is) == 1 else f"the columns {_listed([*self.as_is])} are all"
+            raise ConfigurationError(
+                f"{_place(n, key)}: {which} null, so the prompt would ask about nothing. Leave such rows out of the "
+                f"input, or say in the template what null means, e.g. {{{{ row.{one} or 'none given' }}}}."
+            )
 
     def render(self, values: Sequence[Any], n: int, key: object = None) -> str:
         """
@@ -140,7 +161,8 @@ def compile_template(
     indices = {name: place for place, name in enumerate(columns)}
     render = _joined(source, indices) or _by_jinja(environment.from_string(source), indices, known)
     changing = tuple(name for name in CHANGING if name in free)
-    return Template(tuple(name for name in columns if name in used), whole, changing, render)
+    as_is = {name: indices[name] for name in columns if name in used} if _only_shows(tree) else {}
+    return Template(tuple(name for name in columns if name in used), whole, changing, render, as_is)
 
 
 def _check_variables(free: set[str], known: Mapping[str, Any], columns: Sequence[str], argument: str) -> None:
@@ -176,6 +198,22 @@ def _columns_of(tree: Any) -> tuple[set[str], bool]:
             named += 1
     rows = sum(1 for node in tree.find_all(nodes.Name) if node.name == "row" and node.ctx == "load")
     return used, rows > named
+
+
+def _only_shows(tree: Any) -> bool:
+    """Return whether a template is text, columns and variables, and nothing is done with any of them."""
+    from jinja2 import nodes
+
+    shown = [part for node in tree.body for part in (node.nodes if isinstance(node, nodes.Output) else [node])]
+    return all(isinstance(part, (nodes.TemplateData, nodes.Name)) or _is_column(part) for part in shown)
+
+
+def _is_column(node: Any) -> bool:
+    from jinja2 import nodes
+
+    if not (isinstance(node, (nodes.Getattr, nodes.Getitem)) and isinstance(node.node, nodes.Name)):
+        return False
+    return node.node.name == "row" and (isinstance(node, nodes.Getattr) or isinstance(node.arg, nodes.Const))
 
 
 def _environment() -> SandboxedEnvironment:

@@ -67,6 +67,7 @@ class TextRequests:
 
     def body(self, values: Sequence[Any], n: int, key: object) -> bytes:
         """Return the request of a row."""
+        self._template.check_filled(values, n, key)
         text = self._template.render(values, n, key)
         try:
             return self._before + _encode(text) + self._after

@@ -49,6 +49,7 @@ def refusal(path: Path, content: bytes) -> str:
         (b'[\n{"key": "a", "prompt": "x"},\n{"key": "b", "prompt": "y"}\n]\n', "several lines", "jq -c '.[]'"),
         (b'{\n  "key": "a",\n  "prompt": "x"\n}\n', "several lines", "jq -c ."),
         (b"key,prompt\na,x\n", "CSV", "docs/csv.md"),
+        (b"id,review\n1,x\n", "CSV", "RunBatchOperator"),
         (b'"key";"prompt"\n"a";"x"\n', "CSV", "docs/csv.md"),
         (b"key\tprompt\na\tx\n", "CSV", "docs/csv.md"),
         (b"<!DOCTYPE html>\n<html>\n", "HTML", "fetch"),

@@ -141,3 +141,20 @@ def test_use_of_the_whole_row_is_found(source):
 def test_names_that_change_with_the_night_are_found():
     template = compile_template("{{ ds }} {{ params.x }} {{ row.id }}", COLUMNS, dict.fromkeys(VARIABLES))
     assert template.changing == ("ds",)
+
+
+@pytest.mark.parametrize(
+    "source", ["Rate {{ row.review }} of {{ row.day }}", "Rate {{- row['review'] }}, {{ row.day }}"]
+)
+def test_row_with_nothing_but_nulls_to_show_is_refused(source):
+    template = compile_template(source, COLUMNS)
+    template.check_filled(["k", None, None, "today"], 0)
+    with pytest.raises(ConfigurationError, match=r"row 8 \(key 'k'\): the columns review, day are all null"):
+        template.check_filled(["k", "kept", None, None], 7, "k")
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ row.review or 'none' }}", "{% if row.review %}{{ row.review }}{% else %}none{% endif %}", "Say hi"]
+)
+def test_template_that_says_what_null_means_is_not_judged(source):
+    compile_template(source, COLUMNS).check_filled([None] * 4, 0)

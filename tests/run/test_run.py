@@ -388,3 +388,19 @@ def test_cap_on_input_tokens_stops_before_it_is_passed(world):
         world.attempt(world.spec(max_input_tokens=1), rows(4))
     assert world.emulator.ledger()["totals"]["created"] == 0
     assert world.attempt(world.spec(max_input_tokens=100_000), rows(4), occasion="again")["succeeded"] == 4
+
+
+def test_row_of_nulls_alone_is_refused_before_money(world):
+    source = [*rows(2), {"id": "k2", "word": None}]
+    with pytest.raises(ConfigurationError, match=r"row 3 \(key 'k2'\): the column word is null.*row\.word or"):
+        world.attempt(world.spec(), source)
+    assert world.emulator.ledger()["totals"]["created"] == 0
+
+
+def test_last_line_of_a_run_says_what_came_and_where(world, caplog):
+    world.emulator.script(mode="at_once")
+    with caplog.at_level("INFO"):
+        world.attempt(world.spec(deduplicate=True), [{"id": n, "word": "same"} for n in range(3)])
+    line = caplog.messages[-1]
+    assert f"3 rows (3 succeeded) in {world.path('out.parquet')}; 1 job; cost " in line
+    assert line.endswith("; 0 rows reused, 2 duplicates.")
