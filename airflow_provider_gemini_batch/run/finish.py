@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.estimate import money
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
+from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
 from airflow_provider_gemini_batch.run.errors_file import write_errors
@@ -123,6 +124,7 @@ class Finisher:
         for place in filter(None, (outputs.path, outputs.errors_path)):
             if form_of(place) != "folder":
                 self._claim(place)
+                AtomicFile(self._place(place)).discard()  # what cannot be written is told before anything is paid for
         if outputs.errors_path and form_of(outputs.errors_path) == "folder":
             raise ConfigurationError("errors_path must end in .jsonl, .csv or .parquet.")
         if outputs.table and self._context.sql is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from airflow_provider_gemini_batch.run.plan import Policy, Tier
 from airflow_provider_gemini_batch.run.schema import ResponseSchema, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from airflow_provider_gemini_batch.api.models import Kind
 
@@ -161,7 +162,9 @@ class RunSpec:
             problems.append("give output_path or output_table: the answers have to go somewhere")
         if self.outputs.table and not self.key:
             problems.append("output_table needs key: rows numbered by their place cannot be upserted")
-        if self.schema is not None and self.generation_config:
+        if self.generation_config is not None and not isinstance(self.generation_config, Mapping):
+            problems.append(f"generation_config must be a dict, not {self.generation_config!r}")
+        elif self.schema is not None and self.generation_config:
             ours = {"responseSchema", "responseJsonSchema", "responseMimeType"}
             clash = sorted(ours & {_camel(name) for name in self.generation_config})
             if clash:
