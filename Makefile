@@ -23,7 +23,7 @@ NEWEST_TESTS := demo plugins/test_listener.py task
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
 
-.PHONY: help demo ui stop env test lint types unit format test-all test-released bench chaos crash lock build clean
+.PHONY: help demo ui stop env test lint types unit format test-all test-released bench chaos crash lock docs build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -110,6 +110,10 @@ lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and 
 	@for version in $(OLDER) $(COMING); do \
 	    $(COMPILE) pyproject.toml --extra tests requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
 	@$(COMPILE) requirements/google-provider.in -o requirements/google-provider.txt
+
+docs: $(VENV)/.ready ## The documentation as a site, into build/docs
+	@rm -rf build/docs && $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "Open build/docs/index.html"
 
 build: $(VENV)/.ready ## Wheel and sdist into dist/, checked
 	@rm -rf dist && $(BIN)/python -m build --no-isolation && $(BIN)/twine check --strict dist/*

@@ -4,7 +4,8 @@ Buttons on a task in Airflow's UI: its job at Google, its results, its input, an
 
 Airflow 3 asks a link for its address when the task stops, and keeps the answer as an XCom from which the UI reads. A
 task that waits in the worker for hours has not stopped. So tasks push each address themselves, under the same key, as
-soon as they know it; when they stop, :meth:`GeminiBatchLink.get_link` gives the same answer again. Airflow 2.11 calls
+soon as they know it; when they stop, :meth:`GeminiBatchLink.get_link` gives the same answer again. A task that resumes
+shows its links anew, as what it does not know would be overwritten with nothing. Airflow 2.11 calls
 :meth:`~GeminiBatchLink.get_link` in the webserver, which reads that XCom.
 
 An address that leads nowhere is worse than none: the Developer API has no page of a job, and what an emulator keeps is
@@ -50,9 +51,9 @@ class GeminiBatchLink(BaseOperatorLink):
 
         :param operator: The task that ran here, which remembers its addresses; or what Airflow knows of one elsewhere.
         """
-        known: Mapping[str, str] = getattr(operator, "shown_links", None) or {}
-        if self.key in known:
-            return known[self.key]
+        if isinstance(operator, Linked):
+            # Not from XCom: Airflow logs each XCom that is not there as an error.
+            return operator.shown_links.get(self.key, "")
         from airflow_provider_gemini_batch.compat import XCom
 
         return str(XCom.get_value(ti_key=ti_key, key=self.key) or "")

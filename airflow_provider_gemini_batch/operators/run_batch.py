@@ -356,6 +356,7 @@ class RunOperator(GeminiBatchOperator):
 
         self._ti = context.get("ti") or context.get("task_instance")
         self._task_context = context
+        self.show_page(self._ti)
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         run = self._run = Run(self.spec(), self._context(context, goes_on=goes_on), generation)
         try:
@@ -411,6 +412,8 @@ class RunOperator(GeminiBatchOperator):
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
             if manifest.get("output_path") or manifest.get("output_table"):
                 self.show_landed(self._ti, manifest.get("output_path"))
+                for job_name in (manifest.get("jobs") or [])[-1:]:
+                    self.show_job_name(self._ti, job_name, self.hook.settings)
                 outputs = [manifest.get("output_path"), manifest.get("errors_path")]
                 tell_landed(self, self._task_context, manifest, inputs=[self.input_path], outputs=outputs)
             leave_in_history(self._task_context, manifest)

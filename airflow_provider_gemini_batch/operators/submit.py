@@ -269,6 +269,8 @@ class SubmitOperator(GeminiBatchOperator):
             policy = self._policy()
             attempt, outcome = read_wait(event, carried, policy)
             self._job_name = attempt.job_name
+            self.show_page(self._ti)
+            self.show_job_name(self._ti, attempt.job_name or "", self.hook.settings)
             step = step_after_wait(self.hook, attempt, outcome, policy, self.log, self._twin_rules)
             return self._follow(context, step, policy)
 
@@ -278,6 +280,7 @@ class SubmitOperator(GeminiBatchOperator):
 
         with fail_without_retry(skip_empty_input=self.on_empty_input == "skip"), self._ended_in_order():
             policy = self._policy()
+            self.show_page(context.get("ti"))
             attempt = read_carried(carried, policy)
             return self._follow(context, self._submit(context, attempt, policy), policy)
 

@@ -137,10 +137,10 @@ class BatchJobSensor(Linked, BaseSensorOperator):
         """Go on after the wait in the triggerer."""
         from airflow_provider_gemini_batch.triggers.deferral import read_wait, step_after_wait
 
-        self._ti = context.get("ti")
         attempt, outcome = read_wait(event, carried, self._policy)
         self.job_name = str(attempt.job_name)
         with self._never_failing(), fail_without_retry():
+            self._show(context)
             rules = self._twin_rules(context)
             return self._follow(step_after_wait(self.hook, attempt, outcome, self._policy, self.log, rules), rules)
 
