@@ -76,6 +76,16 @@ def test_each_tag_is_known_and_most_blocks_run(capsys: pytest.CaptureFixture[str
     assert len(parsed) < len(BLOCKS) / 3
 
 
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(ROOT / "docs"), str(tmp_path)],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "searchindex.js").exists()
+
+
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_a_shell_block_is_shell(block: Block) -> None:
     read = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
