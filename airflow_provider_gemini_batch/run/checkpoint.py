@@ -88,6 +88,8 @@ class Checkpoint:
         self.root = folder
         self.number = number
         self.folder = folder.below(f"g{number}")
+        self._names: set[str] = set()
+        """Notes that this worker has written or seen: no listing takes them back."""
 
     @classmethod
     def latest(cls, folder: Folder) -> Checkpoint:
@@ -136,16 +138,34 @@ class Checkpoint:
     def note(self, kind: str, shard: str, value: Mapping[str, Any]) -> None:
         """Publish a small fact about a shard; the same fact twice is one."""
         content = _encode(value)
-        self.folder.create(f"{kind}-{shard}-{hashlib.sha256(content).hexdigest()[:16]}.json", content)
+        name = f"{kind}-{shard}-{hashlib.sha256(content).hexdigest()[:16]}.json"
+        self.folder.create(name, content)
+        self._names.add(name)
 
     def notes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Return all facts about shards: by kind, then by shard."""
+        self._names.update(name for name in self.folder.names() if _SHARD_FILE.fullmatch(name))
         found: dict[str, dict[str, list[dict[str, Any]]]] = {"intent": {}, "job": {}, "collected": {}}
-        for name in self.folder.names():
+        for name in sorted(self._names):
             match = _SHARD_FILE.fullmatch(name)
             if match is not None and (value := self.get(name)) is not None:
                 found[match[1]].setdefault(match[2], []).append(value)
         return found
+
+    def noted(self) -> list[str]:
+        """Return the names of the notes that say whose answers there are."""
+        self.notes()
+        return sorted(name for name in self._names if name.startswith("collected-"))
+
+    def finish(self, value: Mapping[str, Any]) -> None:
+        """End the generation; names all notes, as the next one may list some of them late."""
+        self.notes()
+        self.create("end.json", {**value, "notes": sorted(self._names)})
+
+    def collected(self) -> list[dict[str, Any]]:
+        """Return what notes say of all answers of a generation that has ended."""
+        self._names.update((self.end or {}).get("notes") or ())
+        return [note for found in self.notes()["collected"].values() for note in found]
 
     # --- the parts that are created once ------------------------------------------------------------------------------
 
@@ -163,6 +183,8 @@ class Checkpoint:
         """Return the rounds that are published, in order."""
         found: list[dict[str, Any]] = []
         while (value := self.get(f"round-{len(found) + 1}.json")) is not None:
+            # Each round was cut when all answers before it were noted, also where they are listed late.
+            self._names.update(value.get("notes") or ())
             found.append(value)
         return found
 

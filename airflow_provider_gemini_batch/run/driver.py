@@ -101,6 +101,8 @@ class Run:
         self.context = context
         self.jobs = RunJobs(context.client, context.identity, context.submit_policy)
         self.owner = uuid.uuid4().hex
+        self.free_claims: set[str] = set()
+        """Claims of this attempt whose create call was refused for certain."""
         self._seen: dict[str, BatchJob] = {}
         self._tries = 0
         self.checkpoint = self._generation(generation)
@@ -121,7 +123,7 @@ class Run:
         if header is not None and header.get("fingerprint") != self.spec.fingerprint:
             log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
             self.jobs.cancel(_job_names(latest))
-            latest.create("end.json", {"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
+            latest.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
             return latest.next_generation()
         return latest
 
@@ -178,9 +180,10 @@ class Run:
 
     def facts(self) -> plan.Facts:
         """Return what the checkpoint and the service say now."""
+        headers = self.checkpoint.rounds()  # these name notes that may be listed late
         notes = self.checkpoint.notes()
         rounds = []
-        for header in self.checkpoint.rounds():
+        for header in headers:
             shards = [self._shard(entry, notes) for entry in header["shards"]]
             rounds.append(plan.Round(int(header["number"]), tuple(shards), header.get("tier", "batch")))
         return plan.Facts(self.checkpoint.snapshot is not None, tuple(rounds), self.checkpoint.end is not None)
@@ -388,6 +391,7 @@ class _Work:
 
     def submit(self, shards: Sequence[plan.Shard]) -> Waiting | None:
         """Find or create the jobs of shards; stop at the first that there is no quota for."""
+        looked_at = self.context.now()
         present = self.run.jobs.by_digest()
         notes = self.checkpoint.notes()
         for shard in shards:
@@ -400,7 +404,7 @@ class _Work:
                 continue
             try:
                 self._afford(shard)
-                self._create(shard, expected, digest, notes["intent"].get(shard.id, ()))
+                self._create(shard, expected, digest, notes["intent"].get(shard.id, ()), looked_at)
             except _ClaimedError as claimed:
                 log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
                 live = [one.job for found in self.run.facts().rounds for one in found.shards if one.state == "live"]
@@ -426,44 +430,61 @@ class _Work:
         self.context.on_job(job.name)
 
     def _create(
-        self, shard: plan.Shard, expected: AskedRows, digest: str, intents: Sequence[Mapping[str, Any]]
+        self,
+        shard: plan.Shard,
+        expected: AskedRows,
+        digest: str,
+        intents: Sequence[Mapping[str, Any]],
+        looked_at: float,
     ) -> None:
         intent_at = max((float(note["at"]) for note in intents), default=None)
         path = os.path.join(self.folder, f"{shard.id}.jsonl")
         self._write_input(shard, expected, path)
 
+        claims: list[str] = []
+
         def remember(what: str, value: str) -> None:
             if what == "intent":
                 self.context.stop()
-                self._claim(shard)
+                claims.append(self._claim(shard, looked_at))
                 self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": host()})
             elif what == "job":
                 self.context.on_job(value)
 
         try:
             job = self.run.jobs.submit(self.spec, path, digest, intent_at=intent_at, remember=remember)
+        except RateLimitedError:
+            self.run.free_claims.update(claims)
+            raise
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
         self._know(shard, job)
 
-    def _claim(self, shard: plan.Shard) -> None:
+    def _claim(self, shard: plan.Shard, looked_at: float) -> str:
         """
-        Make sure that no other attempt submits this shard right now; called right before each create call.
+        Make sure that no job of this shard may come of another create call; called right before each.
 
         Of two attempts that come here at once, one creates the claim. The other one waits for as long as the first
-        one's job may need to show up, and then looks again: whoever died after its claim has a job, or never will.
+        one's job may need to show up, and then looks at the list again: whoever died after its claim has a job there,
+        or never will. The same holds for this attempt's own claim if the reply to its create call was lost.
+
+        :param looked_at: When the list was read in which this shard had no job.
+        :return: The claim.
         """
         policy = self.context.submit_policy or SubmitPolicy()
         patience = sum(policy.reconcile) + policy.in_flight
         number = 1
         while True:
-            mine = {"owner": self.run.owner, "at": self.context.now(), "host": host()}
-            claim = self.checkpoint.create(f"claim-{shard.id}-{number}.json", mine)
-            if claim["owner"] == self.run.owner:
-                return
+            name = f"claim-{shard.id}-{number}.json"
+            mine = {"owner": self.run.owner, "call": uuid.uuid4().hex, "at": self.context.now(), "host": host()}
+            claim = self.checkpoint.create(name, mine)
+            if claim.get("call") == mine["call"]:
+                return name
             until = float(claim["at"]) + patience
-            if self.context.now() < until:
+            # A claim of this attempt's is as good as new if its create call was refused.
+            is_refused = claim["owner"] == self.run.owner and name in self.run.free_claims
+            if not is_refused and looked_at < until:
                 raise _ClaimedError(until)
             number += 1
 
@@ -603,9 +624,8 @@ class _Work:
             files += [AnswerFile.read(note, number) for note in found]
         finisher = Finisher(self.spec, self.context, self.checkpoint, self.database, self.folder)
         outcome = finisher.finish(self.snapshot, files, notes)
-        self.checkpoint.create(
-            "end.json", {**outcome.header(), "occasion": self.context.occasion, "ended": self.context.now()}
-        )
+        ended = {"occasion": self.context.occasion, "ended": self.context.now()}
+        self.checkpoint.finish({**outcome.header(), **ended})
 
 
 def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:

@@ -82,8 +82,7 @@ class Carrier:
         header = older.snapshot
         if header is None:
             return
-        notes = [note for found in older.notes()["collected"].values() for note in found]
-        for place, note in enumerate([*(header.get("carried") or ()), *notes]):
+        for place, note in enumerate([*(header.get("carried") or ()), *older.collected()]):
             if not note.get("answers"):
                 continue
             outcomes = older.folder.fetch(note["outcomes"], self._folder)

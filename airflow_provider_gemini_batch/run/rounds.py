@@ -72,7 +72,8 @@ class RoundCutter:
             }
             for place, one in enumerate(cut(sizes, limits))
         ]
-        header = {"number": number, "tier": tier, "rows": rows_file, "shards": shards}
+        notes = self._checkpoint.noted()
+        header = {"number": number, "tier": tier, "rows": rows_file, "shards": shards, "notes": notes}
         return self._checkpoint.create(f"round-{number}.json", header)
 
     @property

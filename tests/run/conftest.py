@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import airflow.settings  # noqa: F401 - sets logging up, which is to be done before a test listens
 import pytest
 
 from tests.run.world import World

@@ -2,7 +2,8 @@
 """
 ``python -m tests.system.chaos``: whether anybody pays twice when things go wrong, and what it costs to make sure.
 
-Three parts: seeded schedules of faults; the same faults for the official provider and for ours; what the look-up adds.
+Four parts: seeded schedules of faults; the same faults for the official provider and for ours; what the look-up adds;
+seeded schedules for whole runs, from rows to a table (``python -m tests.run.chaos --seed N`` replays one of those).
 Fails if one of our tasks was billed twice, left a job running or lost a row.
 """
 
@@ -19,7 +20,7 @@ from tests.system.chaos import report, seeded
 from tests.system.chaos.schedule import BACKENDS, MODES
 
 SEEDS = 500
-PARTS = ("schedules", "official", "cost")
+PARTS = ("schedules", "official", "cost", "runs")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.google_python and not Path(options.google_python).exists():
         words.error(f"There is no {options.google_python}.")
     parts = ("schedules",) if options.seed is not None else options.part or PARTS
-    run = {"schedules": _schedules, "official": _official, "cost": _cost}
+    run = {"schedules": _schedules, "official": _official, "cost": _cost, "runs": _runs}
     return max([run[part](options) for part in PARTS if part in parts])
 
 
@@ -89,6 +90,17 @@ def _cost(options: argparse.Namespace) -> int:
     print(text)
     _keep(options, 2, f"{text}\n\n{report.machine()}.")
     return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from tests.run import chaos
+
+    print("\nWhole runs.", flush=True)
+    found = chaos.play_all(range(options.first, options.first + options.seeds), os.cpu_count() or 1)
+    print(found.text())
+    if options.seeds >= SEEDS:
+        _keep(options, 3, f"{found.text()}\n\n{report.machine()}.")
+    return _tell(found.failures)
 
 
 def _keep(options: argparse.Namespace, part: int, text: str) -> None:
