@@ -13,10 +13,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.api.identity import make_task_id, token_of
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.hooks import hook_for
+from airflow_provider_gemini_batch.plugins.page.owners import installation_names
 from airflow_provider_gemini_batch.plugins.page.run_model import view_of
+from airflow_provider_gemini_batch.plugins.watched import job_names_in
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
@@ -57,6 +60,8 @@ def cancel_one(facts: TaskFacts, job_name: str, viewer: Viewer) -> str:
         raise PageError(404, "Nothing was changed", "This task has no such job.", kind="empty")
     try:
         hook = _hook(facts)
+        if not _is_own(hook, facts, job_name):
+            raise PageError(403, "Nothing was changed", "The job does not carry this task's mark. See All jobs.")
         audit("gemini_batch_cancel_job", viewer, facts.address, job_name)
         hook.cancel_batch(job_name)
     except GeminiBatchError as error:
@@ -111,11 +116,39 @@ def _cancel_all(facts: TaskFacts, names: list[str]) -> bool:
         return False
     for name in names:
         try:
+            if not _is_own(hook, facts, name):
+                log.warning("%s does not carry the mark of %s, and is not cancelled.", name, facts.address)
+                whole = False
+                continue
             hook.cancel_batch(name)
         except GeminiBatchError as error:
             log.error("%s could not be cancelled, and may bill: %s", name, error)
             whole = False
     return whole
+
+
+def _is_own(hook: GeminiBatchHook, facts: TaskFacts, name: str) -> bool:
+    """
+    Say whether a job is certainly this task's.
+
+    XComs can be written by people, so a name from there counts only if the job carries the task's mark: else who may
+    edit one DAG could cancel the jobs of another. What its trigger and its state store say is Airflow's own.
+    """
+    if name in job_names_in(facts.watched) or name == facts.noted.get("job"):
+        return True
+    try:
+        token = token_of(hook.get_batch(name))
+    except NotFoundError:
+        return False
+    if token is None:
+        return False
+    where = facts.address
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        names = installation_names(session)
+    marks = {make_task_id(each, where.dag_id, where.run_id, where.task_id, where.map_index) for each in names}
+    return token.task in marks or token.task == str(facts.noted.get("intent") or "").partition(".")[0]
 
 
 def _hook(facts: TaskFacts) -> GeminiBatchHook:

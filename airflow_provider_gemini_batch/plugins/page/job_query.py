@@ -35,7 +35,7 @@ AGES = {"2": 2 * 86400.0, "7": 7 * 86400.0, "30": 30 * 86400.0}
 """Seconds by the value of the filter for older jobs, in days."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class SeenJob:
     """
     A job as the viewer may see it.
@@ -129,12 +129,16 @@ def seen(jobs: Iterable[ListedJob], readable: Callable[[Iterable[str]], set[str]
 def query(jobs: Sequence[SeenJob], filters: Filters, page: int, now: float) -> Result:
     """Filter, count, sort and page jobs: those under way first, then unread ones, then the youngest."""
     words = filters.search.lower().split()
-    rest = [job for job in jobs if _fits(job, filters, words, now)]
-    counts: Counter[str] = Counter(job.group for job in rest)
+    narrowed = bool(words or filters.dag or filters.model or filters.older)
+    rest = [job for job in jobs if _fits(job, filters, words, now)] if narrowed else jobs
+    by_state = Counter(job.job.state for job in rest)
+    counts: Counter[str] = Counter()
+    for state, count in by_state.items():
+        counts[_GROUP_OF.get(state, "running")] += count
     counts["no-owner"] = sum(not job.has_owner for job in rest)
     counts["unread"] = sum(job.is_unread and job.has_owner for job in rest)
     counts[""] = len(rest)
-    chosen = sorted((job for job in rest if in_state(job, filters.state)), key=_order)
+    chosen = sorted((job for job in rest if in_state(job, filters.state)) if filters.state else rest, key=_order)
     pages = max(1, -(-len(chosen) // PAGE))
     page = min(max(1, page), pages)
     return Result(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.identity import SubmissionToken, make_task_id
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.plugins.page import security
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, run_path
@@ -132,6 +133,29 @@ def test_cancelling_a_run_marks_its_task_and_cancels_its_jobs(
     after = client.get(reply.headers["location"].removeprefix("/gemini-batch")).text
     assert "marked failed and its jobs are cancelled" in after
     assert (state_of(page, address), gemini_batch_emulator.state.all_jobs[0].cancelled is not None) == ("failed", True)
+
+
+def test_job_that_an_xcom_alone_names_is_cancelled_only_with_the_tasks_mark(
+    page: PageServer, gemini_batch_emulator: EmulatorHandle
+) -> None:
+    page.fill(connections=[{"conn_id": "gemini_run", **gemini_batch_emulator.connection("gemini")}])
+    own = TaskAddress("nightly", f"run_{next(_numbers)}", "classify")
+    mark = SubmissionToken(make_task_id("", own.dag_id, own.run_id, own.task_id), "e" * 16)
+    names = [
+        gemini_batch_emulator.seed_jobs(state="RUNNING", display_name=name)[0]
+        for name in ("another DAG's", mark.display_name("own"))
+    ]
+    trigger = {
+        "classpath": "airflow_provider_gemini_batch.triggers.batch_job.BatchJobTrigger",
+        "kwargs": {"job_name": "", "gemini_batch_conn_id": "gemini_run"},
+    }
+    told = [{"job": name} for name in names]
+    page.fill(tasks=[{"dag_id": own.dag_id, "run_id": own.run_id, "task_id": own.task_id, "state": "deferred",
+                      "xcoms": {"gemini_batch_progress": {"jobs": told}}, "trigger": trigger}])  # fmt: skip
+    for name, status in zip(names, (403, 303), strict=True):
+        data = {**own.query(), "token": token_of(page, "user"), "job": name}
+        assert page.client("user").post("/run/cancel", data=data).status_code == status
+    assert {job.name for job in gemini_batch_emulator.state.all_jobs if job.cancelled is not None} == {names[1]}
 
 
 def new_job(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> str:
