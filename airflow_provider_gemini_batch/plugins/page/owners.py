@@ -55,7 +55,9 @@ def find_owners(jobs: Sequence[ListedJob]) -> None:
                 job.owner = known.get(job.token)
         read, costs = _landed(session, since)
     for job in jobs:
-        job.read, job.cost = job.name in read, costs.get(job.name)
+        # XComs can be written by people: what they say counts for jobs of their own DAG alone.
+        known_to = (job.owner.dag_id if job.owner is not None else "", job.name)
+        job.read, job.cost = known_to in read, costs.get(known_to)
 
 
 def _by_token(session: Session, since: datetime) -> dict[str, TaskAddress]:
@@ -139,14 +141,18 @@ def installation_names(session: Session) -> list[str]:
     return names_in(namespace, None if found is None else found.get_val())  # type: ignore[no-untyped-call]
 
 
-def _landed(session: Session, since: datetime) -> tuple[set[str], dict[str, float]]:
-    """Return the jobs whose answers were landed, and what jobs cost, from manifests and progress of tasks."""
+def _landed(session: Session, since: datetime) -> tuple[set[tuple[str, str]], dict[tuple[str, str], float]]:
+    """
+    Return the jobs whose answers were landed, and what jobs cost, from manifests and progress of tasks.
+
+    :return: Both by the DAG that says so and the job's name.
+    """
     from sqlalchemy import select
 
     model = xcom_model()
     query = select(model).where(model.key.in_([MANIFEST_KEY, PROGRESS_KEY]), model.timestamp >= since)
-    read: set[str] = set()
-    costs: dict[str, float] = {}
+    read: set[tuple[str, str]] = set()
+    costs: dict[tuple[str, str], float] = {}
     for row in session.scalars(query.execution_options(yield_per=500)):
         try:
             value = value_of(row)
@@ -154,7 +160,11 @@ def _landed(session: Session, since: datetime) -> tuple[set[str], dict[str, floa
             log.debug("A manifest could not be read: %s", type(error).__name__)
             continue
         if isinstance(value, dict):
-            _take(value, read, costs)
+            names: set[str] = set()
+            dollars: dict[str, float] = {}
+            _take(value, names, dollars)
+            read |= {(row.dag_id, name) for name in names}
+            costs |= {(row.dag_id, name): cost for name, cost in dollars.items()}
     return read, costs
 
 

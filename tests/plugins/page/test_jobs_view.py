@@ -167,8 +167,20 @@ def test_forged_form_changes_nothing(jobs: Jobs, path: str) -> None:
     assert jobs.post(path, token="1.2").status_code == 403
 
 
+def test_only_the_owners_dag_can_say_that_answers_were_read(jobs: Jobs) -> None:
+    name = owned(jobs, "nightly")
+    said = {"gemini_batch_manifest": {"job_name": name, "output_path": "/x.jsonl", "cost": {"actual": 2.5}}}
+    jobs.page.fill(tasks=[{"dag_id": "another", "run_id": f"says_{next(_numbers)}", "task_id": "t", "xcoms": said}])
+    assert "answers not read" in rows_in(jobs.listed())[0]
+    jobs.page.fill(tasks=[{"dag_id": "nightly", "run_id": f"says_{next(_numbers)}", "task_id": "t", "xcoms": said}])
+    jobs.post("/jobs/list")
+    [row] = rows_in(jobs.listed())
+    assert "answers not read" not in row
+    assert "$2.50" in row
+
+
 def test_clean_up_deletes_what_its_dry_run_has_shown(jobs: Jobs) -> None:
-    owned(jobs, "nightly")
+    owned(jobs, "unread_dag")
     jobs.add("an experiment")
     for job in jobs.emulator.state.all_jobs:
         job.created -= 9 * 86400
@@ -189,4 +201,4 @@ def test_clean_up_deletes_what_its_dry_run_has_shown(jobs: Jobs) -> None:
     assert jobs.post("/jobs/clean-up", plan=digest, read="yes").status_code == 303
     jobs.listed()
     names = {job.display_name.split(" [")[0] for job in jobs.emulator.state.all_jobs if not job.deleted}
-    assert names == {"nightly.classify", "still running"}
+    assert names == {"unread_dag.classify", "still running"}
