@@ -174,7 +174,9 @@ def test_only_the_owners_dag_can_say_that_answers_were_read(jobs: Jobs) -> None:
     assert "answers not read" in rows_in(jobs.listed())[0]
     jobs.page.fill(tasks=[{"dag_id": "nightly", "run_id": f"says_{next(_numbers)}", "task_id": "t", "xcoms": said}])
     jobs.post("/jobs/list")
-    [row] = rows_in(jobs.listed())
+    html = jobs.listed()
+    assert rows_in(html), html
+    row = rows_in(html)[0]
     assert "answers not read" not in row
     assert "$2.50" in row
 

@@ -32,6 +32,7 @@ MAX_AT_ONCE = 500
 def show(visit: Visit) -> Response:
     """Show one page of the copy; where there is none, it begins to be read."""
     copy = job_lists.list_of(visit.conn_id)
+    busy = copy.is_busy  # before its jobs are taken: a list that ends meanwhile is looked at once more
     filters = _filters(visit)
     now = time.time()
     jobs = job_query.seen(copy.jobs[:], visit.viewer.readable)
@@ -39,6 +40,7 @@ def show(visit: Visit) -> Response:
     return visit.page(
         "jobs.html",
         copy=copy,
+        busy=busy,
         filters=filters,
         result=result,
         groups=job_query.GROUPS,
