@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFoundError
 
 
 def add_to(commands: Any) -> None:
@@ -48,14 +48,37 @@ def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
         key=keys[0] if len(keys) == 1 else keys,
         **settings,
     )
-    file, _ = open_lines(normalise_path(arguments.file, "file"))
+    _check_kind(arguments.file)
+    try:
+        file, _ = open_lines(normalise_path(arguments.file, "file"))
+    except InputNotFoundError:
+        raise ConfigurationError(f"There is no file {arguments.file}.") from None
     with file:
         return measure((line for block in file_blocks(file) for line in block), chosen)
+
+
+def _check_kind(name: str) -> None:
+    """Say of a table how its rows are checked and estimated: they have no requests before a prompt is rendered."""
+    if name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".parquet")):
+        raise ConfigurationError(
+            f"{name}: rows of a table become requests by a prompt. RunBatchOperator(input_path=..., prompt=..., "
+            "dry_run=True), or GeminiBatchHook().run_batch(...) with the same arguments, checks and estimates them "
+            "without sending anything; this command reads JSONL."
+        )
+
+
+def _say_meant(model: str) -> None:
+    from airflow_provider_gemini_batch.cost.prices import model_meant
+
+    meant = model_meant(model) if model else None
+    if meant is not None:
+        print(f"{model} is not known here; did you mean {meant}?", file=sys.stderr)
 
 
 def validate(arguments: argparse.Namespace) -> int:
     """Print a line for each row that cannot be sent, and a sum."""
     found = _measured(arguments)
+    _say_meant(arguments.model)
     for fault in found.checked.faults:
         print(f"{arguments.file}: {fault}")
     more = found.refused - len(found.checked.faults)
@@ -98,6 +121,10 @@ def plan(arguments: argparse.Namespace) -> int:
     found = _measured(arguments, **settings)
     if found.refused:
         print(f"{found.refused} rows cannot be sent; `validate` names them.", file=sys.stderr)
+    if not found.rows:
+        print("No row can be sent." if found.refused else f"{arguments.file}: there are no rows.", file=sys.stderr)
+        return 1
+    _say_meant(arguments.model)
     result = estimate(PriceList(own), arguments.model, found.input(), embeds=arguments.kind == "embed")
     if arguments.json:
         print(json.dumps(result.to_json(), indent=2))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _MEDIA = (b'"fileData"', b'"inlineData"')
+_LIMIT = b'"maxOutputTokens"'
+"""In a text its quotes would be escaped."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class Measured:
 
     :param checked: What is wrong with the input, and what is worth a word.
     :param has_media: Whether a row holds media or names some.
+    :param limited: Rows that say how long their answer may be.
     """
 
     checked: Validation
     has_media: bool = False
+    limited: int = 0
 
     @property
     def rows(self) -> int:
@@ -41,8 +45,8 @@ class Measured:
         return self.checked.report.refused
 
     def input(self) -> InputMeasure:
-        """Return what an estimate needs to know."""
-        longest = self.checked.report.max_output_tokens or None
+        """Return what an estimate needs to know; one row without a limit, and there is none."""
+        longest = (self.checked.report.max_output_tokens or None) if self.limited >= self.rows else None
         return InputMeasure(self.rows, self.checked.wire_bytes, longest, has_media=self.has_media)
 
 
@@ -53,11 +57,12 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     :raises ConfigurationError: If *settings* cannot be applied to any row.
     """
     Normaliser(settings, RowReport())  # validate() would tell it among the problems of the file
-    has_media = False
+    has_media, limited = False, 0
 
     def see(lines: bytes) -> None:
-        nonlocal has_media
+        nonlocal has_media, limited
+        limited += lines.count(_LIMIT)
         has_media = has_media or any(name in lines for name in _MEDIA)
 
     checked = validate(rows, settings, see)
-    return Measured(checked, has_media)
+    return Measured(checked, has_media, limited)

@@ -175,7 +175,8 @@ class Estimate:
             return f"{self.rows} rows: the price of {self.model} is not known ({self.basis})."
         high = "no upper end" if self.dollars.high is None else f"at most {money(self.dollars.high)}"
         likely = "" if self.dollars.likely is None else f", about {money(self.dollars.likely)}"
-        return f"{self.rows} rows with {self.model}: {high}{likely} ({self.basis})."
+        low = f"at least {money(self.dollars.low)}"
+        return f"{self.rows} rows with {self.model}: {low}, {high}{likely} ({self.basis})."
 
 
 def money(dollars: float | Decimal) -> str:

@@ -21,10 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal
 
-from airflow_provider_gemini_batch.cost.model_table import answering_model, canonical
+from airflow_provider_gemini_batch.cost.model_table import answering_model, canonical, known_models, model_facts
 from airflow_provider_gemini_batch.cost.price_table import ENTRIES, Entry
 from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -163,6 +164,19 @@ def utc_day(at: datetime | date) -> date:
     if isinstance(at, datetime):
         return (at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)).date()
     return at
+
+
+def model_meant(model: str) -> str | None:
+    """Return a known model whose name is nearly *model*; None if *model* is known, or no name is near."""
+    name = bare_name(model)
+    if (
+        name.startswith("projects/")
+        or model_facts(name) is not None
+        or PriceList().rates(name, datetime.now(UTC).date())
+    ):
+        return None
+    known = [each.name for each in known_models()] + [each.model for each in ENTRIES]
+    return next(iter(get_close_matches(name, known, 1, 0.8)), None)
 
 
 def _differ(one: Rates, other: Rates) -> bool:

@@ -66,9 +66,47 @@ def test_plan_of_an_unknown_model_is_unknown(good: Path, capsys: pytest.CaptureF
     assert "the price of gemini-9 is not known" in capsys.readouterr().out
 
 
+def test_plan_tells_both_ends_and_guesses_at_a_misspelt_model(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(good), "--model", "gemini-3.5-flash-lite", "--max-output-tokens", "100"]) == 0
+    assert "at least 0." in capsys.readouterr().out
+    assert main(["plan", str(good), "--model", "gemini-3.5-flash-lit"]) == 0
+    told = capsys.readouterr()
+    assert "did you mean gemini-3.5-flash-lite?" in told.err
+    assert "is not known" in told.out
+
+
+@pytest.mark.parametrize(("text", "said"), [('{"key": "a"}\n', "No row can be sent."), ("", "there are no rows")])
+def test_plan_without_a_row_to_send_names_no_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    assert main(["plan", str(path), "--model", "gemini-3.5-flash-lite"]) == 1
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "USD" not in told.out
+
+
+def test_one_row_without_a_limit_may_write_the_longest_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    contents = [{"parts": [{"text": "Why?"}]}]
+    limited = {"contents": contents, "generationConfig": {"maxOutputTokens": 10}}
+    path.write_text("".join(json.dumps({"request": each}) + "\n" for each in (limited, {"contents": contents})))
+    assert main(["plan", str(path), "--model", "gemini-3.5-flash-lite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output_tokens"]["high"] == 2 * 65_536
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.csv.gz"])
+def test_a_table_is_told_how_it_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["plan", str(tmp_path / name), "--model", "gemini-3.8-flash"]) == 2
+    assert "dry_run=True" in capsys.readouterr().err
+
+
 def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(tmp_path / "none.jsonl")]) == 2
-    assert "none.jsonl" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"There is no file {tmp_path / 'none.jsonl'}.\n"
 
 
 def test_plan_and_validate_open_no_connection(good: Path) -> None:
