@@ -59,6 +59,15 @@ Whoever saw no id before ours was written writes another one over it, and is to 
 too short for a database under load; the wait is paid once in the life of an Airflow.
 """
 
+_MOST_MARKS = 5
+"""Questions, at most, by which to find the end of the replies of Airflow 3.0.0 to 3.0.2."""
+
+_NOT_TOLD_APART = "Airflow's answers could not be told apart; nothing was sent. A retry asks again."
+
+
+class _OutOfStep(SubmitError):
+    """Later answers would be taken for those to other questions: the task cannot go on, whatever it has configured."""
+
 
 class Desk(Protocol):
     """Where Airflow keeps Variables."""
@@ -115,7 +124,7 @@ def installation(
     try:
         return _kept(namespace, desk, now, sleep)
     except SubmitError as error:
-        if not namespace:
+        if not namespace or isinstance(error, _OutOfStep):
             raise
         log.warning("Whether this Airflow's identity has changed is not known: %s", error)
         return Installation(namespace)
@@ -210,6 +219,8 @@ class _Supervisor:
         from airflow.sdk.execution_time.comms import ErrorResponse, GetVariable
 
         reply = self._ask(GetVariable(key=VARIABLE))
+        if _key_of(reply) not in ("", VARIABLE):
+            raise _OutOfStep(_NOT_TOLD_APART)
         if not isinstance(reply, ErrorResponse):
             value = getattr(reply, "value", None)
             return None if value is None else str(value)
@@ -233,13 +244,69 @@ class _Supervisor:
         try:
             if hasattr(self._comms, "send"):
                 return self._comms.send(message)
-            with self._comms.lock:  # Airflow 3.0
-                self._comms.send_request(log=log, msg=message)
-                return self._comms.get_message() if "Get" in type(message).__name__ else None
+            with self._comms.lock:
+                return _ask_unframed(self._comms, message)
         except AirflowRuntimeError as error:
             return error.error
         except (EOFError, ConnectionError) as error:
             raise SubmitError("This task's supervisor is gone; nothing was submitted.") from error
+
+
+def _ask_unframed(comms: Any, message: Any) -> Any:
+    """
+    Ask the supervisor of Airflow 3.0.0 to 3.0.2, whose replies do not say which request they answer.
+
+    A question has one reply. A ``PutVariable`` has one if it is refused, and none if it is kept; what nobody reads
+    would be taken for the answer to the task's next question. So a question about a Variable that does not exist
+    follows, and its reply, which names that Variable, marks the end::
+
+        PutVariable, Get ..._1    ->              no ..._1     kept
+        PutVariable, Get ..._1    ->   refused,   no ..._1     refused
+
+    A question may fail as well, and such a reply names nothing. Then another question is asked before another reply is
+    read, so that one is always due.
+
+    :raises _OutOfStep: If no reply marks the end.
+    """
+    from airflow.sdk.exceptions import AirflowRuntimeError
+    from airflow.sdk.execution_time.comms import GetVariable
+
+    comms.send_request(log=log, msg=message)
+    if "Get" in type(message).__name__:
+        return comms.get_message()
+    refusal = None
+    asked = replies = 0
+    due: int | None = None
+    while due is None or replies < due:
+        if due is None:
+            if asked == _MOST_MARKS:
+                raise _OutOfStep(_NOT_TOLD_APART)
+            asked += 1
+            comms.send_request(log=log, msg=GetVariable(key=f"{VARIABLE}_{asked}"))
+        try:
+            reply = comms.get_message()
+        except AirflowRuntimeError as error:
+            reply = error.error
+        replies += 1
+        marked = _marked_by(reply)
+        if due is None and marked is not None:
+            # Replies come in order: all up to this question's are read, and each later question's is still to come.
+            due = replies + asked - marked
+            refusal = refusal if replies > marked else None
+        elif refusal is None:
+            refusal = reply
+    return refusal
+
+
+def _marked_by(reply: Any) -> int | None:
+    """Return the number of the question that a reply answers, None if it does not say."""
+    number = _key_of(reply).removeprefix(f"{VARIABLE}_")
+    return int(number) if number.isdecimal() else None
+
+
+def _key_of(reply: Any) -> str:
+    """Return which Variable a reply is about, or an empty text if it does not say."""
+    return str(getattr(reply, "key", None) or (getattr(reply, "detail", None) or {}).get("key") or "")
 
 
 class _Database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,6 +139,83 @@ def test_the_supervisor_is_asked_and_a_fault_is_no_missing_variable() -> None:
         desk.read()
     with pytest.raises(SubmitError, match="namespace"):
         desk.write("x")
+
+
+class UnframedSupervisor:
+    """The conversation of Airflow 3.0.0 to 3.0.2: a question has one reply, a write has one only if it is refused."""
+
+    def __init__(self, comms: Any, errors: Any, refuses: bool, failing: int) -> None:
+        self.lock = nullcontext()
+        self.kept: dict[str, str] = {"other": "theirs"}
+        self.replies: list[Any] = []
+        self._comms, self._types, self._refuses, self._failing = comms, errors.ErrorType, refuses, failing
+        self._error = errors.AirflowRuntimeError
+
+    def send_request(self, log: Any, msg: Any) -> None:
+        fault = self._comms.ErrorResponse(error=self._types.API_SERVER_ERROR, detail={"status_code": 403})
+        if isinstance(msg, self._comms.PutVariable):
+            if self._refuses:
+                self.replies.append(fault)
+            else:
+                self.kept[msg.key] = str(msg.value)
+        elif msg.key.startswith(f"{module.VARIABLE}_") and self._failing:
+            self._failing -= 1
+            self.replies.append(fault)
+        elif msg.key in self.kept:
+            self.replies.append(self._comms.VariableResult(key=msg.key, value=self.kept[msg.key]))
+        else:
+            missing = self._types.VARIABLE_NOT_FOUND
+            self.replies.append(self._comms.ErrorResponse(error=missing, detail={"key": msg.key}))
+
+    def get_message(self) -> Any:
+        assert self.replies, "A task that waits for a reply that is not due waits for ever."
+        reply = self.replies.pop(0)
+        if getattr(reply, "error", None) == self._types.API_SERVER_ERROR:
+            raise self._error(error=reply)
+        return reply
+
+
+@pytest.fixture
+def unframed() -> Any:
+    comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+    errors = pytest.importorskip("airflow.sdk.exceptions")
+    return lambda refuses, failing=0: UnframedSupervisor(comms, errors, refuses, failing)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_a_refused_write_leaves_no_reply_unread_on_the_first_3_0(unframed: Any, failing: int) -> None:
+    supervisor = unframed(refuses=True, failing=failing)
+    desk = module._Supervisor(supervisor)
+    with pytest.raises(SubmitError, match="namespace"):
+        installation("", desk, sleep=lambda seconds: None)
+    assert supervisor.replies == []
+
+
+def test_with_a_namespace_a_refused_write_is_no_fault_on_the_first_3_0(unframed: Any) -> None:
+    supervisor = unframed(refuses=True)
+    assert installation("staging", module._Supervisor(supervisor), sleep=lambda seconds: None).name == "staging"
+    assert supervisor.replies == []
+
+
+@pytest.mark.parametrize("failing", [0, 1, 4])
+def test_a_kept_write_is_no_refused_one_on_the_first_3_0(unframed: Any, failing: int) -> None:
+    supervisor = unframed(refuses=False, failing=failing)
+    name = installation("", module._Supervisor(supervisor), sleep=lambda seconds: None).name
+    assert json.loads(supervisor.kept[module.VARIABLE])["current"] == name
+    assert supervisor.replies == []
+
+
+def test_a_task_whose_replies_are_out_of_step_does_not_submit(unframed: Any) -> None:
+    desk = module._Supervisor(unframed(refuses=True, failing=99))
+    with pytest.raises(SubmitError, match="told apart"):
+        installation("staging", desk, sleep=lambda seconds: None)
+
+
+def test_a_reply_about_another_variable_is_no_identity(unframed: Any) -> None:
+    supervisor = unframed(refuses=False)
+    supervisor.send_request(logging, SimpleNamespace(key="other"))
+    with pytest.raises(SubmitError, match="told apart"):
+        installation("", module._Supervisor(supervisor), sleep=lambda seconds: None)
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
