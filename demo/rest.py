@@ -93,6 +93,11 @@ class AirflowApi:
         entry = self._send("GET", path, missing_is_none=True)
         return None if entry is None else entry["value"]
 
+    def respond(self, dag_id: str, run_id: str, task_id: str, choice: str) -> None:
+        """Answer, as a person does, a task that waits for one."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        self._send("PATCH", path, {"chosen_options": [choice], "params_input": {}})
+
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[str]:
         """Return the lines of a task's log."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
