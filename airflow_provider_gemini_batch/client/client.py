@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow
     from airflow_provider_gemini_batch.client.session import Log
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, Placed
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
     from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
@@ -126,6 +127,7 @@ class GeminiBatchClient(Session):
         verdicts: Mapping[str, bool] | None = None,
         uploaded: UploadedInput | None = None,
         on_uploaded: Callable[[UploadedInput], None] | None = None,
+        may_create: Callable[[InputMeasure | None, Sequence[BatchJob]], None] | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -139,6 +141,8 @@ class GeminiBatchClient(Session):
         :param verdicts: Which ended jobs a cancel cut short, as far as earlier attempts noted it.
         :param uploaded: Rows that an earlier call left at Google; if they are there still, nothing is read again.
         :param on_uploaded: Told where the rows lie, before the create.
+        :param may_create: Told what is known of the rows (None where they were not read), and this task's own jobs of
+            before, if a job has to be created; what it raises ends the submission before anything is sent.
         """
         note = remember or (lambda what, value: None)
         work = TaskIdentity(task, since, may_have_rivals) if isinstance(task, str) else task
@@ -172,8 +176,19 @@ class GeminiBatchClient(Session):
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
+                may_create=lambda jobs: None if may_create is None else may_create(source.measure, jobs),
             )
             return self.run(upload.removed_if_unused(submitting))
+
+    def measure(self, request: JobRequest) -> InputMeasure | None:
+        """
+        Read and check a request's rows without sending anything; None for rows that lie at Google.
+
+        :raises ConfigurationError: For what cannot work.
+        """
+        self._say_what_is_ignored(request)
+        with self._source(request, None) as source:
+            return source.measure
 
     @contextmanager
     def _source(self, request: JobRequest, uploaded: UploadedInput | None) -> Iterator[PreparedInput]:

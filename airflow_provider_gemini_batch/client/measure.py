@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _MEDIA = (b'"fileData"', b'"inlineData"')
-_LIMIT = b'"maxOutputTokens"'
-"""In a text its quotes would be escaped."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,10 @@ class Measured:
 
     :param checked: What is wrong with the input, and what is worth a word.
     :param has_media: Whether a row holds media or names some.
-    :param limited: Rows that say how long their answer may be.
     """
 
     checked: Validation
     has_media: bool = False
-    limited: int = 0
 
     @property
     def rows(self) -> int:
@@ -45,9 +41,20 @@ class Measured:
         return self.checked.report.refused
 
     def input(self) -> InputMeasure:
-        """Return what an estimate needs to know; one row without a limit, and there is none."""
-        longest = (self.checked.report.max_output_tokens or None) if self.limited >= self.rows else None
+        """Return what an estimate needs to know."""
+        longest = self.checked.report.longest_answer
         return InputMeasure(self.rows, self.checked.wire_bytes, longest, has_media=self.has_media)
+
+
+class MediaWatch:
+    """Says whether any of the rows it was shown holds media or names some."""
+
+    def __init__(self) -> None:
+        self.found = False
+
+    def see(self, lines: bytes) -> None:
+        """Take the lines of one or several rows."""
+        self.found = self.found or any(name in lines for name in _MEDIA)
 
 
 def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
@@ -57,12 +64,6 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     :raises ConfigurationError: If *settings* cannot be applied to any row.
     """
     Normaliser(settings, RowReport())  # validate() would tell it among the problems of the file
-    has_media, limited = False, 0
-
-    def see(lines: bytes) -> None:
-        nonlocal has_media, limited
-        limited += lines.count(_LIMIT)
-        has_media = has_media or any(name in lines for name in _MEDIA)
-
-    checked = validate(rows, settings, see)
-    return Measured(checked, has_media, limited)
+    media = MediaWatch()
+    checked = validate(rows, settings, media.see)
+    return Measured(checked, media.found)

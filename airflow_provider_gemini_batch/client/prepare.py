@@ -17,12 +17,15 @@ from airflow_provider_gemini_batch.client.advice import (
     row_advice,
     settings_advice,
 )
+from airflow_provider_gemini_batch.client.measure import MediaWatch
+from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.cost.model_table import model_kind
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
+from airflow_provider_gemini_batch.rows.fast_path import FastBlock
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.line_batches import file_blocks
 from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows, told
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BackendName, RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-    from airflow_provider_gemini_batch.rows.fast_path import FastBlock
     from airflow_provider_gemini_batch.rows.normalise import WireRow
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def prepared(
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
         settings = _row_settings(request, backend.name)
-        report = RowReport()
+        report, media = RowReport(), MediaWatch()
         normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
@@ -98,13 +100,27 @@ def prepared(
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 _say_what_was_found(request, backend.name, report, knows_model=knows_model)
-                yield PreparedInput(request.identity(sha256), len(kept), placed=placed)
+                size = sum(map(len, lines))
+                for line in lines:
+                    media.see(line)
+                measured = InputMeasure(len(kept), size, report.longest_answer, has_media=media.found)
+                yield PreparedInput(request.identity(sha256), len(kept), placed=placed, measure=measured)
                 return
             normalised = kept
+        normalised = _shown(normalised, media)
         with write_input(normalised, backend=settings.backend, original=original) as file:
             mark = digest.mark() if request.input_path is not None else ""
             _say_what_was_found(request, backend.name, report, knows_model=knows_model, is_file=True)
-            yield PreparedInput(request.identity(file.sha256), file.rows, file, input_digest=mark)
+            measured = InputMeasure(report.sent, file.size, report.longest_answer, has_media=media.found)
+            yield PreparedInput(request.identity(file.sha256), file.rows, file, input_digest=mark, measure=measured)
+
+
+def _shown(rows: Iterable[FastBlock | WireRow], media: MediaWatch) -> Iterator[FastBlock | WireRow]:
+    """Pass rows on, and show them to *media* until it has found some."""
+    for row in rows:
+        if not media.found:
+            media.see(row.lines() if isinstance(row, FastBlock) else row.line())
+        yield row
 
 
 def _answers_may_be_large(request: JobRequest, report: RowReport) -> bool:

@@ -89,8 +89,13 @@ class OwnJobs:
         self.since = identity.since
         self.seen: set[str] = set()
         """Names of every job of ours that any look has shown."""
-        self.owned: set[str] = set()
-        """Those of them that are certainly this task's own."""
+        self.jobs: dict[str, BatchJob] = {}
+        """Those of them that are certainly this task's own, as last seen."""
+
+    @property
+    def owned(self) -> set[str]:
+        """The names of the jobs that are certainly this task's own."""
+        return set(self.jobs)
 
     def get(self, names: Iterable[str]) -> Flow[list[BatchJob]]:
         """Read jobs by name; one that is gone is left out."""
@@ -103,7 +108,7 @@ class OwnJobs:
             except NotFoundError:
                 continue  # deleted, or forgotten by the service
             self.seen.add(job.name)
-            self.owned.add(job.name)
+            self.jobs[job.name] = job
             jobs.append(job)
         return jobs
 
@@ -125,7 +130,7 @@ class OwnJobs:
                 jobs += yield from self._read_filtered(wanted, horizon)
         found = {job.name: job for job in jobs if job.name not in self._exclude}
         self.seen.update(found)
-        self.owned.update(name for name, job in found.items() if self.may_cancel(job))
+        self.jobs.update({name: job for name, job in found.items() if self.may_cancel(job)})
         return list(found.values())
 
     def _read_filtered(self, labels: dict[str, str], horizon: float | None) -> Flow[list[BatchJob]]:

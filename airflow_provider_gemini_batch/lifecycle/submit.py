@@ -68,6 +68,7 @@ from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
     JobConflictError,
+    NotFoundError,
     RequestRejectedError,
     SubmitError,
     TransportError,
@@ -208,6 +209,7 @@ def submit_wave(
     now: Callable[[], float],
     remember: Callable[[str, str], None] = lambda what, value: None,
     was_cut_short: Callable[[BatchJob], Flow[bool]] = never_cut_short,
+    may_create: Callable[[Sequence[BatchJob]], None] = lambda jobs: None,
 ) -> Flow[list[Submission | GeminiBatchError]]:
     """
     Find or create the jobs of several submissions of one task.
@@ -224,6 +226,8 @@ def submit_wave(
     :param remember: Called with ``("intent", "<task>.<digest>")`` right before every create, and with
         ``("job", name)`` as soon as a job is known.
     :param was_cut_short: Whether a SUCCEEDED job is what a cancel left over: its answers are not the whole work.
+    :param may_create: Called before rows are uploaded and a job is created, with this task's own earlier jobs; what it
+        raises ends the submission.
     :return: For each order what came of it. After a refusal the rest of the wave is not sent, and gets the same error.
     :raises GeminiBatchError: As :func:`submit`, where it concerns the wave as a whole.
     """
@@ -231,7 +235,7 @@ def submit_wave(
         raise ConfigurationError("Several submissions of one task are siblings: on_existing_job='siblings'.")
     wave = _Wave(
         backend, [_Open(order) for order in orders], identity, tuple(known_names), on_existing_job, intent_at,
-        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short,
+        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short, may_create,
     )  # fmt: skip
     return (yield from wave.run())
 
@@ -281,6 +285,7 @@ class _Wave(Generic[SourceT]):
         now: Callable[[], float],
         remember: Callable[[str, str], None],
         was_cut_short: Callable[[BatchJob], Flow[bool]],
+        may_create: Callable[[Sequence[BatchJob]], None],
     ) -> None:
         self.backend = backend
         self.orders = orders
@@ -288,9 +293,11 @@ class _Wave(Generic[SourceT]):
         self.known_names = known_names
         self.on_existing_job = on_existing_job
         self.intent_at = intent_at
+        self.exclude = exclude
         self.policy = policy
         self.now = now
         self.remember = remember
+        self.may_create = may_create
         self.may_have_rivals = identity.may_have_rivals
         self.own = OwnJobs(backend, identity, policy.reads, exclude=exclude, clock_skew=policy.clock_skew)
         self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)
@@ -503,8 +510,19 @@ class _Wave(Generic[SourceT]):
         yield from self._reconcile_lost()
 
     def _prepared(self, order: _Open[SourceT]) -> Flow[HttpRequest]:
+        self.may_create((yield from self._earlier()))
         source = yield from order.order.prepare()
         return self.backend.create_job(order.token.mark(order.order.spec_for(source), self.backend.name))
+
+    def _earlier(self) -> Flow[list[BatchJob]]:
+        """Read this task's jobs of before, those that must not be taken among them: they may have billed, too."""
+        jobs = []
+        for name in dict.fromkeys((*self.own.jobs, *self.exclude)):
+            try:
+                jobs.append((yield from get_job(self.backend, name, self.policy.reads)))  # a list lacks the counts
+            except NotFoundError:
+                continue
+        return jobs
 
     def _create(self, order: _Open[SourceT], request: HttpRequest) -> Flow[None]:
         """Call once, or again as long as the call certainly never left this machine."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
+    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
 
 MIME_TYPE = "application/jsonl"
@@ -56,6 +57,7 @@ class PreparedInput:
     :param identity: What the digest of the submission is made of.
     :param rows: Number of rows, or None for rows at Google.
     :param input_digest: Names the lines of the user's file (``SubmissionToken.input``); empty for other sources.
+    :param measure: What an estimate of the cost needs to know; None for rows that were not read.
     """
 
     identity: Mapping[str, Any]
@@ -63,6 +65,7 @@ class PreparedInput:
     file: FileToSend | None = None
     placed: Placed | None = None
     input_digest: str = ""
+    measure: InputMeasure | None = None
 
     def place(self, backend: Backend, retry: RetryPolicy, display_name: str) -> Flow[Placed]:
         """Bring the rows to where the backend wants them; a file with the same bytes that lies there is used."""

@@ -15,9 +15,10 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, conf
+from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTaskTimeout, conf
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, GeminiBatchOperator, fail_without_retry
 from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
     from airflow_provider_gemini_batch.lifecycle.submit import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
+    from airflow_provider_gemini_batch.task.caps import Caps
     from airflow_provider_gemini_batch.triggers.deferral import TwinRules
 
 log = logging.getLogger(__name__)
@@ -105,9 +108,11 @@ class SubmitOperator(GeminiBatchOperator):
     :param submission_salt: Change it to ask for a fresh job on purpose, e.g. ``"{{ params.salt }}"``.
     :param cancel_on_kill: Cancel the job when somebody marks the task failed, success or skipped.
     :param submit_timeout: Longest time to wait for quota (HTTP 429 on create), default one day.
+    :param max_cost: Dollars that this task instance may spend at most, by the upper end of the estimate.
+    :param max_input_tokens: Tokens of input that it may send at most.
+    :param dry_run: Check the rows, push the estimate as ``gemini_batch_estimate`` and skip; nothing is sent.
     """
 
-    kind: str
     page_view = "run"
     template_fields: Sequence[str] = (
         *GeminiBatchOperator.template_fields,
@@ -163,6 +168,9 @@ class SubmitOperator(GeminiBatchOperator):
         submission_salt: str = "",
         cancel_on_kill: bool = True,
         submit_timeout: float | timedelta = DAY,
+        max_cost: float | None = None,
+        max_input_tokens: int | None = None,
+        dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -196,6 +204,9 @@ class SubmitOperator(GeminiBatchOperator):
         self.submission_salt = submission_salt
         self.cancel_on_kill = cancel_on_kill
         self.submit_timeout = submit_timeout
+        self.max_cost = max_cost
+        self.max_input_tokens = max_input_tokens
+        self.plan_only = dry_run  # BaseOperator has a method of the argument's name
         self._job_name: str | None = None
         self._pushed: str | None = None
         self._ti: Any = None
@@ -257,8 +268,38 @@ class SubmitOperator(GeminiBatchOperator):
         policy = self._policy()
         if isinstance(self.inlined_requests, Iterator):
             self.inlined_requests = list(self.inlined_requests)  # a second try reads them again
+        caps = self._caps()
+        if self.plan_only:
+            self._plan(context, caps)
         with self._ended_in_order():
             return self._follow(context, self._submit(context, policy.begin(time.time()), policy), policy)
+
+    def _caps(self) -> Caps:
+        from airflow_provider_gemini_batch.task.caps import Caps
+
+        return Caps(self.max_cost, self.max_input_tokens)
+
+    def _plan(self, context: Any, caps: Caps) -> NoReturn:
+        """Say what the job would cost, and skip."""
+        from airflow_provider_gemini_batch.task.caps import estimate_of, tell
+
+        self._ti = context.get("ti") or context.get("task_instance")
+        request = self.request()
+        found = estimate_of(request.kind, self.model, self.hook.client.measure(request), asked_for="dry_run")
+        assert found is not None
+        tell(found, self.log, self._push)
+        caps.check(found, ())
+        raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
+
+    def _may_create(self, caps: Caps, measure: InputMeasure | None, jobs: Sequence[BatchJob]) -> None:
+        """Say what a job may cost before it is created, and refuse one over a cap."""
+        from airflow_provider_gemini_batch.task.caps import estimate_of, tell
+
+        asked_for = "max_cost" if caps.max_cost is not None else "max_input_tokens" if caps.are_set else ""
+        found = estimate_of(self.request().kind, self.model, measure, asked_for=asked_for)
+        if found is not None:
+            tell(found, self.log, self._push)
+            caps.check(found, jobs)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:
         """Go on after the wait in the triggerer."""
@@ -366,6 +407,7 @@ class SubmitOperator(GeminiBatchOperator):
             self._stop_if_unwanted()
 
         names = [noted["job"]] if isinstance(noted.get("job"), str) else []
+        caps = self._caps()
         return self.hook.submit(
             self.request(),
             task=work,
@@ -378,8 +420,9 @@ class SubmitOperator(GeminiBatchOperator):
             policy=submit_policy(),
             remember=remember,
             on_token=lambda token: self._push("submission_token", token),
-            uploaded=attempt.uploaded,
+            uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
+            may_create=partial(self._may_create, caps),
         )
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:

@@ -73,6 +73,8 @@ class GenerateRequests:
         own = given.get("generationConfig") or given.get("generation_config")
         if isinstance(own, Mapping):
             self._report.note_config(request["generationConfig"], line)
+        if "maxOutputTokens" not in (request.get("generationConfig") or {}):
+            self._report.has_unlimited = True
         self._report.note_turns(request["contents"], line)
         if unknown:
             self._report.note_unknown(unknown, request, line)

@@ -39,6 +39,8 @@ class RowReport:
     :param unknown: Members that nobody knows, each with the first line that has it.
     :param own: Members of the caller's, each with the first line that has it.
     :param unsent: Those of them that the backend does not give back.
+    :param max_output_tokens: The largest ``maxOutputTokens`` of a row that sets it, 0 for none.
+    :param has_unlimited: Whether there is a row that does not.
     """
 
     sent: int = 0
@@ -47,6 +49,7 @@ class RowReport:
     settings: dict[str, int] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
     max_output_tokens: int = 0
+    has_unlimited: bool = False
     both_thinking: int | None = None
     prefilled: int = 0
     first_prefilled: int = 0
@@ -54,6 +57,11 @@ class RowReport:
     own: dict[str, int] = field(default_factory=dict)
     unsent: dict[str, int] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def longest_answer(self) -> int | None:
+        """Output tokens that no answer may pass, or None if a row sets no limit."""
+        return None if self.has_unlimited else self.max_output_tokens or None
 
     def note_config(self, config: Mapping[str, Any], line: int) -> None:
         """Note generation settings, spelt as the service does."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.api.retry import QUOTA
+from airflow_provider_gemini_batch.cost.budget import Budget, CostLimitError
 from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
@@ -36,7 +37,6 @@ from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
 from airflow_provider_gemini_batch.run.jobs import RunJobs, shard_digest
 from airflow_provider_gemini_batch.run.merge import AnswerFile
-from airflow_provider_gemini_batch.run.money import Budget, CostLimitError
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
@@ -283,7 +283,8 @@ class Run:
 
     def estimate(self, entry: Mapping[str, Any]) -> float | None:
         """Return what a shard may cost at most, or None where the price is not known."""
-        config = self.spec.generation_config or {}
+        # Rows without a template may set a limit of their own, above the run's.
+        config = (self.spec.generation_config or {}) if self.spec.prompt is not None else {}
         limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
         return self.context.prices.at_most(
             self.spec.kind,

@@ -2,26 +2,19 @@
 """
 What a run needs to know of prices, behind one small interface.
 
-An unknown price is None, never zero: with ``max_cost`` it is an error before the first job, without it the column
-``cost`` is null.
+An unknown price is None, never zero: with ``max_cost`` it is an error before the first job
+(:mod:`~airflow_provider_gemini_batch.cost.budget`), without it the column ``cost`` is null.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_gemini_batch.api.models import Kind
     from airflow_provider_gemini_batch.run.plan import Tier
-
-
-class CostLimitError(GeminiBatchError):
-    """What is next might cost more than ``max_cost`` leaves; nothing more is submitted."""
 
 
 class Prices(Protocol):
@@ -56,38 +49,3 @@ class UnknownPrices:
     ) -> float | None:
         """Return None."""
         return None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """
-    What may still be spent.
-
-    :param limit: ``max_cost`` in dollars, or None for no limit.
-    :param spent: Dollars of all answers so far.
-    :param reserved: Upper end of what jobs in flight may cost.
-    """
-
-    limit: float | None
-    spent: float = 0.0
-    reserved: float = 0.0
-
-    def check(self, estimate: float | None, model: str) -> None:
-        """
-        Raise unless *estimate* fits.
-
-        :raises ConfigurationError: If the price is not known.
-        :raises CostLimitError: If spent, reserved and *estimate* pass the limit.
-        """
-        if self.limit is None:
-            return
-        if estimate is None:
-            raise ConfigurationError(
-                f"max_cost={self.limit:g} cannot be kept: the price of {model} is not known. Leave max_cost out, or "
-                "give the price in the file of [gemini_batch] prices_path."
-            )
-        if self.spent + self.reserved + estimate > self.limit:
-            raise CostLimitError(
-                f"max_cost={self.limit:g}: {self.spent:.4g} spent, {self.reserved:.4g} reserved for jobs in flight, "
-                f"and what is next may cost {estimate:.4g} dollars. Raise max_cost, or ask fewer rows (sample=)."
-            )

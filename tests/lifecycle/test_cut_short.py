@@ -128,3 +128,26 @@ def test_without_failed_rows_nothing_is_read(answers: Any) -> None:
     server = answers([GOOD], honours_range=False)
     assert server.is_cut_short(0, 2) is False
     assert server.gets == 0
+
+
+@pytest.mark.parametrize("style", ["inline", "file"])
+def test_a_job_that_was_cancelled_half_way_is_told_by_the_service_itself(
+    gemini_batch_emulator: Any, tmp_path: Any, style: str
+) -> None:
+    connection = gemini_batch_emulator.connection("gemini")
+    client = GeminiBatchClient.connect(connection["password"], base_url=connection["host"])
+    rows = [{"key": f"k{number}", "prompt": f"Say {number}."} for number in range(10)]
+    source: dict[str, Any] = {"inlined_requests": rows}
+    if style == "file":
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = {"input_path": str(path)}
+    gemini_batch_emulator.script(mode="time", pending_seconds=0, running_seconds=100)
+    job = client.create_batch("gemini-3.5-flash-lite", **source)
+    gemini_batch_emulator.advance(60)
+    client.cancel_batch(job.name)
+    gemini_batch_emulator.advance(60)
+    ended = client.get_batch(job.name)
+    assert ended.state.has_results
+    assert 0 < (ended.stats.succeeded or 0) < 10
+    assert client.run(CutShort(client.backend, client.retry)(ended))

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What may still be spent by a task instance, checked before each call that can submit.
+
+A cap is per task instance. A budget that tasks share could not be kept: Airflow has no lock that they all hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+
+
+class CostLimitError(ConfigurationError):
+    """What is next might cost more than a cap leaves; nothing more is submitted, and a retry cannot help."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    What may still be spent.
+
+    :param limit: ``max_cost`` in dollars, or None for no limit.
+    :param spent: Dollars of all answers so far.
+    :param reserved: Upper end of what jobs in flight may cost.
+    """
+
+    limit: float | None
+    spent: float = 0.0
+    reserved: float = 0.0
+
+    def check(self, estimate: float | None, model: str) -> None:
+        """
+        Raise unless *estimate* fits.
+
+        :raises ConfigurationError: If the price is not known.
+        :raises CostLimitError: If spent, reserved and *estimate* pass the limit.
+        """
+        if self.limit is None:
+            return
+        if estimate is None:
+            raise ConfigurationError(
+                f"max_cost={self.limit:g} cannot be kept: the price of {model} is not known. Leave max_cost out, or "
+                "give the price in the file of [gemini_batch] prices_path."
+            )
+        if self.spent + self.reserved + estimate > self.limit:
+            raise CostLimitError(
+                f"max_cost={self.limit:g}: {self.spent:.4g} spent, {self.reserved:.4g} reserved for jobs in flight, "
+                f"and what is next may cost {estimate:.4g} dollars. Raise max_cost, or ask fewer rows (sample=)."
+            )

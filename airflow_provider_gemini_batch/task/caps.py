@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a create operator says of a job's cost before it is submitted, and when it refuses.
+
+``max_cost`` counts the upper end of the estimate, and what earlier jobs of this task instance have cost at most: those
+that were cancelled or failed on the way bill the rows that they had answered. A job that is found again is not a new
+one and is not counted twice: nothing is created, and nobody asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.cost.estimate import Estimate, InputMeasure
+
+EXPECTED_DAYS = 2
+"""Days that a job may take: a price that changes within them is worth a word."""
+
+
+@dataclass(frozen=True)
+class Caps:
+    """
+    What a task instance may spend.
+
+    :param max_cost: Dollars.
+    :param max_input_tokens: Tokens of input.
+    """
+
+    max_cost: float | None = None
+    max_input_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_cost", "max_input_tokens"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
+                raise ConfigurationError(f"{name} must be a number above 0, not {value!r}.")
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.max_cost is not None or self.max_input_tokens is not None
+
+    def check(self, estimate: Estimate, jobs: Iterable[BatchJob]) -> None:
+        """
+        Refuse a job that may cost more than is left.
+
+        :param jobs: Earlier jobs of this task instance.
+        :raises ConfigurationError: If it cannot be known what the job may cost.
+        :raises CostLimitError: If it may cost too much.
+        """
+        from airflow_provider_gemini_batch.cost.budget import Budget, CostLimitError
+
+        jobs = list(jobs)
+        if self.max_input_tokens is not None:
+            tokens = self._upper("max_input_tokens", estimate.input_tokens.high)
+            sent = sum(tokens for job in jobs if job.stats.succeeded)
+            if sent + tokens > self.max_input_tokens:
+                raise CostLimitError(
+                    f"max_input_tokens={self.max_input_tokens}: {sent:.0f} were sent, and what is next may be "
+                    f"{tokens:.0f} ({estimate.basis}). Raise it, or ask fewer rows."
+                )
+        if self.max_cost is not None:
+            upper = None
+            if estimate.dollars is not None:
+                upper = self._upper("max_cost", estimate.dollars.high)
+            spent = sum((upper or 0.0) * _share_answered(job, estimate.rows) for job in jobs)
+            Budget(self.max_cost, spent).check(upper, estimate.model)
+
+    @staticmethod
+    def _upper(name: str, number: float | None) -> float:
+        if number is None:
+            raise ConfigurationError(
+                f"{name} cannot be kept: rows that name media by URI have no upper end. Leave {name} out."
+            )
+        return number
+
+
+def _share_answered(job: BatchJob, rows: int) -> float:
+    """Return which part of so many rows an earlier job has answered, and billed."""
+    return min(1.0, (job.stats.succeeded or 0) / rows) if rows else 0.0
+
+
+def estimate_of(kind: str, model: str, measure: InputMeasure | None, *, asked_for: str = "") -> Estimate | None:
+    """
+    Return what rows will cost, or None for rows that lie at Google.
+
+    :param asked_for: Argument that cannot do without an estimate, if there is one.
+    :raises ConfigurationError: If that argument is given, and there is none.
+    """
+    from airflow_provider_gemini_batch.cost.estimate import estimate
+    from airflow_provider_gemini_batch.task.prices import price_list
+
+    if measure is None:
+        if asked_for:
+            raise ConfigurationError(
+                f"{asked_for} needs rows that this task reads: inlined_requests or input_path. What lies at Google "
+                "already is not read."
+            )
+        return None
+    return estimate(price_list(), model, measure, embeds=kind == "embed")
+
+
+def tell(found: Estimate, log: Any, push: Callable[[str, Any], None]) -> None:
+    """Say what a job may cost, in log and XCom, and whether the price is about to change."""
+    from airflow_provider_gemini_batch.task.prices import price_list
+
+    log.info("What it may cost: %s", found.line())
+    push(ESTIMATE_KEY, found.to_json())
+    change = price_list().changes(found.model, datetime.now(UTC).date(), EXPECTED_DAYS)
+    if change is not None:
+        log.warning("The price of %s changes on %s, while this job may still run.", found.model, change.isoformat())

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a create operator says of its cost before it submits, and the caps that it keeps."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.operators import CreateBatchOperator, CreateEmbeddingBatchOperator, UploadFileOperator
+from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
+from tests.support.airflow_side import attempt, set_connection
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+
+MODEL = "gemini-3.5-flash-lite"
+TOKENS = 1000
+
+
+@pytest.fixture(params=["gemini", "vertex_ai"])
+def emulator(
+    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> EmulatorHandle:
+    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
+    return gemini_batch_emulator
+
+
+def create(count: int = 10, **arguments: Any) -> CreateBatchOperator:
+    rows = [{"key": f"k{number}", "prompt": f"Say {number}."} for number in range(count)]
+    limit = {"maxOutputTokens": TOKENS}
+    if "input_path" not in arguments and "file_name" not in arguments:
+        arguments.setdefault("inlined_requests", rows)
+    return CreateBatchOperator(task_id="ask", model=MODEL, generation_config=limit, **arguments)
+
+
+def upper(count: int = 10) -> float:
+    """Return more dollars than so many answers cost, and less than one more."""
+    return count * TOKENS * 1.25 / 1e6 * 1.05
+
+
+def changing_calls(emulator: EmulatorHandle) -> list[str]:
+    return [f"{entry['method']} {entry['path']}" for entry in emulator.journal()
+            if entry["method"] != "GET" and "token" not in entry["path"].lower()]  # fmt: skip
+
+
+def test_an_estimate_is_in_xcom_before_the_job(emulator: EmulatorHandle) -> None:
+    context = attempt()
+    create(max_cost=upper()).execute(context)
+    estimate = context["ti"].xcoms[ESTIMATE_KEY]
+    assert estimate["rows"] == 10
+    assert 0 < estimate["dollars"]["low"] < estimate["dollars"]["high"] <= upper()
+    assert estimate["dollars_in_single_calls"]["high"] == pytest.approx(2 * estimate["dollars"]["high"], rel=1e-3)
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+@pytest.mark.parametrize(
+    ("caps", "named"),
+    [({"max_cost": upper(9)}, "max_cost"), ({"max_input_tokens": 20}, "max_input_tokens")],
+    ids=["dollars", "tokens"],
+)
+def test_a_job_over_a_cap_is_not_submitted(emulator: EmulatorHandle, caps: dict[str, Any], named: str) -> None:
+    with pytest.raises(AirflowFailException, match=f"{named}=.*Raise"):
+        create(**caps).execute(attempt())
+    assert changing_calls(emulator) == []
+
+
+def test_a_job_that_is_found_again_is_counted_once(emulator: EmulatorHandle) -> None:
+    name = create(max_cost=upper()).execute(attempt())
+    assert create(max_cost=upper()).execute(attempt(2)) == name
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+def test_what_a_cancelled_job_has_answered_counts(emulator: EmulatorHandle) -> None:
+    emulator.script(mode="time", pending_seconds=0, running_seconds=100)
+    name = create(max_cost=1.3 * upper()).execute(attempt())
+    emulator.advance(60)
+    create(max_cost=1.3 * upper()).hook.cancel_batch(name)
+    emulator.advance(60)
+    stats = create().hook.get_batch(name).stats
+    assert (stats.succeeded or 0) >= 4
+    with pytest.raises(AirflowFailException, match=r"spent"):
+        create(max_cost=1.3 * upper()).execute(attempt(2))
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+@pytest.mark.parametrize("asked", [{"max_cost": 1.0}, {"max_input_tokens": 5}, {"dry_run": True}], ids=str)
+def test_rows_that_are_not_read_have_no_estimate(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"key": "a", "prompt": "Why?"}\n')
+    name = UploadFileOperator(task_id="upload", model=MODEL, input_path=str(path)).execute(attempt())
+    with pytest.raises(AirflowFailException, match=f"{next(iter(asked))} needs rows that this task reads"):
+        CreateBatchOperator(task_id="ask", model=MODEL, file_name=name, **asked).execute(attempt())
+    assert gemini_batch_emulator.ledger()["totals"]["created"] == 0
+
+
+def test_an_unknown_price_cannot_be_capped(emulator: EmulatorHandle) -> None:
+    operator = create(max_cost=1)
+    operator.model = "nobody-knows-it"
+    with pytest.raises(AirflowFailException, match="price of nobody-knows-it is not known"):
+        operator.execute(attempt())
+    assert changing_calls(emulator) == []
+
+
+def test_a_row_without_a_limit_of_its_own_counts_with_the_longest_answer(
+    emulator: EmulatorHandle, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    body = {"contents": [{"role": "user", "parts": [{"text": "Why?"}]}]}
+    limited = {**body, "generationConfig": {"maxOutputTokens": 10}}
+    rows = [{"key": f"k{number}", "request": body if number == 77 else limited} for number in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    operator = CreateBatchOperator(task_id="ask", model=MODEL, input_path=str(path), max_cost=upper(100))
+    with pytest.raises(AirflowFailException, match="max_cost"):
+        operator.execute(attempt())
+    assert emulator.ledger()["totals"]["created"] == 0
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, "5"])
+def test_a_cap_that_is_no_number_is_an_error(emulator: EmulatorHandle, bad: Any) -> None:
+    with pytest.raises(AirflowFailException, match="max_cost must be a number above 0"):
+        create(max_cost=bad).execute(attempt())
+
+
+def test_a_dry_run_changes_nothing_and_skips(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"key": f"k{n}", "text": f"Text {n}"}) + "\n" for n in range(50)))
+    embedding = CreateEmbeddingBatchOperator(
+        task_id="embed", model="gemini-embedding-001", input_path=str(path), dry_run=True
+    )
+    for operator in (create(dry_run=True), embedding):
+        context = attempt()
+        with pytest.raises(AirflowSkipException, match="nothing was sent"):
+            operator.execute(context)
+        assert context["ti"].xcoms[ESTIMATE_KEY]["dollars"]["high"] > 0
+    assert changing_calls(emulator) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_job_is_created_over_a_cap(emulator: EmulatorHandle, seed: int) -> None:
+    """A task that is retried over faults, cancels and clears spends no more than its cap."""
+    rng = random.Random(seed)
+    cap = upper() * rng.uniform(1.0, 3.0)
+    emulator.script(mode="time", pending_seconds=0, running_seconds=100)
+    for _ in range(6):
+        if rng.random() < 0.4:
+            emulator.fault(match={"method": "POST", "path": "atch"}, status=400, times=None)
+        try:
+            name = create(max_cost=cap).execute(attempt())
+        except (GeminiBatchError, AirflowFailException):
+            name = None
+        emulator.clear_faults()
+        emulator.advance(rng.uniform(1, 60))
+        if name is not None and rng.random() < 0.8:
+            create().hook.cancel_batch(name)
+            emulator.advance(60)
+    jobs = emulator.ledger()["jobs"]
+    ended = sum(job["rows_run"] for job in jobs if job["state"] in ("SUCCEEDED", "CANCELLED"))
+    live = sum(job["rows"] for job in jobs if job["state"] not in ("SUCCEEDED", "CANCELLED"))
+    assert (ended + live) * TOKENS * 1.25 / 1e6 <= cap
