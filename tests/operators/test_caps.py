@@ -11,7 +11,11 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.operators import CreateBatchOperator, CreateEmbeddingBatchOperator, UploadFileOperator
+from airflow_provider_gemini_batch.operators import (
+    CreateBatchOperator,
+    CreateEmbeddingBatchOperator,
+    UploadFileOperator,
+)
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 from tests.support.airflow_side import attempt, set_connection
 

@@ -122,7 +122,8 @@ def test_what_came_of_a_submission_is_said_once(emulator: EmulatorHandle, monkey
     monkeypatch.setattr("time.sleep", lambda _: None)
     name = create().execute(attempt())
     create().execute(attempt(2))
-    first, second = heard.lines
+    cost, first, second = heard.lines
+    assert cost.startswith("What it may cost: ")
     assert first.startswith(f"Created {name}: ")
     assert second.startswith(f"Adopting {name} (PENDING), ")
 
