@@ -127,7 +127,7 @@ class GeminiBatchClient(Session):
         verdicts: Mapping[str, bool] | None = None,
         uploaded: UploadedInput | None = None,
         on_uploaded: Callable[[UploadedInput], None] | None = None,
-        may_create: Callable[[InputMeasure | None, Sequence[BatchJob]], None] | None = None,
+        may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None] | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -142,7 +142,8 @@ class GeminiBatchClient(Session):
         :param uploaded: Rows that an earlier call left at Google; if they are there still, nothing is read again.
         :param on_uploaded: Told where the rows lie, before the create.
         :param may_create: Told what is known of the rows (None where they were not read), and this task's own jobs of
-            before, if a job has to be created; what it raises ends the submission before anything is sent.
+            before, and how many create calls had no answer, if a job has to be created; what it raises ends the
+            submission.
         """
         note = remember or (lambda what, value: None)
         work = TaskIdentity(task, since, may_have_rivals) if isinstance(task, str) else task
@@ -176,7 +177,7 @@ class GeminiBatchClient(Session):
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
-                may_create=lambda jobs: None if may_create is None else may_create(source.measure, jobs),
+                may_create=lambda jobs, lost: may_create(source.measure, jobs, lost) if may_create else None,
             )
             return self.run(upload.removed_if_unused(submitting))
 

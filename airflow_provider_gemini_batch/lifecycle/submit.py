@@ -209,7 +209,7 @@ def submit_wave(
     now: Callable[[], float],
     remember: Callable[[str, str], None] = lambda what, value: None,
     was_cut_short: Callable[[BatchJob], Flow[bool]] = never_cut_short,
-    may_create: Callable[[Sequence[BatchJob]], None] = lambda jobs: None,
+    may_create: Callable[[Sequence[BatchJob], int], None] = lambda jobs, lost: None,
 ) -> Flow[list[Submission | GeminiBatchError]]:
     """
     Find or create the jobs of several submissions of one task.
@@ -226,8 +226,8 @@ def submit_wave(
     :param remember: Called with ``("intent", "<task>.<digest>")`` right before every create, and with
         ``("job", name)`` as soon as a job is known.
     :param was_cut_short: Whether a SUCCEEDED job is what a cancel left over: its answers are not the whole work.
-    :param may_create: Called before rows are uploaded and a job is created, with this task's own earlier jobs; what it
-        raises ends the submission.
+    :param may_create: Called before rows are uploaded and a job is created, with this task's own earlier jobs and the
+        number of create calls without an answer, which may have made one each; what it raises ends the submission.
     :return: For each order what came of it. After a refusal the rest of the wave is not sent, and gets the same error.
     :raises GeminiBatchError: As :func:`submit`, where it concerns the wave as a whole.
     """
@@ -285,7 +285,7 @@ class _Wave(Generic[SourceT]):
         now: Callable[[], float],
         remember: Callable[[str, str], None],
         was_cut_short: Callable[[BatchJob], Flow[bool]],
-        may_create: Callable[[Sequence[BatchJob]], None],
+        may_create: Callable[[Sequence[BatchJob], int], None],
     ) -> None:
         self.backend = backend
         self.orders = orders
@@ -510,7 +510,7 @@ class _Wave(Generic[SourceT]):
         yield from self._reconcile_lost()
 
     def _prepared(self, order: _Open[SourceT]) -> Flow[HttpRequest]:
-        self.may_create((yield from self._earlier()))
+        self.may_create((yield from self._earlier()), order.creates)
         source = yield from order.order.prepare()
         return self.backend.create_job(order.token.mark(order.order.spec_for(source), self.backend.name))
 
@@ -569,6 +569,7 @@ class _Wave(Generic[SourceT]):
                 if not order.is_open:
                     continue
                 if order.creates < self.policy.max_creates:
+                    self.may_create((yield from self._earlier()), order.creates)
                     order.lost = None
                     yield from self._create(order, self.requests[order.token.digest])
                     continue

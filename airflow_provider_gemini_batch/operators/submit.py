@@ -291,7 +291,7 @@ class SubmitOperator(GeminiBatchOperator):
         caps.check(found, ())
         raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
 
-    def _may_create(self, caps: Caps, measure: InputMeasure | None, jobs: Sequence[BatchJob]) -> None:
+    def _may_create(self, caps: Caps, measure: InputMeasure | None, jobs: Sequence[BatchJob], lost: int) -> None:
         """Say what a job may cost before it is created, and refuse one over a cap."""
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell
 
@@ -299,7 +299,7 @@ class SubmitOperator(GeminiBatchOperator):
         found = estimate_of(self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
             tell(found, self.log, self._push)
-            caps.check(found, jobs)
+            caps.check(found, jobs, lost)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:
         """Go on after the wait in the triggerer."""

@@ -39,7 +39,8 @@ class RowReport:
     :param unknown: Members that nobody knows, each with the first line that has it.
     :param own: Members of the caller's, each with the first line that has it.
     :param unsent: Those of them that the backend does not give back.
-    :param max_output_tokens: The largest ``maxOutputTokens`` of a row that sets it, 0 for none.
+    :param max_output_tokens: The most that a row which sets ``maxOutputTokens`` may write, in all its candidates; 0 for
+        no such row.
     :param has_unlimited: Whether there is a row that does not.
     """
 
@@ -77,9 +78,10 @@ class RowReport:
         modalities = config.get("responseModalities")
         if isinstance(modalities, (list, tuple)):
             self.modalities.update(entry.upper() for entry in modalities if isinstance(entry, str))
-        tokens = config.get("maxOutputTokens")
+        tokens, candidates = config.get("maxOutputTokens"), config.get("candidateCount")
         if type(tokens) is int:
-            self.max_output_tokens = max(self.max_output_tokens, tokens)
+            times = candidates if type(candidates) is int and candidates > 1 else 1
+            self.max_output_tokens = max(self.max_output_tokens, tokens * times)
 
     def note_turns(self, contents: Any, line: int) -> None:
         """Note a row that ends with a turn of the model's."""

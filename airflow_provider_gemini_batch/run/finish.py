@@ -237,10 +237,33 @@ class Finisher:
             "generation": self._checkpoint.number,
             "tokens": {name: totals[name] for name in ("prompt", "output", "thoughts", "cached")},
             "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"]},
+            "costs": self._costs(table),
             "paid_twice": paid_twice,
             "jobs": jobs[:50],
             "job_count": len(jobs),
         }
+
+    def _costs(self, table: Table) -> dict[str, dict[str, Any]]:
+        """Return tokens and cost by the version that answered, of rows that this run asked."""
+        names = (
+            "model_version",
+            "prompt_tokens",
+            "output_tokens",
+            "thoughts_tokens",
+            "cached_tokens",
+            "cost",
+            "attempts",
+        )
+        version, read, written, thoughts, cached, cost, attempts = (quoted(self._spec.meta(name)) for name in names)
+        found = self._engine.execute(
+            f"SELECT coalesce({version}, 'unknown'), count(*), coalesce(sum({read}), 0)::BIGINT, "
+            f"(coalesce(sum({written}), 0) + coalesce(sum({thoughts}), 0))::BIGINT, "
+            f"coalesce(sum({thoughts}), 0)::BIGINT, coalesce(sum({cached}), 0)::BIGINT, "
+            f"sum({cost})::DOUBLE, count(*) FILTER ({cost} IS NULL) "
+            f"FROM ({table.query}) WHERE {attempts} > 0 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 50"
+        ).fetchall()
+        members = ("rows", "input_tokens", "output_tokens", "thoughts_tokens", "cached_tokens", "cost", "unknown")
+        return {str(version): dict(zip(members, numbers, strict=True)) for version, *numbers in found}
 
     def _projection(self, table: Table, snapshot: Snapshot) -> dict[str, Any]:
         """Say what the sample shows of the whole input."""

@@ -48,11 +48,12 @@ class Caps:
         """Whether there is a limit at all."""
         return self.max_cost is not None or self.max_input_tokens is not None
 
-    def check(self, estimate: Estimate, jobs: Iterable[BatchJob]) -> None:
+    def check(self, estimate: Estimate, jobs: Iterable[BatchJob], lost: int = 0) -> None:
         """
         Refuse a job that may cost more than is left.
 
         :param jobs: Earlier jobs of this task instance.
+        :param lost: Create calls without an answer: each may have made a job that nobody has seen.
         :raises ConfigurationError: If it cannot be known what the job may cost.
         :raises CostLimitError: If it may cost too much.
         """
@@ -61,7 +62,7 @@ class Caps:
         jobs = list(jobs)
         if self.max_input_tokens is not None:
             tokens = self._upper("max_input_tokens", estimate.input_tokens.high)
-            sent = sum(tokens for job in jobs if job.stats.succeeded)
+            sent = tokens * (lost + sum(1 for job in jobs if job.stats.succeeded))
             if sent + tokens > self.max_input_tokens:
                 raise CostLimitError(
                     f"max_input_tokens={self.max_input_tokens}: {sent:.0f} were sent, and what is next may be "
@@ -72,7 +73,7 @@ class Caps:
             if estimate.dollars is not None:
                 upper = self._upper("max_cost", estimate.dollars.high)
             spent = sum((upper or 0.0) * _share_answered(job, estimate.rows) for job in jobs)
-            Budget(self.max_cost, spent).check(upper, estimate.model)
+            Budget(self.max_cost, spent, lost * (upper or 0.0)).check(upper, estimate.model)
 
     @staticmethod
     def _upper(name: str, number: float | None) -> float:

@@ -94,6 +94,16 @@ def test_what_a_cancelled_job_has_answered_counts(emulator: EmulatorHandle) -> N
     assert emulator.ledger()["totals"]["created"] == 1
 
 
+def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+    path = "batchGenerateContent$|/batchPredictionJobs$"
+    emulator.fault(match={"method": "POST", "path": path}, action="close", times=None)
+    with pytest.raises(AirflowFailException, match="reserved"):
+        create(max_cost=1.5 * upper()).execute(attempt())
+    creates = [entry for entry in emulator.journal(method="POST") if "batch" in entry["path"].lower()]
+    assert len(creates) == 1
+
+
 @pytest.mark.parametrize("asked", [{"max_cost": 1.0}, {"max_input_tokens": 5}, {"dry_run": True}], ids=str)
 def test_rows_that_are_not_read_have_no_estimate(
     gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: dict[str, Any]

@@ -43,6 +43,11 @@ def test_rows_come_out_in_order_with_their_columns(both):
     ]  # fmt: skip
     assert all(f"word-{n}-" in row["text"] for n, row in enumerate(table))
     assert manifest["counts"] == {"succeeded": 20}
+    ((version, part),) = manifest["costs"].items()
+    assert (version in manifest["model_versions"], part["rows"]) == (True, 20)
+    assert part["input_tokens"] == manifest["tokens"]["prompt"]
+    assert part["unknown"] == manifest["cost"]["rows_of_unknown_cost"]
+    assert (part["cost"] or 0) == pytest.approx(manifest["cost"]["actual"])
     assert manifest["job_count"] == 3
     assert both.rows_run() == 20
 
