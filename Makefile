@@ -23,7 +23,7 @@ NEWEST_TESTS := demo plugins/test_listener.py task
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
 
-.PHONY: help demo ui stop env test lint types unit format test-all test-released bench chaos crash lock docs build clean
+.PHONY: help demo ui stop env test lint types unit test-ui format test-all test-released bench chaos crash lock docs build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -68,6 +68,10 @@ types: $(VENV)/.ready ## Mypy, strict
 unit: $(VENV)/.ready ## The test suite alone; PYTEST="-k name" narrows it
 	@mkdir -p .cache
 	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+test-ui: $(VENV)/.ready ## The page in a browser (part of `make unit`; needs chromium). PICTURES=docs/pictures keeps pictures
+	@mkdir -p .cache
+	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -rs tests/plugins/page/test_browser.py $(PYTEST)
 
 format: $(VENV)/.ready ## Let ruff repair what it can
 	@$(BIN)/ruff check --fix .
