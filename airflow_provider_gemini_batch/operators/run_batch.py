@@ -330,8 +330,10 @@ class RunOperator(GeminiBatchOperator):
     def run_task(self, context: Any) -> dict[str, Any]:
         """Run, deferring while jobs run if asked to, and return the manifest."""
         from airflow_provider_gemini_batch.run.tables import require_extra
+        from airflow_provider_gemini_batch.task.caps import warn_of_change
 
         require_extra()
+        warn_of_change(self.model, log)
         return self._go_on(context, self._deadline(), None, goes_on=False)
 
     def resume(self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -111,10 +111,15 @@ def estimate_of(kind: str, model: str, measure: InputMeasure | None, *, asked_fo
 
 def tell(found: Estimate, log: Any, push: Callable[[str, Any], None]) -> None:
     """Say what a job may cost, in log and XCom, and whether the price is about to change."""
-    from airflow_provider_gemini_batch.task.prices import price_list
-
     log.info("What it may cost: %s", found.line())
     push(ESTIMATE_KEY, found.to_json())
-    change = price_list().changes(found.model, datetime.now(UTC).date(), EXPECTED_DAYS)
+    warn_of_change(found.model, log)
+
+
+def warn_of_change(model: str, log: Any) -> None:
+    """Warn where a model's price changes while a job that begins now may still run."""
+    from airflow_provider_gemini_batch.task.prices import price_list
+
+    change = price_list().changes(model, datetime.now(UTC).date(), EXPECTED_DAYS)
     if change is not None:
-        log.warning("The price of %s changes on %s, while this job may still run.", found.model, change.isoformat())
+        log.warning("The price of %s changes on %s, while this job may still run.", model, change.isoformat())

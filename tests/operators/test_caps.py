@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
+    RunBatchOperator,
     UploadFileOperator,
 )
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
@@ -157,6 +159,33 @@ def test_a_dry_run_changes_nothing_and_skips(emulator: EmulatorHandle, tmp_path:
             operator.execute(context)
         assert context["ti"].xcoms[ESTIMATE_KEY]["dollars"]["high"] > 0
     assert changing_calls(emulator) == []
+
+
+def test_a_price_that_changes_while_a_job_may_run_is_warned_of(
+    emulator: EmulatorHandle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    today = datetime.now(UTC).date()
+    prices = [
+        {"model": MODEL, "since": str(today + timedelta(days=days)), "input": 10.0 + days, "output": 1.0}
+        for days in (-9, 1)
+    ]
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps(prices))
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__PRICES_PATH", str(path))
+    run = RunBatchOperator(
+        task_id="run", model=MODEL, rows=[{"id": 1, "word": "a"}], key="id", prompt="{{ row.word }}",
+        output_path=str(tmp_path / "out.jsonl"), dry_run=True,
+    )  # fmt: skip
+    for operator in (create(dry_run=True), run):
+        caplog.clear()
+        with pytest.raises(AirflowSkipException):
+            operator.execute(attempt())
+        said = caplog.text + "".join(capsys.readouterr())  # where Airflow's log goes differs between its versions
+        assert f"price of {MODEL} changes on {today + timedelta(days=1)}" in said
 
 
 @pytest.mark.parametrize("seed", range(12))
