@@ -330,10 +330,8 @@ class RunOperator(GeminiBatchOperator):
     def run_task(self, context: Any) -> dict[str, Any]:
         """Run, deferring while jobs run if asked to, and return the manifest."""
         from airflow_provider_gemini_batch.run.tables import require_extra
-        from airflow_provider_gemini_batch.task.caps import warn_of_change
 
         require_extra()
-        warn_of_change(self.model, log)
         return self._go_on(context, self._deadline(), None, goes_on=False)
 
     def resume(self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -355,12 +353,16 @@ class RunOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.run.driver import Run
         from airflow_provider_gemini_batch.run.finish import RunFailedError
         from airflow_provider_gemini_batch.run.waiting import run_to_end
+        from airflow_provider_gemini_batch.task.caps import warn_of_change
 
         self._ti = context.get("ti") or context.get("task_instance")
         self._task_context = context
         self.show_page(self._ti)
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
-        run = self._run = Run(self.spec(), self._context(context, goes_on=goes_on), generation)
+        spec = self.spec()
+        if not goes_on:
+            warn_of_change(spec.model, log)
+        run = self._run = Run(spec, self._context(context, goes_on=goes_on), generation)
         try:
             if self.plan_only:
                 self._push(run.plan())
