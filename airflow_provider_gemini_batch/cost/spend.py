@@ -68,18 +68,28 @@ def summed(entries: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict
     Sum entries up.
 
     :param by: Some of :data:`COLUMNS`.
+    :return: As :func:`sum_parts`.
+    """
+    return sum_parts((part for entry in entries for part in parts_of(entry)), by)
+
+
+def sum_parts(parts: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """
+    Sum parts of entries up.
+
+    :param parts: As :func:`parts_of` returns them.
+    :param by: Some of :data:`COLUMNS`.
     :return: A dict for each combination: the columns of *by*, ``rows``, ``input_tokens``, ``output_tokens``, ``cost``
         in dollars, and ``unknown``, the rows whose price is not known and which are not in ``cost``.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for entry in entries:
-        for part in parts_of(entry):
-            key = tuple(part[name] for name in by)
-            row = found.setdefault(
-                key,
-                {**dict(zip(by, key, strict=True)), "rows": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0,
-                 "unknown": 0},
-            )  # fmt: skip
-            for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown"):
-                row[name] += part[name]
+    for part in parts:
+        key = tuple(part[name] for name in by)
+        row = found.setdefault(
+            key,
+            {**dict(zip(by, key, strict=True)), "rows": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0,
+             "unknown": 0},
+        )  # fmt: skip
+        for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown"):
+            row[name] += part[name]
     return [found[key] for key in sorted(found)]

@@ -354,6 +354,7 @@ class RunOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.run.finish import RunFailedError
         from airflow_provider_gemini_batch.run.waiting import run_to_end
         from airflow_provider_gemini_batch.task.caps import warn_of_change
+        from airflow_provider_gemini_batch.task.prices import price_list
 
         self._ti = context.get("ti") or context.get("task_instance")
         self._task_context = context
@@ -361,7 +362,7 @@ class RunOperator(GeminiBatchOperator):
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         spec = self.spec()
         if not goes_on:
-            warn_of_change(spec.model, log)
+            warn_of_change(price_list(), spec.model, log)
         run = self._run = Run(spec, self._context(context, goes_on=goes_on), generation)
         try:
             if self.plan_only:

@@ -282,23 +282,26 @@ class SubmitOperator(GeminiBatchOperator):
     def _plan(self, context: Any, caps: Caps) -> NoReturn:
         """Say what the job would cost, and skip."""
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell
+        from airflow_provider_gemini_batch.task.prices import price_list
 
         self._ti = context.get("ti") or context.get("task_instance")
-        request = self.request()
-        found = estimate_of(request.kind, self.model, self.hook.client.measure(request), asked_for="dry_run")
+        request, prices = self.request(), price_list()
+        found = estimate_of(prices, request.kind, self.model, self.hook.client.measure(request), asked_for="dry_run")
         assert found is not None
-        tell(found, self.log, self._push)
+        tell(found, prices, self.log, self._push)
         caps.check(found, ())
         raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
 
     def _may_create(self, caps: Caps, measure: InputMeasure | None, jobs: Sequence[BatchJob], lost: int) -> None:
         """Say what a job may cost before it is created, and refuse one over a cap."""
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell
+        from airflow_provider_gemini_batch.task.prices import price_list
 
         asked_for = "max_cost" if caps.max_cost is not None else "max_input_tokens" if caps.are_set else ""
-        found = estimate_of(self.request().kind, self.model, measure, asked_for=asked_for)
+        prices = price_list()
+        found = estimate_of(prices, self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
-            tell(found, self.log, self._push)
+            tell(found, prices, self.log, self._push)
             caps.check(found, jobs, lost)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:

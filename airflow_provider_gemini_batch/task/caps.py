@@ -20,6 +20,7 @@ from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.cost.estimate import Estimate, InputMeasure
+    from airflow_provider_gemini_batch.cost.prices import PriceList
 
 EXPECTED_DAYS = 2
 """Days that a job may take: a price that changes within them is worth a word."""
@@ -89,7 +90,9 @@ def _share_answered(job: BatchJob, rows: int) -> float:
     return min(1.0, (job.stats.succeeded or 0) / rows) if rows else 0.0
 
 
-def estimate_of(kind: str, model: str, measure: InputMeasure | None, *, asked_for: str = "") -> Estimate | None:
+def estimate_of(
+    prices: PriceList, kind: str, model: str, measure: InputMeasure | None, *, asked_for: str = ""
+) -> Estimate | None:
     """
     Return what rows will cost, or None for rows that lie at Google.
 
@@ -97,7 +100,6 @@ def estimate_of(kind: str, model: str, measure: InputMeasure | None, *, asked_fo
     :raises ConfigurationError: If that argument is given, and there is none.
     """
     from airflow_provider_gemini_batch.cost.estimate import estimate
-    from airflow_provider_gemini_batch.task.prices import price_list
 
     if measure is None:
         if asked_for:
@@ -106,20 +108,18 @@ def estimate_of(kind: str, model: str, measure: InputMeasure | None, *, asked_fo
                 "already is not read."
             )
         return None
-    return estimate(price_list(), model, measure, embeds=kind == "embed")
+    return estimate(prices, model, measure, embeds=kind == "embed")
 
 
-def tell(found: Estimate, log: Any, push: Callable[[str, Any], None]) -> None:
+def tell(found: Estimate, prices: PriceList, log: Any, push: Callable[[str, Any], None]) -> None:
     """Say what a job may cost, in log and XCom, and whether the price is about to change."""
     log.info("What it may cost: %s", found.line())
     push(ESTIMATE_KEY, found.to_json())
-    warn_of_change(found.model, log)
+    warn_of_change(prices, found.model, log)
 
 
-def warn_of_change(model: str, log: Any) -> None:
+def warn_of_change(prices: PriceList, model: str, log: Any) -> None:
     """Warn where a model's price changes while a job that begins now may still run."""
-    from airflow_provider_gemini_batch.task.prices import price_list
-
-    change = price_list().changes(model, datetime.now(UTC).date(), EXPECTED_DAYS)
+    change = prices.changes(model, datetime.now(UTC).date(), EXPECTED_DAYS)
     if change is not None:
         log.warning("The price of %s changes on %s, while this job may still run.", model, change.isoformat())

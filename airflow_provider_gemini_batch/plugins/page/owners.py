@@ -15,13 +15,12 @@ Example: ``nightly.classify [airflow 6f2c1d....e83a....]`` is found by 2 if a ta
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
 from airflow_provider_gemini_batch.plugins.page.operator_names import CLASSES
-from airflow_provider_gemini_batch.plugins.page.task_facts import value_of, xcom_model
+from airflow_provider_gemini_batch.plugins.page.task_facts import stored
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, PROGRESS_KEY
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_provider_gemini_batch.plugins.page.listed import ListedJob
-
-log = logging.getLogger(__name__)
 
 BEFORE = 14 * 24 * 3600.0
 """Seconds before the oldest job at which its DAG run may have begun."""
@@ -61,19 +58,10 @@ def find_owners(jobs: Sequence[ListedJob]) -> None:
 
 
 def _by_token(session: Session, since: datetime) -> dict[str, TaskAddress]:
-    from sqlalchemy import select
-
-    model = xcom_model()
-    query = select(model).where(model.key == "submission_token", model.timestamp >= since)
-    found: dict[str, TaskAddress] = {}
-    for row in session.scalars(query.execution_options(yield_per=1000)):
-        try:
-            token = str(value_of(row)).partition(".")[0]
-        except Exception as error:  # a backend's storage may be gone
-            log.debug("A submission_token could not be read: %s", type(error).__name__)
-            continue
-        found[token] = TaskAddress(row.dag_id, row.run_id, row.task_id, row.map_index)
-    return found
+    return {
+        str(token).partition(".")[0]: TaskAddress(row.dag_id, row.run_id, row.task_id, row.map_index)
+        for row, token in stored(session, ["submission_token"], since)
+    }
 
 
 def _instances(session: Session, since: datetime) -> Iterator[TaskAddress]:
@@ -147,18 +135,9 @@ def _landed(session: Session, since: datetime) -> tuple[set[tuple[str, str]], di
 
     :return: Both by the DAG that says so and the job's name.
     """
-    from sqlalchemy import select
-
-    model = xcom_model()
-    query = select(model).where(model.key.in_([MANIFEST_KEY, PROGRESS_KEY]), model.timestamp >= since)
     read: set[tuple[str, str]] = set()
     costs: dict[tuple[str, str], float] = {}
-    for row in session.scalars(query.execution_options(yield_per=500)):
-        try:
-            value = value_of(row)
-        except Exception as error:  # a backend's storage may be gone
-            log.debug("A manifest could not be read: %s", type(error).__name__)
-            continue
+    for row, value in stored(session, [MANIFEST_KEY, PROGRESS_KEY], since):
         if isinstance(value, dict):
             names: set[str] = set()
             dollars: dict[str, float] = {}

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.spend import parts_of
-from airflow_provider_gemini_batch.plugins.page.task_facts import value_of, xcom_model
+from airflow_provider_gemini_batch.cost.spend import parts_of, sum_parts
+from airflow_provider_gemini_batch.plugins.page.task_facts import stored
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import Session
-
-log = logging.getLogger(__name__)
 
 MAX_MANIFESTS = 200_000
 
@@ -27,17 +24,8 @@ def entries(session: Session, days: int) -> Iterator[dict[str, Any]]:
 
     Manifests without a cost (a job that was only submitted, a plan) are passed over.
     """
-    from sqlalchemy import select
-
-    model = xcom_model()
     since = datetime.now(UTC) - timedelta(days=days)
-    query = select(model).where(model.key == MANIFEST_KEY, model.timestamp >= since).limit(MAX_MANIFESTS)
-    for row in session.scalars(query.execution_options(yield_per=500)):
-        try:
-            manifest = value_of(row)
-        except Exception as error:  # a backend's storage may be gone
-            log.debug("A manifest could not be read: %s", type(error).__name__)
-            continue
+    for row, manifest in stored(session, [MANIFEST_KEY], since, limit=MAX_MANIFESTS):
         if isinstance(manifest, dict) and ("cost" in manifest or "costs" in manifest):
             yield {
                 "dag_id": row.dag_id,
@@ -65,13 +53,5 @@ def parts(
 
 
 def summed(found: Iterable[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
-    """Sum parts up by one of ``day``, ``dag``, ``task`` and ``model``."""
-    sums: dict[str, dict[str, Any]] = {}
-    for part in found:
-        row = sums.setdefault(
-            str(part[by]),
-            {"name": str(part[by]), "rows": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "unknown": 0},
-        )
-        for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown"):
-            row[name] += part[name]
-    return list(sums.values())
+    """Sum parts up by one of ``day``, ``dag``, ``task`` and ``model``, which is their ``name`` then."""
+    return [{**row, "name": row[by]} for row in sum_parts(found, [by])]

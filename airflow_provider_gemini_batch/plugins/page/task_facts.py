@@ -16,7 +16,7 @@ from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.orm import Session
@@ -135,8 +135,37 @@ def read_xcoms(session: Session, address: TaskAddress, keys: Sequence[str]) -> t
     return values, tuple(unreadable)
 
 
+def stored(
+    session: Session, keys: Collection[str], since: datetime, *, limit: int | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """
+    Yield the XComs of any task that were written under *keys*, each row with its value.
+
+    One whose value cannot be read is passed over.
+
+    :param since: Older ones are left out.
+    :param limit: So many rows are read at most.
+    """
+    from sqlalchemy import select
+
+    model, read = xcom_model(), _value_reader()
+    query = select(model).where(model.key.in_(keys), model.timestamp >= since).limit(limit)
+    for row in session.scalars(query.execution_options(yield_per=500)):
+        try:
+            value = read(row)
+        except Exception as error:  # a backend's storage may be gone
+            log.debug("The XCom %s could not be read: %s", row.key, type(error).__name__)
+            continue
+        yield row, value
+
+
 def value_of(row: Any) -> Any:
     """Return the value of an XCom's row through the installation's XCom backend, as plain JSON where it is ours."""
+    return _value_reader()(row)
+
+
+def _value_reader() -> Callable[[Any], Any]:
+    """Look the installation's XCom backend up; return what reads a row's value by it."""
     import json
 
     from airflow.sdk.bases.xcom import BaseXCom
@@ -145,8 +174,9 @@ def value_of(row: Any) -> Any:
     backend: Any = resolve_xcom_backend()  # type: ignore[no-untyped-call]
     if backend.deserialize_value == BaseXCom.deserialize_value:
         # Ours are plain JSON: nothing that a task wrote is made into an object here.
-        return json.loads(row.value) if isinstance(row.value, str) else row.value
-    return backend.deserialize_value(row)
+        return lambda row: json.loads(row.value) if isinstance(row.value, str) else row.value
+    read: Callable[[Any], Any] = backend.deserialize_value
+    return read
 
 
 def xcom_model() -> Any:
