@@ -73,7 +73,7 @@ class AirflowApi:
         """Return the state of each task of the run, mapped ones as ``task[0]``, upstream first."""
         tasks = self._send("GET", f"/dags/{dag_id}/tasks")["tasks"]
         order = upstream_first({task["task_id"]: task["downstream_task_ids"] for task in tasks})
-        listed = self._send("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        listed = self.instances_of_run(dag_id, run_id)
         listed.sort(key=lambda ti: (order.index(ti["task_id"]) if ti["task_id"] in order else -1, ti["map_index"]))
         mapped = {ti["task_id"] for ti in listed if ti["map_index"] >= 0}
         return {

@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -177,7 +178,7 @@ class GeminiBatchClient(Session):
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
-                may_create=lambda jobs, lost: may_create(source.measure, jobs, lost) if may_create else None,
+                may_create=None if may_create is None else partial(may_create, source.measure),
             )
             return self.run(upload.removed_if_unused(submitting))
 

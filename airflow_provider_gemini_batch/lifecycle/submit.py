@@ -209,7 +209,7 @@ def submit_wave(
     now: Callable[[], float],
     remember: Callable[[str, str], None] = lambda what, value: None,
     was_cut_short: Callable[[BatchJob], Flow[bool]] = never_cut_short,
-    may_create: Callable[[Sequence[BatchJob], int], None] = lambda jobs, lost: None,
+    may_create: Callable[[Sequence[BatchJob], int], None] | None = None,
 ) -> Flow[list[Submission | GeminiBatchError]]:
     """
     Find or create the jobs of several submissions of one task.
@@ -285,7 +285,7 @@ class _Wave(Generic[SourceT]):
         now: Callable[[], float],
         remember: Callable[[str, str], None],
         was_cut_short: Callable[[BatchJob], Flow[bool]],
-        may_create: Callable[[Sequence[BatchJob], int], None],
+        may_create: Callable[[Sequence[BatchJob], int], None] | None,
     ) -> None:
         self.backend = backend
         self.orders = orders
@@ -510,9 +510,14 @@ class _Wave(Generic[SourceT]):
         yield from self._reconcile_lost()
 
     def _prepared(self, order: _Open[SourceT]) -> Flow[HttpRequest]:
-        self.may_create((yield from self._earlier()), order.creates)
+        yield from self._ask(order)
         source = yield from order.order.prepare()
         return self.backend.create_job(order.token.mark(order.order.spec_for(source), self.backend.name))
+
+    def _ask(self, order: _Open[SourceT]) -> Flow[None]:
+        """Ask whether a job may be created; jobs are read for that alone."""
+        if self.may_create is not None:
+            self.may_create((yield from self._earlier()), order.creates)
 
     def _earlier(self) -> Flow[list[BatchJob]]:
         """Read this task's jobs of before, those that must not be taken among them: they may have billed, too."""
@@ -569,7 +574,7 @@ class _Wave(Generic[SourceT]):
                 if not order.is_open:
                     continue
                 if order.creates < self.policy.max_creates:
-                    self.may_create((yield from self._earlier()), order.creates)
+                    yield from self._ask(order)
                     order.lost = None
                     yield from self._create(order, self.requests[order.token.digest])
                     continue

@@ -235,6 +235,14 @@ def test_a_wave_reads_the_list_once_before_and_once_after() -> None:
     assert (service.creates, len(costing(service))) == (5, 5)
 
 
+def test_the_shards_of_a_run_do_not_read_each_others_jobs() -> None:
+    service = Service()
+    for number in range(20):
+        service.add(SubmissionToken(TOKEN.task, f"{1000 + number:016x}"), "RUNNING")
+    wave(service, 5)
+    assert [call for call in service.calls if call.startswith("GET batches/")] == []
+
+
 def test_lost_answers_of_a_wave_are_reconciled_together() -> None:
     service = Service(lambda: 8.0)
     outcomes = wave(service, 4, [reply_lost, reply_lost, reply_lost])
