@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, conf
@@ -248,19 +250,20 @@ class RunOperator(GeminiBatchOperator):
             seconds(getattr(self, name), name)
         return spec_of(self.kind, arguments, source_name=source_name(arguments))
 
-    def _context(self, context: Any, *, goes_on: bool) -> RunContext:
+    def _context(self, context: Any, left: Mapping[str, Any] | None) -> RunContext:
         """
         Return what the run needs of this Airflow.
 
-        :param goes_on: Whether this attempt has begun already, before a wait.
+        :param left: What this attempt carried over a wait; None if it begins.
         """
         from airflow_provider_gemini_batch.api.identity import TaskIdentity
         from airflow_provider_gemini_batch.files.folder import Folder
-        from airflow_provider_gemini_batch.run.checkpoint import folder_of, half_in_use
+        from airflow_provider_gemini_batch.run.checkpoint import Left, folder_of, half_in_use
         from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.prices import run_prices
         from airflow_provider_gemini_batch.task.sql import HookSource, sql_target
+        from airflow_provider_gemini_batch.task.store import CheckpointStore
         from airflow_provider_gemini_batch.task.variables import occasion_of, template_variables
 
         found = task_identity(context, self.submission_salt)
@@ -271,7 +274,7 @@ class RunOperator(GeminiBatchOperator):
             return Folder(folder_of(root, dag_id, self.task_id, half), settle=settle)
 
         # Only what had an attempt before the change can have begun under a former identity.
-        halves = found.all_tasks if found.may_have_rivals or goes_on else (found.task,)
+        halves = found.all_tasks if found.may_have_rivals or left is not None else (found.task,)
         task = half_in_use(halves, folder_for)
         if task != found.task:
             log.warning("This run began under a former identity (%s) and goes on with that.", task)
@@ -279,13 +282,15 @@ class RunOperator(GeminiBatchOperator):
         if self.output_table and self.output_conn_id:
             query = f"SELECT * FROM {self.output_table}"
             reuse["output_table"] = HookSource(self.output_conn_id, query, may_be_absent=True)
+        folder, occasion = folder_for(task), occasion_of(context)
+        store = CheckpointStore(context.get("task_state_store"), folder.place, occasion)
         return RunContext(
             self.hook.client,
-            folder_for(task),
+            folder,
             TaskIdentity(task, found.since, found.may_have_rivals),
             self._source,
             variables=template_variables(context),
-            occasion=occasion_of(context),
+            occasion=occasion,
             run_claim=f"{dag_id}\n{getattr(self._ti, 'run_id', '')}",
             prices=run_prices(),
             submit_policy=submit_policy(),
@@ -297,6 +302,9 @@ class RunOperator(GeminiBatchOperator):
                 seconds(self.running_timeout, "running_timeout"),
             ),
             stop=self._stop_if_unwanted,
+            left=store.recall() if left is None else Left.read(left),
+            on_checkpoint=store.note,
+            host=getattr(self._ti, "hostname", None) or socket.gethostname(),
         )
 
     def _source(self) -> Any:
@@ -332,7 +340,7 @@ class RunOperator(GeminiBatchOperator):
         from airflow_provider_gemini_batch.run.tables import require_extra
 
         require_extra()
-        return self._go_on(context, self._deadline(), None, goes_on=False)
+        return self._go_on(context, self._deadline(), None)
 
     def resume(self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -343,13 +351,12 @@ class RunOperator(GeminiBatchOperator):
         """
         carried = state or {}
         with fail_without_retry():
-            generation = carried.get("generation")
-            return self._go_on(context, float(carried.get("deadline") or self._deadline()), generation, goes_on=True)
+            return self._go_on(context, float(carried.get("deadline") or self._deadline()), carried)
 
     def _deadline(self) -> float:
         return time.time() + (seconds(self.run_timeout, "run_timeout") or 30 * DAY)
 
-    def _go_on(self, context: Any, deadline: float, generation: int | None, *, goes_on: bool) -> dict[str, Any]:
+    def _go_on(self, context: Any, deadline: float, carried: Mapping[str, Any] | None) -> dict[str, Any]:
         from airflow_provider_gemini_batch.run.driver import Run
         from airflow_provider_gemini_batch.run.finish import RunFailedError
         from airflow_provider_gemini_batch.run.waiting import run_to_end
@@ -361,9 +368,9 @@ class RunOperator(GeminiBatchOperator):
         self.show_page(self._ti)
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         spec = self.spec()
-        if not goes_on:
+        if carried is None:
             warn_of_change(price_list(), spec.model, log)
-        run = self._run = Run(spec, self._context(context, goes_on=goes_on), generation)
+        run = self._run = Run(spec, self._context(context, carried), (carried or {}).get("generation"))
         try:
             if self.plan_only:
                 self._push(run.plan())
@@ -454,7 +461,8 @@ class RunOperator(GeminiBatchOperator):
             deadline=min(until, run.next_limit(waiting)),
             cancel_on_kill=self.cancel_on_kill,
         )
-        state = {"generation": run.generation_number(), "deadline": deadline}
+        left = run.left()
+        state = {"deadline": deadline, **(asdict(left) if left is not None else {})}
         self.defer(trigger=trigger, method_name="resume", kwargs={"state": state})
 
     # --- killed -------------------------------------------------------------------------------------------------------

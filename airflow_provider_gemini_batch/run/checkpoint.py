@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,6 +51,31 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 class CheckpointLostError(GeminiBatchError):
     """This worker does not see the checkpoint that another one wrote; a retry, on that host perhaps, may see it."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """
+    What an earlier attempt says of the checkpoint that it left, in a place that all workers see.
+
+    :param generation: Its number.
+    :param host: Who wrote it; empty if it was not noted.
+    """
+
+    generation: int
+    host: str = ""
+
+    @classmethod
+    def read(cls, carried: Mapping[str, Any]) -> Left | None:
+        """Read what an attempt has carried over a wait or left in a store; None if it says nothing of a checkpoint."""
+        generation, host = carried.get("generation"), carried.get("host")
+        if not isinstance(generation, int):
+            return None
+        return cls(generation, host if isinstance(host, str) else "")
+
+    def is_in(self, header: Mapping[str, Any] | None) -> bool:
+        """Whether this is the snapshot that was left: a folder that is not shared may hold one of its own."""
+        return header is not None and self.host in ("", header.get("host"))
 
 
 def folder_of(root: str, dag_id: str, task_id: str, task_half: str) -> str:
@@ -207,11 +232,6 @@ def sweep(task_folder: Folder, older_than: float, keep: str) -> list[str]:
             task_folder.below(name).remove()
             removed.append(name)
     return removed
-
-
-def host() -> str:
-    """Return this worker's name, for the one who cannot see what it wrote."""
-    return socket.gethostname()
 
 
 def _digest_of(local: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.files.folder import Folder
     from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.run.checkpoint import Left
     from airflow_provider_gemini_batch.run.sources import Source
     from airflow_provider_gemini_batch.run.sql import SqlTarget
 
@@ -60,6 +62,9 @@ class RunContext:
     :param source: Called when the input is read, once.
     :param variables: For templates.
     :param occasion: Tells a clear from a retry: a generation that has ended is begun anew on another occasion.
+    :param host: This worker's name, for the one who cannot see what it wrote.
+    :param left: What an earlier attempt said of the checkpoint that it left.
+    :param on_checkpoint: Called once the snapshot is there, before anything is submitted, so that it can be said.
     :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
     """
 
@@ -79,3 +84,6 @@ class RunContext:
     sleep: Callable[[float], None] = time.sleep
     on_job: Callable[[str], None] = lambda name: None
     stop: Callable[[], None] = lambda: None
+    host: str = field(default_factory=socket.gethostname)
+    left: Left | None = None
+    on_checkpoint: Callable[[Left], None] = lambda left: None

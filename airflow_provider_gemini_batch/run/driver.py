@@ -32,7 +32,7 @@ from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
-from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, host
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
 from airflow_provider_gemini_batch.run.jobs import RunJobs, shard_digest
@@ -105,16 +105,19 @@ class Run:
         """Claims of this attempt whose create call was refused for certain."""
         self._seen: dict[str, BatchJob] = {}
         self._tries = 0
+        self._is_told = False
         self.checkpoint = self._generation(generation)
 
     # --- generations --------------------------------------------------------------------------------------------------
 
     def _generation(self, number: int | None) -> Checkpoint:
         """Return the generation to work on: a new one if the last one ended on another occasion, or asked otherwise."""
+        left = self.context.left
         if number is not None:
-            found = Checkpoint(self.context.checkpoint, number)
-            self._await_snapshot(found)
-            return found
+            self._await_snapshot(left or Left(number))
+            return Checkpoint(self.context.checkpoint, number)
+        if left is not None and left.host != self.context.host:
+            self._await_snapshot(left)  # what this worker itself has written and does not see is gone
         latest = Checkpoint.latest(self.context.checkpoint)
         end = latest.end
         if end is not None:
@@ -127,16 +130,33 @@ class Run:
             return latest.next_generation()
         return latest
 
-    def _await_snapshot(self, checkpoint: Checkpoint) -> None:
-        waited = 0.0
-        while checkpoint.snapshot is None:
+    def _await_snapshot(self, left: Left) -> None:
+        """
+        Wait until this worker sees what an earlier attempt left.
+
+        :raises CheckpointLostError: If it does not within a minute.
+        """
+        checkpoint, waited = Checkpoint(self.context.checkpoint, left.generation), 0.0
+        while not left.is_in(checkpoint.snapshot):
             if waited >= UNSEEN_SECONDS:
                 raise CheckpointLostError(
-                    f"This worker ({host()}) does not see the checkpoint {checkpoint.folder.place}, which "
-                    "another one wrote. Set checkpoint_path to a place that all workers share, such as object storage."
+                    f"This worker ({self.context.host}) does not see the checkpoint {checkpoint.folder.place}, which "
+                    f"{left.host or 'another one'} wrote. Set checkpoint_path to a place that all workers share, such "
+                    f"as object storage. A retry on {left.host or 'that worker'} goes on with it; a cleared task goes "
+                    "on without it, and finds its jobs at the service."
                 )
             self.context.sleep(5.0)
             waited += 5.0
+
+    def left(self) -> Left | None:
+        """Return what the next attempt has to see; None before the input is read."""
+        header = self.checkpoint.snapshot
+        return None if header is None else Left(self.checkpoint.number, str(header.get("host") or ""))
+
+    def _tell(self) -> None:
+        if not self._is_told and (left := self.left()) is not None:
+            self._is_told = True
+            self.context.on_checkpoint(left)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -151,6 +171,7 @@ class Run:
         require_extra()
         while True:
             self.context.stop()
+            self._tell()
             step = plan.next_step(self.facts(), self.spec.policy)
             log.debug("Next step: %r", step)
             if isinstance(step, plan.Wait):
@@ -352,7 +373,15 @@ class _Work:
         carrier = Carrier(self.spec, self.checkpoint, self.folder, self.context.reuse_tables, say=log.info)
         source = self.context.source()
         snapshot = take(
-            source, self.spec, self.checkpoint, self.database, self.folder, self.context.variables, carrier, log.warning
+            source,
+            self.spec,
+            self.checkpoint,
+            self.database,
+            self.folder,
+            self.context.variables,
+            carrier,
+            log.warning,
+            self.context.host,
         )
         finisher.check_columns(snapshot)
         log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
@@ -448,7 +477,7 @@ class _Work:
             if what == "intent":
                 self.context.stop()
                 claims.append(self._claim(shard, looked_at))
-                self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": host()})
+                self.checkpoint.note("intent", shard.id, {"at": self.context.now(), "host": self.context.host})
             elif what == "job":
                 self.context.on_job(value)
 
@@ -478,7 +507,12 @@ class _Work:
         number = 1
         while True:
             name = f"claim-{shard.id}-{number}.json"
-            mine = {"owner": self.run.owner, "call": uuid.uuid4().hex, "at": self.context.now(), "host": host()}
+            mine = {
+                "owner": self.run.owner,
+                "call": uuid.uuid4().hex,
+                "at": self.context.now(),
+                "host": self.context.host,
+            }
             claim = self.checkpoint.create(name, mine)
             if claim.get("call") == mine["call"]:
                 return name

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
-from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, host
 from airflow_provider_gemini_batch.run.digest import RequestDigester
 from airflow_provider_gemini_batch.run.prompts import compile_template
 from airflow_provider_gemini_batch.run.requests import FORM_COLUMNS, TextRequests, row_requests
@@ -29,6 +28,7 @@ from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, row
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 CHUNK_BYTES = 64_000_000
@@ -130,12 +130,14 @@ def take(
     variables: Mapping[str, Any],
     carry: Carry = lambda engine, narrow: (),
     warn: Callable[[str], None] = lambda text: None,
+    host: str = "",
 ) -> Snapshot:
     """
     Read the input and publish it as the generation's snapshot; what another worker has published first wins.
 
     :param folder: Local, for what is being written.
     :param variables: For the template, see :data:`~.prompts.VARIABLES`.
+    :param host: Who writes it.
     :raises EmptyInputError: If there are no rows.
     :raises ConfigurationError: Naming column, row and key.
     """
@@ -168,7 +170,7 @@ def take(
         input_bytes=input_bytes,
         data_bytes=data_bytes,
         created=time.time(),
-        host=host(),
+        host=host,
         carried=tuple(carried),
         changing=columns.changing,
     )

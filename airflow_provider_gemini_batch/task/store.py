@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one attempt at a submission leaves for the next, where Airflow keeps a task's state."""
+"""What one attempt at a submission or a run leaves for the next, where Airflow keeps a task's state."""
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import SubmitError
+from airflow_provider_gemini_batch.run.checkpoint import Left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,3 +75,46 @@ class SubmissionStore:
                 ) from error
         except Exception as error:  # the service's list decides
             log.warning("The task state store could not be written (%s).", type(error).__name__)
+
+
+class CheckpointStore:
+    """
+    What a run's attempts say of the checkpoint that they left, for the one that does not see it.
+
+    A clear is another occasion: whoever clears a task has it go on without a checkpoint that is out of sight.
+
+    :param store: ``context.get("task_state_store")``.
+    :param place: Of the run's checkpoint.
+    :param occasion: See :func:`~.variables.occasion_of`.
+    """
+
+    KEY = "gemini_batch_checkpoint"
+
+    def __init__(self, store: Any, place: str, occasion: str) -> None:
+        self._store = store
+        self._here = {"place": place, "occasion": occasion}
+
+    def recall(self) -> Left | None:
+        """Return what an earlier attempt left here on this occasion; None if nothing is known of one."""
+        noted = self._get()
+        return Left.read(noted) if {name: noted.get(name) for name in self._here} == self._here else None
+
+    def note(self, left: Left) -> None:
+        """Keep what this attempt leaves."""
+        value = {**self._here, **asdict(left)}
+        if self._store is None or self._get() == value:
+            return
+        try:
+            self._store.set(self.KEY, value)
+        except Exception as error:  # a help for whoever does not see the checkpoint; the run needs none of it
+            log.warning("The task state store could not be written (%s).", type(error).__name__)
+
+    def _get(self) -> dict[str, Any]:
+        if self._store is None:
+            return {}
+        try:
+            noted = self._store.get(self.KEY)
+        except Exception as error:
+            log.warning("The task state store could not be read (%s).", type(error).__name__)
+            return {}
+        return noted if isinstance(noted, dict) else {}

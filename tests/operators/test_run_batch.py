@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
+from airflow_provider_gemini_batch.run import driver
+from airflow_provider_gemini_batch.run.checkpoint import CheckpointLostError
 from airflow_provider_gemini_batch.task import installation
 from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from tests.run.world import MODEL, read_table, rows
@@ -102,6 +105,50 @@ def test_run_whose_identity_changed_goes_on_where_it_was(emulator, tmp_path, mon
     assert manifest["succeeded"] == 5
     assert emulator.ledger()["totals"]["created"] == 1
     assert "began under a former identity" in caplog.text
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "retried"])
+def test_worker_without_the_checkpoint_names_the_host_that_wrote_it(emulator, tmp_path, monkeypatch, resumed):
+    monkeypatch.setattr(driver, "UNSEEN_SECONDS", 0.0)
+    store: dict = {}
+    with pytest.raises(TaskDeferred) as deferred:
+        run_batch(tmp_path, deferrable=True).execute(on_host("worker-a", store))
+    emptied = tmp_path / "_gemini_batch"
+    emptied.rename(tmp_path / "of worker-a")
+    task = run_batch(tmp_path, deferrable=True)
+    again = partial(task.resume, event=None, **deferred.value.kwargs) if resumed else task.execute
+    with pytest.raises(CheckpointLostError, match=r"\(worker-b\) does not see .*, which worker-a wrote"):
+        again(on_host("worker-b", store, 2))
+    (tmp_path / "of worker-a").rename(emptied)
+    emulator.advance(7200)
+    assert run_batch(tmp_path).execute(on_host("worker-b", store, 3))["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+def test_cleared_task_goes_on_without_a_checkpoint_out_of_sight(emulator, tmp_path):
+    store: dict = {}
+    with pytest.raises(TaskDeferred):
+        run_batch(tmp_path, deferrable=True).execute(on_host("worker-a", store, max_tries=1))
+    (tmp_path / "_gemini_batch").rename(tmp_path / "of worker-a")
+    emulator.advance(7200)
+    cleared = on_host("worker-b", store, max_tries=2)
+    assert run_batch(tmp_path).execute(cleared)["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 1
+    assert store["gemini_batch_checkpoint"]["host"] == "worker-b"
+
+
+def on_host(name: str, store: dict | None = None, number: int = 1, max_tries: int = 3) -> dict:
+    """Return the context of an attempt on a host, where Airflow keeps a task's state in *store*."""
+    context = attempt(number)
+    context["ti"].hostname, context["ti"].max_tries = name, max_tries
+    return context if store is None else {**context, "task_state_store": Store(store)}
+
+
+class Store:
+    """Airflow's task state store."""
+
+    def __init__(self, kept: dict) -> None:
+        self.get, self.set = kept.get, kept.__setitem__
 
 
 class Desk:

@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
-from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import QUICK, TASK, World, rows
 
@@ -193,9 +193,45 @@ def test_changed_prompt_in_mid_run_cancels_and_begins_anew(world):
     assert {job["state"] for job in world.emulator.ledger()["jobs"]} <= {"CANCELLED", "CANCELLING"}
 
 
-def test_worker_that_cannot_see_the_checkpoint_says_so(world):
-    with pytest.raises(CheckpointLostError, match="does not see the checkpoint"):
-        Run(world.spec(), world.context(rows(3)), generation=1)
+def test_worker_that_cannot_see_the_checkpoint_names_who_wrote_it(world):
+    slept: list[float] = []
+    context = world.context(rows(3), host="worker-b", left=Left(1, "worker-a"), sleep=slept.append)
+    for generation in (1, None):  # after a wait; at the beginning of another attempt
+        with pytest.raises(
+            CheckpointLostError, match=r"\(worker-b\) does not see the checkpoint .*/g1, which worker-a "
+        ):
+            Run(world.spec(), context, generation=generation)
+    assert sum(slept) == 120
+    assert world.emulator.ledger()["jobs"] == []
+
+
+def test_worker_that_sees_a_checkpoint_of_its_own_is_not_misled(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    assert isinstance(Run(world.spec(), world.context(rows(3), host="worker-b")).proceed(), Waiting)
+    context = world.context(rows(3), host="worker-b", left=Left(1, "worker-a"))
+    with pytest.raises(CheckpointLostError, match="which worker-a wrote"):
+        Run(world.spec(), context, generation=1)
+
+
+def test_worker_that_lost_its_own_checkpoint_begins_again(world):
+    world.emulator.script(mode="at_once")
+    run = Run(world.spec(), world.context(rows(3), host="worker-a", left=Left(1, "worker-a")))
+    manifest = run.proceed()
+    assert isinstance(manifest, dict)
+    assert manifest["succeeded"] == 3
+
+
+def test_attempt_says_what_it_leaves_before_it_submits(world):
+    told = []
+    context = world.context(rows(3), host="worker-a", on_checkpoint=lambda left: told.append((left, asked())))
+
+    def asked() -> int:
+        return len(world.emulator.ledger()["jobs"])
+
+    run = Run(world.spec(), context)
+    assert isinstance(run.proceed(), Waiting)
+    assert isinstance(run.proceed(), Waiting)
+    assert told == [(Left(1, "worker-a"), 0)]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
