@@ -84,9 +84,9 @@ def run(kind: str, source: str, output: str, folder: str) -> dict[str, Any]:
     steps = Steps()
 
     class Counted(driver.Run):
-        def _carry_out(self, step: Any) -> Any:
+        def carry_out(self, step: Any) -> Any:
             with steps.step(NAMES[type(step).__name__]):
-                return super()._carry_out(step)
+                return super().carry_out(step)
 
     patches: list[tuple[Any, str, Any]] = [
         (waiting, "Run", Counted),

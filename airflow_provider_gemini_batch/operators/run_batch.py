@@ -358,6 +358,7 @@ class RunOperator(GeminiBatchOperator):
 
     def _go_on(self, context: Any, deadline: float, carried: Mapping[str, Any] | None) -> dict[str, Any]:
         from airflow_provider_gemini_batch.run.driver import Run
+        from airflow_provider_gemini_batch.run.dry_run import plan_of
         from airflow_provider_gemini_batch.run.finish import RunFailedError
         from airflow_provider_gemini_batch.run.waiting import run_to_end
         from airflow_provider_gemini_batch.task.caps import warn_of_change
@@ -370,10 +371,11 @@ class RunOperator(GeminiBatchOperator):
         spec = self.spec()
         if carried is None:
             warn_of_change(price_list(), spec.model, log)
-        run = self._run = Run(spec, self._context(context, carried), (carried or {}).get("generation"))
+        world = self._context(context, carried)
+        run = self._run = Run(spec, world, (carried or {}).get("generation"))
         try:
             if self.plan_only:
-                self._push(run.plan())
+                self._push(plan_of(spec, world))
                 raise AirflowSkipException("dry_run: nothing was submitted; the plan is in XCom.")
             interval = seconds(self.poll_interval, "poll_interval")
             manifest = run_to_end(
@@ -431,7 +433,9 @@ class RunOperator(GeminiBatchOperator):
             leave_in_history(self._task_context, manifest)
 
     def _tell(self, run: Run, waiting: Waiting, deadline: float) -> None:
-        done, total = run.progress()
+        from airflow_provider_gemini_batch.run.progress import rows_done
+
+        done, total = rows_done(run)
         log.info("Waiting for %d jobs; %d of %d rows are done.", len(waiting.jobs), done, total)
         self._push_progress(run)
 
@@ -458,7 +462,7 @@ class RunOperator(GeminiBatchOperator):
             self.gemini_batch_conn_id,
             wake=waiting.wake,
             poll_interval=seconds(self.poll_interval, "poll_interval"),
-            deadline=min(until, run.next_limit(waiting)),
+            deadline=min(until, run.reader.next_limit(waiting.jobs)),
             cancel_on_kill=self.cancel_on_kill,
         )
         left = run.left()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.run.budget import estimate
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -46,6 +48,20 @@ def progress_of(run: Run) -> dict[str, Any]:
     }
 
 
+def rows_done(run: Run) -> tuple[int, int]:
+    """Return how many rows are done, and how many there are."""
+    notes = run.checkpoint.notes()
+    snapshot = run.checkpoint.snapshot or {}
+    done = sum(sum(note["counts"].values()) for found in notes["collected"].values() for note in found)
+    done += sum(sum(note["counts"].values()) for note in snapshot.get("carried") or ())
+    for shard, found in notes["job"].items():
+        job = run.reader.last_read(found[0]["job"])
+        if shard not in notes["collected"] and job is not None:
+            done += job.stats.done or 0
+    total = int(snapshot.get("rows") or 0)
+    return min(done, total), total
+
+
 def _job(
     run: Run, header: Mapping[str, Any], entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -54,7 +70,7 @@ def _job(
     submitted = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard, ()))
     collected = next(iter(notes["collected"].get(shard, ())), None)
     name = submitted[0][1] if submitted else ""
-    job = run.last_look(name)
+    job = run.reader.last_read(name)
     unknown_cost = collected is not None and bool(collected.get("cost_unknown"))
     return {
         "job": name,
@@ -66,7 +82,7 @@ def _job(
         "stats": job.stats.as_dict() if job is not None else None,
         "counts": None if collected is None else dict(collected["counts"]),
         "cost": None if collected is None or unknown_cost else float(collected["cost"]),
-        "estimate": run.estimate(entry) if collected is None else None,
+        "estimate": estimate(run.spec, run.context.prices, entry) if collected is None else None,
         "refused": str((collected or {}).get("refused") or ""),
     }
 

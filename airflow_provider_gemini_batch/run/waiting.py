@@ -17,6 +17,7 @@ from airflow_provider_gemini_batch.run.arguments import source_name, source_of, 
 from airflow_provider_gemini_batch.run.context import RunContext
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.jobs import run_task
+from airflow_provider_gemini_batch.run.progress import rows_done
 from airflow_provider_gemini_batch.times import duration
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def run_batch(
 
 def _bar(run: Run, waiting: Waiting) -> None:
     """Print how far the rows are."""
-    done, total = run.progress()
+    done, total = rows_done(run)
     filled = round(30 * done / total) if total else 0
     print(  # noqa: T201
         f"\r[{'#' * filled}{'.' * (30 - filled)}] {done:,} of {total:,} rows, {len(waiting.jobs)} jobs",

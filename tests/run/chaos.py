@@ -245,7 +245,7 @@ class Chaos:
             if self.mode == "deferrable":
                 # A task that resumes is a new process, on any worker.
                 worker = Worker(worker.writes, worker.dies_at, worker.lag, worker.twin, worker.written, worker.looked)
-                run = self.run(worker, occasion, run.generation_number())
+                run = self.run(worker, occasion, run.checkpoint.number)
         raise AssertionError("the run does not end")
 
     def _wait(self, run: Run, waiting: Waiting) -> None:

@@ -100,8 +100,8 @@ def test_local_output_that_fails_half_way_leaves_the_old_one_whole(world):
     context = world.context(rows(2000, note="long " * 50), occasion="second")
     attempt = Run(spec, context)
     # Everything up to the outputs, then a disk that takes no file of more than 100 kB.
-    while not isinstance(plan.next_step(attempt.facts(), spec.policy), plan.WriteOutputs):
-        attempt._carry_out(plan.next_step(attempt.facts(), spec.policy))
+    while not isinstance(plan.next_step(attempt.reader.facts(), spec.policy), plan.WriteOutputs):
+        attempt.carry_out(plan.next_step(attempt.reader.facts(), spec.policy))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(Exception):  # noqa: B017

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Which attempt may create the job of a shard?
+
+Two attempts may run at once: a worker thought dead, and the one that replaced it. Both see a shard without a job, and
+both would create one. So each of them creates a claim in the checkpoint first, which only one can: the file is created
+if it is not there. Example, with a patience of 107 s:
+
+====  =======================================================================================
+ s    what happens
+====  =======================================================================================
+ 0    attempt 1 reads the list: no job. It creates ``claim-r1.0-1`` and calls create
+ 2    attempt 1 is killed; its job is listed late
+ 5    attempt 2 reads the list: no job. It finds the claim, and waits until 107 s
+107+  attempt 2 reads the list again: the job is there and is adopted. Had attempt 1 died before
+      its call, no job would be there, ever: attempt 2 creates ``claim-r1.0-2``, and the job
+====  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.context import RunContext
+
+
+class ClaimedError(GeminiBatchError):
+    """
+    Another attempt is about to create the job of a shard.
+
+    :ivar until: UTC epoch second at which its job is listed, or never will be.
+    """
+
+    def __init__(self, until: float) -> None:
+        super().__init__("Another attempt is submitting the same rows.")
+        self.until = until
+
+
+class Claims:
+    """The claims of one attempt at a run."""
+
+    def __init__(self, context: RunContext, checkpoint: Checkpoint) -> None:
+        self._context = context
+        self._checkpoint = checkpoint
+        self._owner = uuid.uuid4().hex
+        self._refused: set[str] = set()
+
+    def claim(self, shard_id: str, looked_at: float) -> str:
+        """
+        Make sure that no job of this shard may come of another create call; called right before each.
+
+        Of two attempts that come here at once, one creates the claim. The other one waits for as long as the first
+        one's job may need to show up, and then looks at the list again: whoever died after its claim has a job there,
+        or never will. The same holds for this attempt's own claim if the reply to its create call was lost.
+
+        :param looked_at: UTC epoch second at which the list was read in which this shard had no job.
+        :return: The claim's name.
+        :raises ClaimedError: If another create call may still make a job.
+        """
+        policy = self._context.submit_policy or SubmitPolicy()
+        patience = sum(policy.reconcile) + policy.in_flight
+        number = 1
+        while True:
+            name = f"claim-{shard_id}-{number}.json"
+            mine = {
+                "owner": self._owner,
+                "call": uuid.uuid4().hex,
+                "at": self._context.now(),
+                "host": self._context.host,
+            }
+            claim = self._checkpoint.create(name, mine)
+            if claim.get("call") == mine["call"]:
+                return name
+            until = float(claim["at"]) + patience
+            # A claim of this attempt's is as good as new if its create call was refused.
+            is_refused = claim["owner"] == self._owner and name in self._refused
+            if not is_refused and looked_at < until:
+                raise ClaimedError(until)
+            number += 1
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give claims back: their create calls were refused for certain, so that no job comes of them."""
+        self._refused.update(names)

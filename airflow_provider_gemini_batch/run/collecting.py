@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How do answers get into the checkpoint? One shard at a time, each closed by one note once its answers are stored.
+
+A shard is closed by the answers of its job, by those of calls one by one (``retry_tier="flex"``), or by the reason why
+it was not asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    NotFoundError,
+    ResultsIncompleteError,
+)
+from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
+from airflow_provider_gemini_batch.run.projection import Sampled
+from airflow_provider_gemini_batch.times import epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+    from airflow_provider_gemini_batch.run import plan
+    from airflow_provider_gemini_batch.run.row_numbers import AskedRows
+    from airflow_provider_gemini_batch.run.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+ANSWERS_LIVE = 40 * 3600.0
+"""Seconds after a job's end within which its answers are not gone: the service keeps them for 48 hours."""
+
+
+def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
+    """
+    Bring in the answers of a job that has ended, and publish them.
+
+    :param job: As it was read last; None if it is gone.
+    """
+    expected = work.expected(shard)
+    judge = Judge(work.spec, work.context.prices, tier="batch", job_name=shard.job, when=job.end_time if job else None)
+    _store(work, shard, _records(work, job, shard, expected, judge), job)
+    if judge.replaced_surrogates:
+        log.warning("%d answers held half a character, which was replaced.", judge.replaced_surrogates)
+    if job is not None:
+        _remove_remote(work.context.client, job)
+    _say_estimate(work, shard)
+
+
+def ask_flex(work: Workspace, shard: plan.Shard) -> None:
+    """Ask a shard's rows one by one."""
+    from airflow_provider_gemini_batch.run.flex import ask
+
+    judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=None)
+    requests = work.requests(shard, work.expected(shard))
+    wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests)
+    _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), None)
+
+
+def close_unasked(work: Workspace, shard: plan.Shard, expected: AskedRows, reason: str) -> None:
+    """Close a shard that is not asked; its rows get *reason* as their error."""
+    log.warning("%s is not asked: %s", shard.id, reason)
+    judge = Judge(work.spec, work.context.prices, tier="batch", job_name=None, when=None)
+    with AnswerWriter(work.folder, f"refused-{shard.id}") as writer:
+        for record, digest, _ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
+            writer.add(record, digest, passing=False, cost=0.0, asked=False)
+        facts = writer.finish(work.checkpoint, work.database)
+    work.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": "", "refused": reason})
+
+
+def _records(
+    work: Workspace, job: BatchJob | None, shard: plan.Shard, expected: AskedRows, judge: Judge
+) -> Iterator[Any]:
+    if job is None:
+        return whole_job_failed("missing", None, f"{shard.job} is gone: it was deleted.", expected, judge)
+    if job.output is not None or job.is_succeeded:
+        try:
+            # Of a job that succeeded, answers may appear a while after its end: the reader waits for them.
+            lines = work.context.client.result_lines(job)
+            first = next(lines, None)
+            return judged_lines(_whole(_chained(first, lines), job), expected, judge)
+        except NotFoundError:
+            if job.is_succeeded and work.context.now() - (epoch(job.end_time) or 0.0) < ANSWERS_LIVE:
+                raise  # not there yet, not gone: a retry reads anew
+            return whole_job_failed("missing", None, f"The answers of {job.name} are gone.", expected, judge)
+        except (ConfigurationError, GeminiBatchError):
+            if job.is_succeeded:
+                raise
+    reason = str(job.error.message) if job.error else "the service gave no reason"
+    code = job.error.code if job.error else None
+    if job.state.value == "EXPIRED":
+        code = code or 4
+    elif job.state.value == "CANCELLED":
+        code = code or 1
+    return whole_job_failed("failed", code, f"the job ended {job.state.value}: {reason}", expected, judge)
+
+
+def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], job: BatchJob | None) -> None:
+    with AnswerWriter(work.folder, f"collected-{shard.id}") as writer:
+        for record, digest, cost in records:
+            writer.add(record, digest, passing=passing(record), cost=cost)
+        facts = writer.finish(work.checkpoint, work.database)
+    state = job.state.value if job is not None else "GONE"
+    work.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": shard.job, "state": state})
+    counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
+    log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
+
+
+def _say_estimate(work: Workspace, shard: plan.Shard) -> None:
+    """Say what the answers so far let the rest of their round cost."""
+    header, _ = work.entry(shard.id)
+    collected = work.checkpoint.notes()["collected"]
+    notes = [note for entry in header["shards"] for note in collected.get(entry["id"], ())[:1]]
+    line = Sampled.of_notes(notes).so_far(sum(int(entry["rows"]) for entry in header["shards"]))
+    if line is not None:
+        log.info("%s", line)
+
+
+def _remove_remote(client: GeminiBatchClient, job: BatchJob) -> None:
+    """Remove a collected job's rows and answers from Google; what stays is a nuisance, not a failure."""
+    places = [job.input_place] if job.input_place else []
+    with suppress(GeminiBatchError):
+        if job.output is not None and job.output.kind == "gcs":
+            places += [file.name for file in client.all_files(prefix=job.output.place.rstrip("/") + "/")]
+    for place in places:
+        with suppress(GeminiBatchError):
+            client.delete_file(place)
+
+
+def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:
+    """
+    Yield a job's result lines.
+
+    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts.
+    """
+    count = 0
+    for line in lines:
+        count += 1
+        yield line
+    # Rows that the service lost are in no count, and are asked again; the number of rows alone says nothing here.
+    counted = job.stats.done if job.is_succeeded else None
+    if counted is not None and count < counted:
+        raise ResultsIncompleteError(
+            f"{job.name} has {count} answers and counts {counted}; nothing of it was kept. A retry reads them anew."
+        )
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    if first is not None:
+        yield first
+    yield from rest

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What would a run ask, and what may that cost at most? Answered without asking."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.budget import estimate
+from airflow_provider_gemini_batch.run.driver import Run
+from airflow_provider_gemini_batch.run.snapshot import Snapshot
+from airflow_provider_gemini_batch.run.tables import require_extra
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.run.context import RunContext
+    from airflow_provider_gemini_batch.run.spec import RunSpec
+
+
+def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
+    """
+    Return what would be asked: rows, jobs, and what they may cost at most.
+
+    What is read stays in a folder of its own, so that a run that follows reads the input anew.
+    """
+    require_extra()
+    with tempfile.TemporaryDirectory(prefix="gemini-batch-plan-") as place:
+        trial = Run(spec, replace(context, checkpoint=Folder(place), run_claim="", left=None))
+        trial.carry_out(plan.TakeSnapshot())
+        trial.carry_out(plan.CutRound(1))
+        snapshot, (header,) = Snapshot.read(trial.checkpoint.snapshot or {}), trial.checkpoint.rounds()
+    shards = header["shards"]
+    rows = sum(shard["rows"] for shard in shards)
+    costs = [estimate(spec, context.prices, shard) for shard in shards]
+    known = [cost for cost in costs if cost is not None]
+    return {
+        "total": snapshot.rows,
+        "input_rows": snapshot.total_rows,
+        "rows_to_ask": rows,
+        "rows_reused": snapshot.rows - rows,
+        "jobs": len(shards),
+        "waves": -(-len(shards) // spec.max_jobs),
+        "input_bytes": sum(shard["bytes"] for shard in shards),
+        "cost_at_most": sum(known) if len(known) == len(costs) else None,
+    }

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How does a shard get its job? It is found in the list by the digest of its rows, or created under a claim.
+
+The list is read once for all shards of a step. What stops a shard stops those after it: no quota now, or another
+attempt that submits the same rows; a cap that the shard would pass closes that shard alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.api.retry import QUOTA
+from airflow_provider_gemini_batch.cost.budget import CostLimitError
+from airflow_provider_gemini_batch.errors import RateLimitedError
+from airflow_provider_gemini_batch.run.budget import check_caps
+from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
+from airflow_provider_gemini_batch.run.collecting import close_unasked
+from airflow_provider_gemini_batch.run.digest import wire_key
+from airflow_provider_gemini_batch.run.jobs import shard_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.run import plan
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.context import RunContext
+    from airflow_provider_gemini_batch.run.jobs import RunJobs
+    from airflow_provider_gemini_batch.run.row_numbers import AskedRows
+    from airflow_provider_gemini_batch.run.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+class Submitter:
+    """Submits the shards of one run; it remembers this attempt's claims and its tries for quota."""
+
+    def __init__(self, context: RunContext, checkpoint: Checkpoint, jobs: RunJobs) -> None:
+        self._context = context
+        self._checkpoint = checkpoint
+        self._jobs = jobs
+        self._claims = Claims(context, checkpoint)
+        self._tries = 0
+
+    def submit(self, work: Workspace, shards: Sequence[plan.Shard]) -> float | None:
+        """
+        Find or create the jobs of shards; stop at the first that cannot have one now.
+
+        :return: UTC epoch second at which to try again; None if no shard is left without a job.
+        """
+        looked_at = self._context.now()
+        present = self._jobs.by_digest()
+        notes = self._checkpoint.notes()
+        for shard in shards:
+            expected = work.expected(shard)
+            keys = (wire_key(n, digest.hex()) for n, digest in expected)
+            digest = shard_digest(self._checkpoint.number, shard.id, keys)
+            known = present.get(digest, [])
+            if known:
+                self._adopt(shard, known)
+                continue
+            try:
+                check_caps(work, shard)
+                self._create(work, shard, expected, digest, notes["intent"].get(shard.id, ()), looked_at)
+            except ClaimedError as claimed:
+                log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
+                return claimed.until
+            except CostLimitError as error:
+                close_unasked(work, shard, expected, str(error))
+            except RateLimitedError as error:
+                return self._without_quota(error)
+        self._tries = 0
+        return None
+
+    def _without_quota(self, error: RateLimitedError) -> float:
+        self._tries += 1
+        pause = QUOTA.delay_after(error, self._tries) or QUOTA.cap
+        log.warning("No quota for a job now; next try in %.0f s. %s", pause, error)
+        return self._context.now() + pause
+
+    def _adopt(self, shard: plan.Shard, known: Sequence[BatchJob]) -> None:
+        job, *others = known
+        log.info("%s: %s (%s) was submitted by an earlier attempt.", shard.id, job.name, job.state.value)
+        for twin in others:
+            if twin.is_running:
+                log.warning("%s is a twin of %s and is cancelled.", twin.name, job.name)
+                self._context.client.cancel_batch(twin.name)
+        self._know(shard, job)
+
+    def _know(self, shard: plan.Shard, job: BatchJob) -> None:
+        self._checkpoint.note("job", shard.id, {"job": job.name, "created": job.create_time, "shard": shard.id})
+        self._context.on_job(job.name)
+
+    def _create(
+        self,
+        work: Workspace,
+        shard: plan.Shard,
+        expected: AskedRows,
+        digest: str,
+        intents: Sequence[Mapping[str, Any]],
+        looked_at: float,
+    ) -> None:
+        intent_at = max((float(note["at"]) for note in intents), default=None)
+        path = os.path.join(work.folder, f"{shard.id}.jsonl")
+        _write_input(work, shard, expected, path)
+
+        claims: list[str] = []
+
+        def remember(what: str, value: str) -> None:
+            if what == "intent":
+                self._context.stop()
+                claims.append(self._claims.claim(shard.id, looked_at))
+                self._checkpoint.note("intent", shard.id, {"at": self._context.now(), "host": self._context.host})
+            elif what == "job":
+                self._context.on_job(value)
+
+        try:
+            job = self._jobs.submit(work.spec, path, digest, intent_at=intent_at, remember=remember)
+        except RateLimitedError:
+            self._claims.release(claims)
+            raise
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        self._know(shard, job)
+
+
+def _write_input(work: Workspace, shard: plan.Shard, expected: AskedRows, path: str) -> None:
+    """Write a shard's rows as the input file of its job."""
+    with open(path, "wb", buffering=1 << 20) as out:
+        for n, digest, body in work.requests(shard, expected):
+            out.write(b'{"key":"%b","request":%b}\n' % (wire_key(n, digest).encode(), body))
