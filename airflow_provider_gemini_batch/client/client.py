@@ -27,7 +27,8 @@ from airflow_provider_gemini_batch.files.input_file import as_it_is
 from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
 from airflow_provider_gemini_batch.lifecycle.cut_short import CutShort
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submit import submit
 from airflow_provider_gemini_batch.lifecycle.twins import Choice, paid_twins, reconcile
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
 from airflow_provider_gemini_batch.lifecycle.uploaded import find_again, uploaded_input
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.cost.estimate import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, Placed
-    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
     from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput

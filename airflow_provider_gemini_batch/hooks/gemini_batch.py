@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, JobRequest
-    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
     from airflow_provider_gemini_batch.lifecycle.verdict import RowSample
     from airflow_provider_gemini_batch.rows.line_batches import Lines

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.cost.estimate import InputMeasure
-    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
 
 MIME_TYPE = "application/jsonl"
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.cost.estimate import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
     from airflow_provider_gemini_batch.task.caps import Caps
     from airflow_provider_gemini_batch.triggers.deferral import TwinRules

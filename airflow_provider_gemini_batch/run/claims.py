@@ -23,7 +23,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.files.folder import Folder
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
     from airflow_provider_gemini_batch.run.checkpoint import Left
     from airflow_provider_gemini_batch.run.sources import Source
     from airflow_provider_gemini_batch.run.sql import SqlTarget

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _since(context: Mapping[str, Any], now: float) -> float:
 def submit_policy() -> SubmitPolicy:
     """Return how patiently a submission is settled, stretched as ``[gemini_batch] settle_seconds`` says."""
     from airflow_provider_gemini_batch.compat import conf
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 
     usual = SubmitPolicy()
     factor = _settle_seconds(conf) / SETTLE_SECONDS

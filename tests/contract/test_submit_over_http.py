@@ -12,12 +12,13 @@ from airflow_provider_gemini_batch.api.identity import SubmissionToken, token_of
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import RateLimitedError
-from airflow_provider_gemini_batch.lifecycle.submit import Submission, submit
+from airflow_provider_gemini_batch.lifecycle.submit import submit
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 TOKEN = SubmissionToken("a" * 16, "1" * 16)

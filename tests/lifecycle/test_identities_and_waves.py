@@ -13,7 +13,8 @@ from airflow_provider_gemini_batch.api.identity import FormerTask, SubmissionTok
 from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.lifecycle.submit import Order, Submission, SubmitPolicy, never_cut_short, submit_wave
+from airflow_provider_gemini_batch.lifecycle.submission import Order, Submission, SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submit import never_cut_short, submit_wave
 from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch, reconcile
 from tests.lifecycle.test_submit import (
     SETTINGS,

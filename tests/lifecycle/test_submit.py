@@ -33,7 +33,8 @@ from airflow_provider_gemini_batch.errors import (
     SubmitError,
     TransportError,
 )
-from airflow_provider_gemini_batch.lifecycle.submit import Submission, SubmitPolicy, submit
+from airflow_provider_gemini_batch.lifecycle.submission import Submission, SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submit import submit
 
 SETTINGS = ConnectionSettings("gemini", "https://service.example", "v1beta")
 TOKEN = SubmissionToken("a" * 16, "1" * 16)

@@ -30,7 +30,7 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
-from airflow_provider_gemini_batch.lifecycle.submit import Submission
+from airflow_provider_gemini_batch.lifecycle.submission import Submission
 from airflow_provider_gemini_batch.lifecycle.upload import Upload
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,

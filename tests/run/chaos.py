@@ -40,7 +40,7 @@ import pytest
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
-from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport

@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.client.client import GeminiBatchClient
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.files.folder import Folder
-from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.context import RunContext
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.sources import FileSource, RowsSource

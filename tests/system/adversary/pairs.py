@@ -30,7 +30,8 @@ from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 from airflow_provider_gemini_batch.errors import GeminiBatchError, TransportError
-from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy, submit
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
+from airflow_provider_gemini_batch.lifecycle.submit import submit
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE, TwinWatch, reconcile
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.task.store import SubmissionStore

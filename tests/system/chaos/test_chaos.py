@@ -86,7 +86,7 @@ def test_a_seed_makes_the_same_schedule_again() -> None:
 
 
 def test_what_a_schedule_may_delay_is_less_than_what_a_submission_waits_for() -> None:
-    from airflow_provider_gemini_batch.lifecycle.submit import SubmitPolicy
+    from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 
     policy = SubmitPolicy()
     assert MAX_LAG + MAX_DELAY < sum(policy.rivals) < sum(policy.reconcile) < PENDING

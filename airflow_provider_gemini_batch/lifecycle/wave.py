@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What has been learnt so far in one run through the rules of :mod:`~.lifecycle.submit`.
+
+A wave has several orders (shards of a run), or one. The rules live in modules of their own, each of which reads and
+changes this state: :mod:`~.lifecycle.existing` (rule 1), :mod:`~.lifecycle.creating` (rules 2 and 3) and
+:mod:`~.lifecycle.rivals` (rule 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic
+
+from airflow_provider_gemini_batch.api.wire import Pause
+from airflow_provider_gemini_batch.lifecycle.own_jobs import Found, OwnJobs
+from airflow_provider_gemini_batch.lifecycle.submission import (
+    Action,
+    OnExistingJob,
+    Order,
+    SourceT,
+    Submission,
+    SubmitPolicy,
+)
+from airflow_provider_gemini_batch.lifecycle.twins import Choice
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.backend import Backend
+    from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.api.wire import Flow, HttpRequest
+    from airflow_provider_gemini_batch.errors import GeminiBatchError
+
+
+@dataclass
+class OpenOrder(Generic[SourceT]):
+    """An order on its way to a job; its attributes are what has been learnt so far."""
+
+    order: Order[SourceT]
+    job: BatchJob | None = None
+    action: Action = "created"
+    reason: str = ""
+    error: GeminiBatchError | None = None
+    lost: GeminiBatchError | None = None
+    """Why the last create call has no clear answer, while that is so."""
+    creates: int = 0
+    is_new: bool = False
+    """Whether the job is what came of a create call of ours."""
+    noted: str = ""
+
+    @property
+    def token(self) -> SubmissionToken:
+        """By which the job is recognised."""
+        return self.order.token
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is neither a job nor an error yet."""
+        return self.job is None and self.error is None
+
+    def take(self, job: BatchJob, action: Action, reason: str) -> None:
+        """Settle on a job."""
+        self.job, self.action, self.reason, self.lost = job, action, reason, None
+
+
+class Wave(Generic[SourceT]):
+    """Orders on their way to their jobs, and all that the rules know of this task's jobs."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        orders: list[OpenOrder[SourceT]],
+        identity: TaskIdentity,
+        known_names: tuple[str, ...],
+        on_existing_job: OnExistingJob,
+        intent_at: float | None,
+        exclude: frozenset[str],
+        policy: SubmitPolicy,
+        now: Callable[[], float],
+        remember: Callable[[str, str], None],
+        was_cut_short: Callable[[BatchJob], Flow[bool]],
+        may_create: Callable[[Sequence[BatchJob], int], None] | None,
+    ) -> None:
+        self.backend = backend
+        self.orders = orders
+        self.identity = identity
+        self.known_names = known_names
+        self.on_existing_job = on_existing_job
+        self.intent_at = intent_at
+        self.exclude = exclude
+        self.policy = policy
+        self.now = now
+        self.remember = remember
+        self.may_create = may_create
+        self.may_have_rivals = identity.may_have_rivals
+        self.own = OwnJobs(backend, identity, policy.reads, exclude=exclude, clock_skew=policy.clock_skew)
+        self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)
+        self.replaced: list[str] = []
+        self.doubtful: list[str] = []
+        self.spared: list[str] = []
+        self.requests: dict[str, HttpRequest] = {}
+        self.own_count = 0
+        """How many jobs of this task were there before the first create."""
+        self.was_lost = False
+
+    @property
+    def open(self) -> list[OpenOrder[SourceT]]:
+        """The orders that have neither a job nor an error yet."""
+        return [order for order in self.orders if order.is_open]
+
+    @property
+    def replaces(self) -> bool:
+        """
+        Whether live jobs of this task with other input are cancelled.
+
+        Not where the mapped list may have changed: what was submitted for our index may be what another one asks now.
+        Example: [A, B] became [N, A, B]; index 0 finds its own job with A's rows, which index 1 adopts.
+        """
+        return self.on_existing_job == "replace" and not self.identity.may_be_reordered
+
+    @property
+    def all_accounted_for(self) -> bool:
+        """Whether every earlier attempt has a job in the list, so that none hides another one."""
+        earlier = self.identity.earlier_attempts
+        if earlier is None:
+            earlier = int(self.identity.may_have_rivals)
+        return self.own_count >= earlier
+
+    def listed(self) -> Flow[list[BatchJob]]:
+        """Read the jobs of this task in the list."""
+        return (yield from self.own.read([order.token.digest for order in self.orders]))
+
+    def sorted_out(self, jobs: Iterable[BatchJob], order: OpenOrder[SourceT]) -> Found:
+        """Sort jobs by what they are to an order."""
+        return self.own.sorted_out(jobs, order.token, self.known_names)
+
+    def note(self, order: OpenOrder[SourceT]) -> None:
+        """Tell the name of an order's job to whoever remembers it, once."""
+        if order.job is not None and order.noted != order.job.name:
+            order.noted = order.job.name
+            self.remember("job", order.noted)
+
+    def outcome(self, order: OpenOrder[SourceT]) -> Submission | GeminiBatchError:
+        """Return what came of an order, with all that the log should say of it."""
+        if order.job is None:
+            assert order.error is not None
+            return order.error
+        reason = order.reason
+        choice = self.choice
+        if choice.cancelled:
+            reason += f" Cancelled as surplus: {', '.join(choice.cancelled)}."
+        if choice.uncancelled:
+            reason += f" Could not be cancelled and may still run: {', '.join(choice.uncancelled)}."
+        if self.doubtful:
+            reason += (
+                f" Left alone, as they may be another Airflow's: {', '.join(self.doubtful)} (other input, submitted"
+                " before this installation's identity changed)."
+            )
+        if spared := [name for name in self.spared if name != order.job.name]:
+            reason += (
+                f" Left alone, though submitted by this index with other input: {', '.join(spared)}. If the mapped list"
+                " has changed, another index wants it; if none does, cancel it."
+            )
+        paid = [name for name in choice.paid if name != order.job.name]
+        return Submission(
+            order.job,
+            order.action,
+            reason,
+            tuple(self.replaced + choice.cancelled),
+            tuple(choice.uncancelled),
+            (order.job.name, *paid) if paid and order.job.state.has_results else (),
+            tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
+            self.may_have_rivals and order.is_new and (self.was_lost or not self.all_accounted_for),
+            self.identity.owned,
+            self.identity.may_be_reordered,
+        )
+
+
+def pause_before_look(seconds: float, why: str) -> Pause:
+    """Return the pause before one more look at the list, which says why."""
+    return Pause(seconds, f"{why} Looking for it in {seconds:g} s.")
