@@ -19,7 +19,7 @@ class CreateBatchOperator(SubmitOperator):
     Submit rows of prompts as one batch job, once: a retry, a clear or a restart finds the job again.
 
     Returns the job's name. All arguments but the two below are explained at
-    :class:`~airflow_provider_gemini_batch.operators.submit.SubmitOperator`.
+    :class:`~airflow_provider_gemini_batch.operators.submit_arguments.SubmitArguments`.
 
     :param generation_config: For every row that does not set the same member itself.
     :param system_instruction: Text or Content, for every row that has none.
@@ -58,7 +58,7 @@ class CreateEmbeddingBatchOperator(TaskTypeArgument, SubmitOperator):
     Submit rows of texts to embed as one batch job, once: a retry, a clear or a restart finds the job again.
 
     Returns the job's name. All arguments but the three below are explained at
-    :class:`~airflow_provider_gemini_batch.operators.submit.SubmitOperator`.
+    :class:`~airflow_provider_gemini_batch.operators.submit_arguments.SubmitArguments`.
 
     :param task_type: E.g. ``RETRIEVAL_DOCUMENT``; gemini-embedding-2 ignores it.
     :param title: Of the texts, for ``RETRIEVAL_DOCUMENT``.

@@ -26,10 +26,10 @@ def test_a_tenth_is_the_default_everywhere() -> None:
     from airflow_provider_gemini_batch.client import GeminiBatchClient
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
     from airflow_provider_gemini_batch.operators import DownloadResultsOperator
-    from airflow_provider_gemini_batch.operators.submit import SubmitOperator
+    from airflow_provider_gemini_batch.operators.submit_arguments import SubmitArguments
     from airflow_provider_gemini_batch.sensors import BatchJobSensor
 
-    calls: list[Any] = [vars(each)["__init__"] for each in (SubmitOperator, BatchJobSensor, DownloadResultsOperator)]
+    calls: list[Any] = [vars(each)["__init__"] for each in (SubmitArguments, BatchJobSensor, DownloadResultsOperator)]
     calls += [GeminiBatchHook.wait_for_batch, GeminiBatchClient.wait_for_batch, check_ended]
     assert {signature(call).parameters["max_failed_rows"].default for call in calls} == {MAX_FAILED_ROWS} == {0.1}
 

@@ -21,8 +21,8 @@ from airflow_provider_gemini_batch.connection.reading import settings_from_conne
 from airflow_provider_gemini_batch.get_provider_info import get_provider_info
 from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators.base import GeminiBatchOperator
-from airflow_provider_gemini_batch.operators.run_batch import RunOperator
-from airflow_provider_gemini_batch.operators.submit import SubmitOperator
+from airflow_provider_gemini_batch.operators.run_arguments import RunArguments
+from airflow_provider_gemini_batch.operators.submit_arguments import SubmitArguments
 from airflow_provider_gemini_batch.rows.result_row import ResultRow
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 SECTIONS: dict[str, type[Any]] = {
     "Every operator": GeminiBatchOperator,
-    "CreateBatchOperator and CreateEmbeddingBatchOperator": SubmitOperator,
-    "RunBatchOperator and RunEmbeddingBatchOperator": RunOperator,
+    "CreateBatchOperator and CreateEmbeddingBatchOperator": SubmitArguments,
+    "RunBatchOperator and RunEmbeddingBatchOperator": RunArguments,
     "BatchJobSensor": BatchJobSensor,
     **{name: getattr(operators, name) for name in operators.__all__},
 }
