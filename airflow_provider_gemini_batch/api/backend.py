@@ -100,10 +100,11 @@ class Backend(Protocol):
     def read_models(self, reply: HttpReply) -> tuple[str, ...]:
         """Read their names."""
 
-    def upload_name(self, source: Digested) -> str:
+    def upload_name(self, source: Digested, mark: str = "") -> str:
         """
         Return the place that bytes are uploaded to; empty where the service names files itself.
 
+        :param mark: What the file is to be marked with: the same bytes with another mark have another place.
         :raises ConfigurationError: If the connection names no storage.
         """
 

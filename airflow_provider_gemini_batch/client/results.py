@@ -38,6 +38,7 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.files.atomic import temporary_files
 from airflow_provider_gemini_batch.lifecycle.verdict import RowSample, check_state
 from airflow_provider_gemini_batch.rows.inline_results import iter_inline_results
+from airflow_provider_gemini_batch.rows.judging import TRUNCATING_FINISH_REASONS
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
 from airflow_provider_gemini_batch.rows.line_batches import LineTooLongError, line_blocks, lines_of, split_lines
 from airflow_provider_gemini_batch.rows.results import read_result
@@ -100,7 +101,7 @@ class ResultReader:
         try:
             for result in map(read_result, islice(self.lines(job, patient=False), ROWS_SAMPLED)):
                 read += 1
-                truncated += result.status == "succeeded" and result.finish_reason == "MAX_TOKENS"
+                truncated += result.status == "succeeded" and result.finish_reason in TRUNCATING_FINISH_REASONS
                 if result.status == "failed" and result.error is not None:
                     reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
         except (GeminiBatchError, OSError) as error:

@@ -66,6 +66,8 @@ class ResultReading:
         self.lines = 0
         self.by_position = 0
         """Rows that got a key by their position."""
+        self.by_echo = 0
+        """Rows that got a key by the request that they repeat."""
         self.unreadable: list[int] = []
         self.unreadable_count = 0
         self._quick = partial(quick_rows, include_response=include_response)
@@ -106,6 +108,7 @@ class ResultReading:
             self._count(row, line)
             if row.key is None and self._echo is not None and "request" in row.own:
                 row.key = self._echo.key_of(row.own["request"])
+                self.by_echo += row.key is not None
             if row.key is not None:
                 keyed = True
             elif row.is_readable and row.is_ordered and not keyed:
@@ -398,9 +401,13 @@ def land(
             cursor.peek(1)  # a broken input must not cost a download
             joiner.join(rows, cursor, source.keys, workdir)
         if check_counts:
-            _check_counts(job, reading)
+            _check_counts(job, reading, joiner)
         if source is not None and cursor is not None and check_input and job.name:
             _check_input(job, reading, joiner, cursor, source)
+    by_number = 0
+    is_checked = check_input and bool(job.input_digest)
+    if isinstance(source, JoinInput) and cursor is not None and joiner.matched and not is_checked:
+        by_number = max(0, cursor.numbered - reading.by_echo)
     return Manifest(
         job_name=job.name,
         model=job.model,
@@ -415,6 +422,7 @@ def land(
         repeated_keys=joiner.repeated.first,
         unknown_keys=joiner.unknown.first,
         unreadable_lines=reading.unreadable,
+        by_number=by_number,
         **joiner.totals.members(),
     )
 
@@ -426,10 +434,14 @@ def _check_paths(*paths: str | os.PathLike[str] | None) -> None:
         raise ConfigurationError("output_path, errors_path and input_path must be different files.")
 
 
-def _check_counts(job: JobFacts, reading: ResultReading) -> None:
+def _check_counts(job: JobFacts, reading: ResultReading, joiner: ResultJoiner) -> None:
     """Refuse a transfer that brought fewer answers than there are."""
-    if job.answers is not None and reading.answers < job.answers:
-        came = f"{reading.answers:,} arrived" if reading.answers else "what was sent holds none that can be read"
+    # The rows of a job that was made from an input of ours have a key each: what repeats one stands for no other row.
+    repeated = joiner.repeated.count if job.input_digest else 0
+    arrived = reading.answers - repeated
+    if job.answers is not None and arrived < job.answers:
+        came = f"{arrived:,} arrived" if reading.answers else "what was sent holds none that can be read"
+        came += f" ({repeated:,} came twice)" if repeated else ""
         raise ResultsIncompleteError(
             f"{job.name} counts {job.answers:,} answers, and {came}. Nothing was written; a retry reads them again. If "
             "this stays so, the counts are wrong: accept what there is with check_counts=False."

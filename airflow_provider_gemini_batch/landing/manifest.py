@@ -37,7 +37,8 @@ class Manifest:
     What came of a landing. ``docs/results.md`` explains the members.
 
     ``succeeded``, ``failed``, ``blocked`` and ``missing`` add up to ``total``, the lines written. ``truncated`` are
-    those of the succeeded whose answer was cut off at the token limit.
+    those of the succeeded whose answer was cut off. ``by_number`` are rows that are known by their number alone and
+    were joined although the job does not tell from which input it was made.
     """
 
     job_name: str = ""
@@ -64,6 +65,7 @@ class Manifest:
     finish_reasons: dict[str, int] = field(default_factory=dict)
     first_errors: list[dict[str, Any]] = field(default_factory=list)
     paid_twice: list[str] = field(default_factory=list)
+    by_number: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -266,4 +268,11 @@ def oddities(manifest: Manifest) -> list[str]:
         )
     if manifest.unknown:
         found.append(f"{manifest.unknown} answers belong to no row of the input, e.g. {manifest.unknown_keys[:3]}.")
+    if manifest.repeated:
+        found.append(f"{manifest.repeated} answers repeat the key of another one, e.g. {manifest.repeated_keys[:3]}.")
+    if manifest.by_number:
+        found.append(
+            f"{manifest.by_number} rows without a key were joined by their number, and the job does not tell whether "
+            "input_path holds the rows that it was made from, in that order. Give rows a key."
+        )
     return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_gemini_batch.api.flows import Pages, delete_file, exchange, find_reader, get_file
+from airflow_provider_gemini_batch.api.identity import input_digest_in
 from airflow_provider_gemini_batch.api.wire import Digested, Flow, Pause, UploadSource
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
@@ -128,6 +129,8 @@ def place_file(
     Upload a file, unless one with the same bytes lies there and lives long enough.
 
     Where the backend names files by their content, that name tells; else the list of files tells each one's SHA-256.
+    A file whose name is to carry the digest of an input is used again only if it carries the same: a job that is made
+    from the file has it from there.
 
     :return: The file, and whether it was sent for this call alone: an object that is named by its content may be
         somebody else's too.
@@ -138,11 +141,12 @@ def place_file(
         raise ConfigurationError(f"mime_type must be like {MIME_TYPE}, not {mime_type!r}.")
     if not isinstance(display_name, str) or unwritable("display_name", display_name):
         raise ConfigurationError(f"display_name must be a text of whole characters, not {display_name!r}.")
-    name = backend.upload_name(source)
+    mark = input_digest_in(display_name)
+    name = backend.upload_name(source, mark)
     if name:
         stored = yield from _upload(backend, retry, source, name, display_name, mime_type)
         return stored, False
-    found = yield from find_uploaded(backend, retry, source, now)
+    found = yield from find_uploaded(backend, retry, source, now, mark)
     if found is not None:
         return found, False
     uploaded = yield from _upload(backend, retry, source, "", display_name, mime_type)
@@ -170,15 +174,21 @@ def _upload(
 
 
 def find_uploaded(
-    backend: Backend, retry: RetryPolicy, source: FileToSend, now: Callable[[], float]
+    backend: Backend, retry: RetryPolicy, source: FileToSend, now: Callable[[], float], mark: str = ""
 ) -> Flow[RemoteFile | None]:
-    """Look for an active file with the same bytes that does not expire during a job."""
+    """
+    Look for an active file with the same bytes that does not expire during a job.
+
+    :param mark: The digest of an input that its name must carry; any name will do without one.
+    """
     pages = Pages()
     for token in pages:
         page = yield from exchange(backend.list_files(100, token), backend.read_file_page, retry)
         for file in page.files:
             expires = epoch(file.expiration_time)
             lives = expires is None or expires - now() > STILL_NEEDED
+            if mark and input_digest_in(file.display_name) != mark:
+                continue
             # The digest last: only where a file has the same size, ours is read for one.
             if file.size == source.size and file.state == "ACTIVE" and lives and file.sha256 == source.sha256:
                 return file

@@ -190,8 +190,8 @@ def check_rows(
         kinds = {**(kinds or {}), f"cut off{among}": truncated}
     elif truncated:
         cut = (
-            f"{what}: {truncated} answers{among} were cut off at the limit of output tokens: raise maxOutputTokens, or "
-            "set count_truncated=True to count them as failed."
+            f"{what}: {truncated} answers{among} were cut off, at the limit of output tokens (raise maxOutputTokens) "
+            "or for another finish_reason than STOP. count_truncated=True counts them as failed."
         )
     if not failed and total:
         return cut or None

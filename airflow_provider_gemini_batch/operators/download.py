@@ -31,7 +31,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
     :param errors_path: Takes a copy of the result rows without a usable answer.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine; None
         warns, and fails only if no row has one.
-    :param count_truncated: Count answers that were cut off at the token limit as rows without an answer.
+    :param count_truncated: Count answers that were cut off, by the token limit or a filter, as rows without an answer.
     :param key: The member, or list of members, by which a row is known; as it was given when the job was created.
     :param include_response: Keep the raw response in each line.
     :param check_counts: Fail, and be retried, if fewer answers arrive than the job counts. False lands what there is.

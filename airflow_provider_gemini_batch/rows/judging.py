@@ -2,13 +2,13 @@
 """
 What an answer is worth.
 
-* *succeeded*: a vector, or a text or another usable part that is not a thought. An answer that ``maxOutputTokens`` cut
-  off is one too; ``finish_reason`` tells.
+* *succeeded*: a vector, or a text or another usable part that is not a thought. An answer that was cut off, at the
+  limit of tokens or by a filter, is one too; ``finish_reason`` tells.
 * *blocked*: the prompt or the answer was held back.
 * *failed*: anything else.
 
-Of several candidates the first usable one counts. What the others say, and vectors beyond the first, is kept beside it
-(``texts``, ``embeddings``), so that nothing paid for is lost.
+Of several candidates the first whole one counts, or else the first usable one. What the others say, and vectors beyond
+the first, is kept beside it (``texts``, ``embeddings``), so that nothing paid for is lost.
 """
 
 from __future__ import annotations
@@ -46,8 +46,17 @@ BLOCKING_FINISH_REASONS = frozenset(
         "MODEL_ARMOR",
     }
 )
-TRUNCATING_FINISH_REASONS = frozenset({"MAX_TOKENS", "length"})
-"""The answer was cut off at the token limit; the second word is that of OpenAI-shaped answers."""
+TRUNCATING_FINISH_REASONS = BLOCKING_FINISH_REASONS | {
+    "MAX_TOKENS",
+    "OTHER",
+    "MALFORMED_FUNCTION_CALL",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MALFORMED_RESPONSE",
+    "length",
+    "content_filter",
+}
+"""What there is of the answer is not all of it; the last two words are those of OpenAI-shaped answers."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,9 +76,10 @@ def judge(row: ResultRow, response: Response) -> None:
     candidates = [one for one in response.candidates or () if one is not None]
     usable = [one for one in candidates if one.usable_parts]
     if usable:
+        best = next((one for one in usable if one.finishReason not in TRUNCATING_FINISH_REASONS), usable[0])
         row.status = "succeeded"
-        row.finish_reason = usable[0].finishReason
-        row.text = _text_of(usable[0])
+        row.finish_reason = best.finishReason
+        row.text = _text_of(best)
         if len(usable) > 1:
             texts = [_text_of(one) or b"null" for one in usable]
             row.own["texts"] = msgspec.Raw(b"[%b]" % b",".join(texts))

@@ -138,10 +138,14 @@ def _member(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
 
 def _is_openai(members: Mapping[str, msgspec.Raw]) -> bool:
     """Say whether a line has OpenAI's shape, and ``custom_id`` is no member of the caller's own beside a request."""
-    if "custom_id" not in members or not members.keys().isdisjoint(("key", "request", "status", "metadata")):
+    if "custom_id" not in members:
         return False
     response = _member(members, "response")
-    return b'"body"' in response or (response in _EMPTY_OBJECT and _member(members, "error") not in EMPTY)
+    if response[:1] == b"{" and b'"body"' in response:
+        inner = _read_members(response)
+        return "body" in inner and inner.keys().isdisjoint(("candidates", "promptFeedback", "embedding", "embeddings"))
+    is_alone = members.keys().isdisjoint(("key", "request", "status", "metadata"))
+    return is_alone and response in _EMPTY_OBJECT and _member(members, "error") not in EMPTY
 
 
 def _own_members(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:

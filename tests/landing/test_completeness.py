@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,17 +19,18 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.landing.facts import JobFacts
+from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
     UploadFileOperator,
 )
 from airflow_provider_gemini_batch.operators import DownloadResultsOperator as Download
+from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from tests.support.airflow_side import attempt, rows, set_connection, write_rows
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 
@@ -227,6 +230,43 @@ def test_an_uploaded_file_carries_the_digest_to_its_job(emulator: EmulatorHandle
     write_rows(tmp_path / "in.jsonl", KEYLESS[::-1])
     with pytest.raises(ConfigurationError, match="another order"):
         download(name, tmp_path, input_path=path)
+
+
+def test_the_digest_is_carried_though_the_same_bytes_lie_there(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once")
+    path = write_rows(tmp_path / "in.jsonl", KEYLESS)
+    CreateBatchOperator(task_id="other", model="gemini-3.5-flash-lite", input_path=path).execute(attempt(task_id="other"))
+    name = submit(file_name=UploadFileOperator(task_id="u", input_path=path).execute({}))
+    write_rows(tmp_path / "in.jsonl", KEYLESS[::-1])
+    with pytest.raises(ConfigurationError, match="another order"):
+        download(name, tmp_path, input_path=path)
+
+
+def test_rows_joined_by_an_unproven_number_are_told(
+    developer: EmulatorHandle, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    developer.script(mode="at_once")
+    name = submit(inlined_requests=KEYLESS)
+    manifest = download(name, tmp_path, input_path=write_rows(tmp_path / "in.jsonl", KEYLESS[::-1]))
+    assert (manifest["succeeded"], manifest["by_number"]) == (5, 5)
+    assert "5 rows without a key were joined by their number" in caplog.text + capsys.readouterr().out
+    keyed = submit(inlined_requests=rows(5))
+    assert download(keyed, tmp_path, input_path=write_rows(tmp_path / "in.jsonl", rows(5)))["by_number"] == 0
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "as they come"])
+def test_answers_that_came_twice_stand_for_no_others(tmp_path: Path, joined: bool) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(4))
+    digest = InputDigest()
+    digest.add(Path(path).read_bytes().splitlines(keepends=True))
+    response = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]}
+    lines = [json.dumps({"key": f"k{n}", "response": response}).encode() + b"\n" for n in (0, 1, 0, 1)]
+    job = JobFacts("batches/a", "models/m", 4, digest.mark())
+    with pytest.raises(ResultsIncompleteError, match=r"4 answers, and 2 arrived \(2 came twice\)"):
+        land(lines, tmp_path / "out.jsonl", job=job, input_path=path if joined else None)
+    assert not (tmp_path / "out.jsonl").exists()
+    foreign = replace(job, input_digest="")
+    assert land(lines, tmp_path / "out.jsonl", job=foreign).repeated == 2
 
 
 def test_a_packed_input_is_joined(emulator: EmulatorHandle, tmp_path: Path) -> None:

@@ -62,6 +62,26 @@ def test_text_cut_off_at_the_token_limit_is_an_answer() -> None:
     assert read_result(answer({"text": "half"}, reason="MAX_TOKENS")).status == "succeeded"
 
 
+@pytest.mark.parametrize("reason", ["SAFETY", "RECITATION", "OTHER", "MALFORMED_FUNCTION_CALL", "MAX_TOKENS"])
+def test_a_whole_candidate_counts_before_one_cut_off(reason: str) -> None:
+    cut, whole = ({"content": {"parts": [{"text": text}]}} for text in ("half", "whole"))
+    both = [{**cut, "finishReason": reason}, {**whole, "finishReason": "STOP"}]
+    found = read_result({"key": "a", "response": {"candidates": both}})
+    assert (found.text, found.finish_reason, found.own["texts"]) == ("whole", "STOP", ["half", "whole"])
+    assert read_result({"key": "a", "response": {"candidates": both[:1]}}).finish_reason == reason
+
+
+def test_an_argument_called_body_makes_no_foreign_answer() -> None:
+    call = answer({"functionCall": {"name": "post", "args": {"body": "x"}}})["response"]
+    assert read_result({"custom_id": 5, "response": call}).status == "succeeded"
+
+
+def test_an_answer_in_a_foreign_shape_may_carry_a_key() -> None:
+    choice = {"message": {"content": "half"}, "finish_reason": "length"}
+    found = read_result({"custom_id": "a", "key": "b", "response": {"status_code": 200, "body": {"choices": [choice]}}})
+    assert (found.key, found.text, found.finish_reason) == ("b", "half", "length")
+
+
 def test_string_errors_of_vertex_are_taken_apart() -> None:
     body = json.dumps({"error": {"code": 400, "message": "bad role", "status": "INVALID_ARGUMENT"}})
     result = read_result({"key": "afgb:007", "status": f"Bad Request: {body}", "response": {}})

@@ -62,7 +62,7 @@ class DeveloperFiles:
         self._base = f"{settings.base_url}/{settings.api_version}"
         self._transfer = RetryPolicy(max_attempts=max(8, settings.max_retries))
 
-    def upload_name(self, source: Digested) -> str:
+    def upload_name(self, source: Digested, mark: str = "") -> str:
         """Leave the name to the service; a file with the same bytes is found by its digest in the list."""
         return ""
 

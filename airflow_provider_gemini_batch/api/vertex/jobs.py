@@ -248,13 +248,14 @@ class VertexBackend:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def upload_name(self, source: Digested) -> str:
-        """Name an object by its content, below the connection's storage_uri."""
+    def upload_name(self, source: Digested, mark: str = "") -> str:
+        """Name an object by its content, and what it is to be marked with, below the connection's storage_uri."""
         if not self._settings.storage_uri:
             raise ConfigurationError(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
-        return f"{self._settings.storage_uri}/inputs/{source.sha256[:32]}.jsonl"
+        marked = f"-{mark}" if mark else ""
+        return f"{self._settings.storage_uri}/inputs/{source.sha256[:32]}{marked}.jsonl"
 
     def upload(self, source: UploadSource, *, name: str, display_name: str, mime_type: str) -> Flow[RemoteFile]:
         """
