@@ -235,7 +235,8 @@ def test_an_uploaded_file_carries_the_digest_to_its_job(emulator: EmulatorHandle
 def test_the_digest_is_carried_though_the_same_bytes_lie_there(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", KEYLESS)
-    CreateBatchOperator(task_id="other", model="gemini-3.5-flash-lite", input_path=path).execute(attempt(task_id="other"))
+    first = CreateBatchOperator(task_id="other", model="gemini-3.5-flash-lite", input_path=path)
+    first.execute(attempt(task_id="other"))
     name = submit(file_name=UploadFileOperator(task_id="u", input_path=path).execute({}))
     write_rows(tmp_path / "in.jsonl", KEYLESS[::-1])
     with pytest.raises(ConfigurationError, match="another order"):
