@@ -22,110 +22,27 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.totals import CostTotals
-from airflow_provider_gemini_batch.errors import ConfigurationError, InputMismatchError, ResultsIncompleteError
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
 from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.landing.checks import check_all_came, check_belongs, check_paths
 from airflow_provider_gemini_batch.landing.echo import EchoKeys
 from airflow_provider_gemini_batch.landing.facts import JobFacts
 from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
-from airflow_provider_gemini_batch.landing.manifest import NAMED_KEYS, KeySample, Manifest, Totals
+from airflow_provider_gemini_batch.landing.manifest import KeySample, Manifest, Totals
+from airflow_provider_gemini_batch.landing.reading import Result, ResultReading
 from airflow_provider_gemini_batch.landing.row_cost import RowCosts
 from airflow_provider_gemini_batch.landing.row_index import RowIndex
-from airflow_provider_gemini_batch.rows.input_digest import same_content, same_order
 from airflow_provider_gemini_batch.rows.input_rows import Recheck
 from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.keys import KeyRule
-from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_blocks
-from airflow_provider_gemini_batch.rows.quick_results import quick_rows
 from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow, line_with, output_lines, read_output_row
-from airflow_provider_gemini_batch.rows.results import read_row
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.cost.prices import PriceList
-
-Result = bytes | str | Mapping[str, Any] | Lines
-"""One result, or several lines of them."""
-
-
-class ResultReading:
-    """
-    Results as they come in, counted.
-
-    :param key_names: The caller's own members by which a row is known; empty for the service's ``key``.
-    :param echo: Finds the input row that an answer without a key repeats.
-    """
-
-    def __init__(self, include_response: bool, key_names: Sequence[str] = (), echo: EchoKeys | None = None) -> None:
-        self._echo = echo
-        self._certain = 0
-        self._nameless_errors = 0
-        self.lines = 0
-        self.by_position = 0
-        """Rows that got a key by their position."""
-        self.by_echo = 0
-        """Rows that got a key by the request that they repeat."""
-        self.unreadable: list[int] = []
-        self.unreadable_count = 0
-        self._quick = partial(quick_rows, include_response=include_response)
-        self._key_names = tuple(key_names)
-
-    @property
-    def answers(self) -> int:
-        """
-        Lines that are an answer or an error, or tell at least whose they were.
-
-        One error that belongs to nobody, and nothing else, is what a proxy says in place of the answers.
-        """
-        if not self._certain and self._nameless_errors == 1:
-            return 0
-        return self._certain + self._nameless_errors
-
-    def rows(self, results: Iterable[Result]) -> Iterator[list[OutputRow] | ResultRow]:
-        """
-        Yield results: blocks of common ones, which all have a key and are successes, and others one by one.
-
-        Rows without a key get one by position only where no row has a key and order can be trusted.
-        """
-        keyed = False
-        number = 0
-        for block, quick in read_in_blocks(results, self._quick):
-            self.lines += len(block)
-            if quick is not None:
-                number += len(block)
-                self._certain += len(block)
-                keyed = True
-                yield quick
-                continue
-            line = block[0]
-            if not isinstance(line, Mapping) and not line.strip():
-                continue
-            number += 1
-            row = read_row(line, self._key_names)
-            self._count(row, line)
-            if row.key is None and self._echo is not None and "request" in row.own:
-                row.key = self._echo.key_of(row.own["request"])
-                self.by_echo += row.key is not None
-            if row.key is not None:
-                keyed = True
-            elif row.is_readable and row.is_ordered and not keyed:
-                row.key = f"row-{number}"
-                self.by_position += 1
-            if row.key is None:
-                self.unreadable_count += 1
-                if len(self.unreadable) < NAMED_KEYS:
-                    self.unreadable.append(self.lines)
-            yield row
-
-    def _count(self, row: ResultRow, line: bytes | str | Mapping[str, Any]) -> None:
-        if row.is_readable and row.key is None and row.is_ordered and row.status != "succeeded":
-            self._nameless_errors += 1
-        # A last line that breaks off is where the transfer was cut, whatever it still tells.
-        elif row.is_readable or (row.key is not None and (isinstance(line, Mapping) or line[-1:] in (b"\n", "\n"))):
-            self._certain += 1
 
 
 class ResultJoiner:
@@ -360,7 +277,7 @@ def land(
     :raises InputMismatchError: If the input is not the one that the job was made from.
     :raises ResultsIncompleteError: If fewer answers came than the job counts, or none that can be read.
     """
-    _check_paths(output_path, errors_path, input_path)
+    check_paths(output_path, errors_path, input_path)
     job = job or JobFacts()
     source: JoinInput | KeysOnly | None = KeysOnly(input_keys) if input_keys is not None else None
     if input_path is not None:
@@ -401,9 +318,9 @@ def land(
             cursor.peek(1)  # a broken input must not cost a download
             joiner.join(rows, cursor, source.keys, workdir)
         if check_counts:
-            _check_counts(job, reading, joiner)
+            check_all_came(job, reading, joiner.repeated.count)
         if source is not None and cursor is not None and check_input and job.name:
-            _check_input(job, reading, joiner, cursor, source)
+            check_belongs(job, reading, cursor, source, total=joiner.total, matched=joiner.matched)
     by_number = 0
     is_checked = check_input and bool(job.input_digest)
     if isinstance(source, JoinInput) and cursor is not None and joiner.matched and not is_checked:
@@ -425,50 +342,3 @@ def land(
         by_number=by_number,
         **joiner.totals.members(),
     )
-
-
-def _check_paths(*paths: str | os.PathLike[str] | None) -> None:
-    given = [os.fspath(path) for path in paths if path is not None]
-    real = [path if (local := local_path(path)) is None else os.path.realpath(local) for path in given]
-    if len(set(real)) < len(real):
-        raise ConfigurationError("output_path, errors_path and input_path must be different files.")
-
-
-def _check_counts(job: JobFacts, reading: ResultReading, joiner: ResultJoiner) -> None:
-    """Refuse a transfer that brought fewer answers than there are."""
-    # The rows of a job that was made from an input of ours have a key each: what repeats one stands for no other row.
-    repeated = joiner.repeated.count if job.input_digest else 0
-    arrived = reading.answers - repeated
-    if job.answers is not None and arrived < job.answers:
-        came = f"{arrived:,} arrived" if reading.answers else "what was sent holds none that can be read"
-        came += f" ({repeated:,} came twice)" if repeated else ""
-        raise ResultsIncompleteError(
-            f"{job.name} counts {job.answers:,} answers, and {came}. Nothing was written; a retry reads them again. If "
-            "this stays so, the counts are wrong: accept what there is with check_counts=False."
-        )
-    if job.answers is None and reading.lines and not reading.answers and job.name:
-        raise ResultsIncompleteError(
-            f"What the service sent as the answers of {job.name} holds none that can be read. Nothing was written; a "
-            "retry reads them again."
-        )
-
-
-def _check_input(
-    job: JobFacts, reading: ResultReading, joiner: ResultJoiner, cursor: InputCursor, source: JoinInput | KeysOnly
-) -> None:
-    """Refuse an input that the job was not made from: answers would stand beside prompts of others."""
-    why = ""
-    mark, given = job.input_digest, source.mark()
-    if mark and given and not same_content(mark, given):
-        why = "the input holds other rows than the job was made from"
-    elif mark and given and cursor.numbered and not same_order(mark, given):
-        why = "the rows stand in another order than in the input of the job, and rows without a key are known by it"
-    elif reading.by_position and reading.by_position != joiner.total:
-        why = f"{reading.by_position:,} answers without a key came to {joiner.total:,} rows, so that none can be placed"
-    elif reading.answers and joiner.total and not joiner.matched:
-        why = "no answer belongs to any of its rows"
-    if why:
-        raise InputMismatchError(
-            f"This is not the input of {job.name or 'this job'}: {why}. Nothing was written. Give the input_path that "
-            "the job was created with, as it was then, or leave input_path out; check_input=False joins by key anyway."
-        )

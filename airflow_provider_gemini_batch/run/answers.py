@@ -20,9 +20,9 @@ import msgspec
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX
 from airflow_provider_gemini_batch.rows.result_row import ResultRow
 from airflow_provider_gemini_batch.rows.results import read_row
+from airflow_provider_gemini_batch.run.column_types import SchemaBreach
 from airflow_provider_gemini_batch.run.digest import read_wire_key
 from airflow_provider_gemini_batch.run.plan import LASTING_FINISH, STATUSES, is_passing
-from airflow_provider_gemini_batch.run.schema import SchemaBreach
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, text
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.run.merge import AnswerFile
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
-from airflow_provider_gemini_batch.run.snapshot import take
+from airflow_provider_gemini_batch.run.snapshot_taking import take
 from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import engine, require_extra
 from airflow_provider_gemini_batch.run.workspace import Workspace

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.run.outputs import Table
-from airflow_provider_gemini_batch.run.schema import quoted
 from airflow_provider_gemini_batch.run.sources import RowsSource
-from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, text
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

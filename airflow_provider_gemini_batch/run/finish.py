@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.run.errors_file import write_errors
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
 from airflow_provider_gemini_batch.run.projection import Sampled
-from airflow_provider_gemini_batch.run.schema import quoted
+from airflow_provider_gemini_batch.run.tables import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

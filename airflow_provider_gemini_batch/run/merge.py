@@ -28,17 +28,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.answers import RECORD_COLUMNS, SOURCES
 from airflow_provider_gemini_batch.run.buckets import Buckets, lines_of, number_of, unpacked_lines
+from airflow_provider_gemini_batch.run.input_table import ROW
 from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.row_numbers import RowSet
-from airflow_provider_gemini_batch.run.schema import quoted
-from airflow_provider_gemini_batch.run.sources import ROW
 from airflow_provider_gemini_batch.run.spec import META
 from airflow_provider_gemini_batch.run.tables import (
     BUCKET_BYTES,
     FEWEST_ROWS,
     copy_to_parquet,
     names,
+    quoted,
     row_group_size,
     rows_of,
     text,

@@ -22,8 +22,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run.merge import group_size
-from airflow_provider_gemini_batch.run.schema import quoted
-from airflow_provider_gemini_batch.run.tables import rows_of, text
+from airflow_provider_gemini_batch.run.tables import quoted, rows_of, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -21,11 +21,11 @@ from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.answers import SOURCES, AnswerWriter, Record
 from airflow_provider_gemini_batch.run.buckets import number_of, unpacked_lines
+from airflow_provider_gemini_batch.run.input_table import ROW, Table
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.row_numbers import RowSet
-from airflow_provider_gemini_batch.run.schema import quoted
-from airflow_provider_gemini_batch.run.sources import ROW, FileSource, Source, Table
-from airflow_provider_gemini_batch.run.tables import copy_to_parquet, row_group_size, rows_of, text
+from airflow_provider_gemini_batch.run.sources import FileSource, Source
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, quoted, row_group_size, rows_of, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

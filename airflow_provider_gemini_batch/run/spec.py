@@ -13,13 +13,14 @@ import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
+from airflow_provider_gemini_batch.run.column_types import Type
 from airflow_provider_gemini_batch.run.plan import Policy, Tier
-from airflow_provider_gemini_batch.run.schema import ResponseSchema, Type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_gemini_batch.api.models import Kind
+    from airflow_provider_gemini_batch.run.schema import ResponseSchema
 
 META: Mapping[str, str] = {
     "status": "VARCHAR",

@@ -17,8 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.schema import quoted
-from airflow_provider_gemini_batch.run.tables import rows_of
+from airflow_provider_gemini_batch.run.tables import quoted, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

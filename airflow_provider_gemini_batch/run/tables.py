@@ -18,7 +18,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.schema import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +29,11 @@ MEMORY_LIMIT = "128MB"
 BUCKET_BYTES = 16_000_000
 FEWEST_ROWS = 2048
 """Rows of the smallest row group: the engine works on so many at once."""
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def require_extra() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import AirflowException, BaseHook
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.sources import CursorSource, Table
+from airflow_provider_gemini_batch.run.input_table import Table
+from airflow_provider_gemini_batch.run.sources import CursorSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

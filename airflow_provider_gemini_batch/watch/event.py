@@ -22,7 +22,7 @@ from airflow_provider_gemini_batch.times import duration
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.watch.schedule import Update
+    from airflow_provider_gemini_batch.watch.steps import Update
     from airflow_provider_gemini_batch.watch.subscription import Subscription
 
 LAST_POLL = 3.0

@@ -24,7 +24,8 @@ from airflow_provider_gemini_batch.times import seconds
 from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from airflow_provider_gemini_batch.transport.http import place_of
-from airflow_provider_gemini_batch.watch.schedule import MAX_CONNECTIONS, Read, Schedule, Stop, Tell, Update, Wait
+from airflow_provider_gemini_batch.watch.schedule import MAX_CONNECTIONS, Schedule
+from airflow_provider_gemini_batch.watch.steps import Read, Stop, Tell, Update, Wait
 from airflow_provider_gemini_batch.watch.subscription import Subscription
 from airflow_provider_gemini_batch.watch.sweep import ReadPage
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
-    from airflow_provider_gemini_batch.watch.schedule import WatchedJob
+    from airflow_provider_gemini_batch.watch.steps import WatchedJob
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.errors import GeminiBatchError
-    from airflow_provider_gemini_batch.watch.schedule import Update, WatchedJob
+    from airflow_provider_gemini_batch.watch.steps import Update, WatchedJob
 
 
 class Polls(Protocol):

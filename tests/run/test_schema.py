@@ -11,7 +11,8 @@ import pydantic
 import pytest
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.schema import ResponseSchema, SchemaBreach
+from airflow_provider_gemini_batch.run.column_types import SchemaBreach
+from airflow_provider_gemini_batch.run.schema import ResponseSchema
 
 
 def schema(**properties):

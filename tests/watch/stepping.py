@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats, JobPage
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
-from airflow_provider_gemini_batch.watch.schedule import Read, ReadJob, Schedule, Stop, Tell, Update, Wait, WatchedJob
+from airflow_provider_gemini_batch.watch.schedule import Schedule
+from airflow_provider_gemini_batch.watch.steps import Read, ReadJob, Stop, Tell, Update, Wait, WatchedJob
 
 EPOCH = 1_790_000_000.0
 PAGE = 100

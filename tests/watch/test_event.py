@@ -16,7 +16,7 @@ from airflow_provider_gemini_batch.errors import NotFoundError, ServerError
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits, Watch
 from airflow_provider_gemini_batch.watch.event import End, next_end, watch_until_over
 from airflow_provider_gemini_batch.watch.poller import subscribe, subscribe_many
-from airflow_provider_gemini_batch.watch.schedule import Update
+from airflow_provider_gemini_batch.watch.steps import Update
 from tests.watch.test_poller import settings_for
 
 

@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     TransportError,
 )
 from airflow_provider_gemini_batch.watch import schedule
-from airflow_provider_gemini_batch.watch.schedule import ReadJob, key_of
+from airflow_provider_gemini_batch.watch.steps import ReadJob, Tell, key_of
 from tests.watch.stepping import World, is_page, longest_gap, pages, singles
 
 
@@ -535,7 +535,7 @@ def test_updates_of_thousands_are_told_in_portions(world):
     world.watch_all(world.seed(1000), 60.0)
     world.schedule.fail(AuthError("HTTP 401", status=401))
     steps = []
-    while isinstance(step := world.schedule.next_step(), schedule.Tell):
+    while isinstance(step := world.schedule.next_step(), Tell):
         steps.append(len(step.updates))
     assert steps == [schedule.TOLD_AT_ONCE] * 5
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does an input become a snapshot? Read once, its keys checked, its requests made, and published as one note."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
+from airflow_provider_gemini_batch.run.digest import RequestDigester
+from airflow_provider_gemini_batch.run.input_columns import InputColumns
+from airflow_provider_gemini_batch.run.input_table import ROW
+from airflow_provider_gemini_batch.run.request_chunks import RequestChunks
+from airflow_provider_gemini_batch.run.snapshot import NUMBERED_KEY, Snapshot
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.input_table import Table
+    from airflow_provider_gemini_batch.run.sources import Source
+    from airflow_provider_gemini_batch.run.spec import RunSpec
+
+Carry = Callable[["DuckDBPyConnection", str], Sequence[Mapping[str, Any]]]
+"""Given the engine and the narrow file's path, brings in answers that are there already; returns their files."""
+
+
+def take(
+    source: Source,
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    engine: DuckDBPyConnection,
+    folder: str,
+    variables: Mapping[str, Any],
+    carry: Carry = lambda engine, narrow: (),
+    warn: Callable[[str], None] = lambda text: None,
+    host: str = "",
+) -> Snapshot:
+    """
+    Read the input and publish it as the generation's snapshot; what another worker has published first wins.
+
+    :param folder: Local, for what is being written.
+    :param variables: For the template, see :data:`~.prompts.VARIABLES`.
+    :param host: Who writes it.
+    :raises EmptyInputError: If there are no rows.
+    :raises ConfigurationError: Naming column, row and key.
+    """
+    table = source.read(engine, folder)
+    if not table.rows:
+        raise EmptyInputError("The input has no rows.")
+    columns = InputColumns.choose(spec, table)
+    _check_keys(engine, table, columns.keys)
+    if columns.changing:
+        warn(
+            f"{spec.argument} uses {', '.join(columns.changing)}, whose value differs in the next DAG run: "
+            "reuse_answers will find nothing there."
+        )
+    data = os.path.join(folder, "data.parquet")
+    data_bytes = _write_data(engine, table, columns, data)
+    with contextlib.closing(RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))) as writer:
+        for n, body in columns.bodies(engine, table, spec, variables):
+            writer.add(n, body)
+        narrow, rows, input_bytes = writer.finish(engine, spec.sample)
+    carried = carry(engine, narrow)
+    snapshot = Snapshot(
+        rows=rows,
+        total_rows=table.rows,
+        data=checkpoint.put("data", ".parquet", data),
+        narrow=checkpoint.put("narrow", ".parquet", narrow),
+        chunks=tuple(writer.chunks),
+        keys=columns.keys or {NUMBERED_KEY: "VARCHAR"},
+        kept=columns.kept,
+        fingerprint=spec.fingerprint,
+        input_bytes=input_bytes,
+        data_bytes=data_bytes,
+        created=time.time(),
+        host=host,
+        carried=tuple(carried),
+        changing=columns.changing,
+    )
+    return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
+
+
+def _check_keys(engine: DuckDBPyConnection, table: Table, keys: Mapping[str, str]) -> None:
+    """Refuse null and repeated keys; keys are compared as text, over all parts."""
+    if not keys:
+        return
+    for name in keys:
+        found = engine.execute(f"SELECT {ROW} FROM ({table.query}) WHERE {quoted(name)} IS NULL LIMIT 1").fetchone()
+        if found is not None:
+            raise ConfigurationError(f"row {found[0] + 1}: the key column {name!r} is null; every row needs its key.")
+    as_text = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in keys)
+    hashed = f"SELECT hash({as_text}) AS h FROM ({table.query})"
+    suspects = engine.execute(f"SELECT h FROM ({hashed}) GROUP BY h HAVING count(*) > 1 LIMIT 100").fetchall()
+    if not suspects:
+        return
+    wanted = ", ".join(str(row[0]) for row in suspects)
+    repeated = engine.execute(
+        f"SELECT list({ROW} + 1 ORDER BY {ROW})[:3], {as_text} FROM ({table.query}) "
+        f"WHERE hash({as_text}) IN ({wanted}) GROUP BY {as_text} HAVING count(*) > 1 ORDER BY min({ROW}) LIMIT 3"
+    ).fetchall()
+    if repeated:
+        shown = "; ".join(f"{', '.join(map(repr, key))} in rows {', '.join(map(str, rows))}" for rows, *key in repeated)
+        raise ConfigurationError(f"The key ({', '.join(keys)}) must be unique, and is not: {shown}.")
+
+
+def _write_data(engine: DuckDBPyConnection, table: Table, columns: InputColumns, path: str) -> int:
+    keys = names(list(columns.keys)) if columns.keys else f"'row-' || ({ROW} + 1) AS {quoted(NUMBERED_KEY)}"
+    kept = f", {names(list(columns.kept))}" if columns.kept else ""
+    size = sum(map(os.path.getsize, table.parts))
+    query = f"SELECT {ROW}, {keys}{kept} FROM ({table.query})"
+    copy_to_parquet(engine, query, path, bytes_a_row=4.0 * size / table.rows)
+    return 4 * os.path.getsize(path)
