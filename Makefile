@@ -23,7 +23,7 @@ NEWEST_TESTS := demo plugins/test_listener.py task
 TEST_ENV = AIRFLOW_HOME=$(CURDIR)/.cache/airflow-$(1) AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__UNIT_TEST_MODE=False \
 	SCARF_ANALYTICS=false
 
-.PHONY: help demo ui stop env test lint types unit test-ui format test-all test-released bench chaos crash lock docs build clean
+.PHONY: help demo ui stop env test lint types unit test-ui format test-all test-released bench chaos crash cluster test-cluster lock docs build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +42,7 @@ INSTALL_OURSELVES = $(1)/bin/python -m pip install -qq --no-deps --no-build-isol
 $(eval $(call environment,$(VENV),airflow-$(NEWEST),$(call INSTALL_OURSELVES,$(VENV))))
 $(foreach v,$(OLDER) $(COMING),$(eval $(call environment,.venv-$(v),airflow-$(v),$(call INSTALL_OURSELVES,.venv-$(v)))))
 $(eval $(call environment,.venv-google,google-provider,true))
+$(eval $(call environment,.venv-cluster,cluster,$(call INSTALL_OURSELVES,.venv-cluster)))
 
 demo: $(VENV)/.ready ## Classify a CSV in a real Airflow against the emulator, kill a worker on the way, show the table, stop
 	@exec $(BIN)/python -m demo run
@@ -105,6 +106,14 @@ crash: $(VENV)/.ready ## A real Airflow on PostgreSQL, killed and stalled; needs
 crash-%: .venv-%/.ready
 	@exec .venv-$*/bin/python -m tests.system.crash --state .cache/crash-$* $(CRASH)
 
+# Airflow as people run it, on one machine. Celery's own commands and settings are looked up here, too.
+cluster: .venv-cluster/.ready ## Airflow with Celery: two workers, two triggerers, PostgreSQL, Redis; until Ctrl-C
+	@exec .venv-cluster/bin/python -m tests.system.cluster run
+
+test-cluster: .venv-cluster/.ready ## Twenty mapped runs there, workers and triggerers killed. CLUSTER="--only waiting" narrows
+	@mkdir -p .cache && $(call TEST_ENV,cluster) .venv-cluster/bin/python -m pytest -q tests/system/cluster tests/packaging/test_compose.py
+	@exec .venv-cluster/bin/python -m tests.system.cluster test $(CLUSTER)
+
 # Resolved for Python 3.11 to 3.13 on every platform, with hashes and without a word of where it was downloaded from.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and requirements/*.in
@@ -114,6 +123,8 @@ lock: $(VENV)/.ready ## Resolve requirements/*.txt anew from pyproject.toml and 
 	@for version in $(OLDER) $(COMING); do \
 	    $(COMPILE) pyproject.toml --extra tests requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
 	@$(COMPILE) requirements/google-provider.in -o requirements/google-provider.txt
+	@$(COMPILE) pyproject.toml --extra tests requirements/airflow-$(NEWEST).in requirements/cluster.in \
+	    --constraint requirements/airflow-$(NEWEST).txt -o requirements/cluster.txt
 
 docs: $(VENV)/.ready ## The documentation as a site, into build/docs
 	@rm -rf build/docs && $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs

@@ -125,6 +125,11 @@ class Processes:
             if returncode is not None and component not in self._dismissed:
                 raise ComponentDiedError(component.name, returncode, component.log)
 
+    def living(self) -> dict[str, list[psutil.Process]]:
+        """Return the living processes of each command, by its name."""
+        found = {each.name: members({each.process.pid}) for each in self._components}
+        return {name: processes for name, processes in found.items() if processes}
+
     def stop(self) -> None:
         """Stop every command and all it has started; returns when nothing of it runs."""
         with _signals_wait():

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-``docker-compose.yaml`` held against what it names: the demo's commands, Airflow's settings, the emulator.
+``docker-compose.yaml`` held against what it names: the cluster's commands, Airflow's settings, the emulator.
 
-No engine is needed; where a ``docker-compose`` is installed, it reads the file too.
+No engine is needed; where a ``docker-compose`` is installed, it reads the file too. What is Celery's is looked up where
+that is installed: ``make test-cluster`` begins with these tests.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -20,11 +23,13 @@ import pytest
 import yaml
 
 from demo import secrets
-from demo.stack import COMPONENTS, EMULATOR_MODULE, MIGRATE, Ports, environment
+from demo.stack import EMULATOR_MODULE, MIGRATE, Ports, environment
+from tests.system.cluster.stack import CLUSTER_COMPONENTS, REPLICAS, TIMES, celery_settings
 
 pytestmark = pytest.mark.newest_airflow
 
 OURS = {"AIRFLOW_CONN_GEMINI_BATCH_DEFAULT", "AIRFLOW_HOME"}
+HAS_CELERY = importlib.util.find_spec("airflow.providers.celery") is not None
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,29 @@ def services(compose: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_it_runs_the_commands_of_the_demo(services: dict[str, Any]) -> None:
+def test_it_runs_the_commands_of_the_cluster(services: dict[str, Any]) -> None:
     airflow = {name: tuple(service["command"]) for name, service in services.items() if name.startswith("airflow-")}
     assert airflow.pop("airflow-init") == MIGRATE
-    assert airflow == {f"airflow-{name}": command for name, command in COMPONENTS.items()}
+    assert airflow == {f"airflow-{name}": command for name, command in CLUSTER_COMPONENTS.items()}
     assert services["emulator"]["entrypoint"] == ["python", "-m", EMULATOR_MODULE]
+
+
+def test_there_are_two_workers_and_two_triggerers(services: dict[str, Any]) -> None:
+    several = {name: service["deploy"]["replicas"] for name, service in services.items() if "deploy" in service}
+    assert several == {f"airflow-{name}": count for name, count in REPLICAS.items()}
+    assert set(REPLICAS.values()) == {2}
+    # Containers of one service cannot share a port of this machine.
+    assert not [name for name in several if "ports" in services[name]]
+
+
+def test_scheduler_and_workers_meet_at_redis(services: dict[str, Any]) -> None:
+    environment = services["airflow-worker"]["environment"]
+    host, port = re.fullmatch(r"redis://(\w+):(\d+)/0", environment["AIRFLOW__CELERY__BROKER_URL"]).groups()  # type: ignore[union-attr]
+    assert (services[host]["command"][0], port) == ("redis-server", "6379")
+    database = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert environment["AIRFLOW__CELERY__RESULT_BACKEND"] == f"db+{database}"
+    assert environment["AIRFLOW__CORE__EXECUTOR"] == celery_settings("", "")["CORE__EXECUTOR"]
+    assert all("redis" in service["depends_on"] for name, service in services.items() if name == "airflow-worker")
 
 
 def test_every_airflow_command_exists(services: dict[str, Any], tmp_path: Path) -> None:
@@ -51,13 +74,18 @@ def test_every_airflow_command_exists(services: dict[str, Any], tmp_path: Path) 
 
     parser = cli_parser.get_parser()
     for name, service in services.items():
-        if name.startswith("airflow-"):
+        if name.startswith("airflow-") and (HAS_CELERY or service["command"][0] != "celery"):
             parser.parse_args(service["command"])
         check = service["healthcheck"]["test"] if "healthcheck" in service else []
         if check[:1] == ["CMD-SHELL"]:
             words = check[1].replace('"$${HOSTNAME}"', "some-host").split()
-            assert words[0] == "airflow"
-            parser.parse_args(words[1:])
+            assert words[0] == ("celery" if name == "airflow-worker" else "airflow")
+            if words[0] == "airflow":
+                parser.parse_args(words[1:])
+            elif HAS_CELERY:
+                command = importlib.import_module("celery.bin.celery").celery
+                assert words[1:4] == ["--app", "airflow.providers.celery.executors.celery_executor.app", "inspect"]
+                command.commands["inspect"].make_context("inspect", words[4:], resilient_parsing=True)
 
 
 def test_every_setting_is_one_of_airflow(services: dict[str, Any], tmp_path: Path) -> None:
@@ -70,7 +98,10 @@ def test_every_setting_is_one_of_airflow(services: dict[str, Any], tmp_path: Pat
     }
     named = {name for service in services.values() for name in service.get("environment", {})}
     named |= set(environment(tmp_path, tmp_path, tmp_path, Ports(1, 2, 3, 4))) - set(os.environ)
+    named |= {f"AIRFLOW__{name}" for name in (*celery_settings("", ""), *TIMES)}
     ours = {name for name in named if name.startswith("AIRFLOW")}
+    if not HAS_CELERY:
+        ours = {name for name in ours if not name.startswith("AIRFLOW__CELERY_")}
     assert len(ours) > 10
     assert ours - known - OURS == set()
 
@@ -113,7 +144,7 @@ def test_no_secret_is_written_down_and_each_is_asked_for_by_name(root: Path, ser
     assert asked == {line.removesuffix("=") for line in example.splitlines() if line.endswith("=")}
     for service in services.values():
         for name, value in service.get("environment", {}).items():
-            if re.search("SECRET|FERNET|PASSWORD|SQL_ALCHEMY", name):
+            if re.search("SECRET|FERNET|PASSWORD|SQL_ALCHEMY|RESULT_BACKEND", name):
                 assert "${" in value, name
 
 
@@ -155,7 +186,7 @@ def test_results_of_the_example_dags_lie_in_a_volume(root: Path, services: dict[
 
 
 def test_one_service_builds_the_image_and_the_others_use_it(services: dict[str, Any]) -> None:
-    ours = {name: service for name, service in services.items() if name != "postgres"}
+    ours = {name: service for name, service in services.items() if name not in ("postgres", "redis")}
     assert [name for name, service in services.items() if "build" in service] == ["emulator"]
     assert len({service["image"] for service in ours.values()}) == 1
     assert {service["pull_policy"] for service in ours.values()} == {"never"}

@@ -50,7 +50,7 @@ def test_lock_meets_every_declared_dependency(root: Path, project: dict[str, Any
 
 def test_locks_name_no_host_and_hash_everything(root: Path) -> None:
     locks = sorted(set((root / "requirements").glob("*.txt")) - set((root / "requirements").glob("released-*.txt")))
-    assert len(locks) == len(LOCKED_AIRFLOWS) + 1
+    assert len(locks) == len(LOCKED_AIRFLOWS) + 2  # Google's provider, the cluster
     for lock in locks:
         text = lock.read_text()
         assert "://" not in text
@@ -59,6 +59,12 @@ def test_locks_name_no_host_and_hash_everything(root: Path) -> None:
         entries = re.split(r"\n(?=\S)", text.strip())
         assert len(entries) > 50
         assert all("--hash=sha256:" in entry for entry in entries), lock
+
+
+def test_cluster_is_the_newest_airflow_and_celery(root: Path) -> None:
+    cluster, newest = (pins(root / f"requirements/{name}.txt") for name in ("cluster", "airflow-3.3"))
+    assert {"celery", "redis", "apache-airflow-providers-celery"} <= set(cluster) - set(newest)
+    assert {name: found for name, found in cluster.items() if newest.get(name, found) != found} == {}
 
 
 def test_ci_runs_make_test_and_nothing_else(root: Path) -> None:

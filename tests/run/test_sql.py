@@ -17,7 +17,7 @@ from airflow_provider_gemini_batch.run.spec import Outputs, RunSpec
 from airflow_provider_gemini_batch.run.sql import SqlTarget
 from tests.run.test_run import ANSWER, REVIEW, answering
 from tests.run.world import MODEL, rows
-from tests.system.crash import postgres
+from tests.system.services import postgres
 
 psycopg2 = pytest.importorskip("psycopg2")
 

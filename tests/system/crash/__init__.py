@@ -8,8 +8,7 @@ One job billed for one piece of work, through crashes of a real Airflow on Postg
 :mod:`.scripts`     what befalls each case, step by step
 :mod:`.world`       what both Airflow and the emulator say at a moment, and how one interferes
 :mod:`.verdict`     the ledger against what was wanted
-:mod:`.postgres`    a PostgreSQL of our own
-:mod:`.stack`       the demo's processes, on it, with triggerers that come and go
+:mod:`.stack`       the demo's processes on PostgreSQL, with triggerers that come and go
 :mod:`.__main__`    the story, in order
 ==================  ================================================================================================
 """

@@ -15,7 +15,6 @@ import requests
 from demo.__main__ import DemoError, StoppedError, bring_up, folder, only_one, stopping_on_signals, tail
 from demo.display import Display
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
-from tests.system.crash import postgres
 from tests.system.crash.cases import (
     CASES,
     DEFERRED_CASES,
@@ -29,6 +28,7 @@ from tests.system.crash.scripts import SCRIPTS, settled, triggerers
 from tests.system.crash.stack import CrashStack
 from tests.system.crash.verdict import Verdict, table
 from tests.system.crash.world import NotSeenError, Run, Script, Until, World
+from tests.system.services import postgres
 
 ROOT = Path(__file__).resolve().parents[3]
 STATE = ROOT / ".cache" / "crash"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from tests.system.crash.cases import HAS_LOOPS
-from tests.system.crash.verdict import is_live
 from tests.system.crash.world import PATIENCE, NotSeenError, Run, Script, Until, World, pending_signals
+from tests.system.services.ledger import is_live
 
 if TYPE_CHECKING:
     from psutil import Process

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from demo.processes import ComponentDiedError, Processes
-from tests.system.crash import postgres
 from tests.system.crash.__main__ import Thread, main, read_arguments
 from tests.system.crash.cases import ALL_CASES, BACKENDS, Case
 from tests.system.crash.scripts import SCRIPTS
 from tests.system.crash.verdict import Verdict, judge, table
 from tests.system.crash.world import Until, pending_signals
+from tests.system.services import postgres
 
 pytestmark = pytest.mark.newest_airflow
 

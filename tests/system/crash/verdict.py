@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.states import JobState
+from tests.system.services.ledger import is_live
 
 if TYPE_CHECKING:
     from tests.system.crash.cases import Case
 
 HEAD = ("case", "backend", "needed", "created", "billed", "orphans", "wanted", "seen", "seconds", "ok")
-
-
-def is_live(job: Mapping[str, Any]) -> bool:
-    """Whether a job of the ledger can still run and bill."""
-    return not job["deleted"] and not JobState.from_wire(job["state"]).is_terminal
 
 
 @dataclass(frozen=True)

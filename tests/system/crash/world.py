@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from tests.system.crash.cases import TASK_ID
-from tests.system.crash.verdict import Verdict, is_live, judge
+from tests.system.crash.verdict import Verdict, judge
+from tests.system.services.ledger import is_live
 
 if TYPE_CHECKING:
     from tests.system.crash.cases import Case

@@ -97,6 +97,25 @@ class Emulator(EmulatorControl):
         faults = self._control("GET", "faults")["faults"]
         return any(rule["fired"] for rule in faults if (rule["match"]["path"], rule["match"]["body"]) == (path, body))
 
+    def hold_replies(self, path: str, seconds: float, times: int) -> None:
+        """Let the next calls whose path matches the regular expression take effect, and their replies wait."""
+        rule = {"match": {"path": path}, "action": "delay", "when": "after", "delay": seconds, "times": times}
+        self._control("POST", "faults", rule)
+
+    def held_replies(self, path: str) -> int:
+        """Return how many calls that :meth:`hold_replies` speaks of have arrived."""
+        faults = self._control("GET", "faults")["faults"]
+        return sum(int(rule["fired"]) for rule in faults if rule["match"]["path"] == path)
+
+    def let_go(self) -> None:
+        """Hold nothing any more that has not arrived."""
+        self._control("DELETE", "faults")
+
+    def executions(self) -> dict[str, Any]:
+        """Return how many requests were carried out, and which more than once."""
+        done: dict[str, Any] = self._control("GET", "executions")
+        return done
+
     def finish(self, display_name: str) -> int:
         """Let the live jobs succeed whose display name matches the regular expression; return how many."""
         done = self._control("POST", "finish_jobs", {"match": {"display_name": display_name}})

@@ -58,7 +58,7 @@ def _as_owner(command: list[str]) -> list[str]:
 @contextmanager
 def folder() -> Iterator[Path]:
     """Make a folder that the server may own, and remove it at the end."""
-    made = Path(tempfile.mkdtemp(prefix="crash-postgres-"))
+    made = Path(tempfile.mkdtemp(prefix="postgres-of-a-suite-"))
     try:
         if os.geteuid() == 0:
             account = pwd.getpwnam(ACCOUNT)
