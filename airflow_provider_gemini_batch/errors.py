@@ -73,6 +73,7 @@ class ResultsIncompleteError(GeminiBatchError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return True
 
 
@@ -97,10 +98,12 @@ class TransportError(GeminiBatchError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return True
 
     @property
     def may_have_taken_effect(self) -> bool:
+        """Whether the service may have done what was asked."""
         return self.sent
 
 
@@ -109,6 +112,7 @@ class ReplyTooLargeError(TransportError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return False
 
 
@@ -155,6 +159,7 @@ class RateLimitedError(ApiError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return True
 
 
@@ -171,10 +176,12 @@ class ServerError(ApiError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return self.status != 501
 
     @property
     def may_have_taken_effect(self) -> bool:
+        """Whether the service may have done what was asked."""
         return True
 
 
@@ -207,10 +214,12 @@ class ReplyFormatError(GeminiBatchError):
 
     @property
     def is_transient(self) -> bool:
+        """Whether another try may succeed."""
         return True
 
     @property
     def may_have_taken_effect(self) -> bool:
+        """Whether the service may have done what was asked."""
         return True
 
 

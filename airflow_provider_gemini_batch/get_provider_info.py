@@ -19,6 +19,70 @@ from airflow_provider_gemini_batch.connection.form import (
 
 _PACKAGE = "airflow_provider_gemini_batch"
 
+_OPTIONS: dict[str, dict[str, str]] = {
+    "namespace": {
+        "description": (
+            "Tells installations of Airflow apart that share a Google project or an API key and have "
+            "DAGs of the same name; part of the mark by which a task finds its own job again."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "production",
+        "default": "",
+    },
+    "settle_seconds": {
+        "description": (
+            "For how long a new job is searched for after a submission whose reply was lost, before "
+            "it is taken as not made."
+        ),
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": "120",
+        "default": "45",
+    },
+    "checkpoint_path": {
+        "description": (
+            "Where runs remember what they have read, asked and collected: a path or URI that all "
+            "workers share. Empty is _gemini_batch beside the output."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "s3://lake/_gemini_batch",
+        "default": "",
+    },
+    "prices_path": {
+        "description": (
+            "A JSON file with prices of your own, which come before the built-in ones: a list of "
+            "objects with model, input, and optionally output, cached and since."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "/opt/airflow/prices.json",
+        "default": "",
+    },
+    "history_path": {
+        "description": (
+            "Where each finished task leaves its manifest as a small file, for the spend command: a "
+            "path or URI that all workers share. Empty: none is kept beside XCom."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "s3://lake/_gemini_batch_history",
+        "default": "",
+    },
+    "output_mode": {
+        "description": (
+            "Most permissions that a new output file gets, as an octal mode; the umask of the worker "
+            "applies besides. Result files hold prompts and answers."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "0640",
+        "default": "",
+    },
+}
+"""Options of the section ``[gemini_batch]``."""
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, as ``airflow/provider_info.schema.json`` describes it."""
@@ -63,68 +127,7 @@ def get_provider_info() -> dict[str, Any]:
         "config": {
             "gemini_batch": {
                 "description": "Settings of the Gemini Batch provider.",
-                "options": {
-                    "namespace": {
-                        "description": (
-                            "Tells installations of Airflow apart that share a Google project or an API key and have "
-                            "DAGs of the same name; part of the mark by which a task finds its own job again."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "production",
-                        "default": "",
-                    },
-                    "settle_seconds": {
-                        "description": (
-                            "For how long a new job is searched for after a submission whose reply was lost, before "
-                            "it is taken as not made."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "float",
-                        "example": "120",
-                        "default": "45",
-                    },
-                    "checkpoint_path": {
-                        "description": (
-                            "Where runs remember what they have read, asked and collected: a path or URI that all "
-                            "workers share. Empty is _gemini_batch beside the output."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": "s3://lake/_gemini_batch",
-                        "default": "",
-                    },
-                    "prices_path": {
-                        "description": (
-                            "A JSON file with prices of your own, which come before the built-in ones: a list of "
-                            "objects with model, input, and optionally output, cached and since."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": "/opt/airflow/prices.json",
-                        "default": "",
-                    },
-                    "history_path": {
-                        "description": (
-                            "Where each finished task leaves its manifest as a small file, for the spend command: a "
-                            "path or URI that all workers share. Empty: none is kept beside XCom."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": "s3://lake/_gemini_batch_history",
-                        "default": "",
-                    },
-                    "output_mode": {
-                        "description": (
-                            "Most permissions that a new output file gets, as an octal mode; the umask of the worker "
-                            "applies besides. Result files hold prompts and answers."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": "0640",
-                        "default": "",
-                    },
-                },
+                "options": _OPTIONS,
             }
         },
     }

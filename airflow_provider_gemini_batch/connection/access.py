@@ -18,6 +18,7 @@ _KEY_MEMBERS = ("client_email", "private_key", "token_uri")
 
 
 def read_api_key(members: Members, password: str) -> str:
+    """Read the API key; empty if there is none."""
     api_key = password.strip()
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         members.bad("password", "holds blanks or characters that no API key has; copy it again.")
@@ -45,6 +46,7 @@ class Access:
 
     @classmethod
     def read(cls, members: Members, allow_http: bool, *, anonymous: bool) -> Access:
+        """Read all that says who calls; what is wrong lands in *members*."""
         key = _key_file(members, allow_http)
         key_path = members.text("key_path")
         federation, federation_path = _federation(members)
@@ -90,6 +92,7 @@ def _federation(members: Members) -> tuple[Secret | None, str]:
 
 
 def read_project(members: Members, access: Access) -> str:
+    """Read the project: the connection's own, the key file's, or the environment's; empty if none says it."""
     project = members.text("project")
     if project and not _is_project(project):
         members.bad("project", f"{shown(project)} is not a project id; it looks like my-project-123.")
@@ -117,6 +120,7 @@ def _project_of_key_file(members: Members, path: str) -> str:
 
 
 def require_project(members: Members, project: str, key_path: str, api_key: str, kind: str) -> None:
+    """Note that Vertex AI needs a project, and the way out."""
     if project:
         return
     way_out = "name the Google Cloud project"

@@ -25,6 +25,7 @@ URI_FORM = "gemini-batch://:KEY@/ (a hyphen in the type, a colon before the key;
 
 
 def read_backend(members: Members, argument: str | None, kind: str, api_key: str) -> str:
+    """Read the backend; without a word of it, the one that the other fields fit."""
     asked = argument or members.text("backend")
     name = str(asked).strip().lower()
     if name in BACKENDS:
@@ -62,6 +63,7 @@ def read_base_url(
 
 
 def read_api_version(members: Members) -> str:
+    """Read the version of the API; empty if none is given."""
     api_version = members.text("api_version")
     if api_version and not re.fullmatch(r"v[0-9][a-z0-9]*", api_version):
         members.bad("api_version", f"{shown(api_version)} is none; write for example v1 or v1beta, or empty it.")
@@ -88,6 +90,7 @@ def read_other_servers(members: Members, base_url: str, *, allow_http: bool) -> 
 
 
 def read_location(members: Members) -> str:
+    """Read the location; empty if none is given."""
     location = members.text("location").lower()
     if location and not re.fullmatch(r"[a-z][a-z0-9-]*", location):
         members.bad("location", f"{shown(location)} is none; write for example us-central1 or global.")
@@ -96,6 +99,7 @@ def read_location(members: Members) -> str:
 
 
 def read_storage_uri(members: Members) -> str:
+    """Read the place in Cloud Storage below which files are put; empty if none is given."""
     uri = members.text("storage_uri")
     if uri and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^*?#\x00-\x1f]*)?", uri):
         members.bad("storage_uri", f"{shown(uri)} is not a place in Cloud Storage; it looks like gs://bucket/prefix.")

@@ -78,6 +78,18 @@ class ResultJoiner:
         """Input rows that an answer was found for."""
         self.missing, self.repeated, self.unknown = KeySample(), KeySample(), KeySample()
 
+    def members(self) -> dict[str, Any]:
+        """Return what a manifest tells of the rows that were written."""
+        return {
+            "total": self.total,
+            "repeated": self.repeated.count,
+            "unknown": self.unknown.count,
+            "missing_keys": self.missing.first,
+            "repeated_keys": self.repeated.first,
+            "unknown_keys": self.unknown.first,
+            **self.totals.members(),
+        }
+
     def write_all(self, rows: Iterable[list[OutputRow] | ResultRow]) -> None:
         """Write every row as it comes."""
         seen = KeySet()
@@ -279,20 +291,12 @@ def land(
     """
     check_paths(output_path, errors_path, input_path)
     job = job or JobFacts()
-    source: JoinInput | KeysOnly | None = KeysOnly(input_keys) if input_keys is not None else None
-    if input_path is not None:
-        if input_keys is not None:
-            raise ConfigurationError("input_path and input_keys exclude each other.")
-        source = JoinInput(input_path, key, tolerant=bool(job.input_digest))
-    rule = KeyRule(key)
-    echo = None
-    if isinstance(source, JoinInput) and job.row_settings is not None:
-        echo = EchoKeys(source.again, replace(job.row_settings, key=key))
-    reading = ResultReading(include_response, () if rule.is_default else rule.names, echo)
+    source = _source_of(job, input_path, input_keys, key)
+    reading = _reading_of(job, source, key, include_response=include_response)
     local = local_path(output_path)
     if workdir is None and local is not None:
         workdir = os.path.dirname(os.path.abspath(local))
-    cursor: InputCursor | None = None
+    cursor = None if source is None else InputCursor(source.rows())
     with ExitStack() as stack:
         out = stack.enter_context(AtomicFile(output_path, workdir=workdir))
         # Left first, so that whoever sees the results finds the errors too.
@@ -300,21 +304,14 @@ def land(
         stack.enter_context(temporary_files(os.fspath(output_path), workdir))
         recheck = Recheck(replace(job.row_settings, key=key)) if job.row_settings is not None else None
         costs = CostTotals(job.model, job.ended, prices)
-        joiner = ResultJoiner(
-            out.write,
-            errors.write if errors is not None else None,
-            include_response,
-            recheck,
-            costs,
-            is_priced=prices is not None,
-        )
+        write_error = errors.write if errors is not None else None
+        joiner = ResultJoiner(out.write, write_error, include_response, recheck, costs, is_priced=prices is not None)
         rows: Iterator[list[OutputRow] | ResultRow] = reading.rows(results)
         if prices is not None:
             rows = RowCosts(prices, job.model, costs.day).priced(rows)
-        if source is None:
+        if source is None or cursor is None:
             joiner.write_all(rows)
         else:
-            cursor = InputCursor(source.rows())
             cursor.peek(1)  # a broken input must not cost a download
             joiner.join(rows, cursor, source.keys, workdir)
         if check_counts:
@@ -331,14 +328,33 @@ def land(
         output_path=os.fspath(output_path),
         errors_path=os.fspath(errors_path) if errors_path is not None else None,
         input_sha256=source.sha256 if source is not None else None,
-        total=joiner.total,
-        repeated=joiner.repeated.count,
-        unknown=joiner.unknown.count,
         unreadable=reading.unreadable_count,
-        missing_keys=joiner.missing.first,
-        repeated_keys=joiner.repeated.first,
-        unknown_keys=joiner.unknown.first,
         unreadable_lines=reading.unreadable,
         by_number=by_number,
-        **joiner.totals.members(),
+        **joiner.members(),
     )
+
+
+def _source_of(
+    job: JobFacts,
+    input_path: str | os.PathLike[str] | None,
+    input_keys: Callable[[], Iterable[str]] | None,
+    key: str | Sequence[str],
+) -> JoinInput | KeysOnly | None:
+    """Return where the input's rows come from, or None where it is not given."""
+    if input_path is None:
+        return None if input_keys is None else KeysOnly(input_keys)
+    if input_keys is not None:
+        raise ConfigurationError("input_path and input_keys exclude each other.")
+    return JoinInput(input_path, key, tolerant=bool(job.input_digest))
+
+
+def _reading_of(
+    job: JobFacts, source: JoinInput | KeysOnly | None, key: str | Sequence[str], *, include_response: bool
+) -> ResultReading:
+    """Return a reader of results that knows how a row of this job may tell its key."""
+    rule = KeyRule(key)
+    echo = None
+    if isinstance(source, JoinInput) and job.row_settings is not None:
+        echo = EchoKeys(source.again, replace(job.row_settings, key=key))
+    return ResultReading(include_response, () if rule.is_default else rule.names, echo)

@@ -41,6 +41,7 @@ class CancelBatchOperator(GeminiBatchOperator):
         self.job_name = job_name
 
     def run_task(self, context: Any) -> None:
+        """Ask for the job to be cancelled."""
         self.show_job_name(context.get("ti"), self.job_name, self.hook.settings)
         self.hook.cancel_batch(self.job_name)
 
@@ -64,6 +65,7 @@ class DeleteBatchOperator(GeminiBatchOperator):
         self.cancel_running = cancel_running
 
     def run_task(self, context: Any) -> None:
+        """Delete the job, if it has ended or *cancel_running* allows it."""
         hook = self.hook
         try:
             job = hook.get_batch(self.job_name)
@@ -92,6 +94,7 @@ class DeleteFileOperator(GeminiBatchOperator):
         self.file_name = file_name
 
     def run_task(self, context: Any) -> None:
+        """Delete the file, if no job reads it."""
         from airflow_provider_gemini_batch.api.flows import find_reader
 
         hook = self.hook
@@ -148,6 +151,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         self.only_say = dry_run
 
     def run_task(self, context: Any) -> list[dict[str, Any]]:
+        """Remove what is old enough; return what was, or would be."""
         from airflow_provider_gemini_batch.api.states import TERMINAL
         from airflow_provider_gemini_batch.times import epoch
 

@@ -43,6 +43,7 @@ class CreateBatchOperator(SubmitOperator):
         self.system_instruction = system_instruction
 
     def request(self) -> JobRequest:
+        """Return what is to be computed, from rendered arguments."""
         from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return JobRequest(
@@ -82,6 +83,7 @@ class CreateEmbeddingBatchOperator(TaskTypeArgument, SubmitOperator):
         self.output_dimensionality = output_dimensionality
 
     def request(self) -> JobRequest:
+        """Return what is to be computed, from rendered arguments."""
         from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
         return JobRequest(

@@ -75,6 +75,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
         self.check_input = check_input
 
     def run_task(self, context: Any) -> dict[str, Any]:
+        """Write the answers, and return the manifest."""
         from airflow_provider_gemini_batch.files.paths import normalise_path
         from airflow_provider_gemini_batch.landing.facts import JobFacts
         from airflow_provider_gemini_batch.landing.join import land

@@ -32,6 +32,7 @@ class GetBatchOperator(GeminiBatchOperator):
         self.job_name = job_name
 
     def run_task(self, context: Any) -> dict[str, Any]:
+        """Read the job, and return its summary."""
         job = self.hook.get_batch(self.job_name)
         self.show_job(context.get("ti"), job, self.hook.settings)
         return job.summary()
@@ -65,6 +66,7 @@ class ListBatchesOperator(GeminiBatchOperator):
         self.limit = limit
 
     def run_task(self, context: Any) -> list[dict[str, Any]]:
+        """Return the summaries of the jobs that the filter keeps."""
         if self.limit is not None and (
             isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 0 < self.limit <= sys.maxsize
         ):

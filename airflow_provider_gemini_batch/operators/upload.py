@@ -83,6 +83,7 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         self.on_bad_row = on_bad_row
 
     def run_task(self, context: Any) -> str:
+        """Check and upload the rows; return the remote name."""
         from airflow_provider_gemini_batch.api.identity import with_input_digest
         from airflow_provider_gemini_batch.client.prepare import prepared
         from airflow_provider_gemini_batch.files.paths import base_name, normalise_path

@@ -122,6 +122,7 @@ def credential_name(settings: ConnectionSettings) -> str:
 
 
 def way_out(settings: ConnectionSettings) -> str:
+    """Say what to do if no token could be got by these settings."""
     if settings.impersonation_chain:
         return (
             "Each account of the chain needs the role Service Account Token Creator on the next one, and the project "

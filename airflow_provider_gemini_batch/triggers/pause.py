@@ -25,8 +25,10 @@ class PauseTrigger(BaseTrigger):
         self.until = until
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments, as they are stored."""
         return "airflow_provider_gemini_batch.triggers.pause.PauseTrigger", {"until": self.until}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield the one event."""
         await asyncio.sleep(max(0.0, self.until - time.time()))
         yield TriggerEvent({"until": self.until})

@@ -57,20 +57,19 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_gemini_batch.api.identity import token_of
 from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.lifecycle.polling import next_interval
-from airflow_provider_gemini_batch.lifecycle.twins import list_look_due
 from airflow_provider_gemini_batch.times import epoch
+from airflow_provider_gemini_batch.watch.due import Ticks
 from airflow_provider_gemini_batch.watch.steps import (
     Read,
     ReadJob,
     Result,
+    SingleReads,
     Step,
     Stop,
     Tell,
@@ -80,6 +79,7 @@ from airflow_provider_gemini_batch.watch.steps import (
     key_of,
 )
 from airflow_provider_gemini_batch.watch.sweep import FEW, Pages, ReadPage, Sweeper
+from airflow_provider_gemini_batch.watch.watched import WatchedJobs
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,6 @@ UNLISTED_SECONDS = 600.0
 SLOW_READ = 3.0
 """Seconds after which a single read goes on beside the rounds: one job's slowness is not that of the others."""
 
-SHORTEST_TICK = 0.1
-"""Seconds between rounds at least, whatever a wait asks for: a round is everybody's."""
-
 FIRST_POLLS_TOGETHER = 1.0
 """Once many wait, first polls gather on ticks of so many seconds: after a restart all begin at once."""
 
@@ -120,16 +117,6 @@ TOLD_AT_ONCE = 200
 _BACK_OFF = RetryPolicy(max_attempts=None)
 
 
-@dataclass
-class _Singles:
-    """The single reads of a round that are still to be made, and what came of the others."""
-
-    queue: deque[tuple[str, str]]
-    asked: int
-    failed: int = 0
-    fault: GeminiBatchError | None = None
-
-
 class Schedule:
     """
     Decides for everybody who waits for a job through the same connection.
@@ -141,10 +128,8 @@ class Schedule:
     def __init__(self, now: Callable[[], float], utc: Callable[[], float] = lambda: time.time()) -> None:
         self._now = now
         self._utc = utc
-        self._start = now()
-        self._by_key: dict[str, list[WatchedJob]] = {}
-        self._by_task: dict[str, list[WatchedJob]] = {}
-        self._count = 0
+        self._ticks = Ticks(now(), utc)
+        self._watched = WatchedJobs()
         self._updates: deque[tuple[WatchedJob, Update]] = deque()
         self._reading: dict[Read, float] = {}
         self._slow: set[Read] = set()
@@ -152,8 +137,8 @@ class Schedule:
         self._pages: Pages | None = None
         self._page: ReadPage | None = None
         self._unseen: dict[str, str] = {}
-        self._singles: _Singles | None = None
-        self._left_at: float | None = self._start
+        self._singles: SingleReads | None = None
+        self._left_at: float | None = now()
         self._failures = 0
         self._first_page_at: float | None = None
         self.not_before = -math.inf
@@ -165,22 +150,16 @@ class Schedule:
         """Take a job on."""
         now = self._now()
         due = now
-        if self._count >= FEW:
-            due = self._next_tick(now, min(FIRST_POLLS_TOGETHER, poll_interval or FIRST_POLLS_TOGETHER))
+        if len(self._watched) >= FEW:
+            due = self._ticks.next_tick(now, min(FIRST_POLLS_TOGETHER, poll_interval or FIRST_POLLS_TOGETHER))
         job = WatchedJob(key_of(job_name), job_name, poll_interval, owner, due=due, now=now, utc=self._utc())
-        self._by_key.setdefault(job.key, []).append(job)
-        self._count += 1
+        self._watched.add(job)
         self._left_at = None
         return job
 
     def remove(self, job: WatchedJob) -> None:
         """Let a job go; again does no harm."""
-        if not _drop(self._by_key, job.key, job):
-            return
-        if job.task is not None:
-            _drop(self._by_task, job.task, job)
-        self._count -= 1
-        if not self._count:
+        if self._watched.remove(job) and not len(self._watched):
             self._left_at = self._now()
 
     def poll_now(self, job: WatchedJob) -> None:
@@ -192,7 +171,7 @@ class Schedule:
         """Forget what was under way: the driver has ended and begins anew."""
         for read in self._reading:
             if isinstance(read, ReadJob):
-                for job in self._by_key.get(read.key, ()):
+                for job in self._watched.of(read.key):
                     job.due = min(job.due, self._now())
         self._reading.clear()
         self._slow.clear()
@@ -201,12 +180,11 @@ class Schedule:
     @property
     def count(self) -> int:
         """How many jobs are watched."""
-        return self._count
+        return len(self._watched)
 
     def jobs(self) -> Iterator[WatchedJob]:
         """Yield every watched job."""
-        for jobs in self._by_key.values():
-            yield from jobs
+        return iter(self._watched)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -253,7 +231,7 @@ class Schedule:
         assert self._singles is not None
         while self._singles.queue and is_free:
             key, name = self._singles.queue.popleft()
-            if key in self._by_key:
+            if key in self._watched:
                 return self._begin(ReadJob(key, name), now)
         quick = min((began for read, began in self._reading.items() if read not in self._slow), default=None)
         if quick is not None:
@@ -288,7 +266,7 @@ class Schedule:
             listed = {job.key for job in due if job.unlisted_until <= now and job.key in self._unseen}
             if len(listed) > FEW:
                 self._pages = self._sweeper.sweep(self._unseen, listed, now)
-            elif any(self._may_have_siblings(job) for job in due):
+            elif any(self._ticks.siblings_due(job, self._first_page_at) for job in due):
                 self._pages = self._sweeper.first_page(self._unseen, now)
         if self._pages is None:
             self._begin_singles()
@@ -304,7 +282,7 @@ class Schedule:
         except StopIteration as stop:
             now = self._now()
             for key in stop.value or ():
-                for job in self._by_key.get(key, ()):
+                for job in self._watched.of(key):
                     job.unlisted_until = now + UNLISTED_SECONDS
             self._begin_singles()
         except GeminiBatchError as error:
@@ -316,12 +294,12 @@ class Schedule:
     def _begin_singles(self) -> None:
         self._pages = None
         todo = list(self._unseen.items())[:GETS_PER_ROUND]
-        self._singles = _Singles(deque(todo), len(todo))
+        self._singles = SingleReads(deque(todo), len(todo))
 
-    def _close_round(self, singles: _Singles) -> None:
+    def _close_round(self, singles: SingleReads) -> None:
         self._end_round()
         # One job that cannot be read alone says nothing of the others.
-        is_telling = singles.asked > 1 or len(self._by_key) == 1
+        is_telling = singles.asked > 1 or self._watched.keys == 1
         if singles.fault is not None and singles.failed == singles.asked and is_telling:
             self._back_off(singles.fault)
 
@@ -334,7 +312,7 @@ class Schedule:
         for read, began in self._reading.items():
             if isinstance(read, ReadJob) and read not in self._slow and now >= began + SLOW_READ:
                 self._slow.add(read)
-                for job in self._by_key.get(read.key, ()):
+                for job in self._watched.of(read.key):
                     job.due = math.inf
 
     # --- what came ----------------------------------------------------------------------------------------------------
@@ -349,13 +327,13 @@ class Schedule:
             key = key_of(listed.name)
             is_due = unseen.pop(key, None) is not None
             expected.discard(key)
-            for job in self._by_key.get(key, ()):
+            for job in self._watched.of(key):
                 # It was missed by a sweep that ended before it, when few others were wanted.
                 job.unlisted_until = -math.inf
                 # A poll that comes for free is taken where it is useful, which also brings the phases together.
                 if is_due or listed.is_done or job.due - now <= job.span / 2:
                     self._take_job(job, listed)
-        if self._by_task:
+        if self._watched.have_tasks:
             self._tell_siblings(page)
 
     def _tell_siblings(self, page: JobPage) -> None:
@@ -363,7 +341,7 @@ class Schedule:
             token = token_of(listed) if listed.state_text else None
             if token is None:
                 continue
-            for job in self._by_task.get(token.task, ()):
+            for job in self._watched.of_task(token.task):
                 told = job.siblings or {}
                 if job.key == key_of(listed.name) or told.get(listed.name) == listed.state_text:
                     continue
@@ -374,16 +352,16 @@ class Schedule:
     def _take_read(self, read: ReadJob, result: Result) -> None:
         if isinstance(result, BatchJob):
             self._recovered()
-            for job in self._by_key.get(read.key, ()):
+            for job in self._watched.of(read.key):
                 self._take_job(job, result)
             return
         assert isinstance(result, GeminiBatchError)
         if isinstance(result, RateLimitedError):
-            for job in self._by_key.get(read.key, ()):
+            for job in self._watched.of(read.key):
                 job.due = min(job.due, self._now())
             self.fail(result)
             return
-        for job in self._by_key.get(read.key, ()):
+        for job in self._watched.of(read.key):
             self._take_fault(job, result)
         if self._singles is not None and result.is_transient:
             self._singles.failed += 1
@@ -400,9 +378,8 @@ class Schedule:
         if job.task is None:
             token = token_of(seen)
             if token is not None:
-                job.task = token.task
-                self._by_task.setdefault(token.task, []).append(job)
-        self._plan(job, now)
+                self._watched.learn_task(job, token.task)
+        self._ticks.plan(job, now)
         news = (seen.state, seen.state_text, seen.stats.failed)
         if news == job.told and now - job.told_at < REPEAT_SECONDS:
             # Waking thousands for nothing costs more than their polls do; and what stays in memory from one round to
@@ -413,7 +390,7 @@ class Schedule:
 
     def _take_fault(self, job: WatchedJob, error: GeminiBatchError) -> None:
         now = self._now()
-        self._plan(job, now)
+        self._ticks.plan(job, now)
         if not error.is_transient:
             self._tell_error(job, error)
             return
@@ -431,27 +408,6 @@ class Schedule:
         if now - job.seen_at >= TROUBLE_AFTER and now - job.complained_at >= TROUBLE_EVERY:
             job.complained_at = now
             self._tell_error(job, error)
-
-    # --- times --------------------------------------------------------------------------------------------------------
-
-    def _next_tick(self, now: float, interval: float) -> float:
-        # All waits of one interval share a clock, so that a round reads all of them with the same pages.
-        interval = max(interval, SHORTEST_TICK)
-        return self._start + (math.floor((now - self._start) / interval + 1e-9) + 1) * interval
-
-    def _plan(self, job: WatchedJob, now: float) -> None:
-        if job.poll_interval is not None:
-            job.span = 0.0
-            job.due = self._next_tick(now, job.poll_interval)
-            return
-        job.span = next_interval(self._utc() - (job.born if job.created is None else job.created))
-        job.due = now + job.span
-
-    def _may_have_siblings(self, job: WatchedJob) -> bool:
-        if job.task is None or job.created is None:
-            return False
-        page_age = 0.0 if self._first_page_at is None else max(0.0, self._first_page_at - job.created)
-        return list_look_due(page_age, self._utc() - job.created)
 
     # --- trouble ------------------------------------------------------------------------------------------------------
 
@@ -471,7 +427,7 @@ class Schedule:
             pause = _BACK_OFF.cap
         self.not_before = now + pause
         if self.trouble is None or type(self.trouble) is not type(error):
-            log.warning("Polling %d batch jobs pauses for %.1f s: %s", self._count, pause, error)
+            log.warning("Polling %d batch jobs pauses for %.1f s: %s", len(self._watched), pause, error)
         self.trouble = error
         if error.is_transient:
             for job in self.jobs():
@@ -480,13 +436,3 @@ class Schedule:
     def _recovered(self) -> None:
         self._failures = 0
         self.trouble = None
-
-
-def _drop(index: dict[str, list[WatchedJob]], key: str, job: WatchedJob) -> bool:
-    jobs = index.get(key, [])
-    if job not in jobs:
-        return False
-    jobs.remove(job)
-    if not jobs:
-        del index[key]
-    return True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,16 @@ class Stop:
 Read = ReadPage | ReadJob
 Step = ReadPage | ReadJob | Tell | Wait | Stop
 Result = JobPage | BatchJob | GeminiBatchError
+
+
+@dataclass
+class SingleReads:
+    """The single reads of a round that are still to be made, and what came of the others."""
+
+    queue: deque[tuple[str, str]]
+    asked: int
+    failed: int = 0
+    fault: GeminiBatchError | None = None
 
 
 def key_of(job_name: str) -> str:

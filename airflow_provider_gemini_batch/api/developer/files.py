@@ -75,20 +75,24 @@ class DeveloperFiles:
         raise ConfigurationError(f"file_name must look like 'files/...' on the Developer API, not {name!r}.{hint}")
 
     def get_file(self, file_name: str) -> HttpRequest:
+        """Build the read of a file's metadata."""
         name = self.check_file_name(file_name)
         return HttpRequest("GET", f"{self._base}/{name}", about=f"file {name}")
 
     def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:
+        """Build the call for one page of files; *prefix* is for other backends."""
         params = [("pageSize", str(page_size))]
         if page_token:
             params.append(("pageToken", page_token))
         return HttpRequest("GET", f"{self._base}/files", tuple(params), about="the list of files")
 
     def delete_file(self, file_name: str) -> HttpRequest:
+        """Build the delete call."""
         name = self.check_file_name(file_name)
         return HttpRequest("DELETE", f"{self._base}/{name}", about=f"file {name}")
 
     def download_file(self, file_name: str, offset: int = 0) -> HttpRequest:
+        """Build the call that streams a file's content from *offset* on."""
         # Whether Range is honoured is not documented; the caller copes with a 200 that starts anew.
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         name = self.check_file_name(file_name)
@@ -96,10 +100,12 @@ class DeveloperFiles:
         return HttpRequest("GET", url, (("alt", "media"),), headers, about=f"file {name}")
 
     def read_file(self, reply: HttpReply) -> RemoteFile:
+        """Read a file's metadata."""
         body = expect_success(reply).json_object()
         return read_file_resource(body, reply)
 
     def read_file_page(self, reply: HttpReply) -> FilePage:
+        """Read one page of files."""
         body = expect_success(reply).json_object()
         items = body.get("files") or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

@@ -97,6 +97,7 @@ class DeveloperBackend(DeveloperFiles):
         return ""
 
     def check_job_name(self, job_name: str) -> str:
+        """Return the job name; raise ConfigurationError if it cannot be one of the Developer API."""
         name = given_job_name(job_name)
         if _JOB_NAME.fullmatch(name):
             return name
@@ -156,15 +157,18 @@ class DeveloperBackend(DeveloperFiles):
         return replace(call, timeout=timeout)
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
+        """Build the read of one job; *masked* asks to leave out inline answers."""
         params = (("fields", _ITEM_FIELDS),) if masked else ()
         return HttpRequest("GET", f"{self._base}/{job_name}", params, about=f"job {job_name}")
 
     def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
+        """Build the read of the answers inside a job."""
         return HttpRequest("GET", f"{self._base}/{job_name}", (("fields", copy),) if copy else ())
 
     def list_jobs(
         self, page_size: int = 100, page_token: str | None = None, filter: str | None = None, *, masked: bool = True
     ) -> HttpRequest:
+        """Build the call for one page of jobs, newest first; *filter* is applied by :meth:`client_filter`."""
         # The declared filter is answered with UNIMPLEMENTED; client_filter() stands in for it.
         # A list without a page size was reported to come back empty (googleapis/python-genai#1250).
         params = [("pageSize", str(page_size))]
@@ -175,15 +179,19 @@ class DeveloperBackend(DeveloperFiles):
         return HttpRequest("GET", f"{self._base}/batches", tuple(params), about="the list of jobs")
 
     def cancel_job(self, job_name: str) -> HttpRequest:
+        """Build the cancel call."""
         return json_request("POST", f"{self._base}/{job_name}:cancel", {}, about=f"job {job_name}")
 
     def delete_job(self, job_name: str) -> HttpRequest:
+        """Build the delete call."""
         return HttpRequest("DELETE", f"{self._base}/{job_name}", about=f"job {job_name}")
 
     def read_job(self, reply: HttpReply) -> BatchJob:
+        """Read the answer to create or get."""
         return read_operation(expect_success(reply).json_object(), reply)
 
     def read_job_page(self, reply: HttpReply) -> JobPage:
+        """Read one page of a list."""
         body = expect_success(reply).json_object()
         items = body.get("operations") or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -192,6 +200,7 @@ class DeveloperBackend(DeveloperFiles):
         return JobPage(jobs, body.get("nextPageToken") or None)
 
     def client_filter(self, filter: str | None) -> Callable[[BatchJob], bool] | None:
+        """Return what of a page *filter* keeps, in the grammar of Vertex AI; None without a filter."""
         if not filter:
             return None
         try:
@@ -211,9 +220,11 @@ class DeveloperBackend(DeveloperFiles):
         )
 
     def read_empty(self, reply: HttpReply) -> None:
+        """Check the answer to cancel or delete."""
         expect_success(reply)
 
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
+        """Return None: all jobs are listed."""
         # The declared filter is unsupported in practice; display names are compared on our side.
         return None
 

@@ -24,6 +24,7 @@ _PERMISSION = re.compile(r"storage\.(?:objects|buckets)\.\w+")
 
 
 def explain_job(job: BatchJob) -> str:
+    """Say what to do about a job that ended without all of its answers; empty if its own words will do."""
     if job.error is None or job.state not in (JobState.FAILED, JobState.PARTIALLY_SUCCEEDED, JobState.EXPIRED):
         return ""
     code, message = job.error.code, job.error.message
@@ -72,6 +73,7 @@ def explain_job(job: BatchJob) -> str:
 
 
 def explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
+    """Say what to do about a refused call; empty if the service's own words will do."""
     text = str(error)
     low = text.lower()
     project = settings.project if settings else "the connection's"

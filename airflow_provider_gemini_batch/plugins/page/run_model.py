@@ -155,6 +155,7 @@ def _done(look: Mapping[str, Any] | None, progress: Mapping[str, Any], name: str
 
 
 def outcomes_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many rows came to which end, as far as a manifest or a progress record tells."""
     found = counts_of(manifest.get("counts")) or counts_of(progress.get("counts"))
     if not found:
         found = {name: count_of(manifest.get(name)) or 0 for name in OUTCOMES if count_of(manifest.get(name))}
