@@ -62,7 +62,7 @@ class RunOperator(RunArguments):
         from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.prices import run_prices
-        from airflow_provider_gemini_batch.task.sql import HookSource, sql_target
+        from airflow_provider_gemini_batch.task.sql import sql_target, table_source
         from airflow_provider_gemini_batch.task.store import CheckpointStore
         from airflow_provider_gemini_batch.task.variables import occasion_of, template_variables
 
@@ -80,8 +80,7 @@ class RunOperator(RunArguments):
             log.warning("This run began under a former identity (%s) and goes on with that.", task)
         reuse = {}
         if self.output_table and self.output_conn_id:
-            query = f"SELECT * FROM {self.output_table}"
-            reuse["output_table"] = HookSource(self.output_conn_id, query, may_be_absent=True)
+            reuse["output_table"] = table_source(self.output_conn_id, self.output_table)
         folder, occasion = folder_for(task), occasion_of(context)
         store = CheckpointStore(context.get("task_state_store"), folder.place, occasion)
         return RunContext(
@@ -143,11 +142,11 @@ class RunOperator(RunArguments):
         if carried is None:
             warn_of_change(price_list(), spec.model, log)
         world = self._context(context, carried)
-        run = self._run = Run(spec, world, (carried or {}).get("generation"))
         try:
-            if self.plan_only:
+            if self.plan_only:  # before there is a run, which cancels the jobs of one that asked otherwise
                 self._push(plan_of(spec, world))
                 raise AirflowSkipException("dry_run: nothing was submitted; the plan is in XCom.")
+            run = self._run = Run(spec, world, (carried or {}).get("generation"))
             interval = seconds(self.poll_interval, "poll_interval")
             manifest = run_to_end(
                 run,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,44 @@ from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import Kind
+
+
+_OF_SPEC = frozenset(
+    {
+        "model", "output_path", "output_table", "errors_path", "response_schema", "keep_columns", "key",
+        "generation_config", "system_instruction", "meta_prefix", "priority", "labels", "display_name",
+        "max_row_attempts", "retry_tier", "reuse_answers", "reuse_max_age", "deduplicate", "sample", "max_cost",
+        "max_input_tokens", "dry_run", "max_jobs", "rows_per_job", "max_failed_rows", "rows", "input_path",
+        "input_format", "input_types", "sql", "sql_parameters",
+    }
+)  # fmt: skip
+_OF_KIND: Mapping[str, frozenset[str]] = {
+    "generate": frozenset({"prompt"}),
+    "embed": frozenset({"text", "task_type", "title", "output_dimensionality"}),
+}
+_OF_WAITING = frozenset({"run_timeout", "poll_interval", "timeout", "pending_timeout", "running_timeout", "params"})
+_OF_TASKS = frozenset(
+    {
+        "sql_conn_id", "output_table", "output_conn_id", "deferrable", "cancel_on_kill", "submission_salt",
+        "checkpoint_retention", "on_empty_input", "task_id",
+    }
+)  # fmt: skip
+
+
+def check_arguments(kind: Kind, arguments: Iterable[str]) -> None:
+    """
+    Refuse what a run outside of a task does not know: a cap that is misspelt would be none.
+
+    :raises ConfigurationError: With the name that may have been meant.
+    """
+    known = (_OF_SPEC | _OF_KIND[kind] | _OF_WAITING) - _OF_TASKS
+    for name in arguments:
+        if name in _OF_TASKS:
+            raise ConfigurationError(f"{name} is for the run operators, in a DAG; run_batch does not take it.")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f" Is {near[0]!r} meant?" if near else ""
+            raise ConfigurationError(f"run_batch has no argument {name!r}.{meant}")
 
 
 def spec_of(kind: Kind, arguments: Mapping[str, Any], *, source_name: str = "") -> RunSpec:

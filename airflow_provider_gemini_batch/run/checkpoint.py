@@ -122,6 +122,12 @@ class Checkpoint:
         numbers = [int(found[1]) for name in folder.folders() if (found := _GENERATION.fullmatch(name))]
         return cls(folder, max(numbers, default=1))
 
+    @classmethod
+    def all(cls, folder: Folder) -> list[Checkpoint]:
+        """Return all generations that there are, newest first."""
+        latest = cls.latest(folder)
+        return [latest, *latest.older()]
+
     def next_generation(self) -> Checkpoint:
         """Return the generation after this one."""
         return Checkpoint(self.root, self.number + 1)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -21,11 +23,12 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
+from airflow_provider_gemini_batch.run.budget import check_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
@@ -59,8 +62,15 @@ def ask_flex(work: Workspace, shard: plan.Shard) -> None:
     """Ask a shard's rows one by one."""
     from airflow_provider_gemini_batch.run.flex import ask
 
-    judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=None)
-    requests = work.requests(shard, work.expected(shard))
+    expected = work.expected(shard)
+    try:
+        check_caps(work, shard)
+    except CostLimitError as error:
+        close_unasked(work, shard, expected, str(error))
+        return
+    when = datetime.fromtimestamp(work.context.now(), UTC).isoformat()
+    judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=when)
+    requests = work.requests(shard, expected)
     wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests)
     _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), None)
 
@@ -108,10 +118,30 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], job: Batc
         for record, digest, cost in records:
             writer.add(record, digest, passing=passing(record), cost=cost)
         facts = writer.finish(work.checkpoint, work.database)
-    state = job.state.value if job is not None else "GONE"
-    work.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": shard.job, "state": state})
+    state = job.state.value if job is not None else "GONE" if shard.job else "FLEX"
+    lost = _lost(shard, job, facts["counts"])
+    if lost:
+        log.warning("%s: up to %d answers of %s may be billed, and are lost.", shard.id, lost, shard.job)
+    noted = {"shard": shard.id, "job": shard.job, "state": state, "lost": lost}
+    work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
     log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
+
+
+def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) -> int:
+    """
+    Return how many answers a job may have made, and billed, that nobody can read any more: an upper bound.
+
+    A cancelled job that shows answers shows all it made. One that expired, or was deleted, shows none.
+    """
+    if not shard.job:
+        return 0
+    if job is None:
+        return shard.rows
+    answered = sum(counts.get(name, 0) for name in ("succeeded", "invalid", "blocked"))
+    if job.state.value in ("EXPIRED", "CANCELLED") and not answered:
+        return shard.rows
+    return 0 if job.is_succeeded else max(0, (job.stats.succeeded or 0) - answered)
 
 
 def _say_estimate(work: Workspace, shard: plan.Shard) -> None:

@@ -65,6 +65,8 @@ class RunContext:
     :param host: This worker's name, for the one who cannot see what it wrote.
     :param left: What an earlier attempt said of the checkpoint that it left.
     :param on_checkpoint: Called once the snapshot is there, before anything is submitted, so that it can be said.
+    :param is_trial: Whether nothing may be changed, for a dry run.
+    :param history: Folder whose generations have answers to take over; None for *checkpoint* itself.
     :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
     """
 
@@ -75,6 +77,8 @@ class RunContext:
     variables: Mapping[str, Any] = field(default_factory=dict)
     occasion: str = ""
     run_claim: str = ""
+    is_trial: bool = False
+    history: Folder | None = None
     prices: Prices = field(default_factory=UnknownPrices)
     submit_policy: SubmitPolicy | None = None
     sql: SqlTarget | None = None

@@ -9,11 +9,14 @@ notebook) calls it again. It may be called from any attempt on any worker: all i
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.budget import small_shards
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.collecting import ask_flex, collect
 from airflow_provider_gemini_batch.run.facts import FactReader
@@ -160,7 +163,7 @@ class Run:
             elif isinstance(step, plan.Submit):
                 until = self._submitter.submit(work, step.shards)
                 if until is not None:
-                    return Waiting(self.reader.live_jobs(), "any", until)
+                    return Waiting(self.reader.live_jobs(), "any", None if math.isinf(until) else until)
             elif isinstance(step, plan.Collect):
                 collect(work, step.shard, self.reader.job(step.shard.job))
             elif isinstance(step, plan.AskFlex):
@@ -203,19 +206,12 @@ def _take_snapshot(work: Workspace) -> None:
         check_backend(work.backend)
     finisher = Finisher(work.spec, work.context, work.checkpoint, work.database, work.folder)
     finisher.check()
-    carrier = Carrier(work.spec, work.checkpoint, work.folder, work.context.reuse_tables, say=log.info)
+    older = None if work.context.history is None else Checkpoint.all(work.context.history)
+    carrier = Carrier(work.spec, work.checkpoint, work.folder, work.context.reuse_tables, say=log.info, older=older)
     snapshot = take(
-        work.context.source(),
-        work.spec,
-        work.checkpoint,
-        work.database,
-        work.folder,
-        work.context.variables,
-        carrier,
-        log.warning,
-        work.context.host,
-    )
-    finisher.check_columns(snapshot)
+        work.context.source(), work.spec, work.checkpoint, work.database, work.folder, work.context.variables, carrier,
+        log.warning, host=work.context.host, check=finisher.check_columns,
+    )  # fmt: skip
     log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
 
 
@@ -223,7 +219,7 @@ def _cut_round(work: Workspace, step: plan.CutRound) -> None:
     """Put what is to be asked into shards."""
     cutter = RoundCutter(work.spec, work.checkpoint, work.snapshot, work.database, work.folder)
     limits = job_limits(work.spec, settings_for(work.spec, work.backend))
-    header = cutter.cut(step.number, step.tier, limits)
+    header = cutter.cut(step.number, step.tier, limits, partial(small_shards, work))
     rows = sum(shard["rows"] for shard in header["shards"])
     if rows:
         log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
     """
-    Return what would be asked: rows, jobs, and what they may cost at most.
+    Return what would be asked: rows, jobs, and what they may cost at most. Nothing is changed, here or at Google.
 
     What is read stays in a folder of its own, so that a run that follows reads the input anew.
     """
     require_extra()
     with tempfile.TemporaryDirectory(prefix="gemini-batch-plan-") as place:
-        trial = Run(spec, replace(context, checkpoint=Folder(place), run_claim="", left=None))
+        world = replace(
+            context, checkpoint=Folder(place), history=context.checkpoint, is_trial=True, run_claim="", left=None
+        )
+        trial = Run(spec, world)
         trial.carry_out(plan.TakeSnapshot())
         trial.carry_out(plan.CutRound(1))
         snapshot, (header,) = Snapshot.read(trial.checkpoint.snapshot or {}), trial.checkpoint.rounds()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.run.outputs import Table
 from airflow_provider_gemini_batch.run.sources import RowsSource
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 _SHOWN = ("status", "error_code", "error_message", "finish_reason", "attempts", "request_digest", "job_name")
+
+
+PROMPT = "prompt"
+"""Name of the column with what was asked."""
+
+
+def check_columns(columns: Iterable[str]) -> None:
+    """Refuse key and kept columns that are called as the column with what was asked."""
+    if clash := [name for name in columns if name.lower() == PROMPT]:
+        raise ConfigurationError(
+            f"The file of errors_path has a column {PROMPT!r} with what was asked, and the input has {clash[0]!r}: "
+            "leave it out by keep_columns, or rename it."
+        )
 
 
 def write_errors(
@@ -39,7 +53,7 @@ def write_errors(
     shown = [*snapshot.keys, *snapshot.kept]
     meta = [spec.meta(name) for name in _SHOWN]
     columns = {name: table.columns[name] for name in shown}
-    columns["prompt"] = "VARCHAR"
+    columns[PROMPT] = "VARCHAR"
     columns |= {name: table.columns[name] for name in meta}
     work = _Errors(table.engine, checkpoint, snapshot, quoted(spec.meta("status")), shown, meta, own)
     parts, offset = [], 0
@@ -88,10 +102,10 @@ class _Errors:
         found = self._engine.execute(f"SELECT count(*) FROM read_parquet({text(part)})").fetchone()
         rows = int(found[0]) if found else 0
         query = (
-            f"SELECT {self._number} AS gemini_n, {names([*self._shown, *self._meta], 't.')} "
-            f"FROM (SELECT *, file_row_number + {offset} AS gemini_place FROM "
+            f"SELECT {self._number} AS __gemini_n, {names([*self._shown, *self._meta], 't.')} "
+            f"FROM (SELECT *, file_row_number + {offset} AS __gemini_place FROM "
             f"read_parquet({text(part)}, file_row_number=true) WHERE {self._status} <> 'succeeded') t "
-            f"{self._numbered(offset, offset + rows - 1)} ORDER BY gemini_n"
+            f"{self._numbered(offset, offset + rows - 1)} ORDER BY __gemini_n"
         )
         if not copy_to_parquet(self._engine, query, failed):
             return [], rows
@@ -99,7 +113,8 @@ class _Errors:
         staged = RowsSource(self._prompts(failed)).read(self._engine, self._folder)
         query = (
             f"SELECT {names(self._shown, 'f.')}, p.prompt, {names(self._meta, 'f.')} "
-            f"FROM read_parquet({text(failed)}) f LEFT JOIN ({staged.query}) p ON p.n = f.gemini_n ORDER BY f.gemini_n"
+            f"FROM read_parquet({text(failed)}) f LEFT JOIN ({staged.query}) p ON p.n = f.__gemini_n "
+            "ORDER BY f.__gemini_n"
         )
         copy_to_parquet(self._engine, query, target, bytes_a_row=1000)
         return [target], rows
@@ -115,7 +130,7 @@ class _Errors:
 
     @property
     def _number(self) -> str:
-        return "t.gemini_place" if self._is_whole else "x.n"
+        return "t.__gemini_place" if self._is_whole else "x.n"
 
     @property
     def _is_whole(self) -> bool:
@@ -127,12 +142,12 @@ class _Errors:
         return (
             "JOIN (SELECT n, file_row_number AS place FROM "
             f"read_parquet({text(self._narrow)}, file_row_number=true) "
-            f"WHERE file_row_number BETWEEN {first} AND {last}) x ON x.place = t.gemini_place"
+            f"WHERE file_row_number BETWEEN {first} AND {last}) x ON x.place = t.__gemini_place"
         )
 
     def _prompts(self, failed: str) -> Iterator[dict[str, Any]]:
         """Yield number and prompt of the failed rows, reading only the chunks that hold one."""
-        query = f"SELECT gemini_n FROM read_parquet({text(failed)}) ORDER BY 1"
+        query = f"SELECT __gemini_n FROM read_parquet({text(failed)}) ORDER BY 1"
         numbers = (int(row[0]) for row in self._engine.execute(query).fetchall())
         for _, group in groupby(numbers, key=lambda n: self._snapshot.chunks_of(n, n)):
             wanted = set(group)

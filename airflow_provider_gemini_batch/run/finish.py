@@ -13,8 +13,8 @@ from airflow_provider_gemini_batch.cost.estimate import money
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
+from airflow_provider_gemini_batch.run import errors_file
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
-from airflow_provider_gemini_batch.run.errors_file import write_errors
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
 from airflow_provider_gemini_batch.run.projection import Sampled
@@ -121,8 +121,10 @@ class Finisher:
         :raises ConfigurationError: Also if another task of the same DAG run writes the same file.
         """
         outputs = self._spec.outputs
+        if outputs.errors_path and outputs.errors_path == outputs.path:
+            raise ConfigurationError(f"output_path and errors_path are both {outputs.path!r}: give each its own file.")
         for place in filter(None, (outputs.path, outputs.errors_path)):
-            if form_of(place) != "folder":
+            if form_of(place) != "folder" and not self._context.is_trial:
                 self._claim(place)
                 AtomicFile(self._place(place)).discard()  # what cannot be written is told before anything is paid for
         if outputs.errors_path and form_of(outputs.errors_path) == "folder":
@@ -130,11 +132,18 @@ class Finisher:
         if outputs.table and self._context.sql is None:
             raise ConfigurationError("output_table needs output_conn_id: the connection of its database.")
 
-    def check_columns(self, snapshot: Snapshot) -> None:
-        """Refuse a database table that has not the columns, the unique index or the rights that are needed."""
+    def check_columns(self, keys: Mapping[str, str], kept: Mapping[str, str], is_good: bool) -> None:
+        """
+        Refuse a database table that has not the columns, the unique index or the rights that are needed.
+
+        :param is_good: Whether the input is: the table is then created if it is not there, but for a dry run.
+        """
+        if self._spec.outputs.errors_path:
+            errors_file.check_columns((*keys, *kept))
         if self._spec.outputs.table and self._context.sql is not None:
-            columns = self._spec.output_columns(snapshot.keys, snapshot.kept)
-            self._context.sql.check(self._table_name(), columns, list(snapshot.keys))
+            columns = self._spec.output_columns(keys, kept)
+            may_create = is_good and not self._context.is_trial
+            self._context.sql.check(self._table_name(), columns, list(keys), may_create=may_create)
 
     def _claim(self, place: str) -> None:
         if not self._context.run_claim:
@@ -172,7 +181,9 @@ class Finisher:
         written: dict[str, Any] = {}
         if outputs.errors_path:
             written["errors_path"] = self._place(outputs.errors_path)
-            write_errors(table, self._spec, self._checkpoint, snapshot, written["errors_path"], self._folder)
+            errors_file.write_errors(
+                table, self._spec, self._checkpoint, snapshot, written["errors_path"], self._folder
+            )
         if outputs.path:
             written["output_path"] = self._place(outputs.path)
             table.write(written["output_path"], self._folder, name=f"part-{self._context.identity.task}")
@@ -239,6 +250,7 @@ class Finisher:
             "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"]},
             "costs": self._costs(table),
             "paid_twice": paid_twice,
+            "answers_lost": sum(int(note.get("lost") or 0) for found in notes.values() for note in found),
             "jobs": jobs[:50],
             "job_count": len(jobs),
         }

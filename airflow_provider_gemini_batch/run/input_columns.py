@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 
+ZONED = ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
+
+
 @dataclass(frozen=True)
 class InputColumns:
     """Which columns of an input are what."""
@@ -66,6 +69,11 @@ class InputColumns:
                     f"The column {name!r} holds values of several types: {table.mixed[name]}. Convert them to one, or "
                     "leave the column out by keep_columns."
                 )
+        if not key and NUMBERED_KEY in (name.lower() for name in kept):
+            raise ConfigurationError(
+                f"Rows without a key are numbered in a column {NUMBERED_KEY!r}, and the input has one: give "
+                f"key={NUMBERED_KEY!r} if it identifies a row, or leave it out by keep_columns."
+            )
         keys = {name: table.columns[name] for name in key}
         columns = {name: table.columns[name] for name in kept}
         spec.output_columns(keys or {NUMBERED_KEY: "VARCHAR"}, columns)
@@ -97,8 +105,7 @@ class InputColumns:
         key = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in self.keys)
         shown = f"concat_ws(', ', {key})" if key else "NULL"
         values = ", ".join(
-            f"CAST({quoted(name)} AS TIMESTAMP)" if table.columns[name].startswith("TIMESTAMP WITH") else quoted(name)
-            for name in self.used
+            f"CAST({quoted(name)} AS TIMESTAMP)" if table.columns[name] in ZONED else quoted(name) for name in self.used
         )
         query = f"SELECT {ROW}, {shown}, {values or 'NULL'} FROM ({table.query})"
         for expected, (n, shown_key, *found) in enumerate(rows_of(engine, query)):
@@ -127,7 +134,7 @@ def _reader(name: str, table: Table) -> Callable[[Any], Any] | None:
         import msgspec
 
         return msgspec.json.Decoder().decode
-    if table.columns[name].startswith("TIMESTAMP WITH"):
+    if table.columns[name] in ZONED:
         return _with_zone
     return None
 

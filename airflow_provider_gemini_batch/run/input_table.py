@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.run.tables import text
 
+RESERVED = "__gemini_"
+
 ROW = "__gemini_row"
 """Name of the column with a row's number, counted from 0."""
 
@@ -37,12 +39,19 @@ class Table:
         return f"SELECT * FROM read_parquet([{files}])"
 
 
+def check_reserved(name: str, where: str) -> None:
+    """Refuse a name that a run gives to columns of its own on the way."""
+    if name.lower().startswith(RESERVED):
+        raise ConfigurationError(f"{where}: no column may be called {name!r}: {RESERVED}... is for a run itself.")
+
+
 def check_names(columns: Sequence[str], where: str) -> None:
     """Refuse names that are empty, or equal ignoring case."""
     seen: dict[str, str] = {}
     for name in columns:
         if not name:
             raise ConfigurationError(f"{where}: a column has no name.")
+        check_reserved(name, where)
         other = seen.setdefault(name.lower(), name)
         if list(columns).count(name) > 1:
             raise ConfigurationError(f"{where}: the column {name!r} is there twice; rename one.")

@@ -240,16 +240,23 @@ class Cut:
     input_bytes: int = field(default=0, compare=False)
 
 
-def cut(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[Cut]:
+MAX_SMALL = 200
+"""Small shards at the beginning of a round, at most: each is a few files in the checkpoint."""
+
+
+def cut(sizes: Iterable[tuple[int, int]], limits: Limits, small: Limits | None = None) -> Iterator[Cut]:
     """
     Put rows into shards, in order, each as full as its limits allow.
 
     :param sizes: ``(n, bytes)`` of each row that is to be asked, ordered by ``n``.
+    :param small: Limits of the first :data:`MAX_SMALL` shards, where money allows no larger ones.
     """
-    first = last = rows = total = 0
+    first = last = rows = total = made = 0
     for n, size in sizes:
-        if rows and (rows >= limits.rows or total + size > limits.input_bytes):
+        now = limits if small is None or made >= MAX_SMALL else small
+        if rows and (rows >= now.rows or total + size > now.input_bytes):
             yield Cut(first, last, rows, total)
+            made += 1
             rows = total = 0
         if not rows:
             first = n

@@ -49,6 +49,7 @@ class Carrier:
 
     :param checkpoint: The generation that begins.
     :param tables: Readers of database tables by the word that stands for them in ``reuse_answers``.
+    :param older: The generations whose answers count; default those before *checkpoint*.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Carrier:
         folder: str,
         tables: Mapping[str, Source] | None = None,
         say: Callable[[str], None] = lambda text: None,
+        older: Sequence[Checkpoint] | None = None,
     ) -> None:
+        self._older = list(checkpoint.older()) if older is None else older
         self._spec = spec
         self._checkpoint = checkpoint
         self._folder = folder
@@ -70,7 +73,7 @@ class Carrier:
         found = engine.execute(f"SELECT max(n) FROM read_parquet({text(narrow)})").fetchone()
         taken = RowSet(0, int(found[0]) if found and found[0] is not None else -1)
         files: list[Mapping[str, Any]] = []
-        for older in self._checkpoint.older():
+        for older in self._older:
             files += self._from_generation(engine, narrow, older, taken)
         for place in self._spec.reuse:
             files += self._from_output(engine, narrow, place, taken)

@@ -12,7 +12,7 @@ from airflow_provider_gemini_batch.run.plan import Limits, cut
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, rows_of, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from duckdb import DuckDBPyConnection
 
@@ -46,10 +46,18 @@ class RoundCutter:
         self._engine = engine
         self._folder = folder
 
-    def cut(self, number: int, tier: str, limits: Limits) -> dict[str, Any]:
+    def cut(
+        self,
+        number: int,
+        tier: str,
+        limits: Limits,
+        small: Callable[[int, int, Limits], Limits | None] = lambda rows, size, limits: None,
+    ) -> dict[str, Any]:
         """
         Cut a round and publish it, unless another worker has.
 
+        :param small: Given the round's rows, their bytes and *limits*, returns limits of the first shards where money
+            allows no larger ones.
         :return: The round that counts.
         """
         if tier == "flex":
@@ -61,6 +69,9 @@ class RoundCutter:
             copy_to_parquet(self._engine, asked, path, bytes_a_row=16)
             query = f"SELECT n, size FROM read_parquet({text(path)})"
             rows_file = self._checkpoint.put("rows", ".parquet", path)
+        found = self._engine.execute(f"SELECT count(*), coalesce(sum(size), 0) FROM ({query})").fetchone()
+        assert found is not None
+        first = small(int(found[0]), int(found[1]) + _KEY_BYTES * int(found[0]), limits)
         sizes = ((n, size + _KEY_BYTES) for n, size in rows_of(self._engine, query))
         shards = [
             {
@@ -70,7 +81,7 @@ class RoundCutter:
                 "rows": one.rows,
                 "bytes": one.input_bytes,
             }
-            for place, one in enumerate(cut(sizes, limits))
+            for place, one in enumerate(cut(sizes, limits, first))
         ]
         notes = self._checkpoint.noted()
         header = {"number": number, "tier": tier, "rows": rows_file, "shards": shards, "notes": notes}

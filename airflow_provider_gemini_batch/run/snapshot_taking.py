@@ -29,6 +29,13 @@ Carry = Callable[["DuckDBPyConnection", str], Sequence[Mapping[str, Any]]]
 """Given the engine and the narrow file's path, brings in answers that are there already; returns their files."""
 
 
+Check = Callable[[Mapping[str, str], Mapping[str, str], bool], None]
+"""
+Given types of the key columns and of the kept ones, raises ConfigurationError if the outputs cannot take them; the last
+argument says whether the input is known to be good, so that an output may be made.
+"""
+
+
 def take(
     source: Source,
     spec: RunSpec,
@@ -39,6 +46,7 @@ def take(
     carry: Carry = lambda engine, narrow: (),
     warn: Callable[[str], None] = lambda text: None,
     host: str = "",
+    check: Check = lambda keys, kept, is_good: None,
 ) -> Snapshot:
     """
     Read the input and publish it as the generation's snapshot; what another worker has published first wins.
@@ -46,6 +54,7 @@ def take(
     :param folder: Local, for what is being written.
     :param variables: For the template, see :data:`~.prompts.VARIABLES`.
     :param host: Who writes it.
+    :param check: Of the outputs.
     :raises EmptyInputError: If there are no rows.
     :raises ConfigurationError: Naming column, row and key.
     """
@@ -53,6 +62,8 @@ def take(
     if not table.rows:
         raise EmptyInputError("The input has no rows.")
     columns = InputColumns.choose(spec, table)
+    keys = columns.keys or {NUMBERED_KEY: "VARCHAR"}
+    check(keys, columns.kept, False)  # told before millions of rows are rendered
     _check_keys(engine, table, columns.keys)
     if columns.changing:
         warn(
@@ -66,13 +77,15 @@ def take(
             writer.add(n, body)
         narrow, rows, input_bytes = writer.finish(engine, spec.sample)
     carried = carry(engine, narrow)
+    # Before the snapshot is published: an attempt that finds one goes on without looking at the outputs again.
+    check(keys, columns.kept, True)
     snapshot = Snapshot(
         rows=rows,
         total_rows=table.rows,
         data=checkpoint.put("data", ".parquet", data),
         narrow=checkpoint.put("narrow", ".parquet", narrow),
         chunks=tuple(writer.chunks),
-        keys=columns.keys or {NUMBERED_KEY: "VARCHAR"},
+        keys=keys,
         kept=columns.kept,
         fingerprint=spec.fingerprint,
         input_bytes=input_bytes,

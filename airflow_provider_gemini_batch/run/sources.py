@@ -25,7 +25,7 @@ from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.input_files import FORMATS, fetched, format_of, header_of, object_of, unpacked
 from airflow_provider_gemini_batch.run.input_table import ROW, Table, check_names
 from airflow_provider_gemini_batch.run.stager import Stager
-from airflow_provider_gemini_batch.run.tables import columns_of, copy_to_parquet, names, text
+from airflow_provider_gemini_batch.run.tables import columns_of, copy_to_parquet, quoted, text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -211,10 +211,38 @@ class QuerySource:
                 query = "SELECT * FROM gemini_query"
             columns = columns_of(engine, query)
             check_names(list(columns), "sql")
-            numbered = f"SELECT row_number() OVER () - 1 AS {ROW}, {names(list(columns))} FROM ({query})"
-            rows = copy_to_parquet(engine, numbered, part, bytes_a_row=1000)
+            rows = _copy_query(engine, query, columns, part)
             engine.execute("DROP TABLE IF EXISTS gemini_query")
-        return Table([part], rows, columns) if rows else Table()
+            stored = columns_of(engine, f"SELECT * EXCLUDE {ROW} FROM read_parquet({text(part)})")
+        return Table([part], rows, stored) if rows else Table()
+
+
+_HUGE = re.compile(r"\bU?HUGEINT\b")
+
+
+def _copy_query(engine: DuckDBPyConnection, query: str, columns: Mapping[str, str], part: str) -> int:
+    """
+    Write a query's rows to a Parquet part, and return their number.
+
+    Parquet has no integers beyond 64 bits, and DuckDB would store 6.0 for a sum of 6: they become integers of 64 bits,
+    or text where one does not fit.
+    """
+    import duckdb
+
+    def selected(huge: str) -> str:
+        shown = []
+        for name, sql in columns.items():
+            stored = "VARCHAR" if sql == '"NULL"' else _HUGE.sub(huge, sql)
+            column = quoted(name)
+            shown.append(column if stored == sql else f"CAST({column} AS {stored}) AS {column}")
+        return f"SELECT row_number() OVER () - 1 AS {ROW}, {', '.join(shown)} FROM ({query})"
+
+    try:
+        return copy_to_parquet(engine, selected("BIGINT"), part, bytes_a_row=1000)
+    except (duckdb.ConversionException, duckdb.OutOfRangeException):
+        if not any(map(_HUGE.search, columns.values())):
+            raise
+        return copy_to_parquet(engine, selected("VARCHAR"), part, bytes_a_row=1000)
 
 
 def _bytes_a_row(engine: DuckDBPyConnection, read: str, size: int, kind: str) -> float:

@@ -161,6 +161,8 @@ class RunSpec:
             problems.append(f"model must name a Gemini model, not {self.model!r}")
         if not (self.outputs.path or self.outputs.table):
             problems.append("give output_path or output_table: the answers have to go somewhere")
+        if "output_table" in self.reuse and not self.outputs.table:
+            problems.append('reuse_answers="output_table" needs output_table: the table that the run writes')
         if self.outputs.table and not self.key:
             problems.append("output_table needs key: rows numbered by their place cannot be upserted")
         if self.generation_config is not None and not isinstance(self.generation_config, Mapping):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import decimal
 import io
 import re
 import time
@@ -28,13 +29,28 @@ TRIES = 3
 VALUES_ROWS = 500
 STAGING = "gemini_batch_staging"
 
+_INT64 = 1 << 63
+_DIGITS = re.compile(r"DECIMAL\((\d+),")
 _NAME = re.compile(r"[^\x00.\"]+")
+_ZONED = ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
+# What is in neither list is text.
 _POSTGRES = {
-    "VARCHAR": "TEXT", "BLOB": "BYTEA", "DOUBLE": "DOUBLE PRECISION", "FLOAT": "REAL", "UTINYINT": "SMALLINT",
-    "TINYINT": "SMALLINT", "UINTEGER": "BIGINT", "USMALLINT": "INTEGER", "UBIGINT": "NUMERIC(20)",
-    "HUGEINT": "NUMERIC(39)", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_NS": "TIMESTAMP",
+    "BLOB": "BYTEA", "DOUBLE": "DOUBLE PRECISION", "FLOAT": "REAL", "BOOLEAN": "BOOLEAN", "TINYINT": "SMALLINT",
+    "UTINYINT": "SMALLINT", "SMALLINT": "SMALLINT", "USMALLINT": "INTEGER", "INTEGER": "INTEGER", "UINTEGER": "BIGINT",
+    "BIGINT": "BIGINT", "UBIGINT": "NUMERIC(20)", "HUGEINT": "NUMERIC(39)", "UHUGEINT": "NUMERIC(39)", "DATE": "DATE",
+    "TIME": "TIME", "TIMESTAMP": "TIMESTAMP", "TIMESTAMP_NS": "TIMESTAMP", "INTERVAL": "INTERVAL", "UUID": "UUID",
+    "JSON": "JSON", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP WITH TIME ZONE",
 }  # fmt: skip
-_SQLITE = {"BOOLEAN": "INTEGER", "DOUBLE": "REAL", "FLOAT": "REAL", "BLOB": "BLOB"}
+_SQLITE = {
+    "BOOLEAN": "INTEGER", "DOUBLE": "REAL", "FLOAT": "REAL", "BLOB": "BLOB", "TINYINT": "INTEGER",
+    "UTINYINT": "INTEGER", "SMALLINT": "INTEGER", "USMALLINT": "INTEGER", "INTEGER": "INTEGER", "UINTEGER": "INTEGER",
+    "BIGINT": "INTEGER",
+}  # fmt: skip
+_AS_THEY_ARE = frozenset({*_SQLITE, "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP_NS", "UBIGINT", "JSON"})
+"""Types whose values a driver takes; the values of all others are given as text."""
+
+SQLITE_DIGITS = 15
+"""Digits of a number that SQLite keeps; decimals with more are text there."""
 
 
 class SqlTarget:
@@ -57,23 +73,26 @@ class SqlTarget:
         self._dialect = dialect
         self._sleep = sleep
 
-    def check(self, table: str, columns: Mapping[str, str], keys: Sequence[str]) -> None:
+    def check(self, table: str, columns: Mapping[str, str], keys: Sequence[str], *, may_create: bool = True) -> None:
         """
         Make sure that the table can take the rows, and create it if it is not there.
 
+        :param may_create: False changes nothing: a table that is not there is fine.
         :raises ConfigurationError: Naming the column, the index or the right that is missing.
         """
-        name = _qualified(table)
+        name = qualified(table)
         connection = self._connect()
         try:
-            cursor = connection.cursor()
-            try:
-                cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")
-            except Exception:
-                connection.rollback()
+            present = _columns_of(connection, name)
+            if present is None:
+                if not may_create:
+                    return
                 self._create(connection, table, columns, keys)
-                return
-            present = [str(column[0]) for column in cursor.description]
+                present = _columns_of(connection, name)
+            if present is None:
+                raise ConfigurationError(
+                    f"The table {table} is there and cannot be read, which the upsert has to. Grant the right (SELECT)."
+                )
             if absent := [column for column in columns if column not in present]:
                 raise ConfigurationError(
                     f"The table {table} has no column {', '.join(absent)}. Add it, leave it out by keep_columns, or "
@@ -93,9 +112,7 @@ class SqlTarget:
         )
         key = ", ".join(map(quoted, keys))
         try:
-            connection.cursor().execute(
-                f"CREATE TABLE IF NOT EXISTS {_qualified(table)} ({typed}, PRIMARY KEY ({key}))"
-            )
+            connection.cursor().execute(f"CREATE TABLE IF NOT EXISTS {qualified(table)} ({typed}, PRIMARY KEY ({key}))")
             connection.commit()
         except Exception as fault:
             connection.rollback()
@@ -105,12 +122,14 @@ class SqlTarget:
             ) from None
 
     def _type(self, sql: str) -> str:
-        if sql.endswith("[]") or sql.startswith(("STRUCT", "MAP", "ENUM")):
-            return "JSONB" if self._dialect == "postgresql" else "TEXT"
-        sql = "TIMESTAMPTZ" if sql == "TIMESTAMP WITH TIME ZONE" else sql
+        """Return a column's type; one that the database lacks is text, which loses nothing."""
         if self._dialect == "postgresql":
-            return _POSTGRES.get(sql, sql)
-        return _SQLITE.get(sql) or ("INTEGER" if "INT" in sql else "NUMERIC" if sql.startswith("DECIMAL") else "TEXT")
+            known = _POSTGRES.get(sql) or (sql if sql.startswith("DECIMAL") else "TEXT")
+            return "JSONB" if _is_nested(sql) else known
+        digits = _DIGITS.match(sql)
+        if digits is not None and int(digits[1]) <= SQLITE_DIGITS:
+            return "NUMERIC"
+        return _SQLITE.get(sql, "TEXT")
 
     def _has_unique_index(self, connection: Any, table: str, keys: Sequence[str]) -> bool:
         cursor = connection.cursor()
@@ -118,10 +137,11 @@ class SqlTarget:
             return sorted(keys) in self._sqlite_indices(cursor, table)
         cursor.execute(
             "SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_index i "
-            "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
+            "JOIN pg_attribute a ON a.attrelid = i.indrelid "
+            "AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) "
             "WHERE i.indrelid = %s::regclass AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL "
             "GROUP BY i.indexrelid",
-            (_qualified(table),),
+            (qualified(table),),
         )
         return sorted(keys) in [sorted(row[0]) for row in cursor.fetchall()]
 
@@ -141,9 +161,10 @@ class SqlTarget:
         listed = ", ".join(map(quoted, columns))
         try:
             cursor = connection.cursor()
+            cursor.execute(f"CREATE TEMPORARY TABLE {STAGING} AS SELECT {listed} FROM {name} WHERE 1 = 0")
             # No row comes of it, but the database looks at the rights and types of all that the upsert will do.
             cursor.execute(
-                f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {name} WHERE 1 = 0 "
+                f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {STAGING} WHERE 1 = 0 "
                 + self._on_conflict(columns, keys)
             )
         except Exception as fault:
@@ -162,7 +183,7 @@ class SqlTarget:
         for attempt in range(1, TRIES + 1):
             connection = self._connect()
             try:
-                self._write(connection, _qualified(table), rows, keys)
+                self._write(connection, qualified(table), rows, keys)
                 connection.commit()
                 return
             except Exception as fault:
@@ -205,24 +226,39 @@ class SqlTarget:
         selected = []
         for name, sql in rows.columns.items():
             column = quoted(name)
-            if sql.endswith("[]") or sql.startswith(("STRUCT", "MAP")):
+            if _is_nested(sql):
                 selected.append(f"CAST(to_json({column}) AS VARCHAR)")
-            elif sql in ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"):
+            elif sql in _ZONED:
                 selected.append(f"strftime(CAST({column} AS TIMESTAMP), '%Y-%m-%d %H:%M:%S.%f+00')")
-            elif sql in ("UUID", "INTERVAL", "HUGEINT", "UHUGEINT", "TIME"):
-                selected.append(f"CAST({column} AS VARCHAR)")
-            else:
+            elif sql in _AS_THEY_ARE or sql.startswith("DECIMAL"):
                 selected.append(column)
+            else:
+                selected.append(f"CAST({column} AS VARCHAR)")
         for row in rows_of(rows.engine, f"SELECT {', '.join(selected)} FROM ({rows.query})"):
             yield tuple(map(_plain, row)) if self._dialect == "sqlite" else row
 
 
-def _plain(value: Any) -> Any:
-    import decimal
+def _columns_of(connection: Any, name: str) -> list[str] | None:
+    """Return a table's columns; None if it cannot be read."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")
+    except Exception:
+        connection.rollback()
+        return None
+    return [str(column[0]) for column in cursor.description]
 
+
+def _is_nested(sql: str) -> bool:
+    return "[" in sql or sql.startswith(("STRUCT", "MAP", "UNION"))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as SQLite's driver takes it."""
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
-    return str(value) if isinstance(value, decimal.Decimal) else value
+    is_long = isinstance(value, int) and not -_INT64 <= value < _INT64
+    return str(value) if is_long or isinstance(value, decimal.Decimal) else value
 
 
 class _CsvStream(io.RawIOBase):
@@ -263,7 +299,12 @@ def _csv_value(value: Any) -> Any:
     return value
 
 
-def _qualified(table: str) -> str:
+def qualified(table: str) -> str:
+    """
+    Return a table's name as SQL writes it, so that case and odd characters stay.
+
+    :raises ConfigurationError: If it is no name.
+    """
     parts = table.split(".")
     if len(parts) > 3 or not all(_NAME.fullmatch(part) for part in parts):
         raise ConfigurationError(f"output_table must be a table's name, as table or schema.table, not {table!r}.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.input_table import ROW, Table
+from airflow_provider_gemini_batch.run.input_table import ROW, Table, check_reserved
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, quoted, text
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Stager:
     def _new_column(self, name: Any, where: str) -> _Facts:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"{where}: a column's name must be a text that is not empty, not {name!r}.")
+        check_reserved(name, where)
         other = self._lowered.setdefault(name.lower(), name)
         if other != name:
             raise ConfigurationError(f"{where}: the columns {name!r} and {other!r} differ in case alone; rename one.")

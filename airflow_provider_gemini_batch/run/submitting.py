@@ -9,6 +9,7 @@ attempt that submits the same rows; a cap that the shard would pass closes that 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.api.retry import QUOTA
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import RateLimitedError
-from airflow_provider_gemini_batch.run.budget import check_caps
+from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
@@ -50,7 +51,8 @@ class Submitter:
         """
         Find or create the jobs of shards; stop at the first that cannot have one now.
 
-        :return: UTC epoch second at which to try again; None if no shard is left without a job.
+        :return: UTC epoch second at which to try again, infinity for the next end of a job; None if no shard is left
+            without a job.
         """
         looked_at = self._context.now()
         present = self._jobs.by_digest()
@@ -69,6 +71,9 @@ class Submitter:
             except ClaimedError as claimed:
                 log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
                 return claimed.until
+            except WaitForCostError as error:
+                log.info("%s waits for the cost of jobs in flight: %s", shard.id, error)
+                return math.inf
             except CostLimitError as error:
                 close_unasked(work, shard, expected, str(error))
             except RateLimitedError as error:

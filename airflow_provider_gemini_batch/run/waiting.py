@@ -13,16 +13,18 @@ from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobTimeoutError
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.polling import next_interval
-from airflow_provider_gemini_batch.run.arguments import source_name, source_of, spec_of
-from airflow_provider_gemini_batch.run.context import RunContext
+from airflow_provider_gemini_batch.run.arguments import check_arguments, check_sources, source_name, source_of, spec_of
+from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from airflow_provider_gemini_batch.run.dry_run import plan_of
 from airflow_provider_gemini_batch.run.jobs import run_task
 from airflow_provider_gemini_batch.run.progress import rows_done
-from airflow_provider_gemini_batch.times import duration
+from airflow_provider_gemini_batch.times import duration, seconds
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import Kind
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+    from airflow_provider_gemini_batch.run.money import Prices
 
 DEFAULT_RUN_TIMEOUT = 30 * 24 * 3600.0
 
@@ -79,20 +81,24 @@ def run_batch(
     run_key: str,
     checkpoint_path: str,
     progress: bool = True,
+    prices: Prices | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """
     Run outside of a task; see ``GeminiBatchHook.run_batch``.
 
     :param run_key: Names the run: the same key resumes it, and its answers are never paid for twice.
+    :return: The manifest; with ``dry_run`` the plan.
+    :raises ConfigurationError: Also for an argument that does not exist, or that only a task knows.
     """
     if not run_key or not checkpoint_path:
         raise ConfigurationError(
             "run_key and checkpoint_path are needed outside of a task: they are how a run resumes."
         )
-    run_timeout = arguments.pop("run_timeout", None) or DEFAULT_RUN_TIMEOUT
-    poll_interval = arguments.pop("poll_interval", None)
-    prices = arguments.pop("prices", None)
+    check_arguments(kind, arguments)
+    run_timeout = seconds(arguments.get("run_timeout"), "run_timeout") or DEFAULT_RUN_TIMEOUT
+    poll_interval = seconds(arguments.get("poll_interval"), "poll_interval")
+    check_sources(arguments)
     spec = spec_of(kind, arguments, source_name=source_name(arguments))
     task = run_task(run_key)
     context = RunContext(
@@ -103,9 +109,14 @@ def run_batch(
         variables={"params": arguments.get("params") or {}},
         # Each call is an occasion of its own: a run that has ended begins anew and asks what has no answer.
         occasion=repr(time.time()),
+        limits=JobLimits(
+            *(seconds(arguments.get(name), name) for name in ("timeout", "pending_timeout", "running_timeout"))
+        ),
     )
     if prices is not None:
         context = replace(context, prices=prices)
+    if spec.dry_run:
+        return plan_of(spec, context)
     run = Run(spec, context)
     show = _bar if progress else _nothing
     manifest = run_to_end(run, deadline=time.time() + run_timeout, poll_interval=poll_interval, on_wait=show)

@@ -28,7 +28,7 @@ class HookSource:
     """
     A query over an Airflow connection; its rows are streamed by a server-side cursor where there is one.
 
-    :param may_be_absent: Whether a query that fails means no rows, as for a table that is not there yet.
+    :param may_be_absent: Whether a table that is not there yet means no rows.
     """
 
     conn_id: str
@@ -42,11 +42,24 @@ class HookSource:
             try:
                 cursor.execute(self.sql, self.parameters) if self.parameters else cursor.execute(self.sql)
             except Exception as fault:
-                if self.may_be_absent:
+                if self.may_be_absent and _is_absent(fault):
                     return Table()
                 text = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
                 raise ConfigurationError(f"sql over {self.conn_id}: {text}") from fault
             return CursorSource(cursor).read(engine, folder)
+
+
+def _is_absent(fault: Exception) -> bool:
+    """Whether a database says that a table, or its schema, is not there."""
+    code = getattr(fault, "pgcode", None) or getattr(fault, "sqlstate", None)
+    return code in ("42P01", "3F000") or "no such table" in str(fault)
+
+
+def table_source(conn_id: str, table: str) -> HookSource:
+    """Return a reader of a whole table, which may not be there yet."""
+    from airflow_provider_gemini_batch.run.sql import qualified
+
+    return HookSource(conn_id, f"SELECT * FROM {qualified(table)}", may_be_absent=True)
 
 
 def sql_target(conn_id: str) -> SqlTarget:

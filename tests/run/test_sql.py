@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
-from airflow_provider_gemini_batch.run.sources import CursorSource
+from airflow_provider_gemini_batch.run.sources import CursorSource, QuerySource
 from airflow_provider_gemini_batch.run.spec import Outputs, RunSpec
 from airflow_provider_gemini_batch.run.sql import SqlTarget
 from tests.run.test_run import ANSWER, REVIEW, answering
@@ -122,6 +123,18 @@ def test_table_without_a_column_is_refused_before_money(world, database, sql):
     refused(world, database, "has no column stars, tags, status")
 
 
+def as_role(database, role):
+    """Return a function that connects and takes a role."""
+
+    def connect():
+        connection = database()
+        connection.cursor().execute(f"SET ROLE {role}")
+        connection.commit()
+        return connection
+
+    return connect
+
+
 def test_table_without_the_right_to_write_is_refused_before_money(world, database, sql):
     world.emulator.script(**answering(ANSWER))
     run(world, database, rows(1))
@@ -131,15 +144,8 @@ def test_table_without_the_right_to_write_is_refused_before_money(world, databas
         "GRANT SELECT ON answers TO reader"
     )
 
-    def connect():
-        connection = database()
-        connection.cursor().execute("SET ROLE reader")
-        connection.commit()
-        return connection
-
-    refused(
-        world, database, "cannot be written: permission denied", occasion="2", target=SqlTarget(connect, "postgresql")
-    )
+    target = SqlTarget(as_role(database, "reader"), "postgresql")
+    refused(world, database, "cannot be written: permission denied", occasion="2", target=target)
 
 
 def test_unknown_database_is_refused_by_name(database):
@@ -159,3 +165,78 @@ def test_write_that_fails_leaves_the_table_as_it_was(world, database, sql):
     assert sql.fetchone() == (3, "bad")
     sql.execute("ALTER TABLE answers DROP CONSTRAINT small")
     assert run(world, database, rows(9), occasion="2")["succeeded"] == 9
+
+
+KINDS = {
+    "ubigint": "18446744073709551615::UBIGINT", "kind": "'a'::ENUM('a','b')", "uid": "uuid()", "at": "TIME '10:11:12'",
+    "zoned": "'10:11:12+02'::TIMETZ", "seconds": "'2026-01-02 03:04:05'::TIMESTAMP_S", "pause": "INTERVAL 3 DAY",
+    "moment": "TIMESTAMPTZ '2026-01-02 03:04:05+02'", "raw": "'\\x00\\x01'::BLOB", "price": "1.50::DECIMAL(10,2)",
+    "exact": "12345678901234567890.12::DECIMAL(38,2)", "fixed": "[1,2]::INTEGER[2]", "either": "union_value(num := 2)",
+    "lookup": "MAP {'a': 1}", "facts": "{'a': [TIMESTAMPTZ '2026-01-02 03:04:05+02']}", "bits": "'101'::BIT",
+    "nothing": "NULL", "many": "(SELECT sum(x) FROM range(4) t(x))", "document": "'{\"a\": 1}'::JSON",
+}  # fmt: skip
+
+
+def all_kinds() -> QuerySource:
+    shown = ", ".join(f"{value} AS {name}" for name, value in KINDS.items())
+    return QuerySource(f"SELECT 'k' AS id, 'w' AS word, {shown}")
+
+
+def test_value_of_each_type_comes_into_postgresql(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, all_kinds())
+    sql.execute(
+        "SELECT ubigint, kind, zoned::text, exact::text, fixed, either->>'num', facts->'a', bits, many FROM answers"
+    )
+    assert sql.fetchone() == (
+        decimal.Decimal("18446744073709551615"), "a", "08:11:12+00", "12345678901234567890.12", [1, 2], "2",
+        ["2026-01-02 01:04:05+00"], "101", 6,
+    )  # fmt: skip
+
+
+def test_value_of_each_type_comes_into_sqlite(world):
+    world.emulator.script(**answering(ANSWER))
+    path = world.path("w.db")
+    run(world, None, all_kinds(), target=SqlTarget(lambda: sqlite3.connect(path), "sqlite"))
+    names = "ubigint, kind, zoned, exact, fixed, either, facts, bits, price, raw, many"
+    assert sqlite3.connect(path).execute(f"SELECT {names} FROM answers").fetchone() == (
+        "18446744073709551615", "a", "08:11:12+00", "12345678901234567890.12", "[1,2]", '{"element1":0,"num":2}',
+        '{"a":["2026-01-02 01:04:05+00"]}', "101", 1.5, b"\x00\x01", 6,
+    )  # fmt: skip
+
+
+def test_table_that_may_be_written_and_not_read_is_refused_before_money(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    world.emulator.reset()
+    sql.execute(
+        "DROP ROLE IF EXISTS writer; CREATE ROLE writer; GRANT ALL ON SCHEMA public TO writer; GRANT INSERT, UPDATE ON answers TO writer"
+    )
+    target = SqlTarget(as_role(database, "writer"), "postgresql")
+    refused(world, database, "is there and cannot be read", occasion="2", target=target)
+
+
+def test_role_that_may_make_no_temporary_table_is_refused_before_money(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    world.emulator.reset()
+    sql.execute(
+        "DROP ROLE IF EXISTS bare; CREATE ROLE bare; GRANT USAGE ON SCHEMA public TO bare; GRANT SELECT, INSERT, UPDATE ON answers TO bare"
+    )
+    sql.execute("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    try:
+        target = SqlTarget(as_role(database, "bare"), "postgresql")
+        refused(
+            world, database, "cannot be written: permission denied to create temporary", occasion="2", target=target
+        )
+    finally:
+        sql.execute("GRANT TEMPORARY ON DATABASE postgres TO PUBLIC")
+
+
+def test_unique_index_that_carries_other_columns_along_does(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    sql.execute(
+        "ALTER TABLE answers DROP CONSTRAINT answers_pkey; CREATE UNIQUE INDEX own ON answers (id) INCLUDE (mood)"
+    )
+    assert run(world, database, rows(2), occasion="2")["succeeded"] == 2

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``max_cost`` of a run: kept through rounds, tiers and clears, and used as far as it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_gemini_batch.cost.estimate import RunPrices
+from airflow_provider_gemini_batch.cost.prices import PriceList
+from airflow_provider_gemini_batch.run.budget import PIECES, estimate
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from airflow_provider_gemini_batch.run.finish import RunFailedError
+from airflow_provider_gemini_batch.run.schema import ResponseSchema
+from tests.run.world import World, rows
+
+PRICES = RunPrices(PriceList())
+CONFIG = {"maxOutputTokens": 1000}
+ROW_BYTES = 150
+
+
+def longest(world: World, count: int) -> float:
+    """Return what so many rows may cost, each at its longest answer."""
+    found = estimate(world.spec(generation_config=CONFIG), PRICES, {"rows": count, "bytes": count * ROW_BYTES})
+    assert found is not None
+    return found
+
+
+def slowly(world: World, *rules: dict) -> None:
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60, rows=list(rules))
+
+
+def run(world: World, count: int, cap: float, *, occasion: str = "", claim: str = "", **more):
+    spec = world.spec(generation_config=CONFIG, max_cost=cap, **more)
+    return world.attempt(spec, rows(count), prices=PRICES, occasion=occasion, run_claim=claim)
+
+
+def test_shard_waits_for_the_cost_of_jobs_in_flight(world):
+    slowly(world)
+    # All rows at their longest pass the cap, and all may be in flight at once; what they really cost is far below it.
+    manifest = run(world, 30, longest(world, 10), max_jobs=30)
+    assert manifest["counts"] == {"succeeded": 30}
+    assert world.rows_run() == 30
+
+
+def test_shards_shrink_to_what_the_cap_allows(world):
+    slowly(world)
+    cap = longest(world, 40) / 2
+    manifest = run(world, 40, cap)
+    assert manifest["counts"] == {"succeeded": 40}
+    assert manifest["cost"]["actual"] < cap
+    assert world.emulator.ledger()["totals"]["created"] >= 2 * PIECES
+
+
+def test_cap_that_is_reached_in_the_middle_lands_what_is_paid_for(world):
+    slowly(world, {"outcome": "succeed", "output_tokens": 900})
+    cap = longest(world, 20)
+    with pytest.raises(RunFailedError, match="Not all rows were asked") as failure:
+        run(world, 40, cap)
+    table = world.table()
+    answered = [row for row in table if row["status"] == "succeeded"]
+    assert len(table) == 40
+    assert 15 <= len(answered) < 40
+    assert failure.value.manifest["cost"]["actual"] == pytest.approx(sum(row["cost"] for row in answered))
+    assert 0.75 * cap < failure.value.manifest["cost"]["actual"] <= cap
+    assert world.rows_run() == len(answered)
+
+
+def test_clear_counts_what_the_task_has_spent_before(world):
+    slowly(world, {"outcome": "succeed", "output_tokens": 900})
+    cap = longest(world, 20)
+    with pytest.raises(RunFailedError):
+        run(world, 40, cap, claim="dag\nrun", occasion="1")
+    ran = world.rows_run()
+    with pytest.raises(RunFailedError):
+        run(world, 40, cap, claim="dag\nrun", occasion="2")
+    assert world.rows_run() - ran <= 1
+    manifest = run(world, 40, 2.2 * cap, claim="dag\nrun", occasion="3")
+    assert manifest["counts"] == {"succeeded": 40}
+    assert world.rows_run() == 40
+
+
+def test_rows_asked_over_flex_keep_the_cap(world):
+    schema = ResponseSchema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    world.emulator.script(mode="at_once", rows=[{"outcome": "invalid", "output_tokens": 900}])
+    cap = longest(world, 10)
+    with pytest.raises(RunFailedError, match="max_cost") as failure:
+        run(world, 10, cap, retry_tier="flex", schema=schema)
+    assert 0.5 * cap < failure.value.manifest["cost"]["actual"] <= cap
+    assert sum(row["answer_source"] == "flex" for row in world.table()) <= 1
+
+
+@pytest.mark.parametrize("state", ["EXPIRED", "CANCELLED"])
+def test_answers_that_a_job_took_with_it_are_counted(both, state):
+    both.emulator.script(mode="at_once", times=1, end={"state": state, "share": 0.0})
+    both.emulator.script(mode="at_once")
+    manifest = run(both, 10, longest(both, 100))
+    assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 10}, 10)
+
+
+def test_answers_of_a_cancelled_job_are_kept_and_none_is_lost(both):
+    both.emulator.script(mode="at_once", times=1, end={"state": "CANCELLED", "share": 0.5})
+    both.emulator.script(mode="at_once")
+    manifest = run(both, 10, longest(both, 100))
+    assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 10}, 0)
+    assert both.rows_run() == 10
+
+
+def test_answers_of_a_deleted_job_are_counted(world):
+    slowly(world)
+    attempt = Run(world.spec(), world.context(rows(3)))
+    came = attempt.proceed()
+    assert isinstance(came, Waiting)
+    world.emulator.advance(3600)
+    attempt.context.client.delete_batch(came.jobs[0])
+    manifest = world.attempt(world.spec(), rows(3))
+    assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 3}, 3)
