@@ -10,7 +10,7 @@ from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.run.plan import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_gemini_batch.run import plan
     from airflow_provider_gemini_batch.run.money import Prices

@@ -210,7 +210,8 @@ def test_table_that_may_be_written_and_not_read_is_refused_before_money(world, d
     run(world, database, rows(1))
     world.emulator.reset()
     sql.execute(
-        "DROP ROLE IF EXISTS writer; CREATE ROLE writer; GRANT ALL ON SCHEMA public TO writer; GRANT INSERT, UPDATE ON answers TO writer"
+        "DROP ROLE IF EXISTS writer; CREATE ROLE writer; GRANT ALL ON SCHEMA public TO writer; "
+        "GRANT INSERT, UPDATE ON answers TO writer"
     )
     target = SqlTarget(as_role(database, "writer"), "postgresql")
     refused(world, database, "is there and cannot be read", occasion="2", target=target)
@@ -221,7 +222,8 @@ def test_role_that_may_make_no_temporary_table_is_refused_before_money(world, da
     run(world, database, rows(1))
     world.emulator.reset()
     sql.execute(
-        "DROP ROLE IF EXISTS bare; CREATE ROLE bare; GRANT USAGE ON SCHEMA public TO bare; GRANT SELECT, INSERT, UPDATE ON answers TO bare"
+        "DROP ROLE IF EXISTS bare; CREATE ROLE bare; GRANT USAGE ON SCHEMA public TO bare; "
+        "GRANT SELECT, INSERT, UPDATE ON answers TO bare"
     )
     sql.execute("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
     try:
