@@ -82,7 +82,7 @@ class EmulatorApp:
             },
         )
         self.state.record(entry)
-        exchange = Exchange(scope, receive, send, entry)
+        exchange = Exchange(scope, receive, send, entry, self.state.now)
         if not self.state.faults:
             await self._answer(route, scope, exchange.receive, exchange.send)
             return

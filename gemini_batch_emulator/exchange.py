@@ -6,11 +6,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from gemini_batch_emulator.replies import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Message, Receive, Scope, Send
 
     from gemini_batch_emulator.faults import JournalEntry
@@ -21,9 +24,16 @@ class ConnectionCut(Exception):
 
 
 class Exchange:
-    """One request and its reply: counts bytes, and gives a fault its grip on the connection."""
+    """
+    One request and its reply: counts bytes, and gives a fault its grip on the connection.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, entry: JournalEntry) -> None:
+    :param now: The service's own time, which each reply tells: by it a job is as old as its times say.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, entry: JournalEntry, now: Callable[[], float]
+    ) -> None:
+        self._now = now
         self.scope = scope
         self._receive = receive
         self._send = send
@@ -74,6 +84,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.started = True
             self.entry.status = message["status"]
+            date = formatdate(self._now(), usegmt=True).encode("ascii")
+            message = {**message, "headers": [(b"date", date), *message.get("headers", ())]}
         elif message["type"] == "http.response.body":
             body = message.get("body", b"")
             if self.response_left is not None:

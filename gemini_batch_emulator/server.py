@@ -93,6 +93,7 @@ class EmulatorServer:
             log_config=None,
             log_level="critical",
             server_header=False,
+            date_header=False,  # the app tells its own time
             timeout_keep_alive=75,
             backlog=2048,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,9 @@ _CODES = {
 _BY_NAME = {name: number for number, (name, _) in _CODES.items()}
 # Where a status stands for several, the most common one: 400 and 500 are INVALID_ARGUMENT and INTERNAL.
 _BY_HTTP = {status: number for number, (_, status) in reversed(_CODES.items())} | {500: 13}
+
+LEAST_SKEW = 5.0
+"""Seconds between two clocks that are taken for a difference."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +167,34 @@ class BatchJob:
         How many result lines the job must have left at least; None if that is not known.
 
         Rows that succeeded and rows that failed both leave a line. Counts may be out of date, but never too high.
-        Counts that the service has not told (Vertex AI: absent, or ``-1``; Developer API: all zero in a job that ended
-        well) are unknown; but a job of the Developer API that ended well leaves a line for each of its rows. A job that
-        was cancelled, failed or expired keeps counts that nobody brought up to date.
+        Counts that the service has not told are unknown (Vertex AI: absent, or ``-1``; Developer API: all zero in a job
+        that ended well, or no success where not every row failed); but a job of the Developer API that ended well
+        leaves a line for each of its rows. A job that was cancelled, failed or expired keeps counts that nobody brought
+        up to date.
         """
         if not self.is_succeeded:
             return None
-        if self.stats.done is not None:
-            return self.stats.done
-        return self.stats.total if self.state is JobState.SUCCEEDED and self.backend == "gemini" else None
+        stats = self.stats
+        if stats.succeeded is None and self.state is JobState.SUCCEEDED and self.backend == "gemini":
+            return stats.done if stats.total is None else stats.total - (stats.pending or 0)
+        return stats.done
+
+    def skew(self, now: float) -> float:
+        """
+        Return by how many seconds the service's clock is ahead of ours, as the reply that told of the job shows.
+
+        Ages are differences of the service's own times, also where a worker's clock is minutes off. A few seconds are
+        taken for none: replies tell whole seconds, and are on their way for a while.
+
+        :param now: UTC epoch seconds of our clock when the job was read.
+        """
+        skew = 0.0 if self.read_at is None else self.read_at - now
+        return skew if abs(skew) > LEAST_SKEW else 0.0
+
+    def born(self, now: float) -> float | None:
+        """Return when the job was created, by our clock; *now* as for :meth:`skew`."""
+        created = epoch(self.create_time)
+        return None if created is None else created - self.skew(now)
 
     @property
     def needs(self) -> str | None:

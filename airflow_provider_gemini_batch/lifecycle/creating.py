@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 def reconcile_intent(wave: Wave[SourceT], started: float) -> Flow[None]:
     """An earlier attempt may have created and not said what came of it: give its job time to be listed."""
     intent_at = wave.intent_at
-    if intent_at is None and wave.may_have_rivals and not wave.known_names and not wave.all_accounted_for:
+    if wave.known_names and all(name in wave.own.jobs for name in wave.known_names):
+        intent_at = None  # what came of the noted intent is known
+    if intent_at is None and wave.may_have_rivals and not wave.all_accounted_for:
         intent_at = started  # nobody noted anything, so a create may be a moment old
     if intent_at is None:
         return

@@ -65,11 +65,14 @@ class CutShort:
             return False
         if job.name not in self.verdicts:
             verdict = yield from self._read(job, job.output.kind, job.output.place)
+            if verdict is None:
+                return False  # answers may appear late: no sign of a cancel, and no verdict to be kept
             self.verdicts[job.name] = verdict
             self.on_verdict(job.name, verdict)
         return self.verdicts[job.name]
 
-    def _read(self, job: BatchJob, kind: str, place: str) -> Flow[bool]:
+    def _read(self, job: BatchJob, kind: str, place: str) -> Flow[bool | None]:
+        """Return the verdict, or None while the answers are not there."""
         try:
             if kind == "file":
                 tail = replace(self.backend.download_file(place), headers={"Range": f"bytes=-{SAMPLE_BYTES}"})
@@ -83,7 +86,7 @@ class CutShort:
                 reply = yield from self._sample(plain)  # what is not shown under the mask may be there all the same
             return verdict_of(job, reply)
         except NotFoundError:
-            return False  # answers may appear late, and it is no sign of a cancel that they are not there
+            return None
 
     def _sample(self, request: HttpRequest) -> Flow[HttpReply]:
         return (yield from exchange(replace(request, at_most=SAMPLE_BYTES), expect_success, self.retry))

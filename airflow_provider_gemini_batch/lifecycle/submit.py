@@ -133,8 +133,8 @@ def submit_wave(
     :param on_existing_job: What to do about a job of this task with other input that is live or has answers: cancel the
         live ones and create, take it, or raise. ``siblings`` neither takes nor cancels it: the shards of one run are
         jobs of one task, each with rows of its own. There a job of the very same input is taken in whatever state.
-    :param intent_at: UTC epoch at which an earlier attempt noted that it was about to create, if no job name was
-        noted after that. Its job may exist and not be listed yet.
+    :param intent_at: UTC epoch at which an earlier attempt noted that it was about to create. Unless the job noted
+        after that is found, one may exist and not be listed yet, or be so young that a read by name misses it.
     :param exclude: Names of jobs that must not be taken, e.g. one that was stuck and has just been cancelled.
     :param now: UTC epoch seconds.
     :param remember: Called with ``("intent", "<task>.<digest>")`` right before every create, and with
@@ -158,10 +158,10 @@ def _run(wave: Wave[SourceT]) -> Flow[list[Submission | GeminiBatchError]]:
     """Apply the rules, in order."""
     started = wave.now()
     yield from take_existing(wave)
+    wave.own_count = len(wave.own.owned)
     if wave.open:
         # Later looks need not go further back: what is older was listed in this one.
         wave.own.since = started if wave.own.since is None else max(wave.own.since, started)
-        wave.own_count = len(wave.own.owned)
         yield from reconcile_intent(wave, started)
         wave.own_count = len(wave.own.owned)
     if wave.open:

@@ -263,11 +263,12 @@ def reconcile(
     :raises GeminiBatchError: If the job itself cannot be read. A list that cannot be read costs nothing but the look.
     """
     own = yield from get_job(backend, job_name, reads)
+    born = own.born(now())
     token = token_of(own)
     if token is None:
         return Reconciled(own)
     if own.is_succeeded:
-        yield from _held_back(own, hold_until_age, now)
+        yield from _held_back(own, born, hold_until_age, now)
     choice = Choice(backend, reads, cancels, was_cut_short)
     own_jobs = _own_jobs(backend, own, token.task, reads, exclude)
     winner = own
@@ -281,7 +282,7 @@ def reconcile(
             if same:
                 winner = yield from _winner(choice, own, same, keep)
             yield from choice.cancel_all(job for job in (own, *twins) if job.name != winner.name)
-            pause = yield from _until_next_look(choice, winner, own, hold_until_age, now)
+            pause = yield from _until_next_look(choice, winner, own, born, hold_until_age, now)
             if not pause:
                 break
             yield Pause(pause, f"{own.name} was cancelled. Looking for a job that took its place in {pause:.0f} s.")
@@ -299,7 +300,7 @@ def reconcile(
 
 
 def _until_next_look(
-    choice: Choice, winner: BatchJob, own: BatchJob, age: float, now: Callable[[], float]
+    choice: Choice, winner: BatchJob, own: BatchJob, born: float | None, age: float, now: Callable[[], float]
 ) -> Flow[float]:
     """
     Return the seconds until another look at the list; 0 for none.
@@ -310,7 +311,6 @@ def _until_next_look(
         return 0.0
     if (yield from choice.is_useful(own)):
         return 0.0
-    born = epoch(own.create_time)
     missing = 0.0 if born is None else min(age, born + age - now())
     return max(0.0, min(_STEP, missing))
 
@@ -324,8 +324,7 @@ def _winner(choice: Choice, own: BatchJob, twins: list[BatchJob], keep: bool) ->
     return own
 
 
-def _held_back(own: BatchJob, age: float, now: Callable[[], float]) -> Iterator[Pause]:
-    born = epoch(own.create_time)
+def _held_back(own: BatchJob, born: float | None, age: float, now: Callable[[], float]) -> Iterator[Pause]:
     missing = 0.0 if born is None else min(age, born + age - now())
     if missing > 0:
         why = f"{own.name} ended early, and another attempt may have submitted a job that is not listed yet."

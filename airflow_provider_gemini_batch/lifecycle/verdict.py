@@ -100,7 +100,7 @@ def check_ended(
     what = f"{job.name} succeeded only in part" if is_partial else job.name
     if succeeded is None and not failed:
         return _unknown_counts(job, what, max_failed_rows) if is_partial else None
-    without = max(failed, total - (succeeded or 0))
+    without = failed if succeeded is None else max(failed, total - succeeded)
     sample = look(job) if look is not None and (without or count_truncated) else RowSample()
     return check_rows(
         total,

@@ -36,10 +36,6 @@ TROUBLE_SILENCE = 290.0
 """The same while polls fail; a little less than the poller's own rhythm of five minutes."""
 
 
-LEAST_SKEW = 5.0
-"""Seconds between two clocks that are taken for a difference."""
-
-
 class Outcome(StrEnum):
     """How a wait ended."""
 
@@ -158,17 +154,6 @@ def progress_line(job: BatchJob, elapsed: float) -> str:
     return ", ".join(parts)
 
 
-def skew_of(job: BatchJob, now: float) -> float:
-    """
-    Return by how many seconds the service's clock is ahead of ours, as the reply that told of *job* shows.
-
-    Ages are differences of the service's own times, also where a worker's clock is minutes off. A few seconds are
-    taken for none: replies tell whole seconds, and are on their way for a while.
-    """
-    skew = 0.0 if job.read_at is None else job.read_at - now
-    return skew if abs(skew) > LEAST_SKEW else 0.0
-
-
 @dataclass
 class Watch:
     """
@@ -195,7 +180,7 @@ class Watch:
     def see(self, job: BatchJob, now: float) -> Outcome | None:
         """Take a look into account; return how the wait ended, or None to go on."""
         self.job = job
-        self.skew = skew_of(job, now)
+        self.skew = job.skew(now)
         if job.state is JobState.RUNNING and self.running_since is None:
             started = epoch(job.start_time)
             self.running_since = now if started is None else started - self.skew
@@ -268,7 +253,7 @@ def wait_for_end(
             failures = 0
             outcome = watch.see(job, now())
             pause = watch.pause(now(), poll_interval)
-            age = now() - (epoch(job.create_time) or watch.started)
+            age = now() - (watch.started if watch.created is None else watch.created)
             if outcome is None and twins is not None and list_look_due(listed_at, age):
                 listed_at = age
                 watch.twins = yield from _twins(backend, job, twins)

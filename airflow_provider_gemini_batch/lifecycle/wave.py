@@ -171,7 +171,7 @@ class Wave(Generic[SourceT]):
             tuple(choice.uncancelled),
             (order.job.name, *paid) if paid and order.job.state.has_results else (),
             tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
-            self.may_have_rivals and order.is_new and (self.was_lost or not self.all_accounted_for),
+            self.may_have_rivals and (self.was_lost or not self.all_accounted_for),
             self.identity.owned,
             self.identity.may_be_reordered,
         )

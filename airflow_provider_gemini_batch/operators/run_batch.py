@@ -115,16 +115,23 @@ class RunOperator(RunArguments):
         require_extra()
         return self._go_on(context, self._deadline(), None)
 
-    def resume(self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def resume(
+        self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None, **others: Any
+    ) -> dict[str, Any]:
         """
         Go on after a wait.
 
         What the deferral carries (``airflow dags test`` drops it) only makes sure of the generation and of the run's
-        deadline: all else is in the checkpoint.
+        deadline: all else is in the checkpoint. So what another version wrote, and cannot be read, counts as absent.
+
+        :param others: What a newer version carries.
         """
-        carried = state or {}
+        carried = state if isinstance(state, Mapping) else {}
+        generation, deadline = carried.get("generation"), carried.get("deadline")
+        known = {"generation": generation} if isinstance(generation, int) else {}
         with fail_without_retry():
-            return self._go_on(context, float(carried.get("deadline") or self._deadline()), carried)
+            until = float(deadline) if isinstance(deadline, (int, float)) and deadline else self._deadline()
+            return self._go_on(context, until, known)
 
     def _go_on(self, context: Any, deadline: float, carried: Mapping[str, Any] | None) -> dict[str, Any]:
         from airflow_provider_gemini_batch.run.driver import Run

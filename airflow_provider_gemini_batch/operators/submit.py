@@ -69,6 +69,7 @@ class SubmitOperator(SubmitArguments):
         self._ti: Any = None
         self._unwanted: str | None = None
         self._paid_twice: list[str] = []
+        self._intents = 0
         self._end = TaskEnd()
 
     # --- entered by Airflow -------------------------------------------------------------------------------------------
@@ -118,6 +119,7 @@ class SubmitOperator(SubmitArguments):
             policy = self._policy()
             attempt, outcome = read_wait(event, carried, policy)
             self._job_name = attempt.job_name
+            self._paid_twice = list(attempt.paid_twice)
             self.show_page(self._ti)
             self.show_job_name(self._ti, attempt.job_name or "", self.hook.settings)
             step = step_after_wait(self.hook, attempt, outcome, policy, self.log, self._twin_rules)
@@ -171,6 +173,8 @@ class SubmitOperator(SubmitArguments):
         except RateLimitedError as error:
             if placed:
                 attempt = replace(attempt, uploaded=placed[-1])
+            if self._intents > 1:  # an earlier call without an answer may have made a job that is listed late
+                attempt = replace(attempt, last_look_age=LAST_LOOK_AGE)
             return next_step(attempt, error, None, policy, time.time())
         self._announce(submission)
         attempt = replace(
@@ -208,8 +212,11 @@ class SubmitOperator(SubmitArguments):
         noted = store.recall()
         work = task_identity(context, self.submission_salt, noted)
 
+        self._intents = 0
+
         def remember(what: str, value: str) -> None:
             store.note(what, value)
+            self._intents += what == "intent"
             if what == "job":
                 self._know_job(value)
             self._stop_if_unwanted()
@@ -222,7 +229,7 @@ class SubmitOperator(SubmitArguments):
             known_names=names,
             on_existing_job=self.on_existing_job,
             may_have_rivals=bool(noted),
-            intent_at=None if names else noted.get("intent_at"),
+            intent_at=noted.get("intent_at"),
             exclude=frozenset(attempt.exclude),
             verdicts=noted.get("verdicts"),
             policy=submit_policy(),

@@ -39,8 +39,12 @@ class JobLimits:
     pending: float | None = None
     running: float | None = None
 
-    def ends_at(self, job: BatchJob) -> float:
-        """Return the UTC epoch second at which a job's time is up."""
+    def ends_at(self, job: BatchJob, skew: float = 0.0) -> float:
+        """
+        Return the UTC epoch second at which a job's time is up, by our clock.
+
+        :param skew: Seconds by which the service's clock is ahead of ours.
+        """
         created = epoch(job.create_time)
         started = epoch(job.start_time)
         ends = []
@@ -50,7 +54,7 @@ class JobLimits:
             ends.append(created + self.pending)
         if self.running is not None and started is not None and not job.state.is_waiting:
             ends.append(started + self.running)
-        return min(ends, default=math.inf)
+        return min(ends, default=math.inf) - skew
 
 
 @dataclass

@@ -32,6 +32,7 @@ class FactReader:
         self._checkpoint = checkpoint
         self._jobs = jobs
         self._read: dict[str, BatchJob] = {}
+        self._skew = 0.0
 
     def facts(self) -> plan.Facts:
         """Return what the checkpoint and the service say now."""
@@ -70,6 +71,7 @@ class FactReader:
             if job is None:
                 return None
             known = self._read[name] = job
+            self._skew = job.skew(self._context.now())
             self._end_if_late(job)
         return known
 
@@ -87,7 +89,7 @@ class FactReader:
         if (
             job.is_running
             and job.state.value != "CANCELLING"
-            and self._context.now() >= self._context.limits.ends_at(job)
+            and self._context.now() >= self._context.limits.ends_at(job, self._skew)
         ):
             log.warning("%s takes longer than its timeout allows and is cancelled; its rows are asked again.", job.name)
             self._context.client.cancel_batch(job.name)
@@ -95,4 +97,4 @@ class FactReader:
     def next_limit(self, names: Iterable[str]) -> float:
         """Return the UTC epoch second at which the first of these jobs has had its time."""
         known = [self._read[name] for name in names if name in self._read]
-        return min((self._context.limits.ends_at(job) for job in known if job.is_running), default=float("inf"))
+        return min((self._context.limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))

@@ -257,10 +257,11 @@ class BatchJobSensor(Linked, BaseSensorOperator):
     def _without_twins(self, context: Any, job: BatchJob) -> BatchJob:
         """Look for twins when the job has ended, and often while it is young."""
         from airflow_provider_gemini_batch.lifecycle.twins import list_look_due
-        from airflow_provider_gemini_batch.times import epoch
         from airflow_provider_gemini_batch.triggers.deferral import reconciled
 
-        age = time.time() - (epoch(job.create_time) or time.time())
+        now = time.time()
+        born = job.born(now)
+        age = 0.0 if born is None else now - born
         # A rescheduled sensor does not know when it last looked; it polled so many seconds ago.
         if not (job.is_done or list_look_due(max(0.0, age - self.poke_interval), age)):
             return job

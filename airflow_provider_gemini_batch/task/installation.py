@@ -144,17 +144,17 @@ def _kept(namespace: str, desk: Desk, now: Callable[[], float], sleep: Callable[
         raise SubmitError(f"The Variable {VARIABLE} was not kept; nothing was sent. A retry makes it anew.")
     kept = _read(text)
     current = namespace or f"airflow:{kept['id']}"
-    former = [(one["name"], one["until"]) for one in kept["former"] if one["until"] > now() - REMEMBERED]
+    former = {one["name"]: one["until"] for one in kept["former"] if one["until"] > now() - REMEMBERED}
     change = ""
     if kept["current"] != current:
-        former.append((kept["current"], now()))
+        former[kept["current"]] = now()
         change = (
             f"This Airflow's identity has changed from {kept['current']!r} to {current!r} ([gemini_batch] namespace, "
             f"or the Variable {VARIABLE}). Jobs submitted before are looked for under both for 14 days."
         )
-        rest = [{"name": name, "until": until} for name, until in former]
+        rest = [{"name": name, "until": until} for name, until in former.items()]
         desk.write(json.dumps({"id": kept["id"], "current": current, "former": rest}))
-    return Installation(current, tuple((name, until) for name, until in former if name != current), change)
+    return Installation(current, tuple((name, until) for name, until in former.items() if name != current), change)
 
 
 def names_in(namespace: str, text: str | None) -> list[str]:

@@ -48,7 +48,7 @@ class BlockingTransport:
         settings: ConnectionSettings,
         credentials: Credentials,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = lambda seconds: time.sleep(seconds),
     ) -> None:
         self._credentials = credentials
         self._timeout = settings.timeout

@@ -64,7 +64,8 @@ class BatchJobsTrigger(WatchTrigger):
         **retired: Any,
     ) -> None:
         super().__init__()
-        self.job_names = list(job_names)[:MAX_JOBS]
+        names = job_names if isinstance(job_names, (list, tuple)) else ()
+        self.job_names = [name for name in names if isinstance(name, str)][:MAX_JOBS]
         self.gemini_batch_conn_id = gemini_batch_conn_id
         self.wake = wake
         self.poll_interval = poll_interval
@@ -80,7 +81,7 @@ class BatchJobsTrigger(WatchTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments; stored in the open, so never anything secret."""
-        deadline = None if self.deadline is None or math.isinf(self.deadline) else self.deadline
+        deadline = None if self.deadline == math.inf else self.deadline
         return (
             f"{BatchJobsTrigger.__module__}.{BatchJobsTrigger.__qualname__}",
             {
@@ -107,7 +108,9 @@ class BatchJobsTrigger(WatchTrigger):
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
-        deadline = math.inf if self.deadline is None or math.isnan(self.deadline) else self.deadline
+        deadline = math.inf
+        if isinstance(self.deadline, (int, float)) and not math.isnan(self.deadline):
+            deadline = self.deadline
         if not self.job_names:
             await asyncio.sleep(max(0.0, deadline - time.time()))
             return {"ended": []}

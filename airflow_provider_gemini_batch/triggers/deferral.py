@@ -109,7 +109,8 @@ def read_wait(
     :raises TriggerEventError: If one of them cannot be read.
     """
     wait = read_event(event)
-    attempt = replace(read_carried(carried, policy), job_name=wait.job_name)
+    attempt = read_carried(carried, policy)
+    attempt = replace(attempt, job_name=wait.job_name, twins=tuple(dict.fromkeys((*attempt.twins, *wait.twins))))
     if wait.outcome is Outcome.ERROR:
         return attempt, GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
     return attempt, wait.outcome

@@ -17,12 +17,13 @@ class PauseTrigger(BaseTrigger):
     """
     Resume the task at a moment.
 
-    :param until: UTC epoch seconds.
+    :param until: UTC epoch seconds; what is no number, as another version may have stored it, is now.
+    :param retired: Arguments of other versions: stored triggers outlive an upgrade.
     """
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, until: float = 0.0, **retired: Any) -> None:
         super().__init__()
-        self.until = until
+        self.until = until if isinstance(until, (int, float)) else 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments, as they are stored."""

@@ -42,6 +42,8 @@ class WaitEvent:
     :param state: As last seen; UNKNOWN if the job never was.
     :param message: For people; why the wait ended without an ended job.
     :param error: Class name of the error behind the outcome ``error``.
+    :param twins: With the outcome ``twin``: names of the jobs that turned up. The task's own look may meet a list that
+        lacks them.
     """
 
     outcome: Outcome
@@ -50,6 +52,7 @@ class WaitEvent:
     stats: BatchStats = field(default_factory=BatchStats)
     message: str = ""
     error: str = ""
+    twins: tuple[str, ...] = ()
 
 
 def event_for(
@@ -91,7 +94,10 @@ def read_event(event: Any) -> WaitEvent:
         ) from error
     if not isinstance(job_name, str) or not job_name:
         raise TriggerEventError("The task was resumed with an event that names no batch job.")
-    return WaitEvent(outcome, job_name, state, stats, str(event.get("message") or ""), str(event.get("error") or ""))
+    twins = event.get("twins")
+    named = tuple(name for name in twins if isinstance(name, str)) if isinstance(twins, (list, tuple)) else ()
+    message, kind = str(event.get("message") or ""), str(event.get("error") or "")
+    return WaitEvent(outcome, job_name, state, stats, message, kind, named)
 
 
 def _read_stats(value: Any) -> BatchStats:

@@ -63,7 +63,6 @@ from airflow_provider_gemini_batch.api.identity import token_of
 from airflow_provider_gemini_batch.api.models import BatchJob, JobPage
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.times import epoch
 from airflow_provider_gemini_batch.watch.due import Ticks
 from airflow_provider_gemini_batch.watch.steps import (
     Read,
@@ -374,7 +373,7 @@ class Schedule:
         job.seen_at = now
         job.complained_at = -math.inf
         if job.created is None:
-            job.created = epoch(seen.create_time)
+            job.created = seen.born(self._utc())
         if job.task is None:
             token = token_of(seen)
             if token is not None:

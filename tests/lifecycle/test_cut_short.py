@@ -68,6 +68,7 @@ class Answers:
         self.judge = CutShort(client.backend, client.retry)
         self.job = job
         verdict = client.run(self.judge(job))
+        self.is_kept = job.name in self.judge.verdicts
         client.run(self.judge(job))  # known by now
         return verdict
 
@@ -122,6 +123,7 @@ def test_answers_that_are_not_there_yet_are_no_sign_of_a_cancel(answers: Any) ->
         [{"error": {"code": 404, "status": "NOT_FOUND", "message": "no"}}], honours_range=False, status=404
     )
     assert server.is_cut_short(1, 2) is False
+    assert not server.is_kept  # the next attempt looks again
 
 
 def test_without_failed_rows_nothing_is_read(answers: Any) -> None:

@@ -394,6 +394,17 @@ def test_the_job_after_a_wait_for_quota_is_found_again_by_the_next_attempt(
     assert created(emulator) == 1
 
 
+def test_a_wait_for_quota_remembers_a_call_whose_answer_was_lost(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__SETTLE_SECONDS", "15")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    emulator.configure(listing_lag=1e6)
+    emulator.fault(match={"method": "POST", "path": CREATE}, action="close", when="after", times=1)
+    carried = _without_quota(emulator, create(deferrable=True))
+    assert carried["plan"]["last_look_age"] > 0
+
+
 def test_a_wait_for_quota_reads_the_input_again_if_the_uploaded_rows_are_gone(
     emulator: EmulatorHandle, tmp_path: Path
 ) -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
+from airflow_provider_gemini_batch.compat import TaskDeferred
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
@@ -73,6 +75,20 @@ def test_a_resumed_task_takes_the_older_job_and_names_both(emulator: EmulatorHan
     assert context["ti"].xcoms["job_name"] == older
 
 
+def test_a_retry_that_finds_two_ended_jobs_names_both_after_its_deferral(emulator: EmulatorHandle) -> None:
+    older, younger = twins(emulator)
+    emulator.advance(5000)
+    context = attempt(2)
+    operator = create(wait_for_completion=True, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    event = {"outcome": "ended", "job_name": older}
+    carried = json.loads(json.dumps(deferred.value.kwargs))
+    assert create(wait_for_completion=True, deferrable=True).execute_complete(context, event, **carried) == older
+    assert context["ti"].xcoms["paid_twice"] == [older, younger]
+    assert context["ti"].xcoms["gemini_batch_manifest"]["paid_twice"] == [older, younger]
+
+
 def test_a_download_says_that_two_jobs_were_paid_for(emulator: EmulatorHandle, tmp_path: Path) -> None:
     older, younger = twins(emulator)
     emulator.advance(5000)
@@ -130,8 +146,8 @@ def test_a_trigger_ends_its_wait_for_a_twin(emulator: EmulatorHandle, monkeypatc
             return dict(event.payload)
         raise AssertionError("no event")
 
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 60)  # old enough for the list to be read
+    emulator.advance(60)  # old enough for the list to be read
+    monkeypatch.setattr(time, "time", emulator.state.now)
     event = asyncio.run(event_of(twins={"replace": True, "settled": []}))
     assert (event["outcome"], event["twins"]) == ("twin", [older])
     event = asyncio.run(event_of(twins={"replace": True, "settled": [older]}))

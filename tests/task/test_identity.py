@@ -94,6 +94,14 @@ def test_a_new_namespace_is_told_once_and_the_former_identity_kept() -> None:
     assert here(desk, "", NOW + 3 * DAY).former == (("", NOW), ("staging", NOW + 3 * DAY))
 
 
+def test_workers_of_two_namespaces_leave_no_growing_list_behind() -> None:
+    desk = Desk()
+    for minute in range(20):
+        last = here(desk, ("a", "b")[minute % 2], NOW + minute)
+    assert dict(last.former).keys() == {"", "a"} - {""}
+    assert len(desk.value or "") < 300
+
+
 def test_an_airflow_that_does_not_answer_gets_no_new_id() -> None:
     desk = Desk()
     kept = here(desk)

@@ -332,4 +332,7 @@ def _read_stats(stats: Mapping[str, Any], state: JobState) -> BatchStats:
     if state.has_results and not succeeded and not failed:
         # Such a job has counts that were not brought up to date; nobody may take them for "no answers".
         return BatchStats(total or None, None, None, None)
+    if state.has_results and not succeeded and failed + pending < total:
+        # They do not add up: what became of the other rows is not told.
+        return BatchStats(total, None, failed, pending)
     return BatchStats(total, succeeded, failed, pending)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
@@ -57,6 +57,7 @@ class Plan:
 
     :param store: Whether Airflow keeps a task's state (3.3 and later).
     :param long: Whether jobs run longer than the lag and IN_TIME.
+    :param skew: Seconds by which the clock of the workers is ahead of the service's.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Plan:
     store: bool
     long: bool
     seed: int
+    skew: float = 0.0
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Pair:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.draw = random.Random(f"{plan}")
+        self.draw = random.Random(repr(replace(plan, skew=0.0)))
         self.time = START
         lag = plan.lag
 
@@ -144,7 +146,7 @@ class Pair:
 
     def task(self, try_number: int) -> Flow[str]:
         """Do what an operator that waits in its worker does."""
-        store = SubmissionStore(self.kept_for(), now=lambda: self.time)
+        store = SubmissionStore(self.kept_for(), now=self.now)
         noted = store.recall()
         names = [noted["job"]] if "job" in noted else []
         submission = yield from submit(
@@ -156,7 +158,7 @@ class Pair:
             known_names=names,
             may_have_rivals=try_number > 1 or bool(noted),
             intent_at=None if names else noted.get("intent_at"),
-            now=lambda: self.time,
+            now=self.now,
             remember=store.note,
             was_cut_short=self.was_cut_short,
         )
@@ -166,8 +168,8 @@ class Pair:
         hold = LAST_LOOK_AGE if submission.may_have_twin else 0.0
         while True:
             twins = TwinWatch(replace=True, settled=frozenset(settled))
-            watch = Watch(WaitLimits(self.time + DAY), self.time)
-            outcome = yield from wait_for_end(self.backend, job.name, watch, lambda: self.time, twins=twins)
+            watch = Watch(WaitLimits(self.now() + DAY), self.now())
+            outcome = yield from wait_for_end(self.backend, job.name, watch, self.now, twins=twins)
             assert outcome in (Outcome.ENDED, Outcome.TWIN)
             left = yield from reconcile(
                 self.backend,
@@ -176,7 +178,7 @@ class Pair:
                 reads=POLICY.reads,
                 cancels=POLICY.cancels,
                 was_cut_short=self.was_cut_short,
-                now=lambda: self.time,
+                now=self.now,
                 known=watch.twins,
                 hold_until_age=hold,
             )
@@ -188,6 +190,10 @@ class Pair:
             if job.is_done:
                 self.told |= paid
                 return job.name
+
+    def now(self) -> float:
+        """Return the time of the workers."""
+        return self.time + self.plan.skew
 
     def was_cut_short(self, job: BatchJob) -> Flow[bool]:
         """Know it from the counts: the rows of this service fail for no other reason."""

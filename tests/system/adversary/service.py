@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -118,6 +119,10 @@ class Service:
         path, query = parts.path, {name: values[-1] for name, values in parse_qs(parts.query).items()}
         self.calls.append((self.clock(), method, path))
         head = {name.lower(): value for name, value in headers.items()}
+        status, more, content = self._answer(method, path, query, head, body)
+        return status, {"date": formatdate(self.clock(), usegmt=True), **more}, content
+
+    def _answer(self, method: str, path: str, query: dict[str, str], head: dict[str, str], body: bytes) -> Reply:
         for wanted, pattern, answer in self._routes:
             match = re.fullmatch(pattern, path)
             if match is not None and wanted == method:

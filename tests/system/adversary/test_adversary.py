@@ -34,6 +34,15 @@ def test_a_task_names_both_jobs_where_two_have_run(kind: str, backend: str, lag:
             assert bill.is_right, bill
 
 
+@pytest.mark.parametrize("skew", [-540.0, 540.0])
+@pytest.mark.parametrize("long", [True, False])
+def test_clocks_minutes_apart_change_no_bill(long: bool, skew: float) -> None:
+    for kind in KINDS:
+        for backend in BACKENDS:
+            bill = Pair(Plan(kind, backend, 120.0, True, long, 1, skew)).play()
+            assert bill.is_right, bill
+
+
 def test_the_pairs_do_make_twins() -> None:
     created = [len(Pair(Plan(kind, "gemini", 120.0, False, True, 0)).play().created) for kind in KINDS]
     assert created == [2, 2, 2, 2]
