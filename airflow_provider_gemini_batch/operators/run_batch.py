@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.driver import Run, Waiting
@@ -128,7 +129,7 @@ class RunOperator(RunArguments):
         """
         carried = state if isinstance(state, Mapping) else {}
         generation, deadline = carried.get("generation"), carried.get("deadline")
-        known = {"generation": generation} if isinstance(generation, int) else {}
+        known = {**carried, "generation": generation if isinstance(generation, int) else None}
         with fail_without_retry():
             until = float(deadline) if isinstance(deadline, (int, float)) and deadline else self._deadline()
             return self._go_on(context, until, known)

@@ -97,4 +97,5 @@ class FactReader:
     def next_limit(self, names: Iterable[str]) -> float:
         """Return the UTC epoch second at which the first of these jobs has had its time."""
         known = [self._read[name] for name in names if name in self._read]
-        return min((self._context.limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))
+        limits = self._context.limits
+        return min((limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))

@@ -17,6 +17,8 @@ from airflow_provider_gemini_batch.errors import TriggerEventError
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.task.kill import state_in
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
+from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger
+from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.watch import event as wait
 from airflow_provider_gemini_batch.watch import schedule
 from airflow_provider_gemini_batch.watch.event import event_for, read_event
@@ -267,3 +269,18 @@ def test_kill_that_is_cut_off_still_cancels_the_job(emulator, mocker):
 
     asyncio.run(kill())
     assert len(emulator.journal(path=":cancel$")) == 1
+
+
+@pytest.mark.parametrize("names", [None, "batches/a", {"a": 1}, ["batches/a", 3]])
+def test_arguments_that_another_version_stored_for_many_jobs_are_read(names):
+    trigger = BatchJobsTrigger(names, deadline="soon", colour="red")
+    assert all(isinstance(name, str) for name in trigger.serialize()[1]["job_names"])
+
+
+@pytest.mark.parametrize("until", [None, "soon", -1.0])
+def test_a_pause_that_another_version_stored_resumes_the_task(until):
+    async def event():
+        async for found in PauseTrigger(until, colour="red").run():
+            return found.payload
+
+    assert asyncio.run(asyncio.wait_for(event(), 5)) is not None
