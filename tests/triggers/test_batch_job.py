@@ -282,5 +282,6 @@ def test_a_pause_that_another_version_stored_resumes_the_task(until):
     async def event():
         async for found in PauseTrigger(until, colour="red").run():
             return found.payload
+        return None
 
     assert asyncio.run(asyncio.wait_for(event(), 5)) is not None
