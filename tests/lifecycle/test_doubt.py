@@ -17,7 +17,7 @@ from airflow_provider_gemini_batch.triggers.deferral import read_wait
 from tests.lifecycle.test_submit import SETTINGS, START, TOKEN, Memory, Service, drive
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.lifecycle.submit import Submission
+    from airflow_provider_gemini_batch.lifecycle.submission import Submission
 
 
 class Replicas(Service):
