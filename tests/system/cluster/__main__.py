@@ -18,7 +18,7 @@ from demo.__main__ import DAG_ID, DAGS, DemoError, StoppedError, bring_up, folde
 from demo.display import Display
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from tests.system.cluster.stack import ClusterStack, Programs
-from tests.system.cluster.story import NO_JOB_ENDS, SCENARIOS, Story, Verdict, carry_out
+from tests.system.cluster.story import BACKENDS, NO_JOB_ENDS, SCENARIOS, Story, Verdict, carry_out
 from tests.system.services import postgres, redis
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,19 +65,22 @@ def look(state: Path, display: Display) -> None:
             time.sleep(1)
 
 
-def test(state: Path, display: Display, names: Sequence[str], rounds: int) -> list[Verdict]:
-    """Tell the story, each scenario *rounds* times."""
+def test(state: Path, display: Display, names: Sequence[str], backends: Sequence[str]) -> list[Verdict]:
+    """Tell the story: each scenario on each backend named, in that order."""
     with cluster(state, TEST_DAGS, display) as stack:
         bring_up(stack, "cluster_held", display)
         stack.emulator.configure(script=NO_JOB_ENDS)
+        for backend in BACKENDS:
+            stack.airflow.add_connection(f"cluster_{backend}", stack.connection(backend))
         story = Story(stack, display, state / "shared")
         verdicts = []
-        for number in range(1, rounds + 1):
+        for number, story.backend in enumerate(backends, 1):
             for name in names:
                 display.step(f"{name}: {' '.join((SCENARIOS[name].__doc__ or '').split())}")
                 verdict = carry_out(story, name, f"{name}-{number}")
                 verdicts.append(verdict)
-                display.step(f"{'FAILED' if verdict.faults else 'ok'} {name}, {verdict.seconds:.0f} s")
+                outcome = "FAILED" if verdict.faults else "ok"
+                display.step(f"{outcome} {name} {story.backend}, {verdict.seconds:.0f} s")
                 for fault in verdict.faults:
                     display.say(f"  {fault}")
                 stack.replenish()
@@ -97,7 +100,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.system.cluster", description=__doc__)
     parser.add_argument("story", choices=["run", "test"])
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=sorted(SCENARIOS), help="some scenarios alone")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each scenario is carried out")
+    backends = {"nargs": "+", "metavar": "BACKEND", "choices": BACKENDS, "default": list(BACKENDS)}
+    parser.add_argument("--backends", **backends, help="one round of all scenarios for each; default one for both")
     parser.add_argument("--state", type=folder, default=STATE, help="folder for everything that is written")
     return parser.parse_args(words)
 
@@ -112,7 +116,7 @@ def main(words: list[str] | None = None) -> int:
             if arguments.story == "run":
                 look(arguments.state, display)
             names = [name for name in SCENARIOS if not arguments.only or name in arguments.only]
-            verdicts = test(arguments.state, display, names, arguments.rounds)
+            verdicts = test(arguments.state, display, names, arguments.backends)
     except StoppedError as stopped:
         looking = arguments.story == "run" and stopped.signal_number == signal.SIGINT
         return 0 if looking else 128 + stopped.signal_number

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from demo.display import Display
     from tests.system.cluster.stack import ClusterStack
 
-CREATE = ":batchGenerateContent$"
-DOWNLOAD = "^/download/"
+BACKENDS = ("gemini", "vertex_ai")
+CREATE = "POST", ":batchGenerateContent$|/batchPredictionJobs$"
+DOWNLOAD = "GET", "^/download/|^/storage/v1/b/[^/]+/o/."
 HELD_SECONDS = 20.0
 """How long the service holds replies back: long enough for several workers to wait for one."""
 
@@ -46,7 +47,6 @@ class Verdict:
     name: str
     seconds: float
     faults: tuple[str, ...]
-    killed: tuple[str, ...]
 
 
 @dataclass
@@ -61,9 +61,9 @@ class Story:
     stack: ClusterStack
     display: Display
     folder: Path
+    backend: str = BACKENDS[0]
     wanted: int = 0
     peak: dict[str, int] = field(default_factory=dict)
-    killed: list[str] = field(default_factory=list)
     _dag_id: str = ""
     _run_id: str = ""
     _ends_jobs: bool = False
@@ -108,7 +108,7 @@ class Story:
         """Start a DAG run whose jobs do not end before :meth:`let_jobs_end`."""
         self._ends_jobs = False
         self.wanted += work.distinct
-        conf = {"inputs": work.write(), "folder": str(work.folder)}
+        conf = {"inputs": work.write(), "folder": str(work.folder), "conn_id": f"cluster_{self.backend}"}
         self._dag_id, self._run_id = dag_id, self.stack.airflow.trigger(dag_id, conf)
 
     def let_jobs_end(self) -> None:
@@ -118,8 +118,19 @@ class Story:
     def kill(self, name: str) -> None:
         """Kill a member with all it has in its hands."""
         self.stack.kill(name)
-        self.killed.append(name)
-        self.display.step(f"killed {name} (SIGKILL): {dict(self.states())}, {self.live_jobs()} jobs live")
+        self.tell(f"killed {name} (SIGKILL)")
+
+    def tell(self, what: str) -> None:
+        """Say what has been done, and to what state of things."""
+        self.display.step(f"{what}: {dict(self.states())}, {self.live_jobs()} jobs live")
+
+    def hold(self, call: tuple[str, str]) -> None:
+        """Let the service hold its replies to the next four of these calls, which take effect."""
+        self.stack.emulator.hold_replies(*call, HELD_SECONDS, 4)
+
+    def are_held(self, call: tuple[str, str]) -> bool:
+        """Whether most of them wait for their reply: so many that both workers have one."""
+        return self.stack.emulator.held_replies(call[1]) >= 3
 
     def wait(self, what: str, question: Callable[[], bool], patience: float = PATIENCE) -> None:
         """
@@ -161,9 +172,9 @@ Scenario = Callable[[Story, Work], None]
 
 def submitting(story: Story, work: Work) -> None:
     """A worker dies with jobs asked for whose replies it never reads; a triggerer as soon as it watches some."""
-    story.stack.emulator.hold_replies(CREATE, HELD_SECONDS, 4)
+    story.hold(CREATE)
     story.begin("cluster_deferred", work)
-    story.wait("replies that wait", lambda: story.stack.emulator.held_replies(CREATE) >= 3)
+    story.wait("replies that wait", lambda: story.are_held(CREATE))
     story.kill(story.busiest_worker())
     story.stack.emulator.let_go()
     story.wait("deferred tasks", lambda: story.states()["deferred"] >= 5)
@@ -185,9 +196,9 @@ def collecting(story: Story, work: Work) -> None:
     story.begin("cluster_deferred", work)
     story.wait("all to wait", lambda: story.states()["deferred"] == work.runs)
     story.kill(story.busiest_triggerer())
-    story.stack.emulator.hold_replies(DOWNLOAD, HELD_SECONDS, 4)
+    story.hold(DOWNLOAD)
     story.let_jobs_end()
-    story.wait("answers on their way", lambda: story.stack.emulator.held_replies(DOWNLOAD) >= 3)
+    story.wait("answers on their way", lambda: story.are_held(DOWNLOAD))
     story.kill(story.busiest_worker())
     story.stack.emulator.let_go()
     story.stack.replenish()
@@ -204,26 +215,30 @@ def writing(story: Story, work: Work) -> None:
     story.stack.replenish()
 
 
-def unshared(story: Story, work: Work) -> None:
-    """A worker that does not see the checkpoint fails and names the host that wrote it; a retry there goes on."""
-    for name in story.stack.living("worker"):
-        story.stack.kill(name)
-    checkpoints = work.folder / "checkpoints"
-
-    def private(host: str) -> dict[str, str]:
-        return {"AIRFLOW__GEMINI_BATCH__CHECKPOINT_PATH": str(checkpoints / host)}
-
-    first = story.stack.add("worker", **private("first"))
+def stalled(story: Story, work: Work) -> None:
+    """A worker stands still while it submits, others have its tasks when it wakes; the same while it collects."""
+    story.hold(CREATE)
     story.begin("cluster_deferred", work)
+    story.wait("replies that wait", lambda: story.are_held(CREATE))
+    sleeper = story.busiest_worker()
+    story.stack.stall(sleeper)
+    story.tell(f"stopped {sleeper} (SIGSTOP)")
+    story.stack.emulator.let_go()
+    story.stack.add("worker")
+    story.wait("its tasks to begin again", lambda: max_try(story) > 1)
     story.wait("all to wait", lambda: story.states()["deferred"] == work.runs)
-    story.kill(first)
-    second = story.stack.add("worker", **private("second"))
+    story.stack.wake(sleeper)
+    story.tell(f"woke {sleeper}")
+    story.hold(DOWNLOAD)
     story.let_jobs_end()
-    sentence = f"This worker ({second}) does not see the checkpoint "
-    story.wait("the error", lambda: story.logs_say(sentence) and story.logs_say(f"which {first} wrote"))
-    story.wait("retries", lambda: story.states()["up_for_retry"] > 0 or max_try(story) > 1)
-    story.kill(second)
-    story.stack.add("worker", name=first, **private("first"))
+    story.wait("answers on their way", lambda: story.are_held(DOWNLOAD))
+    sleeper = story.busiest_worker()
+    story.stack.stall(sleeper)
+    story.tell(f"stopped {sleeper} (SIGSTOP)")
+    story.stack.emulator.let_go()
+    story.wait("half of the outputs", lambda: work.outputs >= work.runs // 2)
+    story.stack.wake(sleeper)
+    story.tell(f"woke {sleeper}")
 
 
 def max_try(story: Story) -> int:
@@ -231,14 +246,57 @@ def max_try(story: Story) -> int:
     return max((int(each["try_number"]) for each in story.instances()), default=0)
 
 
+def unshared(story: Story, work: Work) -> None:
+    """A worker that does not see the checkpoint fails and names the host that wrote it; a retry there goes on."""
+    first, second = _without_checkpoint(story, work)
+    story.kill(second)
+    story.stack.add("worker", name=first, **_private(work, "first"))
+
+
+def cleared(story: Story, work: Work) -> None:
+    """The same; but a person clears the tasks, and the worker goes on with their jobs alone."""
+    _without_checkpoint(story, work)
+    story.stack.airflow.clear(story.instances()[0])
+    story.tell("cleared all")
+
+
+def _private(work: Work, host: str) -> dict[str, str]:
+    """Return the environment of a worker with a checkpoint folder of its own."""
+    return {"AIRFLOW__GEMINI_BATCH__CHECKPOINT_PATH": str(work.folder / "checkpoints" / host)}
+
+
+def _without_checkpoint(story: Story, work: Work) -> tuple[str, str]:
+    """Let one worker write checkpoints, and another fail for want of them; return the names of both."""
+    for name in story.stack.living("worker"):
+        story.stack.kill(name)
+    first = story.stack.add("worker", **_private(work, "first"))
+    story.begin("cluster_deferred", work)
+    story.wait("all to wait", lambda: story.states()["deferred"] == work.runs)
+    story.kill(first)
+    second = story.stack.add("worker", **_private(work, "second"))
+    story.let_jobs_end()
+    sentence = f"This worker ({second}) does not see the checkpoint "
+    story.wait("the error", lambda: story.logs_say(sentence) and story.logs_say(f"which {first} wrote"))
+    story.wait(
+        "all to fail",
+        lambda: (
+            all(int(each["try_number"]) > 1 for each in story.instances())
+            or story.states()["up_for_retry"] == work.runs
+        ),
+    )
+    return first, second
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     "submitting": submitting,
     "waiting": waiting,
     "collecting": collecting,
     "writing": writing,
+    "stalled": stalled,
     "unshared": unshared,
+    "cleared": cleared,
 }
-RUNS_OF = {"unshared": 3}
+RUNS_OF = {"unshared": 3, "cleared": 3}
 """Where fewer mapped runs show as much."""
 
 
@@ -246,7 +304,6 @@ def carry_out(story: Story, name: str, place: str) -> Verdict:
     """Carry out a scenario, and judge it."""
     work = Work(story.folder / place, place, RUNS_OF.get(name, RUNS))
     began = time.monotonic()
-    story.killed.clear()
     faults: list[str] = []
     try:
         SCENARIOS[name](story, work)
@@ -258,4 +315,4 @@ def carry_out(story: Story, name: str, place: str) -> Verdict:
         faults.append(f"tasks ended {dict(ended)}")
     faults += faults_of_outputs(work)
     faults += faults_of_bill(story.stack.emulator.executions(), story.stack.emulator.jobs(), story.wanted)
-    return Verdict(name, time.monotonic() - began, tuple(faults), tuple(story.killed))
+    return Verdict(name, time.monotonic() - began, tuple(faults))

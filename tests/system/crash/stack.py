@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from demo.stack import COMPONENTS
 from tests.system.crash.cases import BACKENDS, Case
@@ -15,13 +15,8 @@ from tests.system.services.members import MemberStack, settings
 if TYPE_CHECKING:
     from demo.processes import Processes
 
-CALL_TIMEOUT = 180
-"""Seconds for one call to the service: what waits longest there is not to be given up, see :mod:`.scripts`."""
-
 TRIGGERER = (*COMPONENTS["triggerer"], "--skip-serve-logs")
 FIRST = "triggerer-1"
-LOCATION = "us-central1"
-PROJECT = "emulated-project"
 
 
 class CrashStack(MemberStack):
@@ -53,23 +48,7 @@ class CrashStack(MemberStack):
     def add_connections(self) -> None:
         """Let Airflow know both backends of the emulator."""
         for backend in BACKENDS:
-            self.airflow.add_connection(f"crash_{backend}", self._connection(backend))
-
-    def _connection(self, backend: str) -> dict[str, Any]:
-        url = self.emulator.base_url
-        connection: dict[str, Any] = {"conn_type": "gemini_batch", "host": url}
-        if backend == "gemini":
-            return {**connection, "password": "crash-key", "extra": {"backend": backend, "timeout": CALL_TIMEOUT}}
-        extra = {
-            "backend": backend,
-            "timeout": CALL_TIMEOUT,
-            "project": PROJECT,
-            "location": LOCATION,
-            "storage_uri": "gs://emulator/crash",
-            "storage_host": url,
-            "keyfile_dict": self.emulator.new_service_account(PROJECT),
-        }
-        return {**connection, "extra": extra}
+            self.airflow.add_connection(f"crash_{backend}", self.connection(backend))
 
     def start_triggerer(self, name: str) -> None:
         """Start a triggerer under a name that Airflow shows; returns before it is ready."""

@@ -97,9 +97,15 @@ class Emulator(EmulatorControl):
         faults = self._control("GET", "faults")["faults"]
         return any(rule["fired"] for rule in faults if (rule["match"]["path"], rule["match"]["body"]) == (path, body))
 
-    def hold_replies(self, path: str, seconds: float, times: int) -> None:
+    def hold_replies(self, method: str, path: str, seconds: float, times: int) -> None:
         """Let the next calls whose path matches the regular expression take effect, and their replies wait."""
-        rule = {"match": {"path": path}, "action": "delay", "when": "after", "delay": seconds, "times": times}
+        rule = {
+            "match": {"method": method, "path": path},
+            "action": "delay",
+            "when": "after",
+            "delay": seconds,
+            "times": times,
+        }
         self._control("POST", "faults", rule)
 
     def held_replies(self, path: str) -> int:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,6 +18,13 @@ from tests.system.services.hostname import VARIABLE
 
 HEARTBEAT_TIMEOUT = 25
 """Seconds after which Airflow gives a worker up; 300 by default."""
+
+
+CALL_TIMEOUT = 180
+"""Seconds for one call to the service: what is held back longest there is not to be given up."""
+
+LOCATION = "us-central1"
+PROJECT = "emulated-project"
 
 
 def settings(database: str, tasks_at_once: int) -> dict[str, str]:
@@ -56,6 +64,23 @@ class MemberStack(Stack):
         self.airflow: Airflow = Airflow(self.airflow.base_url)
         self.emulator: Emulator = Emulator(self.emulator.base_url)
         self.members: dict[str, Component] = {}
+
+    def connection(self, backend: str) -> dict[str, Any]:
+        """Return a connection to one of the emulator's backends."""
+        url = self.emulator.base_url
+        connection: dict[str, Any] = {"conn_type": "gemini_batch", "host": url}
+        if backend == "gemini":
+            return {**connection, "password": "any-key", "extra": {"backend": backend, "timeout": CALL_TIMEOUT}}
+        extra = {
+            "backend": backend,
+            "timeout": CALL_TIMEOUT,
+            "project": PROJECT,
+            "location": LOCATION,
+            "storage_uri": "gs://emulator/suite",
+            "storage_host": url,
+            "keyfile_dict": self.emulator.new_service_account(PROJECT),
+        }
+        return {**connection, "extra": extra}
 
     def start_member(self, name: str, command: Sequence[str], **more_environment: str) -> None:
         """Start a part of Airflow under the name of a host; returns before it is ready."""

@@ -28,10 +28,11 @@ def make(name: str, *, deferrable: bool) -> DAG:
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         is_paused_upon_creation=False,
         max_active_tasks=64,
-        params={"inputs": Param([], type="array"), "folder": Param("", type="string")},
+        params={name: Param("", type="string") for name in ("folder", "conn_id")} | {"inputs": Param([], type="array")},
     ) as dag:
         RunBatchOperator.partial(
             task_id=TASK_ID,
+            gemini_batch_conn_id="{{ params.conn_id }}",
             model="gemini-3.5-flash-lite",
             prompt="Classify this product review:\n{{ row.review }}",
             key="id",
