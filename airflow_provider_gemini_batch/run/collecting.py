@@ -28,7 +28,7 @@ from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
@@ -53,8 +53,6 @@ def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
     _store(work, shard, _records(work, job, shard, expected, judge), job)
     if judge.replaced_surrogates:
         log.warning("%d answers held half a character, which was replaced.", judge.replaced_surrogates)
-    if job is not None:
-        _remove_remote(work.context.client, job)
     _say_estimate(work, shard)
 
 
@@ -122,7 +120,7 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], job: Batc
     lost = _lost(shard, job, facts["counts"])
     if lost:
         log.warning("%s: up to %d answers of %s may be billed, and are lost.", shard.id, lost, shard.job)
-    noted = {"shard": shard.id, "job": shard.job, "state": state, "lost": lost}
+    noted = {"shard": shard.id, "job": shard.job, "state": state, "lost": lost, "remote": _remote(job)}
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
     log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
@@ -154,15 +152,32 @@ def _say_estimate(work: Workspace, shard: plan.Shard) -> None:
         log.info("%s", line)
 
 
-def _remove_remote(client: GeminiBatchClient, job: BatchJob) -> None:
-    """Remove a collected job's rows and answers from Google; what stays is a nuisance, not a failure."""
-    places = [job.input_place] if job.input_place else []
-    with suppress(GeminiBatchError):
-        if job.output is not None and job.output.kind == "gcs":
-            places += [file.name for file in client.all_files(prefix=job.output.place.rstrip("/") + "/")]
-    for place in places:
+def _remote(job: BatchJob | None) -> dict[str, str]:
+    """Return where a job's rows and answers lie at Google, for :func:`remove_remote`."""
+    if job is None:
+        return {}
+    output = job.output.place if job.output is not None and job.output.kind == "gcs" else ""
+    places = {"input": job.input_place or "", "output": output}
+    return {name: place for name, place in places.items() if place}
+
+
+def remove_remote(client: GeminiBatchClient, notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """
+    Remove rows and answers of collected jobs from Google; what stays is a nuisance, not a failure.
+
+    Called when the generation is over: until then they are what a lost checkpoint is rebuilt from.
+
+    :param notes: Those that say what was collected, by shard.
+    """
+    for note in (each for found in notes.values() for each in found):
+        remote = note.get("remote") or {}
+        places = [remote["input"]] if "input" in remote else []
         with suppress(GeminiBatchError):
-            client.delete_file(place)
+            if "output" in remote:
+                places += [file.name for file in client.all_files(prefix=remote["output"].rstrip("/") + "/")]
+        for place in places:
+            with suppress(GeminiBatchError):
+                client.delete_file(place)
 
 
 def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.budget import small_shards
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
-from airflow_provider_gemini_batch.run.collecting import ask_flex, collect
+from airflow_provider_gemini_batch.run.collecting import ask_flex, collect, remove_remote
 from airflow_provider_gemini_batch.run.facts import FactReader
 from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
 from airflow_provider_gemini_batch.run.jobs import RunJobs
@@ -93,6 +93,7 @@ class Run:
             log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
             self.jobs.cancel(_job_names(latest))
             latest.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
+            remove_remote(self.context.client, latest.notes()["collected"])
             return latest.next_generation()
         return latest
 
@@ -237,3 +238,4 @@ def _write_outputs(work: Workspace) -> None:
     outcome = finisher.finish(snapshot, files, notes)
     ended = {"occasion": work.context.occasion, "ended": work.context.now()}
     work.checkpoint.finish({**outcome.header(), **ended})
+    remove_remote(work.context.client, notes)

@@ -132,6 +132,26 @@ def test_lost_checkpoint_is_rebuilt_from_the_jobs(world):
     assert world.emulator.ledger()["totals"]["created"] == 4
 
 
+def test_checkpoint_lost_after_answers_were_collected_costs_nothing(both):
+    both.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    run = Run(spec_of(both, max_jobs=1), both.context(rows(ROWS)))
+    assert isinstance(run.proceed(), Waiting)
+    both.emulator.advance(3600)
+    assert isinstance(run.proceed(), Waiting)
+    assert len(run.checkpoint.notes()["collected"]) == 1
+    shutil.rmtree(both.path("checkpoint"))
+    both.emulator.advance(3600)
+    check(both, go_on(both, Folder(both.path("checkpoint"), settle=0.0), spec_of(both, max_jobs=1)))
+    assert both.emulator.ledger()["totals"]["created"] == 3
+    assert both.emulator.executions()["rows"] == ROWS
+
+
+def test_files_of_a_run_at_google_are_gone_once_its_outputs_are_written(both):
+    both.emulator.script(mode="at_once")
+    go_on(both, Folder(both.path("checkpoint"), settle=0.0))
+    assert list(both.context(rows(1)).client.all_files()) == []
+
+
 def test_lost_reply_to_a_submission_is_one_job(world):
     fails_once(world)
     world.emulator.fault(
