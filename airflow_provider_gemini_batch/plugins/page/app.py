@@ -4,8 +4,10 @@ The app that serves the page, made in the API server alone.
 
 Theory of operation. Each route is wrapped by :func:`_endpoint`: Airflow's ``get_user`` says who asks (401 if nobody),
 the route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views
-read databases and storage, so they block; they get threads of their own number, so that fifty people on a slow storage
-take none of those that Airflow's routes need. Whatever happens, the answer is HTML with the same headers.
+read databases and storage, so they block; they get threads of their own, so that fifty people on a slow storage take
+none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart from the other
+views. All are few: Python runs one thread at a time, and each one more would take its share from Airflow's own routes.
+Whatever happens, the answer is HTML with the same headers.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-THREADS = 8
-"""Views that run at once in one process."""
+THREADS = 3
+"""Views that run at once in one process: so many that read files, and so many others."""
 
 MAX_BODY = 1_000_000
 """Bytes of a form."""
@@ -88,7 +90,7 @@ def _endpoint(route: Route) -> Callable[..., Any]:
     async def endpoint(request: Any, user: Any) -> Any:
         form = await _form(request) if route.method != "GET" else {}
         visit = Visit(request, Viewer(user), form)
-        return await anyio.to_thread.run_sync(partial(_serve, route, visit), limiter=_limiter())
+        return await anyio.to_thread.run_sync(partial(_serve, route, visit), limiter=_limiter(route.reads_files))
 
     # As objects: names that only this function knows could not be looked up.
     endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
@@ -109,8 +111,8 @@ def _serve(route: Route, visit: Visit) -> Any:
 _limiters: dict[Any, Any] = {}
 
 
-def _limiter() -> Any:
-    """Return the limiter of this event loop's views."""
+def _limiter(reads_files: bool) -> Any:
+    """Return the limiter of this event loop's views, those that read files or the others."""
     import asyncio
 
     import anyio
@@ -118,8 +120,8 @@ def _limiter() -> Any:
     loop = asyncio.get_running_loop()
     if loop not in _limiters:
         _limiters.clear()
-        _limiters[loop] = anyio.CapacityLimiter(THREADS)
-    return _limiters[loop]
+        _limiters[loop] = (anyio.CapacityLimiter(THREADS), anyio.CapacityLimiter(THREADS))
+    return _limiters[loop][reads_files]
 
 
 async def _form(request: Any) -> dict[str, list[str]]:

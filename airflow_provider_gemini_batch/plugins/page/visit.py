@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
 
 DEFAULT_CONNECTION = "gemini_batch_default"
+_rendering = threading.Lock()
+"""One page is made at a time: two threads of Python make none sooner, and take more from Airflow's own routes."""
+
 MAX_PARAMETER = 1000
 """Characters of a parameter; longer ones are refused."""
 
@@ -36,12 +40,14 @@ class Route:
     :param view: Answers a :class:`Visit`; runs in a thread, so it may block.
     :param needs: One of :mod:`.needs`, asked before *view* runs.
     :param method: ``GET``, which changes nothing, or ``POST``, which carries the page's token.
+    :param reads_files: Whether *view* reads a task's answers, which may take seconds.
     """
 
     path: str
     view: Callable[[Visit], Response]
     needs: Callable[[Visit], None]
     method: str = "GET"
+    reads_files: bool = False
 
 
 @dataclass
@@ -130,7 +136,9 @@ class Visit:
         """
         from starlette.responses import HTMLResponse
 
-        return HTMLResponse(rendering.render(template, self._context() | context), status_code=status)
+        with _rendering:
+            html = rendering.render(template, self._context() | context)
+        return HTMLResponse(html, status_code=status)
 
     def redirect(self, path: str) -> Response:
         """Answer a change: show a page again, by GET."""

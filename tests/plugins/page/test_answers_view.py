@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
 
-from airflow_provider_gemini_batch.plugins.page import answers_file
-from airflow_provider_gemini_batch.plugins.page.answers_file import Wanted, read_page
+from airflow_provider_gemini_batch.plugins.page import answers_file, answers_lines, answers_tables
+from airflow_provider_gemini_batch.plugins.page.answers_file import read_page
+from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted, is_wanted
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, answers_path, spend_path
 
@@ -42,7 +46,7 @@ def write(place: Path, count: int, *, failed: int = 0, prefix: str = "") -> str:
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Read with DuckDB, and as where it is not installed."""
     if request.param == "lines":
-        monkeypatch.setattr(answers_file, "_has_duckdb", lambda: False)
+        monkeypatch.setattr(answers_tables, "has_duckdb", lambda: False)
     return str(request.param)
 
 
@@ -87,11 +91,76 @@ def test_file_that_is_no_output_of_ours_shows_nothing(tmp_path: Path, reader: st
     assert "SECRET" not in str(refused.value)
 
 
-def test_reading_lines_stops_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers_file, "_has_duckdb", lambda: False)
-    monkeypatch.setattr(answers_file, "SECONDS", 0.0)
-    found = read_page(write(tmp_path / "a.jsonl", 2000, failed=1), Wanted("failing"))
-    assert (len(found.rows), found.stopped) == (0, 500)
+def test_reading_lines_stops_says_so_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_lines, "SECONDS", 0.0)
+    monkeypatch.setattr(answers_lines, "BLOCK", 100_000)
+    place = write(tmp_path / "a.jsonl", 2000, failed=1)
+    found = read_page(place, Wanted("failing"))
+    assert (len(found.rows), found.more) == (0, False)
+    assert 0 < found.stopped < 1000
+    for _ in range(10):
+        found = read_page(place, Wanted("failing"))
+    assert ([row["key"] for row in found.rows], found.stopped, found.found) == (["k1999"], 0, 1)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "parts"])
+def test_pages_of_lines_agree_with_reading_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(answers_lines, "BLOCK", 5_000)
+    monkeypatch.setattr(answers_lines, "FAR_APART", 2_000)
+    rows = [
+        {"key": f"k{n}", "status": ("blocked", "failed")[n % 2] if n % 9 == 0 or n > 700 else "succeeded",
+         "text": f'the "Tür" no. {n} {{"status":"failed"}}' if n % 3 else "TÜR/x", "echo": {"status": "failed"},
+         "error": None, "response": None, "model_version": f"v{n % 2}", "finish_reason": "STOP"}
+        for n in range(900)
+    ]  # fmt: skip
+    lines = [json.dumps(row, ensure_ascii=n % 2 == 0).encode() + b"\n" for n, row in enumerate(rows)]
+    if name == "parts":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jsonl").write_bytes(b"".join(lines[:400]))
+        (tmp_path / name / "1.jsonl").write_bytes(b"\n" + b"\n".join(lines[400:])[:-1])  # blank lines, no last newline
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(b"".join(lines)) if name.endswith("gz") else b"".join(lines))
+    filters = [
+        Wanted(), Wanted("failing"), Wanted("blocked"), Wanted("failed"), Wanted("failing", version="v1"),
+        Wanted(version="v0"), Wanted(search="tür"), Wanted(search="TÜR/x"), Wanted(search="NO. 77"),
+        Wanted(search="status"), Wanted("failed", "no."),
+    ]  # fmt: skip
+    for wanted in filters:
+        expected = [row for row in rows if is_wanted(row, "", wanted, wanted.words)]
+        for page in (3, 1, 2, len(expected) // 50 + 1, 1):  # in any order, and again
+            found = read_page(str(tmp_path / name), replace(wanted, page=page))
+            assert list(found.rows) == expected[(page - 1) * 50 : page * 50], (wanted, page)
+            assert found.more == (len(expected) > page * 50)
+
+
+def test_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    place = write(tmp_path / "a.jsonl", 120, failed=3)
+    assert len(read_page(place, Wanted("failing")).rows) == 3
+    write(tmp_path / "a.jsonl", 120, failed=4)
+    assert len(read_page(place, Wanted("failing")).rows) == 4
+
+
+def test_search_that_many_ask_for_at_once_is_made_once(tmp_path: Path) -> None:
+    place = write(tmp_path / "a.jsonl", 30_000)
+    answers_file.release()
+    with ThreadPoolExecutor(8) as people:
+        pages = list(people.map(lambda _: read_page(place, Wanted(search="review 27777")), range(20)))
+    assert {tuple(row["key"] for row in page.rows) for page in pages} == {("k27777",)}
+    (index,) = answers_file._kept._entries.values()
+    assert index.lines == 30_000, "each line was searched once"
+
+
+def test_what_is_kept_of_files_is_bounded_and_can_be_dropped(tmp_path: Path) -> None:
+    place = write(tmp_path / "a.jsonl", 2_000, failed=1_000)
+    for number in range(220):
+        read_page(place, Wanted(search=f"review {number}"))
+    kept = answers_file._kept
+    assert len(kept._entries) <= 200
+    assert kept.size < 1_000_000
+    answers_file.release()
+    assert (len(kept._entries), kept._timer) == (0, None)
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, AnswerPage, Wanted, read_page
+from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, read_page
+from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, Wanted
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
 from airflow_provider_gemini_batch.plugins.page.reasons import reason_of
@@ -116,4 +117,4 @@ def _text(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
-ROUTES = [Route("/answers", show, reads_answers)]
+ROUTES = [Route("/answers", show, reads_answers, reads_files=True)]

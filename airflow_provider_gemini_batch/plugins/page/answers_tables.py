@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Pages of Parquet and CSV, read by DuckDB: only the columns and row groups that are asked for.
+
+One database in memory serves all requests, each with a cursor of its own: to make one costs as much as a page. It is
+closed with all else that the page keeps (:mod:`.kept`). What a search in Parquet has found are numbers of rows, so that
+the next page, and the next person, need no second search.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, prefix_in
+from airflow_provider_gemini_batch.plugins.page.errors import PageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KEPT_ROWS = 5_000
+"""Rows of a search whose numbers are kept; pages after them are searched for anew."""
+
+
+class TableIndex:
+    """
+    What is known of the rows of one filter.
+
+    :param files: Paths or URIs, in order.
+    :param kind: ``.parquet`` or ``.csv``.
+    """
+
+    def __init__(self, files: Sequence[str], kind: str, wanted: Wanted) -> None:
+        self.files, self.kind, self.wanted = files, kind, wanted
+        self.lock = threading.Lock()
+        self._numbers: array[int] | None = None
+        self._shared: dict[int, AnswerPage] = {}
+        self._waiting = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that this holds, roughly."""
+        return 2000 + 8 * len(self._numbers or ())
+
+    def read(self, page: int, seconds: float) -> AnswerPage:
+        """
+        Read a page. Those who ask for the same one meanwhile get what the first one reads; then it is forgotten.
+
+        :raises PageError: If these are no answers of ours, or cannot be read.
+        """
+        self._waiting += 1
+        try:
+            with self.lock:
+                if page not in self._shared:
+                    self._shared[page] = self._read(page)
+                return self._shared[page]
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._shared.clear()
+
+    def _read(self, page: int) -> AnswerPage:
+        import tempfile
+
+        import duckdb
+
+        wanted = Wanted(self.wanted.status, self.wanted.search, self.wanted.version, page)
+        try:
+            if all(local_path(each) is not None for each in self.files):
+                with closing(_cursor()) as cursor:
+                    return self._queried(cursor, [local_path(each) or each for each in self.files], wanted)
+            with tempfile.TemporaryDirectory(prefix="gemini-batch-page-") as folder, closing(_cursor()) as cursor:
+                return self._queried(cursor, _fetched(self.files, folder), wanted)
+        except duckdb.Error as error:
+            raise PageError(502, "The results file cannot be read", str(error).splitlines()[0][:300]) from error
+
+    def _queried(self, cursor: Any, paths: Sequence[str], wanted: Wanted) -> AnswerPage:
+        """Ask for one row more than a page has: that there are more is known without counting them."""
+        source = _source(paths, self.kind)
+        columns = [str(row[0]) for row in cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+        prefix = prefix_in(columns)
+        where, values = _condition(columns, prefix, wanted)
+        first = (wanted.page - 1) * PAGE
+        if wanted.words and self.kind == ".parquet" and len(paths) == 1 and first + PAGE < KEPT_ROWS:
+            return self._numbered(
+                cursor, source.replace(")", ", file_row_number=true)"), where, values, columns, prefix, first
+            )
+        query = f"SELECT * FROM {source} WHERE {where} LIMIT {PAGE + 1} OFFSET {first}"
+        rows = cursor.execute(query, values).fetchall()
+        return _page(rows[:PAGE], columns, prefix, len(rows) > PAGE)
+
+    def _numbered(
+        self,
+        cursor: Any,
+        source: str,
+        where: str,
+        values: Sequence[Any],
+        columns: Sequence[str],
+        prefix: str,
+        first: int,
+    ) -> AnswerPage:
+        """Read rows by their numbers, which are searched for once."""
+        if self._numbers is None:
+            query = f"SELECT file_row_number FROM {source} WHERE {where} LIMIT {KEPT_ROWS}"
+            self._numbers = array("Q", (row[0] for row in cursor.execute(query, values).fetchall()))
+        numbers = self._numbers[first : first + PAGE]
+        rows: list[Any] = []
+        if numbers:
+            listed = ", ".join(map(str, numbers))
+            rows = cursor.execute(f"SELECT * FROM {source} WHERE file_row_number IN ({listed})").fetchall()
+        found = len(self._numbers) if len(self._numbers) < KEPT_ROWS else None
+        return _page(rows, columns, prefix, len(self._numbers) > first + PAGE, found)
+
+
+def _page(rows: Sequence[Any], columns: Sequence[str], prefix: str, more: bool, found: int | None = None) -> AnswerPage:
+    # Rows by number carry that number behind the columns.
+    named = [dict(zip(columns, row, strict=False)) for row in rows]
+    return AnswerPage(named, prefix, more, columns=columns, found=found)
+
+
+# --- DuckDB -----------------------------------------------------------------------------------------------------------
+
+_databases: list[Any] = []
+_making = threading.Lock()
+
+
+def has_duckdb() -> bool:
+    """Say whether DuckDB is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("duckdb") is not None
+
+
+def _cursor() -> Any:
+    import duckdb
+
+    with _making:
+        if not _databases:
+            config: dict[str, Any] = {"memory_limit": "128MB", "threads": "1", "temp_directory": ""}
+            _databases.append(duckdb.connect(config=config))
+        return _databases[0].cursor()
+
+
+def close() -> None:
+    """Close the database; the next request makes another."""
+    with _making:
+        for each in _databases:
+            each.close()
+        _databases.clear()
+
+
+def _source(paths: Sequence[str], kind: str) -> str:
+    listed = "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
+    if kind == ".parquet":
+        return f"read_parquet({listed}, union_by_name=true)"
+    return f"read_csv({listed}, all_varchar=true, header=true)"
+
+
+def _condition(columns: Sequence[str], prefix: str, wanted: Wanted) -> tuple[str, list[Any]]:
+    def name(column: str) -> str:
+        return '"' + column.replace('"', '""') + '"'
+
+    parts = ["TRUE"]
+    values: list[Any] = []
+    if wanted.status == "failing":
+        parts.append(f"{name(prefix + 'status')} <> 'succeeded'")
+    elif wanted.status:
+        parts.append(f"{name(prefix + 'status')} = ?")
+        values.append(wanted.status)
+    if wanted.version and f"{prefix}model_version" in columns:
+        parts.append(f"{name(prefix + 'model_version')} = ?")
+        values.append(wanted.version)
+    for word in wanted.words:
+        texts = [f"contains(lower(CAST({name(each)} AS VARCHAR)), ?)" for each in columns if each not in ("embedding",)]
+        parts.append("(" + " OR ".join(texts) + ")")
+        values += [word] * len(texts)
+    return " AND ".join(parts), values
+
+
+def _fetched(files: Sequence[str], folder: str) -> list[str]:
+    """Copy files of object storage to *folder*, up to half a gigabyte."""
+    import os
+    import shutil
+
+    from airflow_provider_gemini_batch.files.paths import open_read, remote_path
+
+    sizes = [int(remote_path(each).stat().st_size) for each in files]
+    if sum(sizes) > 512 * 1024 * 1024:
+        raise PageError(
+            413, "These answers are too large to be shown", "More than 512 MB in object storage: read them there."
+        )
+    paths = []
+    for number, each in enumerate(files):
+        paths.append(os.path.join(folder, f"{number}.parquet"))
+        with open_read(each) as source, open(paths[-1], "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    return paths
