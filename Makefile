@@ -47,7 +47,7 @@ $(eval $(call environment,.venv-cluster,cluster,$(call INSTALL_OURSELVES,.venv-c
 demo: $(VENV)/.ready ## Classify a CSV in a real Airflow against the emulator, kill a worker on the way, show the table, stop
 	@exec $(BIN)/python -m demo run
 
-ui: $(VENV)/.ready ## The same, and leave Airflow's UI running until Ctrl-C
+ui: $(VENV)/.ready ## The classify example, and Airflow's UI until Ctrl-C; address, runs and connections are kept
 	@exec $(BIN)/python -m demo ui
 
 stop: $(VENV)/.ready ## Stop what a killed `make demo` or `make ui` left behind
@@ -70,9 +70,16 @@ unit: $(VENV)/.ready ## The test suite alone; PYTEST="-k name" narrows it
 	@mkdir -p .cache
 	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
 
-test-ui: $(VENV)/.ready ## The page in a browser (part of `make unit`; needs chromium). PICTURES=docs/pictures keeps pictures
+test-ui: $(VENV)/.ready ## The page and a whole journey in a browser (part of `make unit`; needs chromium). PICTURES=docs/pictures keeps pictures
 	@mkdir -p .cache
-	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -rs tests/plugins/page/test_browser.py $(PYTEST)
+	@$(call TEST_ENV,$(NEWEST)) $(BIN)/python -m pytest -rs tests/plugins/page/test_browser.py \
+	    tests/plugins/page/test_journey.py $(PYTEST)
+
+# The journey alone, with the Airflow of another environment; the browser is driven from ours. `make test-ui-3.4`
+test-ui-%: $(VENV)/.ready .venv-%/.ready
+	@mkdir -p .cache
+	@$(call TEST_ENV,$(NEWEST)) JOURNEY_PYTHON=$(CURDIR)/.venv-$*/bin/python \
+	    $(BIN)/python -m pytest -rs tests/plugins/page/test_journey.py $(PYTEST)
 
 format: $(VENV)/.ready ## Let ruff repair what it can
 	@$(BIN)/ruff check --fix .

@@ -18,7 +18,9 @@ from typing import Any
 
 import requests
 
+from demo.connecting import CONNECTION, connect
 from demo.display import Display, job_words, task_words
+from demo.keeping import kept_ports, kept_secrets
 from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from demo.report import NoManifestError, find_manifest, lines_of_report
 from demo.stack import Stack
@@ -111,8 +113,12 @@ def wait_until(question: Callable[[], bool], timeout: float, stack: Stack, what:
         time.sleep(0.5)
 
 
-def bring_up(stack: Stack, dag_id: str, display: Display) -> None:
-    """Start everything and wait until the DAG can be run."""
+def bring_up(stack: Stack, dag_id: str, display: Display) -> bool:
+    """
+    Start everything and wait until the DAG can be run.
+
+    :return: Whether the connection leads to the emulator; a person may have made one of their own of it.
+    """
     display.step("starting the emulator, making Airflow's database")
     stack.start()
     display.step("starting Airflow: " + "API server, scheduler, DAG processor, triggerer")
@@ -133,8 +139,10 @@ def bring_up(stack: Stack, dag_id: str, display: Display) -> None:
 
     wait_until(is_healthy, READY_TIMEOUT, stack, "Starting Airflow")
     stack.airflow.sign_in()
+    leads_to_emulator = connect(stack.airflow, stack.emulator.base_url)
     wait_until(has_dag, READY_TIMEOUT, stack, f"Finding DAG {dag_id}")
     display.step(f"ready: Airflow at {stack.airflow.base_url}, emulator at {stack.emulator.base_url}")
+    return leads_to_emulator
 
 
 def run_dag(
@@ -172,6 +180,50 @@ def run_dag(
     return {name: airflow.xcom(dag_id, run_id, name) for name in tasks if "[" not in name}
 
 
+def make_stack(arguments: argparse.Namespace, processes: Processes, display: Display) -> Stack:
+    """Return what is to run: anew for ``run``, with the database, ports and secrets of the last time for ``ui``."""
+    state: Path = arguments.state.resolve()
+    if arguments.story == "run":
+        shutil.rmtree(state / "airflow", ignore_errors=True)
+        return Stack(ROOT, state, arguments.dags, processes, more_settings=RETRY_SETTINGS)
+    kept = state / "ui"
+    kept.mkdir(exist_ok=True)
+    ports = kept_ports(kept / "ports.json", display.step)
+    keys = kept_secrets(kept / "secrets.json")
+    return Stack(ROOT, kept, arguments.dags, processes, more_settings=RETRY_SETTINGS, ports=ports, keys=keys)
+
+
+def play(arguments: argparse.Namespace, stack: Stack, mishap: Mishap | None, display: Display) -> None:
+    """Start everything, run the DAG, report."""
+    is_emulated = bring_up(stack, arguments.dag, display)
+    if arguments.story == "ui":
+        say_where(stack, arguments, display)
+    if not is_emulated:
+        display.say(f"The connection {CONNECTION} does not lead to the emulator: nothing was run, lest it is billed.")
+        return
+    returned = run_dag(stack, arguments.dag, arguments.conf, display, mishap)
+    display.say()
+    for line in lines_of_report(find_manifest(returned)):
+        display.say(line)
+    if mishap is not None and (bill := mishap.outcome()):
+        display.say(f"  bill     {bill}")
+    display.say()
+
+
+def say_where(stack: Stack, arguments: argparse.Namespace, display: Display) -> None:
+    """Say where to look, and how to get in."""
+    airflow = stack.airflow.base_url
+    runs = stack.airflow.count_runs(arguments.dag)
+    display.say()
+    display.say(f"Log in     {airflow}/  (no user, no password: whoever reaches it is an admin)")
+    earlier = f"  ({runs} earlier run{'' if runs == 1 else 's'})" if runs else ""
+    display.say(f"  DAG        {airflow}/dags/{arguments.dag}{earlier}")
+    display.say(f"  page       {airflow}/plugin/gemini-batch")
+    display.say(f"  connection {airflow}/connections  ({CONNECTION}; Test works)")
+    display.say(f"  emulator   {stack.emulator.base_url}")
+    display.say()
+
+
 def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
     """Run the whole story; returns when everything has been stopped."""
     state: Path = arguments.state.resolve()
@@ -182,26 +234,16 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
         if arguments.story == "stop":
             display.step(f"nothing of a demo runs any more in {state}")
             return
-        for folder in ("airflow", "logs"):
-            shutil.rmtree(state / folder, ignore_errors=True)
         logs = state / "logs"
+        shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir()
         with Processes(logs, record) as processes:
-            stack = Stack(ROOT, state, arguments.dags, processes, more_settings=RETRY_SETTINGS)
+            stack = make_stack(arguments, processes, display)
             mishap = Mishap(stack, display) if arguments.story == "run" else None
             try:
-                bring_up(stack, arguments.dag, display)
-                returned = run_dag(stack, arguments.dag, arguments.conf, display, mishap)
-                display.say()
-                for line in lines_of_report(find_manifest(returned)):
-                    display.say(line)
-                if mishap is not None and (bill := mishap.outcome()):
-                    display.say(f"  bill     {bill}")
-                display.say()
+                play(arguments, stack, mishap, display)
                 if arguments.story == "ui":
-                    display.say(f"Airflow:   {stack.airflow.base_url}/dags/{arguments.dag}  (no password)")
-                    display.say(f"Emulator:  {stack.emulator.base_url}")
-                    display.say("Ctrl-C stops everything.")
+                    display.say(f"Airflow stays at {stack.airflow.base_url}/ until Ctrl-C stops everything.")
                     wait_until(lambda: False, float("inf"), stack, "Looking")
             except ComponentDiedError as error:
                 raise DemoError(str(error), tail(error.log)) from error
@@ -209,6 +251,8 @@ def demonstrate(arguments: argparse.Namespace, display: Display) -> None:
                 display.step(f"stopping everything; logs stay in {logs}")
                 processes.stop()
                 display.step("stopped")
+                if arguments.story == "ui":
+                    display.step(f"runs and connections stay in {stack.home}, for the next `make ui`")
             if arguments.story == "run":
                 for line in NEXT_STEPS:
                     display.say(line)

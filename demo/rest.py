@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 from typing import Any
@@ -32,9 +33,13 @@ class AirflowApi:
         self._session = requests.Session()
         self._session.trust_env = False  # loopback only: a proxy of the environment must not see it
 
-    def sign_in(self) -> None:
-        """Get a token; the simple auth manager gives one to everybody who can reach it."""
-        reply = self._session.get(f"{self.base_url}/auth/token", timeout=10)
+    def sign_in(self, name: str = "", password: str = "") -> None:
+        """Get a token; where all are admins, the simple auth manager gives one to everybody who can reach it."""
+        url = f"{self.base_url}/auth/token"
+        if name:
+            reply = self._session.post(url, json={"username": name, "password": password}, timeout=10)
+        else:
+            reply = self._session.get(url, timeout=10)
         reply.raise_for_status()
         self._session.headers["Authorization"] = f"Bearer {reply.json()['access_token']}"
 
@@ -46,6 +51,22 @@ class AirflowApi:
         except (requests.RequestException, ValueError):
             return {}
         return {name: part.get("status") for name, part in parts.items()}
+
+    def connection(self, conn_id: str) -> dict[str, Any] | None:
+        """Return a stored connection without its secrets, None if there is none."""
+        found: dict[str, Any] | None = self._send("GET", f"/connections/{conn_id}", missing_is_none=True)
+        return found
+
+    def add_connection(self, conn_id: str, connection: Mapping[str, Any]) -> None:
+        """Store a connection in the database; its extra is an object."""
+        body = {**connection, "connection_id": conn_id, "extra": json.dumps(connection.get("extra") or {})}
+        self._send("POST", "/connections", body)
+
+    def move_connection(self, conn_id: str, host: str) -> None:
+        """Let a stored connection lead elsewhere; the rest of it stays."""
+        known = self.connection(conn_id) or {}
+        body = {"connection_id": conn_id, "conn_type": known.get("conn_type", ""), "host": host}
+        self._send("PATCH", f"/connections/{conn_id}?update_mask=host", body)
 
     def has_dag(self, dag_id: str) -> bool:
         """Whether the DAG processor has stored the DAG."""
@@ -64,6 +85,10 @@ class AirflowApi:
         """Start a run with *conf* as its parameters and return its id."""
         run = self._send("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
+
+    def count_runs(self, dag_id: str) -> int:
+        """Return how many runs of the DAG there are."""
+        return int(self._send("GET", f"/dags/{dag_id}/dagRuns?limit=1")["total_entries"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return ``queued``, ``running``, ``success`` or ``failed``."""
@@ -92,6 +117,12 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         entry = self._send("GET", path, missing_is_none=True)
         return None if entry is None else entry["value"]
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Return the task's links by name, None for one that leads nowhere yet."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        links: dict[str, str | None] = self._send("GET", path)["extra_links"]
+        return links
 
     def respond(self, dag_id: str, run_id: str, task_id: str, choice: str) -> None:
         """Answer, as a person does, a task that waits for one."""

@@ -7,16 +7,18 @@ The emulator and Airflow's components: commands, environment, readiness.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from demo import secrets
-from demo.processes import Component, Processes, free_ports
+from demo.keeping import Ports
 from demo.rest import AirflowApi, EmulatorControl
+
+if TYPE_CHECKING:
+    from demo.processes import Component, Processes
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "api-server": ("api-server",),
@@ -34,23 +36,15 @@ HEALTHY_PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _FOREIGN = ("AIRFLOW", "_AIRFLOW", "PYTHONPATH", "GOOGLE_", "GEMINI_")
 
 
-@dataclass(frozen=True)
-class Ports:
-    """Ports of the loopback address, chosen when the demo starts."""
-
-    api: int
-    emulator: int
-    worker_logs: int
-    trigger_logs: int
-
-    @classmethod
-    def choose(cls) -> Ports:
-        """Return ports that are free now."""
-        return cls(*free_ports(4))
-
-
 def environment(
-    root: Path, home: Path, dags: Path, ports: Ports, more_settings: Mapping[str, str] | None = None
+    root: Path,
+    home: Path,
+    dags: Path,
+    ports: Ports,
+    more_settings: Mapping[str, str] | None = None,
+    *,
+    keys: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> dict[str, str]:
     """
     Return the environment of every process of the demo.
@@ -60,18 +54,16 @@ def environment(
     :param dags: Folder with the DAG files.
     :param ports: Where the servers listen.
     :param more_settings: Airflow's settings beside or instead of the demo's, as ``{"SECTION__OPTION": value}``.
+    :param keys: Secrets, as :func:`demo.secrets.fresh` makes them; fresh ones by default.
+    :param python: The interpreter that has Airflow.
     """
-    keys = secrets.fresh()
-    connection = {
-        "conn_type": "gemini_batch",
-        "password": "demo-key",
-        "host": f"http://127.0.0.1:{ports.emulator}",
-    }
+    keys = keys or secrets.fresh()
     settings = {
         "CORE__DAGS_FOLDER": str(dags),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",
+        "CORE__TEST_CONNECTION": "Enabled",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # safe on the loopback address only
         "CORE__FERNET_KEY": keys["AIRFLOW_FERNET_KEY"],
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports.api}/execution/",
@@ -95,10 +87,9 @@ def environment(
         **inherited,
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW_CONN_GEMINI_BATCH_DEFAULT": json.dumps(connection),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": str(root),
         "PYTHONUNBUFFERED": "1",
     }
@@ -113,6 +104,9 @@ class Stack:
     :param dags: Folder with the DAG files.
     :param components: Airflow's parts to start.
     :param more_settings: See :func:`environment`.
+    :param ports: Where the servers listen; free ports by default.
+    :param keys: See :func:`environment`.
+    :param python: The interpreter that has Airflow; the emulator runs in ours.
     """
 
     def __init__(
@@ -124,15 +118,19 @@ class Stack:
         *,
         components: Mapping[str, tuple[str, ...]] = COMPONENTS,
         more_settings: Mapping[str, str] | None = None,
+        ports: Ports | None = None,
+        keys: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
-        self.ports = Ports.choose()
+        self.ports = ports or Ports.choose()
         self.home = state / "airflow"
         self.home.mkdir(parents=True, exist_ok=True)
         self.airflow = AirflowApi(f"http://127.0.0.1:{self.ports.api}")
         self.emulator = EmulatorControl(f"http://127.0.0.1:{self.ports.emulator}")
         self._processes = processes
         self._components = components
-        self._env = environment(root, self.home, dags, self.ports, more_settings)
+        self._python = python
+        self._env = environment(root, self.home, dags, self.ports, more_settings, keys=keys, python=python)
 
     def start(self) -> None:
         """Start the emulator, make the database, start Airflow's parts; returns before they are ready."""
@@ -153,9 +151,8 @@ class Stack:
         health = self.airflow.health()
         return missing + [part.replace("_", "-") for part in HEALTHY_PARTS if health.get(part) != "healthy"]
 
-    @staticmethod
-    def _airflow(arguments: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "airflow", *arguments]
+    def _airflow(self, arguments: tuple[str, ...]) -> list[str]:
+        return [self._python, "-m", "airflow", *arguments]
 
     def check(self) -> None:
         """Look whether everything still runs."""

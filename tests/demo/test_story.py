@@ -16,10 +16,11 @@ import pytest
 
 from demo.__main__ import DAG_ID, DAGS, StoppedError, main, only_one, read_arguments, stopping_on_signals
 from demo.display import Display, job_words, task_words
+from demo.keeping import Ports
 from demo.processes import Processes
 from demo.report import NoManifestError, cost_words, find_manifest, lines_of_report, local_path
 from demo.rest import upstream_first
-from demo.stack import Ports, environment
+from demo.stack import environment
 
 MANIFEST: dict[str, Any] = {
     "total": 3,
@@ -112,7 +113,7 @@ def test_settings_of_the_developer_do_not_reach_the_demo(tmp_path: Path, monkeyp
     assert env["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert "AIRFLOW_CONN_MINE" not in env
     assert "GEMINI_API_KEY" not in env
-    assert json.loads(env["AIRFLOW_CONN_GEMINI_BATCH_DEFAULT"])["host"] == "http://127.0.0.1:2"
+    assert env["AIRFLOW__CORE__TEST_CONNECTION"] == "Enabled"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -23,7 +23,8 @@ import pytest
 import yaml
 
 from demo import secrets
-from demo.stack import EMULATOR_MODULE, MIGRATE, Ports, environment
+from demo.keeping import Ports
+from demo.stack import EMULATOR_MODULE, MIGRATE, environment
 from tests.system.cluster.stack import CLUSTER_COMPONENTS, REPLICAS, TIMES, celery_settings
 
 pytestmark = pytest.mark.newest_airflow

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -22,11 +21,6 @@ READ_TRIES = 4
 
 class Airflow(AirflowApi):
     """Airflow as a person uses it: marks, clears."""
-
-    def add_connection(self, conn_id: str, connection: dict[str, Any]) -> None:
-        """Store a connection in the database."""
-        body = {**connection, "connection_id": conn_id, "extra": json.dumps(connection["extra"])}
-        self._send("POST", "/connections", body)
 
     def task_instances(self) -> list[dict[str, Any]]:
         """Return the instances of all tasks of all runs."""
