@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "mode": "time", "pending_seconds": 1, "running_seconds": 8,
     "rows": [{"share": 0.05, "outcome": "error", "code": 3, "message": REFUSED}],
 }  # fmt: skip
-STUCK: dict[str, Any] = {"mode": "time", "pending_seconds": 0, "running_seconds": 1000}
+STUCK: dict[str, Any] = {"mode": "time", "pending_seconds": 0, "running_seconds": 1_000_000}
 
 
 @pytest.fixture(scope="module")
