@@ -110,7 +110,8 @@ class Person:
             self.faults.append(said.text)
 
     def close(self) -> None:
-        """Close the browser's window."""
+        """Close the browser's window; what was seen last is kept with the pictures."""
+        self.picture(f"journey-last-{self.name}")
         self._context.close()
 
     def picture(self, name: str) -> None:

@@ -14,6 +14,7 @@ from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
 from airflow_provider_gemini_batch.plugins.page.reasons import reason_of
 from airflow_provider_gemini_batch.plugins.page.run_model import outcomes_of
 from airflow_provider_gemini_batch.plugins.page.task_facts import read_task
+from airflow_provider_gemini_batch.plugins.page.trust import check_place
 from airflow_provider_gemini_batch.plugins.page.urls import answers_path
 from airflow_provider_gemini_batch.plugins.page.values import count_of, counts_of
 from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
@@ -33,10 +34,11 @@ def show(visit: Visit) -> Response:
     """Show a page of rows; the counts come from the manifest, so they are right while the file is slow."""
     with visit.session() as session:
         facts = read_task(session, visit.address)
-    manifest = facts.manifest
-    place = manifest.get("output_path")
-    if not isinstance(place, str) or not place:
-        raise NotHere("No answers yet", _why_none(manifest))
+        manifest = facts.manifest
+        place = manifest.get("output_path")
+        if not isinstance(place, str) or not place:
+            raise NotHere("No answers yet", _why_none(manifest))
+        check_place(session, facts, place)
     counts = outcomes_of(manifest, {})
     failing = sum(counts.values()) - counts.get("succeeded", 0)
     status = visit.text("status", "failing" if failing else "")
