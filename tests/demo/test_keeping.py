@@ -28,7 +28,8 @@ def test_ports_are_the_same_at_the_next_start(tmp_path: Path) -> None:
 
 
 def test_port_that_another_program_has_taken_is_replaced_and_named(tmp_path: Path) -> None:
-    place, said = tmp_path / "ports.json", []
+    place = tmp_path / "ports.json"
+    said: list[str] = []
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

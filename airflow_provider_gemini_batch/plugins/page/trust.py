@@ -23,8 +23,6 @@ from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sqlalchemy.orm import Session
 
     from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
@@ -49,13 +47,13 @@ def check_place(session: Session, facts: TaskFacts, place: str) -> None:
             403,
             "These answers are not read",
             f"The XCom {MANIFEST_KEY} of this task, which says where they are, was written by hand ({owner}, "
-            f"{when:%Y-%m-%d %H:%M} UTC). It names {place}, which the task's arguments do not. Clear the task to have "
+            f"{when}). It names {place}, which the task's arguments do not. Clear the task to have "
             "it land its answers again.",
             kind="locked",
         )
 
 
-def _written_by(session: Session, facts: TaskFacts) -> tuple[str, datetime] | None:
+def _written_by(session: Session, facts: TaskFacts) -> tuple[str, str] | None:
     """Return who last wrote the manifest of such a task through Airflow's API, and when."""
     from airflow.models.log import Log  # noqa: TID251  (the API server has them)
     from sqlalchemy import select
@@ -72,4 +70,7 @@ def _written_by(session: Session, facts: TaskFacts) -> tuple[str, datetime] | No
         .limit(1)
     )
     found = session.execute(query).first()
-    return None if found is None else (str(found[0]), found[1])
+    if found is None:
+        return None
+    owner, when = found
+    return str(owner), "at an unknown time" if when is None else f"{when:%Y-%m-%d %H:%M} UTC"

@@ -23,6 +23,8 @@ from airflow_provider_gemini_batch.plugins.page.urls import (
     run_path,
     spend_path,
 )
+from tests.plugins.page.test_run_view import waiting_run
+from tests.support.accessible import flaws_of, unseen_focus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,4 +160,55 @@ def test_jobs_of_a_connection_are_listed_on_the_screen(
     look.window.get_by_text("by hand").first.wait_for(timeout=20_000)
     assert look.faults == []
     look.picture("jobs")
+    look.close()
+
+
+@pytest.fixture(scope="module")
+def views(page: PageServer, seen: dict[str, str]) -> dict[str, str]:
+    """Return the paths of further views: a run that waits, what is not there, what is refused."""
+    waiting = run_path(waiting_run(page))
+    return {
+        **seen,
+        "waiting": waiting,
+        "every answer": f"{seen['answers']}&status=all",
+        "no answers": waiting.replace("/run?", "/answers?"),
+        "nowhere": "/nowhere",
+        "jobs": jobs_path("a_conn"),
+    }
+
+
+@pytest.mark.parametrize(
+    "view", ["run", "answers", "every answer", "spend", "waiting", "no answers", "nowhere", "jobs"]
+)  # fmt: skip
+def test_a_screen_reader_and_a_keyboard_find_their_way(
+    browser: Any, page: PageServer, views: dict[str, str], view: str
+) -> None:
+    look = Look(browser, page)
+    look.open(views[view])
+    assert flaws_of(look.window) == []
+    assert unseen_focus(look.window, 30) == []
+    look.close()
+
+
+def test_dialog_has_the_focus_on_what_does_no_harm_and_gives_it_back(
+    browser: Any, page: PageServer, views: dict[str, str]
+) -> None:
+    look = Look(browser, page)
+    look.open(views["waiting"])
+    look.window.get_by_role("button", name="Cancel run").press("Enter")
+    assert look.window.evaluate("document.activeElement.innerText") == "Keep running"
+    assert flaws_of(look.window) == []
+    look.window.keyboard.press("Escape")
+    assert look.window.evaluate("document.activeElement.innerText") == "Cancel run…"
+    look.close()
+
+
+def test_page_outside_the_frame_has_a_way_back_to_airflow(browser: Any, page: PageServer, seen: dict[str, str]) -> None:
+    look = Look(browser, page)
+    look.open(seen["spend"])
+    assert look.window.get_by_role("link", name="Airflow", exact=True).get_attribute("href") == "/"
+    look.window.goto(f"{page.url}/plugin/gemini-batch")
+    frame = look.window.frame_locator("iframe")
+    frame.get_by_role("heading", name="Jobs", exact=True).wait_for()
+    assert frame.get_by_role("link", name="Airflow", exact=True).count() == 0
     look.close()

@@ -11,6 +11,7 @@
     else delete root.dataset.theme;
   };
   followTheme();
+  if (parent !== window) root.dataset.framed = "yes";
   addEventListener("storage", (event) => { if (event.key === "theme" || event.key === null) followTheme(); });
 
   // The frame may open no window and not replace its parent, but a link in the parent's document may.
