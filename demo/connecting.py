@@ -23,7 +23,6 @@ def emulators_connection(emulator: str) -> dict[str, Any]:
         "description": "The emulator: nothing leaves this machine, nothing is billed",
         "password": "demo-key",
         "host": emulator,
-        "port": 0,  # lets the form's Test button work on Airflow 3.3
     }
 
 

@@ -82,14 +82,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Fields that stand together, under these names where the form has sections (Airflow 3.2 and later)."""
 
-# The port stays in sight: the Test button of Airflow 3.3 sends 0 for an empty one, and refuses to test a connection
-# whose stored port is another (none, say). With 0 filled in, it works; we read 0 as none.
+# The port stays in sight, as a base URL may have it apart. We read 0 as none: the form sends that for an empty one.
 HIDDEN_FIELDS = ("schema", "login")
 RELABELING = {"host": "Base URL", "password": "API key"}
 PLACEHOLDERS = {
     "host": "empty: Google's",
     "password": "of the Gemini Developer API; empty for Vertex AI",
-    "port": "0 lets the Test button of Airflow 3.3 work",
+    "port": "empty: the base URL's",
 }
 
 

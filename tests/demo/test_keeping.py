@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.connecting import CONNECTION, connect, emulators_connection
+from demo.connecting import CONNECTION, connect
 from demo.keeping import FIRST_PORT, kept_ports, kept_secrets
 
 if TYPE_CHECKING:
@@ -85,10 +85,6 @@ def test_connection_that_a_person_made_their_own_stays_theirs(host: str | None, 
     airflow: Any = Stored(host)
     assert connect(airflow, "http://127.0.0.1:2") == leads
     assert airflow.known[CONNECTION]["host"] == after
-
-
-def test_connection_to_the_emulator_can_be_tested_on_3_3() -> None:
-    assert emulators_connection("http://127.0.0.1:2")["port"] == 0
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def environment(home: Path) -> dict[str, str]:
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "API__SECRET_KEY": secrets.token_hex(16),
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "CORE__TEST_CONNECTION": "Enabled",
         "LOGGING__LOGGING_LEVEL": "WARNING",
     }
     ours = {f"AIRFLOW__{name}": value for name, value in options.items()}

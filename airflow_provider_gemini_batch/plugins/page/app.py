@@ -59,6 +59,9 @@ def create_app() -> FastAPI:
     from starlette.responses import RedirectResponse
     from starlette.staticfiles import StaticFiles
 
+    from airflow_provider_gemini_batch.plugins.page.stored_port import read_missing_port_as_zero
+
+    read_missing_port_as_zero()
     app = FastAPI(title="Gemini Batch", docs_url=None, redoc_url=None, openapi_url=None)
     for route in routes():
         app.add_api_route(route.path, _endpoint(route), methods=[route.method], response_model=None)

@@ -80,14 +80,14 @@ def connect(place: Place) -> None:
     """Have the connection, whoever made it."""
     if place.airflow.connection(CONNECTION) is None:
         place.airflow.add_connection(
-            CONNECTION, {"conn_type": "gemini_batch", "host": place.emulator.base_url, "password": "any-key", "port": 0}
+            CONNECTION, {"conn_type": "gemini_batch", "host": place.emulator.base_url, "password": "any-key"}
         )
 
 
 def test_person_gets_from_an_empty_airflow_to_answers(place: Place, person: Callable[[str], Person]) -> None:
     place.emulator.configure(script=QUICK)
     ada = person("admin")
-    ada.adds_connection(CONNECTION, **{"Base URL": place.emulator.base_url, "API key": "any-key", "Port": "0"})
+    ada.adds_connection(CONNECTION, **{"Base URL": place.emulator.base_url, "API key": "any-key"})
     ada.picture("journey-connection")
     works, told = ada.tests_connection(CONNECTION)
     assert works, told
@@ -115,10 +115,10 @@ def test_person_gets_from_an_empty_airflow_to_answers(place: Place, person: Call
     seen = row.inner_text()
     assert "kettle" in seen or "review" in seen, "the row stands beside its answer"
     assert "sentiment" in seen, seen
+    ada.picture("journey-answers")
     view.get_by_label("Search").first.fill("no such words")
     view.get_by_role("button", name="Search").click()
     view.get_by_role("heading", name="No such row").wait_for()
-    ada.picture("journey-answers")
 
     view.get_by_role("link", name="Spend").click()
     view.get_by_role("heading", name="Spend", exact=True).wait_for()

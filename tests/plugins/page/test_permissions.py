@@ -124,3 +124,16 @@ def test_results_file_that_is_gone_is_said(page: PageServer, tmp_path: Path) -> 
     reply = page.client("viewer").get(answers_path(address))
     assert reply.status_code == 404
     assert "These answers are no longer here" in reply.text
+
+
+def test_untouched_connection_without_a_port_can_be_tested(page: PageServer) -> None:
+    page.fill(connections=[{"conn_id": "no_port", "conn_type": "gemini_batch", "host": "http://127.0.0.1:9",
+                            "password": "key", "extra": {"max_retries": 1}}])  # fmt: skip
+    # As the form of Airflow 3.3 sends it.
+    body = {"connection_id": "no_port", "conn_type": "gemini_batch", "description": "", "host": "http://127.0.0.1:9",
+            "login": "", "password": "***", "port": 0, "schema": "", "extra": '{"max_retries": 1}'}  # fmt: skip
+    reply = page.api("admin").post("/api/v2/connections/test", json=body)
+    assert (reply.status_code, reply.json()["status"]) == (200, False), reply.text
+    assert "127.0.0.1:9" in reply.json()["message"]
+    shown = page.api("admin").get("/api/v2/connections/no_port").json()
+    assert shown["port"] in (0, None)
