@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import data_path, imports, installed, latency, machine, run_path, watching
+from benchmarks import data_path, imports, installed, latency, machine, page_load, run_path, watching
 from benchmarks.bench import Bench
 from benchmarks.processes import MeasureFailedError
 from benchmarks.report import HEAD, Row, carry_out, failed, line, table
@@ -24,6 +24,7 @@ MEASURES = {
     "latency": latency.parts,
     "data_path": data_path.parts,
     "run": run_path.parts,
+    "page": page_load.parts,
 }
 VERSIONS = ["apache-airflow", "airflow-provider-gemini-batch"]
 OFFICIAL_VERSIONS = ["apache-airflow", "apache-airflow-providers-google", "google-genai"]

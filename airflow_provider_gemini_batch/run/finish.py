@@ -236,6 +236,7 @@ class Finisher:
             **projected,
             "total": snapshot.rows,
             "input_rows": snapshot.total_rows,
+            "answer_columns": list(self._spec.answer_columns),
             "counts": self._counted(table, meta("status")),
             "succeeded": self._counted(table, meta("status")).get("succeeded", 0),
             "reused": sources.get("reused", 0),

@@ -125,7 +125,8 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
     ``connections``: ``conn_id`` and the members of a JSON connection. ``tasks``: ``dag_id``, ``run_id``, ``task_id``,
     ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``trigger`` (classpath and kwargs), ``kept`` (what the
-    task state store holds). ``states``: asks for the states of tasks by address.
+    task state store holds). ``states``: asks for the states of tasks by address. ``release``: drops what the page
+    keeps, as it does when nobody looks.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -138,7 +139,16 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         for each in things.get("tasks", []):
             _add_task(session, each)
         session.flush()
+        if "release" in things:
+            _release()
         return {"states": [_state_of(session, each) for each in things.get("states", [])]}
+
+
+def _release() -> None:
+    from airflow_provider_gemini_batch.plugins.page import answers_file, job_lists
+
+    job_lists.drop_unused(lambda: float("inf"))
+    answers_file.release()
 
 
 def _state_of(session: Any, where: dict[str, Any]) -> Any:

@@ -51,7 +51,7 @@ def read_page(place: str, wanted: Wanted) -> AnswerPage:
     :raises PageError: If there is nothing, or nothing of ours.
     """
     began = time.monotonic()
-    files = _files(place)
+    files = files_of(place)
     kind = next(suffix for suffix in KINDS if _plain(files[0]).endswith(suffix))
     state = tuple((each, *_state_of(each)) for each in files)
     if kind == ".jsonl":
@@ -89,7 +89,12 @@ def _state_of(path: str) -> tuple[Any, ...]:
     return tuple(str(told.get(name)) for name in names)
 
 
-def _files(place: str) -> list[str]:
+def files_of(place: str) -> list[str]:
+    """
+    Return the files of an output.
+
+    :raises PageError: If there are none.
+    """
     if any(mark in place for mark in "*?["):
         raise PageError(400, "These answers cannot be shown", "Their place is no single file or folder.")
     files = [each for each in list_files(place, KINDS) if _plain(each).endswith(KINDS)][:1000]

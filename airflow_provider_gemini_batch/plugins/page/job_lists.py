@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.plugins.page import owners
 from airflow_provider_gemini_batch.plugins.page.hooks import hook_for
+from airflow_provider_gemini_batch.plugins.page.kept import give_back
 from airflow_provider_gemini_batch.plugins.page.listed import ListedJob, listed
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ def _drop_later() -> None:
             left = bool(_lists)
         if left:
             _drop_later()
+        else:
+            give_back()
 
     with _lock:
         if _timers:

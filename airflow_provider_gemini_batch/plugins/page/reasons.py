@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_gemini_batch.plugins.page.values import count_of, counts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BY_FINISH = {
     "MAX_TOKENS": "Cut off before the answer was complete. Raise maxOutputTokens, or lower the thinking level.",
@@ -32,14 +38,33 @@ _BY_STATUS = {
 }
 
 
-def reason_of(status: str, finish_reason: Any, code: Any) -> str:
+@dataclass(frozen=True)
+class Reason:
     """
-    Return why a row has no usable answer; empty for one that has.
+    Why rows have no usable answer.
+
+    :param what: A sentence.
+    :param todo: What to do; may be empty.
+    :param marks: Codes by which Google and the files call it.
+    :param count: Rows, where they are counted.
+    :param search: Words that find these rows.
+    """
+
+    status: str
+    what: str
+    todo: str = ""
+    marks: str = ""
+    message: str = ""
+    count: int = 0
+    search: str = ""
+
+
+def explain(status: str, finish_reason: Any, code: Any) -> Reason:
+    """
+    Return why a row with this outcome has no usable answer.
 
     :param code: gRPC number of its error.
     """
-    if status == "succeeded" or not status:
-        return ""
     finish = str(finish_reason or "")
     try:
         number = int(code or 0)
@@ -47,4 +72,34 @@ def reason_of(status: str, finish_reason: Any, code: Any) -> str:
         number = 0
     text = _BY_FINISH.get(finish) or _BY_CODE.get(number) or _BY_STATUS.get(status, "There is no usable answer.")
     marks = ", ".join(part for part in (finish, str(number) if number else "") if part and part != "STOP")
-    return f"{text} ({marks})" if marks else text
+    what, _, todo = text.partition(". ")
+    return Reason(status, f"{what.rstrip('.')}.", todo, marks)
+
+
+def reason_of(status: str, finish_reason: Any, code: Any) -> str:
+    """Return why a row has no usable answer as one text; empty for one that has."""
+    if status == "succeeded" or not status:
+        return ""
+    found = explain(status, finish_reason, code)
+    text = f"{found.what} {found.todo}".strip()
+    return f"{text} ({found.marks})" if found.marks else text
+
+
+def reasons_in(manifest: Mapping[str, Any]) -> list[Reason]:
+    """Return the reasons that a manifest counts, the most frequent first; rows alone would not tell how many."""
+    found = []
+    errors = manifest.get("errors") or manifest.get("first_errors")
+    for entry in errors if isinstance(errors, list) else ():
+        count = count_of(entry.get("count")) if isinstance(entry, dict) else None
+        if count:
+            message, status = str(entry.get("message") or ""), str(entry.get("status") or "")
+            finish = next((name for name in _BY_FINISH if name in message.replace(",", " ").split()), "")
+            known = explain(status, finish, entry.get("code"))
+            search = " ".join(message.split()[:8])[:200]
+            found.append(replace(known, message=message, count=count, search=search))
+    known_marks = " ".join(f"{reason.marks} {reason.message}" for reason in found)
+    for finish, count in counts_of(manifest.get("finish_reasons")).items():
+        if finish in _BY_FINISH and finish not in known_marks:
+            status = "invalid" if finish == "MAX_TOKENS" else "blocked"
+            found.append(replace(explain(status, finish, None), count=count, search=finish))
+    return sorted(found, key=lambda reason: -reason.count)[:12]

@@ -114,6 +114,19 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
     )
 
 
+def map_indexes(session: Session, address: TaskAddress) -> list[int]:
+    """Return the map indexes of a mapped task in its run, at most a thousand; empty for one that is not mapped."""
+    if address.map_index < 0:
+        return []
+    from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
+    from sqlalchemy import select
+
+    model: Any = TaskInstance
+    index = getattr(model, _index_of(model))
+    query = select(index).where(*_where(model, address)[:3], index >= 0).distinct().order_by(index).limit(1000)
+    return [int(found) for found in session.scalars(query)]
+
+
 def read_xcoms(session: Session, address: TaskAddress, keys: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     Read XComs of a task instance.

@@ -54,6 +54,11 @@
     }
   });
 
+  document.addEventListener("keydown", (event) => {
+    const close = document.querySelector("a[data-escape]");
+    if (event.key === "Escape" && close && !document.querySelector("dialog[open]")) close.click();
+  });
+
   document.addEventListener("change", (event) => {
     const field = event.target;
     if (field.matches("select[data-submit]")) field.form.requestSubmit();

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.plugins.page import downloads
 from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, read_page
 from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, Wanted
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError
+from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
-from airflow_provider_gemini_batch.plugins.page.reasons import reason_of
+from airflow_provider_gemini_batch.plugins.page.reasons import explain, reason_of, reasons_in
 from airflow_provider_gemini_batch.plugins.page.run_model import outcomes_of
-from airflow_provider_gemini_batch.plugins.page.task_facts import read_task
+from airflow_provider_gemini_batch.plugins.page.task_facts import map_indexes, read_task
 from airflow_provider_gemini_batch.plugins.page.trust import check_place
 from airflow_provider_gemini_batch.plugins.page.urls import answers_path
 from airflow_provider_gemini_batch.plugins.page.values import count_of, counts_of
@@ -21,24 +24,34 @@ from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 from airflow_provider_gemini_batch.plugins.page.words import OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from sqlalchemy.orm import Session
     from starlette.responses import Response
+
+    from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
 
 OWN = ("key", "status", "text", "finish_reason", "model_version", "error_code", "error_message", "error", "usage",
        "response", "embedding", "attempts", "cost", "answer_source", "prompt_tokens", "output_tokens",
        "thoughts_tokens", "cached_tokens", "request_digest", "job_name", "answered_at")  # fmt: skip
 
+HOW = ("finish_reason", "attempts", "prompt_tokens", "output_tokens", "thoughts_tokens", "cached_tokens", "usage",
+       "cost", "model_version", "answer_source", "job_name", "answered_at", "request_digest")  # fmt: skip
+"""What tells how a row was answered, in the order in which it is shown."""
+
+SENT = ("request", "prompt", "contents")
+"""Columns in which the request stands, where an output carries it."""
+
+MOST_COPIED = 200_000
+"""Characters of a row that can be copied."""
+
 
 def show(visit: Visit) -> Response:
     """Show a page of rows; the counts come from the manifest, so they are right while the file is slow."""
     with visit.session() as session:
-        facts = read_task(session, visit.address)
-        manifest = facts.manifest
-        place = manifest.get("output_path")
-        if not isinstance(place, str) or not place:
-            raise NotHere("No answers yet", _why_none(manifest))
-        check_place(session, facts, place)
+        facts, place = _trusted(session, visit)
+        indexes = map_indexes(session, visit.address)
+    manifest = facts.manifest
     counts = outcomes_of(manifest, {})
     failing = sum(counts.values()) - counts.get("succeeded", 0)
     status = visit.text("status", "failing" if failing else "")
@@ -54,6 +67,8 @@ def show(visit: Visit) -> Response:
         problem = error
     except (GeminiBatchError, OSError) as error:
         problem = PageError(502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}")
+    rows = [shown_row(row, found.prefix, answer_columns(manifest)) for row in found.rows]
+    opened = visit.number("open", 0, least=0, most=len(rows))
     return visit.page(
         "answers.html",
         status=200 if problem is None else problem.status,
@@ -66,13 +81,28 @@ def show(visit: Visit) -> Response:
         versions=counts_of(manifest.get("model_versions")),
         wanted=wanted,
         found=found,
-        rows=[shown_row(row, found.prefix) for row in found.rows],
+        rows=rows,
+        opened=opened,
+        panel=panel_of(found.rows[opened - 1], rows[opened - 1]) if opened else None,
+        reasons=reasons_in(manifest) if failing and wanted.page == 1 and not wanted.search else [],
+        indexes=indexes,
         problem=problem,
+        download=lambda **changes: answers_path(visit.address, **changes).replace("/answers?", "/answers/download?", 1),
         path=lambda **changes: answers_path(
             visit.address,
             **{"status": wanted.status or "all", "search": wanted.search, "version": wanted.version, **changes},
         ),
     )
+
+
+def _trusted(session: Session, visit: Visit) -> tuple[TaskFacts, str]:
+    """Return what is known of the task, and the place of its answers, which it named itself."""
+    facts = read_task(session, visit.address)
+    place = facts.manifest.get("output_path")
+    if not isinstance(place, str) or not place:
+        raise NotHere("No answers yet", _why_none(facts.manifest))
+    check_place(session, facts, place)
+    return facts, place
 
 
 def _why_none(manifest: Mapping[str, Any]) -> str:
@@ -85,7 +115,13 @@ def _why_none(manifest: Mapping[str, Any]) -> str:
     return "They appear here when the task has landed them."
 
 
-def shown_row(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def answer_columns(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a typed table that hold the answer."""
+    told = manifest.get("answer_columns")
+    return [str(name) for name in told] if isinstance(told, list) else []
+
+
+def shown_row(row: Mapping[str, Any], prefix: str, answers: Sequence[str] = ()) -> dict[str, Any]:
     """Return a row as it is shown: key, outcome, prompt's side, answer's side, and why there is none."""
 
     def own(name: str) -> Any:
@@ -94,17 +130,47 @@ def shown_row(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     error = own("error") if isinstance(own("error"), dict) else {}
     code, message = own("error_code") or error.get("code"), own("error_message") or error.get("message")
     mine = {prefix + name for name in OWN} if prefix else set(OWN)
-    others = {name: _text(value) for name, value in row.items() if name not in mine and value is not None}
+    typed = {name: _text(row[name]) for name in answers if name in row and name not in mine and row[name] is not None}
+    others = {
+        name: _text(value)
+        for name, value in row.items()
+        if name not in (mine | typed.keys() | set(answers)) and value is not None
+    }
     answer = own("text") if own("text") is not None else own("embedding")
     status = str(own("status") or "")
+    usable = status == "succeeded" or not status
     return {
         "key": _text(row.get("key") if row.get("key") is not None else next(iter(row.values()), "")),
         "status": status,
         "given": others,
         "answer": _text(answer),
+        "typed": typed,
         "message": _text(message),
         "reason": reason_of(status, own("finish_reason"), code),
-        "facts": {name: _text(own(name)) for name in OWN[3:5] + OWN[11:] if own(name) is not None},
+        "why": None if usable else explain(status, own("finish_reason"), code),
+        "facts": {name: _text(own(name)) for name in HOW if own(name) is not None},
+    }
+
+
+def panel_of(row: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands beside the table of a row that is opened: the whole of it, with its images."""
+    fields = dict(shown["typed"])
+    try:
+        parsed = json.loads(shown["answer"]) if shown["answer"][:1] == "{" else None
+    except ValueError:  # cut off, or no JSON
+        parsed = None
+    if isinstance(parsed, dict):
+        fields |= {str(name): value if isinstance(value, list) else _text(value) for name, value in parsed.items()}
+    sent = next((row[name] for name in SENT if row.get(name) is not None), None)
+    given = {name: value for name, value in shown["given"].items() if name not in SENT}
+    plain_row = {str(name): without_images(value) for name, value in row.items() if value is not None}
+    return {
+        **shown,
+        "fields": fields,
+        "sent": "" if sent is None else _text(sent),
+        "given": given,
+        "images": images_in(dict(row)),
+        "json": json.dumps(plain_row, ensure_ascii=False, default=str)[:MOST_COPIED],
     }
 
 
@@ -115,8 +181,31 @@ def _text(value: Any) -> str:
     if isinstance(value, list) and len(value) > 8 and all(isinstance(each, (int, float)) for each in value):
         norm = sum(float(each) ** 2 for each in value) ** 0.5
         return f"vector of {len(value)} numbers, norm {norm:.3f}"
+    value = without_images(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
-ROUTES = [Route("/answers", show, reads_answers, reads_files=True)]
+def download(visit: Visit) -> Response:
+    """Send the rows: the file as it is, or the failing rows as JSON lines."""
+    from starlette.responses import StreamingResponse
+
+    with visit.session() as session:
+        _, place = _trusted(session, visit)
+    only = visit.text("status")
+    if only not in ("", "failing", *OUTCOMES):
+        only = ""
+    try:
+        name, pieces = downloads.open_rows(place, only)
+    except (GeminiBatchError, OSError) as error:
+        raise PageError(
+            502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}"
+        ) from error
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
+
+
+ROUTES = [
+    Route("/answers/download", download, reads_answers, reads_files=True),
+    Route("/answers", show, reads_answers, reads_files=True),
+]

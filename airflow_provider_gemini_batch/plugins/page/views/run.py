@@ -10,7 +10,7 @@ from airflow_provider_gemini_batch.plugins.page import cancelling, job_lists
 from airflow_provider_gemini_batch.plugins.page.google import google_url
 from airflow_provider_gemini_batch.plugins.page.needs import changes_task, reads_answers
 from airflow_provider_gemini_batch.plugins.page.run_model import view_of
-from airflow_provider_gemini_batch.plugins.page.task_facts import read_task
+from airflow_provider_gemini_batch.plugins.page.task_facts import map_indexes, read_task
 from airflow_provider_gemini_batch.plugins.page.urls import run_path
 from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 
@@ -22,11 +22,13 @@ def show(visit: Visit) -> Response:
     """Show what is known of the run; nothing is asked of Google."""
     with visit.session() as session:
         facts = read_task(session, visit.address)
+        indexes = map_indexes(session, visit.address)
     looks = job_lists.last_looks(facts.conn_id, facts.job_names)
     view = view_of(facts, time.time(), looks)
     return visit.page(
         "run.html",
         view=view,
+        indexes=indexes,
         facts=facts,
         address=visit.address,
         conn_id=facts.conn_id,
