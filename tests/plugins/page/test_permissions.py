@@ -27,6 +27,7 @@ MAY: dict[tuple[str, str], set[str]] = {
     ("GET", "/run"): ALL,
     ("POST", "/run/cancel"): EDITORS,
     ("GET", "/answers"): ALL,
+    ("GET", "/answers/download"): ALL,
     ("GET", "/spend"): ALL,
     ("GET", "/spend.csv"): ALL,
     ("GET", "/jobs"): OPERATORS,
@@ -105,6 +106,8 @@ def test_answers_of_another_dag_are_not_read_through_an_xcom_that_a_person_wrote
     assert reply.status_code == 403
     assert "written by hand (op, " in reply.text
     assert "the secret answer" not in reply.text
+    sent = page.client("op").get("/answers/download", params=mine.query())
+    assert (sent.status_code, "the secret answer" in sent.text) == (403, False)
 
 
 def test_markup_and_terminal_codes_in_rows_and_names_stay_text(page: PageServer, tmp_path: Path) -> None:
