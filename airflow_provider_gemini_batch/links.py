@@ -87,11 +87,6 @@ class PageLink(GeminiBatchLink):
     key = "gemini_batch_link_page"
 
 
-def job_url(job_name: str) -> str:
-    """Return the address of a job in Google's console; empty for one of the Developer API."""
-    return google_url(job_name)
-
-
 def place_url(place: str | None) -> str:
     """Return the address of ``gs://...`` or ``bq://...`` in Google's console; empty for any other place."""
     scheme, separator, rest = (place or "").partition("://")
@@ -119,7 +114,7 @@ def job_links(job: BatchJob, settings: ConnectionSettings) -> dict[type[GeminiBa
     if not is_at_google(settings):
         return {}
     return {
-        JobLink: job_url(job.name),
+        JobLink: google_url(job.name),
         InputLink: place_url(job.input_place),
         ResultsLink: place_url(job.output.place if job.output is not None else None),
     }
@@ -163,7 +158,7 @@ class Linked:
 
     def show_job_name(self, ti: Any, job_name: str, settings: ConnectionSettings) -> None:
         """Push what leads to a job of which the name alone is known."""
-        self.show_links(ti, {JobLink: job_url(job_name) if is_at_google(settings) else ""})
+        self.show_links(ti, {JobLink: google_url(job_name) if is_at_google(settings) else ""})
 
     def show_job(self, ti: Any, job: BatchJob, settings: ConnectionSettings) -> None:
         """Push what leads to a job, its input and, once there are some, its results."""

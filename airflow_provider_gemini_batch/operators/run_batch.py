@@ -26,6 +26,7 @@ from airflow_provider_gemini_batch.times import seconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_gemini_batch.cost.prices import PriceList
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.driver import Run, Waiting
 
@@ -51,18 +52,18 @@ class RunOperator(RunArguments):
         self._unwanted: str | None = None
         self._end = TaskEnd()
 
-    def _context(self, context: Any, left: Mapping[str, Any] | None) -> RunContext:
+    def _context(self, context: Any, left: Mapping[str, Any] | None, prices: PriceList) -> RunContext:
         """
         Return what the run needs of this Airflow.
 
         :param left: What this attempt carried over a wait; None if it begins.
         """
         from airflow_provider_gemini_batch.api.identity import TaskIdentity
+        from airflow_provider_gemini_batch.cost.estimate import RunPrices
         from airflow_provider_gemini_batch.files.folder import Folder
         from airflow_provider_gemini_batch.run.checkpoint import Left, folder_of, half_in_use
         from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
-        from airflow_provider_gemini_batch.task.prices import run_prices
         from airflow_provider_gemini_batch.task.sql import sql_target, table_source
         from airflow_provider_gemini_batch.task.store import CheckpointStore
         from airflow_provider_gemini_batch.task.variables import occasion_of, template_variables
@@ -92,7 +93,7 @@ class RunOperator(RunArguments):
             variables=template_variables(context),
             occasion=occasion,
             run_claim=f"{dag_id}\n{getattr(self._ti, 'run_id', '')}",
-            prices=run_prices(),
+            prices=RunPrices(prices),
             submit_policy=submit_policy(),
             sql=sql_target(self.output_conn_id) if self.output_conn_id else None,
             reuse_tables=reuse,
@@ -147,9 +148,10 @@ class RunOperator(RunArguments):
         self.show_page(self._ti)
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         spec = self.spec()
+        prices = price_list()
         if carried is None:
-            warn_of_change(price_list(), spec.model, log)
-        world = self._context(context, carried)
+            warn_of_change(prices, spec.model, log)
+        world = self._context(context, carried, prices)
         try:
             if self.plan_only:  # before there is a run, which cancels the jobs of one that asked otherwise
                 self._push(plan_of(spec, world))

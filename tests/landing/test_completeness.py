@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,6 @@ if TYPE_CHECKING:
 
 
 KEYLESS = [{"prompt": f"Say {n}"} for n in range(5)]
-
-
-@pytest.fixture(params=["gemini", "vertex_ai"])
-def emulator(
-    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> EmulatorHandle:
-    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
-    return gemini_batch_emulator
 
 
 @pytest.fixture
@@ -87,6 +80,15 @@ def test_a_result_cut_at_a_line_end_publishes_nothing(
     assert (tmp_path / "out.jsonl").read_text() == "yesterday"
     manifest = download(name, tmp_path, input_path=path if joined else None, check_counts=False, max_failed_rows=0.9)
     assert manifest["succeeded"] == 20
+
+
+@pytest.mark.parametrize("arrived", [3, 4])
+def test_one_answer_that_is_missing_publishes_nothing(tmp_path: Path, arrived: int) -> None:
+    lines = [json.dumps({"key": f"k{n}", "response": {"candidates": []}}).encode() + b"\n" for n in range(arrived)]
+    job = JobFacts(name="batches/one", answers=4)
+    with pytest.raises(ResultsIncompleteError) if arrived < 4 else nullcontext():
+        land(lines, tmp_path / "out.jsonl", job=job)
+    assert (tmp_path / "out.jsonl").exists() == (arrived == 4)
 
 
 @pytest.mark.parametrize("how", ["empty", "proxy_page", "unlisted"])

@@ -205,9 +205,13 @@ def test_a_retry_whose_earlier_attempts_all_have_a_job_in_the_list_does_not_wait
 # --- waves ----------------------------------------------------------------------------------------------------------
 
 
-def wave(service: Service, count: int, faults: list[Fault] | None = None, **more: Any) -> list[Any]:
+def wave(
+    service: Service, count: int, faults: list[Fault] | None = None, uploads: list[int] | None = None, **more: Any
+) -> list[Any]:
     def order(number: int) -> Order[str]:
         def prepare() -> Flow[str]:
+            if uploads is not None:
+                uploads.append(number)
             yield Pause(0)
             return "files/rows"
 
@@ -258,10 +262,11 @@ def test_after_a_refusal_the_rest_of_a_wave_is_not_sent() -> None:
     def through(request: Any, send: Any) -> Any:
         return send(request)
 
-    outcomes = wave(service, 3, [through, status(429)])
+    uploads: list[int] = []
+    outcomes = wave(service, 3, [through, status(429)], uploads)
     assert isinstance(outcomes[0], Submission)
     assert [type(outcome) for outcome in outcomes[1:]] == [RateLimitedError, RateLimitedError]
-    assert service.creates == 1
+    assert (service.creates, uploads) == (1, [0, 1])
     assert all(isinstance(outcome, GeminiBatchError) for outcome in outcomes[1:])
 
 

@@ -314,6 +314,33 @@ def test_a_remembered_job_is_adopted_though_not_listed_and_though_the_list_fails
     assert service.creates == 0
 
 
+def test_a_read_of_a_noted_job_wins_over_an_older_state_in_the_list() -> None:
+    service = Service()
+    ended = service.add(TOKEN, "FAILED")
+    answer, stale = service.answer, [True]
+
+    def one_stale_list(request: HttpRequest) -> HttpReply:
+        reply = answer(request)
+        if request.url.endswith("/batches") and stale:
+            stale.clear()
+            return HttpReply(200, {}, bytes(reply.body).replace(b"STATE_FAILED", b"STATE_RUNNING"))
+        return reply
+
+    service.answer = one_stale_list  # type: ignore[method-assign]
+    done = drive(Memory().flow(service, known_names=[ended.name]), service)
+    assert (done.action, service.creates) == ("created", 1)
+
+
+def test_an_older_job_with_other_input_is_cancelled_though_listed_late() -> None:
+    service = Service()
+    ours, older = service.add(TOKEN, "RUNNING", age=60), service.add(OTHER_INPUT, "RUNNING", age=120)
+    younger = service.add(OTHER_INPUT, "RUNNING", age=30)  # of an attempt after this one, which this one leaves alone
+    older.listed = younger.listed = service.time + 5
+    done = drive(Memory().flow(service, may_have_rivals=True), service)
+    assert done.job.name == ours.name
+    assert (ours.state, older.state, younger.state) == ("RUNNING", "CANCELLED", "RUNNING")
+
+
 def test_other_input_follows_on_existing_job() -> None:
     for choice, action, state in [("replace", "replaced", "CANCELLED"), ("reuse", "adopted", "RUNNING")]:
         service = Service()
@@ -418,6 +445,16 @@ def test_an_intent_without_a_name_waits_for_the_list() -> None:
     job = service.add(TOKEN, "PENDING", 1)
     job.listed = service.time + 9
     done = drive(Memory().flow(service, intent_at=service.time - 1), service)
+    assert (done.job.name, service.creates) == (job.name, 0)
+
+
+def test_an_intent_of_a_minute_ago_still_waits_for_the_list() -> None:
+    service = Service()
+    job = service.add(TOKEN, "PENDING", 1)  # the call was on its way for long
+    job.listed = service.time + 9
+    policy = SubmitPolicy()
+    intent_at = service.time - sum(policy.reconcile) - policy.in_flight / 2
+    done = drive(Memory().flow(service, intent_at=intent_at), service)
     assert (done.job.name, service.creates) == (job.name, 0)
 
 

@@ -30,14 +30,6 @@ MODEL = "gemini-3.5-flash-lite"
 TOKENS = 1000
 
 
-@pytest.fixture(params=["gemini", "vertex_ai"])
-def emulator(
-    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> EmulatorHandle:
-    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
-    return gemini_batch_emulator
-
-
 def create(count: int = 10, **arguments: Any) -> CreateBatchOperator:
     rows = [{"key": f"k{number}", "prompt": f"Say {number}."} for number in range(count)]
     limit = {"maxOutputTokens": TOKENS}

@@ -17,18 +17,10 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import CleanUpBatchesOperator, CreateBatchOperator, DeleteFileOperator
-from tests.support.airflow_side import attempt, rows, set_connection, write_rows
+from tests.support.airflow_side import attempt, rows, write_rows
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
-
-
-@pytest.fixture(params=["gemini", "vertex_ai"])
-def emulator(
-    gemini_batch_emulator: EmulatorHandle, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> EmulatorHandle:
-    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
-    return gemini_batch_emulator
 
 
 def submit(path: str, run_id: str) -> str:

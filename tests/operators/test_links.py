@@ -27,6 +27,7 @@ from airflow_provider_gemini_batch.operators import (
     RunEmbeddingBatchOperator,
     UploadFileOperator,
 )
+from airflow_provider_gemini_batch.plugins.page.google import google_url
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from tests.support.airflow_side import TaskInstance, attempt, rows, set_connection, write_rows
 from tests.support.tls_front import certificate, https
@@ -103,7 +104,7 @@ def in_console(job_name: str) -> str:
 
 
 def test_a_job_of_vertex_ai_has_a_page_in_the_console() -> None:
-    assert links.job_url("projects/p-1/locations/us-central1/batchPredictionJobs/42") == (
+    assert google_url("projects/p-1/locations/us-central1/batchPredictionJobs/42") == (
         "https://console.cloud.google.com/vertex-ai/locations/us-central1/batch-predictions/42?project=p-1"
     )
 
@@ -130,7 +131,7 @@ def test_other_places_have_none(place: str | None) -> None:
 
 @pytest.mark.parametrize("name", ["batches/abc", "", "projects/p/locations/l/batchPredictionJobs/1/x"])
 def test_what_is_no_job_of_vertex_ai_has_none(name: str) -> None:
-    assert links.job_url(name) == ""
+    assert google_url(name) == ""
 
 
 # --- on tasks ---------------------------------------------------------------------------------------------------------

@@ -22,14 +22,6 @@ CONTENTS = [{"role": "user", "parts": [{"text": "x"}]}]
 OWN = [{"id": n, "url": f"u{n}", "tags": [n], "request": {"contents": CONTENTS}} for n in (17, 18)]
 
 
-@pytest.fixture(params=["gemini", "vertex_ai"])
-def emulator(
-    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> EmulatorHandle:
-    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
-    return gemini_batch_emulator
-
-
 def create(**arguments: Any) -> Any:
     return CreateBatchOperator(task_id="create", model="gemini-3.5-flash-lite", **arguments).execute(attempt())
 

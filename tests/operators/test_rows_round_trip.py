@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.operators import CreateBatchOperator, DownloadResultsOperator
-from tests.support.airflow_side import attempt, set_connection
+from tests.support.airflow_side import attempt
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -20,13 +20,10 @@ CONTENTS = [{"role": "user", "parts": [{"text": "x"}]}]
 ROWS = [{"id": n, "url": f"u{n}", "tags": [n], "request": {"contents": CONTENTS}} for n in (17, 18, 19)]
 
 
-@pytest.fixture(params=["gemini", "vertex_ai"])
-def emulator(
-    request: pytest.FixtureRequest, gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> EmulatorHandle:
-    set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
-    gemini_batch_emulator.script(mode="at_once")
-    return gemini_batch_emulator
+@pytest.fixture
+def emulator(emulator: EmulatorHandle) -> EmulatorHandle:
+    emulator.script(mode="at_once")
+    return emulator
 
 
 def landed(tmp_path: Path, content: bytes, **arguments: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which attempt may create a shard's job: claims in a checkpoint that two attempts share, with a clock set by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
+
+START = 1_800_000_000.0
+POLICY = SubmitPolicy(reconcile=(0.0, 5.0, 10.0), in_flight=60.0)
+PATIENCE = 75.0
+
+
+class Attempts:
+    """Attempts at one run, each with claims of its own."""
+
+    def __init__(self, world) -> None:
+        self.now = START
+        self._folder = Folder(world.path("claims"), settle=0.0)
+        self._context = replace(world.context([]), submit_policy=POLICY, now=lambda: self.now)
+
+    def begin(self) -> Claims:
+        """Return the claims of one more attempt."""
+        return Claims(self._context, Checkpoint(self._folder, 1))
+
+
+@pytest.fixture
+def attempts(world) -> Attempts:
+    return Attempts(world)
+
+
+def test_the_first_attempt_gets_the_claim(attempts):
+    assert attempts.begin().claim("r1.0", START) == "claim-r1.0-1.json"
+
+
+@pytest.mark.parametrize("looked_after", [-5.0, 0.0, 5.0, PATIENCE - 1])
+def test_a_second_attempt_waits_until_the_firsts_job_must_be_listed(attempts, looked_after):
+    attempts.begin().claim("r1.0", START)
+    attempts.now += looked_after + 1
+    with pytest.raises(ClaimedError) as caught:
+        attempts.begin().claim("r1.0", START + looked_after)
+    assert caught.value.until == START + PATIENCE
+
+
+def test_a_second_attempt_claims_anew_once_no_job_came(attempts):
+    attempts.begin().claim("r1.0", START)
+    attempts.now += PATIENCE
+    assert attempts.begin().claim("r1.0", attempts.now) == "claim-r1.0-2.json"
+
+
+def test_an_attempt_whose_reply_was_lost_waits_for_its_own_claim(attempts):
+    claims = attempts.begin()
+    claims.claim("r1.0", START)
+    with pytest.raises(ClaimedError):
+        claims.claim("r1.0", START + 1)
+
+
+def test_a_refused_create_gives_the_claim_back_to_its_attempt_alone(attempts):
+    claims = attempts.begin()
+    claims.release([claims.claim("r1.0", START)])
+    with pytest.raises(ClaimedError):
+        attempts.begin().claim("r1.0", START)
+    assert claims.claim("r1.0", START) == "claim-r1.0-2.json"
+
+
+def test_shards_are_claimed_one_by_one(attempts):
+    attempts.begin().claim("r1.0", START)
+    assert attempts.begin().claim("r1.1", START) == "claim-r1.1-1.json"
