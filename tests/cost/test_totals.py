@@ -74,6 +74,15 @@ def test_a_manifest_tells_what_its_rows_cost(tmp_path: Path, usages: list[dict[s
     assert part["single_calls"] == pytest.approx(2 * part["cost"], rel=0.2)
 
 
+@pytest.mark.parametrize("usage", [TEXT, HEARD, CACHED, LONG, EMBEDDED])
+def test_an_answer_that_is_taken_back_costs_nothing(usage: dict[str, Any]) -> None:
+    once, again = CostTotals(ended=DAY), CostTotals(ended=DAY)
+    for totals, signs in ((once, (1,)), (again, (1, 1, -1))):
+        for sign in signs:
+            totals.add("gemini-2.5-pro", usage, sign)
+    assert again.to_json() == once.to_json()
+
+
 def test_spend_reads_what_a_manifest_tells(tmp_path: Path) -> None:
     rows = [answer(number, "gemini-3.5-flash-lite" if number % 3 else "nobody-knows-it", TEXT) for number in range(9)]
     manifest = land(rows, tmp_path / "out.jsonl", job=JobFacts("batches/1", "gemini-3.5-flash-lite")).to_json()
