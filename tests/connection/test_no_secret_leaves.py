@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_gemini_batch.connection.members import without_secrets
 from airflow_provider_gemini_batch.connection.reading import read_fields
 from airflow_provider_gemini_batch.connection.settings import Secret
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
@@ -100,3 +101,16 @@ def test_nothing_of_a_connection_that_was_not_parsed_is_shown(conn_type: str) ->
     assert reading.settings is None
     assert not [word for word in (*words, "aizasy") if word in reading.problem]
     assert "gemini-batch://:KEY@/" in reading.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("no server at correcthorsebattery", ["CorrectHorseBattery"]),  # a host loses its capitals
+        ("tried CorrectHorseBattery", ["Correct", "CorrectHorseBattery"]),
+    ],
+)
+def test_a_secret_is_blotted_out_whole_in_any_case(text: str, secrets: list[str]) -> None:
+    shown = without_secrets(text, secrets).lower()
+    assert "***" in shown
+    assert not any(part in shown for part in ("correct", "horse", "battery"))

@@ -293,6 +293,17 @@ def test_sample_is_reused_by_the_whole_run(world, tmp_path):
     assert world.rows_run() == 50
 
 
+@pytest.mark.parametrize(("most", "reused"), [(24 * 3600.0, 3), (3600.0, 0)])
+def test_answers_beyond_reuse_max_age_are_asked_again(world, tmp_path, most, reused):
+    world.emulator.script(mode="at_once")
+    world.emulator.advance(-7200)
+    world.attempt(world.spec(), rows(3))
+    other = type(world)(world.emulator, tmp_path / "other", task="fedcba9876543210")
+    other.folder.mkdir()
+    manifest = other.attempt(other.spec(reuse=(world.path("out.parquet"),), reuse_max_age=most), rows(3))
+    assert (manifest["reused"], world.rows_run()) == (reused, 6 - reused)
+
+
 def test_changed_prompt_reuses_nothing(world):
     world.emulator.script(mode="at_once")
     world.attempt(world.spec(), rows(3))
