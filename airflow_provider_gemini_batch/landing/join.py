@@ -36,6 +36,7 @@ from airflow_provider_gemini_batch.landing.manifest import KeySample, Manifest, 
 from airflow_provider_gemini_batch.landing.reading import Result, ResultReading
 from airflow_provider_gemini_batch.landing.row_cost import RowCosts
 from airflow_provider_gemini_batch.landing.row_index import RowIndex
+from airflow_provider_gemini_batch.landing.usages import UsageReader
 from airflow_provider_gemini_batch.rows.input_rows import Recheck
 from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.keys import KeyRule
@@ -54,6 +55,7 @@ class ResultJoiner:
     :param include_response: Whether rows keep the raw response.
     :param recheck: Says of an input row why it could not be sent.
     :param costs: Sums up what rows cost.
+    :param usages: Decodes what blocks of answers count.
     :param is_priced: Whether each row tells its cost.
     """
 
@@ -64,6 +66,7 @@ class ResultJoiner:
         include_response: bool,
         recheck: Recheck | None = None,
         costs: CostTotals | None = None,
+        usages: UsageReader | None = None,
         *,
         is_priced: bool = False,
     ) -> None:
@@ -72,7 +75,7 @@ class ResultJoiner:
         self._include_response = include_response
         self._recheck = recheck
         self._is_priced = is_priced
-        self.totals = Totals(costs)
+        self.totals = Totals(costs, usages)
         self.total = 0
         self.matched = 0
         """Input rows that an answer was found for."""
@@ -144,7 +147,8 @@ class ResultJoiner:
             if isinstance(found, list):
                 given, expected = _keys(found), cursor.peek(len(found))
                 fits = len(found) if given == expected else _common_start(given, expected)
-                self._write_block(found[:fits], cursor.take(fits))
+                # A whole block stays the same list: what it counts is decoded already.
+                self._write_block(found if fits == len(found) else found[:fits], cursor.take(fits))
                 self.total += fits
                 self.matched += fits
                 if fits < len(found):
@@ -303,12 +307,14 @@ def land(
         errors = stack.enter_context(AtomicFile(errors_path, workdir=workdir)) if errors_path is not None else None
         stack.enter_context(temporary_files(os.fspath(output_path), workdir))
         recheck = Recheck(replace(job.row_settings, key=key)) if job.row_settings is not None else None
-        costs = CostTotals(job.model, job.ended, prices)
+        costs, usages = CostTotals(job.model, job.ended, prices), UsageReader()
         write_error = errors.write if errors is not None else None
-        joiner = ResultJoiner(out.write, write_error, include_response, recheck, costs, is_priced=prices is not None)
+        joiner = ResultJoiner(
+            out.write, write_error, include_response, recheck, costs, usages, is_priced=prices is not None
+        )
         rows: Iterator[list[OutputRow] | ResultRow] = reading.rows(results)
         if prices is not None:
-            rows = RowCosts(prices, job.model, costs.day).priced(rows)
+            rows = RowCosts(prices, job.model, costs.day, usages).priced(rows)
         if source is None or cursor is None:
             joiner.write_all(rows)
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from airflow_provider_gemini_batch.cost.totals import CostTotals
+from airflow_provider_gemini_batch.landing.usages import COUNTS, Usage, UsageReader, Usages
 from airflow_provider_gemini_batch.rows.judging import TRUNCATING_FINISH_REASONS
 
 if TYPE_CHECKING:
@@ -78,27 +79,6 @@ class Manifest:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The counts that are known by name; a usage with others is read as a dict."""
-
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    totalTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    tokenCount: int = 0
-    trafficType: msgspec.Raw = msgspec.Raw(b"null")
-    promptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    candidatesTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    cacheTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-    toolUsePromptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
-
-
-# Modalities that may have a price of their own, in a usage's details.
-_BILLED_APART = re.compile(rb"AUDIO|IMAGE|VIDEO")
-_COUNTS = tuple(name for name in _Usage.__struct_fields__ if name.endswith("Count"))
-_decode_known_usages = msgspec.json.Decoder(list[_Usage | None]).decode
 _decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -121,10 +101,12 @@ class Totals:
     Statuses, tokens, costs, errors, finish reasons and model versions of rows, counted as they are written.
 
     :param costs: Sums up what they cost; None uses our own prices of today.
+    :param usages: Decodes what blocks count.
     """
 
-    def __init__(self, costs: CostTotals | None = None) -> None:
+    def __init__(self, costs: CostTotals | None = None, usages: UsageReader | None = None) -> None:
         self.costs = costs or CostTotals()
+        self._usages = usages or UsageReader()
         self.statuses: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.reasons: Counter[tuple[int, str]] = Counter()
@@ -134,31 +116,24 @@ class Totals:
 
     def add_successes(self, rows: Sequence[OutputRow]) -> None:
         """Count rows that all are successes: what :meth:`add` does, for many at once."""
-        usages = b"[%b]" % b",".join([row.usage for row in rows])
-        try:
-            found = _decode_known_usages(usages)
-        except msgspec.MsgspecError:
+        usages = self._usages.read(rows)
+        if usages is None:
             for row in rows:
                 self.add(row)
             return
-        known = [counts for counts in found if counts is not None]
+        known = [counts for counts in usages.each if counts is not None]
         self.statuses["succeeded"] += len(rows)
-        sums = {name: sum(map(attrgetter(name), known)) for name in _COUNTS}
+        sums = {name: sum(map(attrgetter(name), known)) for name in COUNTS}
         for name, number in sums.items():
             self.usage[name] += number
-        self._add_costs(rows, found, known, sums, usages)
+        self._add_costs(rows, usages, known, sums)
         self._add_words(self.model_versions, Counter([row.model_version for row in rows]))
         reasons = Counter([row.finish_reason for row in rows])
         self._add_words(self.finish_reasons, reasons)
         self.truncated += sum(reasons[word] for word in TRUNCATING_FINISH_REASONS)
 
     def _add_costs(
-        self,
-        rows: Sequence[OutputRow],
-        found: Sequence[_Usage | None],
-        known: Sequence[_Usage],
-        sums: Mapping[str, int],
-        usages: bytes,
+        self, rows: Sequence[OutputRow], usages: Usages, known: Sequence[Usage], sums: Mapping[str, int]
     ) -> None:
         """Add many usages at once where one price holds for all their tokens, which is the rule; else one by one."""
         versions = {row.model_version for row in rows}
@@ -168,7 +143,7 @@ class Totals:
             len(versions) == 1
             and not sums["cachedContentTokenCount"]
             and not (sums["promptTokenCount"] and sums["tokenCount"])
-            and _BILLED_APART.search(usages) is None
+            and usages.is_text
             and (above is None or max((counts.promptTokenCount for counts in known), default=0) <= above)
         )
         if is_plain:
@@ -176,7 +151,7 @@ class Totals:
             thoughts = sums["thoughtsTokenCount"]
             self.costs.add_text(version, len(known), read, sums["candidatesTokenCount"] + thoughts, thoughts)
             return
-        for row, counts in zip(rows, found, strict=True):
+        for row, counts in zip(rows, usages.each, strict=True):
             if counts is not None:
                 self.costs.add(row.model_version, _decode_usage(bytes(row.usage)))
 

@@ -2,8 +2,8 @@
 """
 What each answer of a job cost, set on its row as it passes.
 
-Nearly every answer counts text alone. Its few counts are priced in floating point, many times as fast as by
-:meth:`~airflow_provider_gemini_batch.cost.prices.Rates.cost`, to which every other one goes.
+Nearly every answer comes in a block and counts text alone. Its few counts are priced in floating point, many times as
+fast as by :meth:`~airflow_provider_gemini_batch.cost.prices.Rates.cost`, to which every other one goes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,12 @@ if TYPE_CHECKING:
     from datetime import date
 
     from airflow_provider_gemini_batch.cost.prices import PriceList, Rates
+    from airflow_provider_gemini_batch.landing.usages import Usage, UsageReader
     from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow
 
-_MEDIA = (b"AUDIO", b"IMAGE", b"VIDEO", b"DOCUMENT")
 _DIGITS = 10
 """After the point of a dollar: a hundredth of the cheapest token and less."""
 
-
-class _TextUsage(msgspec.Struct, gc=False):
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    tokenCount: int = 0
-
-
-_decode_text_usage = msgspec.json.Decoder(_TextUsage).decode
 _decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -53,6 +42,20 @@ class _TextRates(NamedTuple):
         read, again, written = (float(each or 0) / 1e6 for each in (rates.input, cached, rates.output))
         return cls(read, again, written, rates.long_above if rates.long is not None else 0)
 
+    def cost(self, counts: Usage) -> float | None:
+        """Price counts of text alone; None for what has to be read with more care."""
+        written = counts.candidatesTokenCount + counts.thoughtsTokenCount
+        prompt = counts.promptTokenCount or counts.tokenCount
+        asked = counts.cachedContentTokenCount
+        least = min(
+            counts.candidatesTokenCount, counts.thoughtsTokenCount, counts.toolUsePromptTokenCount, prompt, asked
+        )
+        if least < 0 or (self.long_above and prompt > self.long_above):
+            return None
+        cached = min(asked, prompt)
+        read = prompt - cached + counts.toolUsePromptTokenCount
+        return read * self.input + cached * self.cached + written * self.output
+
 
 class RowCosts:
     """
@@ -60,25 +63,37 @@ class RowCosts:
 
     :param model: The job's, for answers that do not tell their version.
     :param day: On which the job ended.
+    :param usages: Decodes what blocks count.
     """
 
-    def __init__(self, prices: PriceList, model: str, day: date) -> None:
+    def __init__(self, prices: PriceList, model: str, day: date, usages: UsageReader) -> None:
         self._prices = prices
         self._model = model
         self._day = day
+        self._usages = usages
         self._known: dict[str, tuple[Rates, _TextRates] | None] = {}
 
     def priced(self, rows: Iterable[list[OutputRow] | ResultRow]) -> Iterator[list[OutputRow] | ResultRow]:
         """Yield *rows* as they come, each with its ``cost``."""
         for found in rows:
             if isinstance(found, list):
-                for row in found:
-                    row.cost = self._cost(row.status, row.model_version, bytes(row.usage))
+                self._price_block(found)
             elif found.is_readable:
                 found.cost = self._cost(found.status, found.model_version, found.usage)
             else:
                 found.cost = None
             yield found
+
+    def _price_block(self, rows: list[OutputRow]) -> None:
+        usages = self._usages.read(rows)
+        for index, row in enumerate(rows):
+            counts = usages.each[index] if usages is not None and usages.is_text else None
+            rates = self._rates(row.model_version or self._model) if counts is not None else None
+            dollars = rates[1].cost(counts) if rates is not None and counts is not None else None
+            if dollars is None:
+                row.cost = self._cost(row.status, row.model_version, bytes(row.usage))
+            else:
+                row.cost = round(dollars, _DIGITS)
 
     def _cost(self, status: str, version: str | None, usage: bytes | None) -> float | None:
         if usage is None or usage == b"null":
@@ -86,13 +101,10 @@ class RowCosts:
         rates = self._rates(version or self._model)
         if rates is None:
             return None
-        dollars = _of_text(rates[1], usage)
-        if dollars is None:
-            try:
-                dollars = float(rates[0].cost(read_tokens(_decode_usage(usage))))
-            except (msgspec.MsgspecError, UnicodeError):
-                return None
-        return round(dollars, _DIGITS)
+        try:
+            return round(float(rates[0].cost(read_tokens(_decode_usage(usage)))), _DIGITS)
+        except (msgspec.MsgspecError, UnicodeError):
+            return None
 
     def _rates(self, version: str) -> tuple[Rates, _TextRates] | None:
         if version not in self._known:
@@ -102,21 +114,3 @@ class RowCosts:
                 return found  # a service that names another version each time
             self._known[version] = found
         return self._known[version]
-
-
-def _of_text(rates: _TextRates, usage: bytes) -> float | None:
-    """Price counts of text alone; None for what has to be read with more care."""
-    if any(kind in usage for kind in _MEDIA):
-        return None
-    try:
-        found = _decode_text_usage(usage)
-    except (msgspec.MsgspecError, UnicodeError):
-        return None
-    counts = (found.candidatesTokenCount, found.thoughtsTokenCount, found.toolUsePromptTokenCount)
-    prompt = found.promptTokenCount or found.tokenCount
-    if min(*counts, prompt, found.cachedContentTokenCount) < 0 or (rates.long_above and prompt > rates.long_above):
-        return None
-    cached = min(found.cachedContentTokenCount, prompt)
-    read = prompt - cached + found.toolUsePromptTokenCount
-    written = found.candidatesTokenCount + found.thoughtsTokenCount
-    return read * rates.input + cached * rates.cached + written * rates.output

@@ -51,12 +51,15 @@ def answer(number: int, version: str, usage: dict[str, Any]) -> bytes:
 TEXT = {"promptTokenCount": 120, "candidatesTokenCount": 40, "thoughtsTokenCount": 9, "totalTokenCount": 169}
 DETAILED = {**TEXT, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 120}]}
 HEARD = {**TEXT, "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 100}]}
+READ = {**TEXT, "promptTokensDetails": [{"modality": "DOCUMENT", "tokenCount": 100}]}
 CACHED = {**TEXT, "cachedContentTokenCount": 60}
 LONG = {"promptTokenCount": 300_000, "candidatesTokenCount": 5}
 EMBEDDED = {"promptTokenCount": 12}
 
 
-@pytest.mark.parametrize("usages", [[TEXT], [DETAILED], [TEXT, HEARD], [TEXT, CACHED], [TEXT, LONG], [EMBEDDED, LONG]])
+@pytest.mark.parametrize(
+    "usages", [[TEXT], [DETAILED], [TEXT, HEARD], [TEXT, READ], [TEXT, CACHED], [TEXT, LONG], [EMBEDDED, LONG]]
+)
 @pytest.mark.parametrize("version", ["gemini-3.5-flash-lite", "gemini-2.5-pro", "nobody-knows-it"])
 def test_a_manifest_tells_what_its_rows_cost(tmp_path: Path, usages: list[dict[str, Any]], version: str) -> None:
     rows = [answer(number, version, usages[number % len(usages)]) for number in range(300)]
