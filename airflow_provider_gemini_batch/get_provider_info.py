@@ -23,7 +23,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "namespace": {
         "description": (
             "Tells installations of Airflow apart that share a Google project or an API key and have "
-            "DAGs of the same name; part of the mark by which a task finds its own job again."
+            "DAGs of the same name; part of the token by which a task finds its own job again."
         ),
         "version_added": "0.1.0",
         "type": "string",

@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Build the call that starts (and bills) a job; raise ConfigurationError for what cannot work here."""
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
-        """Build the look at one job; *masked* asks to leave out inline answers."""
+        """Build the read of one job; *masked* asks to leave out inline answers."""
 
     def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
         """Build the read of the answers inside a job: of one of :attr:`answer_copies`."""
@@ -115,7 +115,7 @@ class Backend(Protocol):
         """Upload with the resumable protocol. *name* is a ``gs://`` place on Vertex AI and ignored elsewhere."""
 
     def get_file(self, file_name: str) -> HttpRequest:
-        """Build the look at a file's metadata."""
+        """Build the read of a file's metadata."""
 
     def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:
         """Build the call for one page of files (*prefix*: ``gs://bucket/prefix`` on Vertex AI)."""

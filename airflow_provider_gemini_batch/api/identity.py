@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whose job is this, and what does it compute? The mark by which a job is found again.
+Whose job is this, and what does it compute? The token by which a job is found again.
 
 Neither backend takes an idempotency key for creating a job, but both keep a name (and Vertex AI labels) that we choose
 and can search for. So every submission carries two short hashes, known before anything is sent:
@@ -41,7 +41,7 @@ _MODEL_PREFIXES = ("publishers/google/models/", "models/")
 @dataclass(frozen=True)
 class SubmissionToken:
     """
-    The mark of one submission.
+    The token of one submission.
 
     :param task: 16 hex digits of :func:`make_task_id`.
     :param digest: 16 hex digits of :func:`digest_of`.
@@ -65,9 +65,9 @@ class SubmissionToken:
 
     def display_name(self, user_name: str) -> str:
         """
-        Put the mark behind the user's own name, which is shortened where both do not fit.
+        Put the token behind the user's own name, which is shortened where both do not fit.
 
-        :param user_name: As the user gave it; a mark that it already carries is replaced.
+        :param user_name: As the user gave it; a token that it already carries is replaced.
         :return: At most :data:`MAX_DISPLAY_NAME` characters, ending in ``[airflow <task>.<digest>]``, before which
             stands ``[input <input>]`` if that is known.
         """
@@ -83,7 +83,7 @@ class SubmissionToken:
 
     def mark(self, spec: JobSpec, backend: BackendName) -> JobSpec:
         """
-        Return *spec* with this mark on it.
+        Return *spec* with this token on it.
 
         Labels go to Vertex AI alone: a batch of the Developer API has none.
         """
@@ -199,7 +199,7 @@ def canonical_model(model: str) -> str:
 
 
 def token_of(job: BatchJob) -> SubmissionToken | None:
-    """Read the mark of a job, from its labels or else its display name; None if it is not one of ours."""
+    """Read the token of a job, from its labels or else its display name; None if it is not one of ours."""
     task, digest = job.labels.get(TASK_LABEL, ""), job.labels.get(INPUT_LABEL, "")
     if _HEX.fullmatch(task) and _HEX.fullmatch(digest):
         return SubmissionToken(task, digest)

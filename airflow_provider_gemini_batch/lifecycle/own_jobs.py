@@ -174,33 +174,35 @@ class OwnJobs:
         reordered: list[BatchJob] = []
         doubtful: list[BatchJob] = []
         for job in jobs:
-            mark = token_of(job)
+            carried = token_of(job)
             # A job that we noted and whose token somebody edited away is still ours, and nothing says that its input
             # differs.
-            if mark is None or (job.name in noted and mark.digest == token.digest):
+            if carried is None or (job.name in noted and carried.digest == token.digest):
                 same.append(job)
-            elif job.name in noted or self._identity.owns(mark.task):
-                (same if mark.digest == token.digest else other).append(job)
+            elif job.name in noted or self._identity.owns(carried.task):
+                (same if carried.digest == token.digest else other).append(job)
             elif self.is_doubtful(job):
-                if not self._may_be_ours(job, mark.task):
+                if not self._may_be_ours(job, carried.task):
                     continue
-                if mark.digest == token.digest:
+                if carried.digest == token.digest:
                     same.append(job)
                 elif is_live(job):
                     doubtful.append(job)
-            elif mark.task in self._identity.indexes and mark.digest == token.digest:
+            elif carried.task in self._identity.indexes and carried.digest == token.digest:
                 reordered.append(job)
         return Found(tuple(same), tuple(other), tuple(reordered), tuple(doubtful))
 
     def is_doubtful(self, job: BatchJob) -> bool:
         """Whether a job carries a former task half that another installation may have used as well."""
-        mark = token_of(job)
-        return mark is not None and any(one.task == mark.task and not one.is_proven for one in self._identity.former)
+        carried = token_of(job)
+        return carried is not None and any(
+            one.task == carried.task and not one.is_proven for one in self._identity.former
+        )
 
     def may_cancel(self, job: BatchJob) -> bool:
         """Whether a job is certainly this task's own."""
-        mark = token_of(job)
-        return mark is None or self._identity.owns(mark.task)
+        carried = token_of(job)
+        return carried is None or self._identity.owns(carried.task)
 
     def _may_be_ours(self, job: BatchJob, task: str) -> bool:
         """Only a task that had an attempt before the change can have left a job under its former identity."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to wait between two looks at a job."""
+"""How long to wait between two polls of a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def next_interval(age: float, poll_interval: float | None = None, rng: Callable[
     costs about 230 looks where a look every 30 s would cost 2,880.
 
     :param age: Seconds since the job was created.
-    :param poll_interval: Seconds, or None for the adaptive rhythm.
+    :param poll_interval: Seconds, or None for the adaptive interval.
     """
     if poll_interval is not None:
         return poll_interval

@@ -33,7 +33,7 @@ SILENCE = 600.0
 """Longest time in seconds without a progress line."""
 
 TROUBLE_SILENCE = 290.0
-"""The same while polls fail; a little less than the poller's own rhythm of five minutes."""
+"""The same while polls fail; a little less than the poller's own interval of five minutes."""
 
 
 class Outcome(StrEnum):
@@ -126,7 +126,7 @@ class ProgressReport:
         (self.warn or self.log)(f"Polling has failed{text}; waiting goes on. {error}")
 
     def see(self, job: BatchJob, now: float) -> None:
-        """Take a look into account, and log a line if it is worth one."""
+        """Take a poll into account, and log a line if it is worth one."""
         if self._failing_since is not None:
             self.log(f"{job.name} can be polled again, after {duration(now - self._failing_since)}.")
             self._failing_since = None
@@ -178,7 +178,7 @@ class Watch:
     """Seconds by which the service's clock is ahead of ours."""
 
     def see(self, job: BatchJob, now: float) -> Outcome | None:
-        """Take a look into account; return how the wait ended, or None to go on."""
+        """Take a poll into account; return how the wait ended, or None to go on."""
         self.job = job
         self.skew = job.skew(now)
         if job.state is JobState.RUNNING and self.running_since is None:
@@ -211,7 +211,7 @@ class Watch:
         return self.limits.outcome_of(None, now, None)
 
     def pause(self, now: float, poll_interval: float | None) -> float:
-        """Return the seconds until the next look is due, never beyond the deadline."""
+        """Return the seconds until the next poll is due, never beyond the deadline."""
         born = self.created
         interval = next_interval(now - (born if born is not None else self.started), poll_interval)
         return max(0.0, min(interval, self.limits.deadline - now))
@@ -232,7 +232,7 @@ def wait_for_end(
 
     429, 5xx, lost connections and unreadable replies are waited out with growing pauses until the deadline.
 
-    :param poll_interval: Seconds between looks, or None for the adaptive rhythm.
+    :param poll_interval: Seconds between polls, or None for the adaptive interval.
     :param twins: Says which listed job is a twin; None reads no list.
     :return: How the wait ended.
     :raises GeminiBatchError: What no further look can help: refused credentials, a job that does not exist.

@@ -45,7 +45,7 @@ def subscribe(settings: ConnectionSettings, job_name: str, poll_interval: float 
     Begin to watch a job, with the poller that all waits of this connection in the running event loop share.
 
     :param settings: The connection, already looked up; equal credentials and settings share a poller.
-    :param poll_interval: Seconds between polls, or None for the adaptive rhythm.
+    :param poll_interval: Seconds between polls, or None for the adaptive interval.
     :return: To be used as a context manager (or closed), in this event loop.
     :raises ConfigurationError: If *job_name* cannot be a job of this backend.
     """
@@ -91,7 +91,7 @@ class Poller:
     def subscribe(self, job_names: Iterable[str], poll_interval: float | None) -> Subscription:
         """Take a wait on; see :func:`subscribe`."""
         names = [self._backend.check_job_name(name) for name in job_names]
-        poll_interval = seconds(poll_interval, "poll_interval")  # one wait's odd rhythm must not stop the rounds of all
+        poll_interval = seconds(poll_interval, "poll_interval")  # an odd one must not stop the rounds of all
         subscription = Subscription(self)
         for name in dict.fromkeys(names):
             job = self._schedule.add(name, poll_interval, subscription)

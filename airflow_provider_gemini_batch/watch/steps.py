@@ -35,7 +35,7 @@ class WatchedJob:
     One job of one subscriber.
 
     :param key: What jobs are compared by; see :func:`key_of`.
-    :param poll_interval: Seconds between polls, or None for the adaptive rhythm.
+    :param poll_interval: Seconds between polls, or None for the adaptive interval.
     :param owner: Whoever is told; nothing here looks into it.
     :param due: When it is to be read, in seconds of the schedule's clock.
     """
@@ -51,7 +51,7 @@ class WatchedJob:
         self.poll_interval = poll_interval
         self.owner = owner
         self.due = due
-        self.span = 0.0  # seconds between polls in the adaptive rhythm
+        self.span = 0.0  # seconds between polls in the adaptive interval
         self.born = utc
         self.created: float | None = None  # UTC epoch seconds, once known
         self.task: str | None = None  # the task in its token, once known

@@ -88,7 +88,7 @@ class BigQuery:
         self._base = base_url.rstrip("/")
 
     def get_table(self, uri: str) -> HttpRequest:
-        """Build the look at a table."""
+        """Build the read of a table."""
         return HttpRequest("GET", self._url(uri), about=f"table {uri}")
 
     def list_rows(self, uri: str, page_token: str | None = None, page_size: int = PAGE_ROWS) -> HttpRequest:

@@ -159,13 +159,13 @@ class VertexBackend:
         return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body, about=about)
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
-        """Build the look at one job."""
+        """Build the read of one job."""
         params = (("fields", READ_MASK),) if masked else ()
         name = self.check_job_name(job_name)
         return HttpRequest("GET", f"{self._root}/{name}", params, about=f"job {name}")
 
     def get_inline_answers(self, job_name: str, copy: str) -> HttpRequest:
-        """Build the look at one job; there are no answers inside."""
+        """Build the read of one job; there are no answers inside."""
         return self.get_job(job_name)
 
     def list_jobs(
@@ -266,7 +266,7 @@ class VertexBackend:
         return (yield from self._storage.upload(source, _gs_name(name), display_name=display_name, mime_type=mime_type))
 
     def get_file(self, file_name: str) -> HttpRequest:
-        """Build the look at an object's metadata."""
+        """Build the read of an object's metadata."""
         return self._storage.get_object(_gs_name(file_name))
 
     def list_files(self, page_size: int = 100, page_token: str | None = None, prefix: str = "") -> HttpRequest:

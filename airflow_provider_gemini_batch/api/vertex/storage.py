@@ -95,7 +95,7 @@ class CloudStorage:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def get_object(self, uri: str) -> HttpRequest:
-        """Build the look at an object's metadata."""
+        """Build the read of an object's metadata."""
         return HttpRequest("GET", self._object_url(uri), about=f"file {uri}")
 
     def list_objects(self, prefix: str, page_size: int = 1000, page_token: str | None = None) -> HttpRequest:
