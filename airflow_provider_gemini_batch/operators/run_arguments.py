@@ -52,6 +52,8 @@ class RunArguments(GeminiBatchOperator):
     :param max_jobs: Jobs in flight.
     :param rows_per_job: Rows of one job at most.
     :param max_failed_rows: Count (int) or share (float below 1) of rows without an answer that is still fine.
+    :param on_bad_row: What a row does that cannot be sent (null columns, a template that fails): ``fail`` the task, or
+        ``land`` as failed with its reason.
     :param on_empty_input: What an input without rows does: ``fail`` or ``skip``.
     :param display_name: Of the jobs; default ``<dag_id>.<task_id>``.
     :param priority: Higher runs first (Developer API).
@@ -90,6 +92,7 @@ class RunArguments(GeminiBatchOperator):
         "labels",
         "submission_salt",
         "checkpoint_path",
+        "on_bad_row",
         "on_empty_input",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "rows": "json"}
@@ -123,6 +126,7 @@ class RunArguments(GeminiBatchOperator):
         max_jobs: int = 5,
         rows_per_job: int | None = None,
         max_failed_rows: float | None = 0.1,
+        on_bad_row: str = "fail",
         on_empty_input: str = "fail",
         display_name: str | None = None,
         priority: int | None = None,
@@ -166,6 +170,7 @@ class RunArguments(GeminiBatchOperator):
         self.max_jobs = max_jobs
         self.rows_per_job = rows_per_job
         self.max_failed_rows = max_failed_rows
+        self.on_bad_row = on_bad_row
         self.on_empty_input = on_empty_input
         self.display_name = display_name
         self.priority = priority
@@ -197,7 +202,7 @@ class RunArguments(GeminiBatchOperator):
             "model", "rows", "input_path", "input_format", "input_types", "sql", "sql_parameters", "key", "output_path",
             "output_table", "keep_columns", "meta_prefix", "errors_path", "max_row_attempts", "reuse_answers",
             "reuse_max_age", "deduplicate", "max_cost", "max_input_tokens", "sample", "max_jobs", "rows_per_job",
-            "max_failed_rows", "priority", "labels", *self.own_arguments,
+            "max_failed_rows", "on_bad_row", "priority", "labels", *self.own_arguments,
         )  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         found["display_name"] = self.display_name or f"{getattr(self, 'dag_id', '')}.{self.task_id}"

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 SOURCES = ("batch", "flex", "reused", "duplicate")
+NO_SOURCE = len(SOURCES)
+"""Place of a record's source where nobody was asked: the column is null."""
+
 MAX_MESSAGE = 500
 
 OUTCOME_COLUMNS: Mapping[str, str] = {

@@ -25,7 +25,7 @@ _OF_SPEC = frozenset(
         "generation_config", "system_instruction", "meta_prefix", "priority", "labels", "display_name",
         "max_row_attempts", "retry_tier", "reuse_answers", "reuse_max_age", "deduplicate", "sample", "max_cost",
         "max_input_tokens", "dry_run", "max_jobs", "rows_per_job", "max_failed_rows", "rows", "input_path",
-        "input_format", "input_types", "sql", "sql_parameters",
+        "input_format", "input_types", "sql", "sql_parameters", "on_bad_row",
     }
 )  # fmt: skip
 _OF_KIND: Mapping[str, frozenset[str]] = {
@@ -106,6 +106,7 @@ def spec_of(kind: Kind, arguments: Mapping[str, Any], *, source_name: str = "") 
         max_jobs=given("max_jobs", 5),
         rows_per_job=arguments.get("rows_per_job"),
         max_failed_rows=arguments.get("max_failed_rows", 0.1),
+        on_bad_row=given("on_bad_row", "fail"),
         source_name=source_name,
     )
     spec.check()

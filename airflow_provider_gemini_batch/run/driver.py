@@ -70,9 +70,14 @@ class Run:
         self.context = context
         self.jobs = RunJobs(context.client, context.identity, context.submit_policy)
         self._is_told = False
+        self._is_leaving = False
+        """Whether the generation worked on asked otherwise, and only its jobs are waited for."""
         self.checkpoint = self._generation(generation)
-        self.reader = FactReader(context, self.checkpoint, self.jobs)
-        self._submitter = Submitter(context, self.checkpoint, self.jobs)
+        self._open()
+
+    def _open(self) -> None:
+        self.reader = FactReader(self.context, self.checkpoint, self.jobs)
+        self._submitter = Submitter(self.context, self.checkpoint, self.jobs)
 
     # --- generations --------------------------------------------------------------------------------------------------
 
@@ -81,21 +86,37 @@ class Run:
         left = self.context.left
         if number is not None:
             self._await_snapshot(left or Left(number))
-            return Checkpoint(self.context.checkpoint, number)
+            return self._if_unchanged(Checkpoint(self.context.checkpoint, number))
         if left is not None and left.host != self.context.host:
             self._await_snapshot(left)  # what this worker itself has written and does not see is gone
         latest = Checkpoint.latest(self.context.checkpoint)
         end = latest.end
         if end is not None:
             return latest if end.get("occasion") == self.context.occasion else latest.next_generation()
-        header = latest.snapshot
-        if header is not None and header.get("fingerprint") != self.spec.fingerprint:
-            log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
-            self.jobs.cancel(_job_names(latest))
-            latest.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
-            remove_remote(self.context.client, latest.notes()["collected"])
-            return latest.next_generation()
-        return latest
+        return self._if_unchanged(latest)
+
+    def _if_unchanged(self, checkpoint: Checkpoint) -> Checkpoint:
+        """
+        Return the generation, or the next one if it asked otherwise.
+
+        Where only the source or the table's columns are others, its answers are wanted: its jobs are waited for first.
+        """
+        header = checkpoint.snapshot
+        if header is None or header.get("fingerprint") == self.spec.fingerprint or checkpoint.end is not None:
+            return checkpoint
+        if header.get("asked") == self.spec.request_fingerprint:
+            log.warning("The run has changed since the input was read: once its jobs have ended, it is read anew.")
+            self._is_leaving = True
+            return checkpoint
+        log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
+        return self._replaced(checkpoint)
+
+    def _replaced(self, checkpoint: Checkpoint) -> Checkpoint:
+        """End a generation that asked otherwise, with whatever of it still runs, and return the next one."""
+        self.jobs.cancel(_job_names(checkpoint))
+        checkpoint.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
+        remove_remote(self.context.client, checkpoint.notes()["collected"])
+        return checkpoint.next_generation()
 
     def _await_snapshot(self, left: Left) -> None:
         """
@@ -139,10 +160,15 @@ class Run:
         while True:
             self.context.stop()
             self._tell()
-            step = plan.next_step(self.reader.facts(), self.spec.policy)
+            facts = self.reader.facts()
+            step = plan.leaving_step(facts) if self._is_leaving else plan.next_step(facts, self.spec.policy)
             log.debug("Next step: %r", step)
             if isinstance(step, plan.Wait):
                 return Waiting(tuple(shard.job for shard in step.shards), step.wake)
+            if isinstance(step, plan.Finished) and self._is_leaving:
+                self.checkpoint, self._is_leaving, self._is_told = self._replaced(self.checkpoint), False, False
+                self._open()
+                continue
             if isinstance(step, plan.Finished):
                 return RunOutcome.read(self.checkpoint.end or {}).result()
             waiting = self.carry_out(step)

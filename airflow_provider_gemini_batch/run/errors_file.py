@@ -111,9 +111,10 @@ class _Errors:
             return [], rows
         target = os.path.join(self._folder, f"errors-{offset:012d}.parquet")
         staged = RowsSource(self._prompts(failed)).read(self._engine, self._folder)
+        prompts = staged.query if staged.parts else "SELECT NULL::BIGINT AS n, NULL::VARCHAR AS prompt LIMIT 0"
         query = (
             f"SELECT {names(self._shown, 'f.')}, p.prompt, {names(self._meta, 'f.')} "
-            f"FROM read_parquet({text(failed)}) f LEFT JOIN ({staged.query}) p ON p.n = f.__gemini_n "
+            f"FROM read_parquet({text(failed)}) f LEFT JOIN ({prompts}) p ON p.n = f.__gemini_n "
             "ORDER BY f.__gemini_n"
         )
         copy_to_parquet(self._engine, query, target, bytes_a_row=1000)

@@ -174,6 +174,7 @@ class Finisher:
         merge = Merge(self._engine, self._checkpoint, snapshot, self._spec, files, self._folder)
         parts = merge.parts()
         json_columns = [name for name, kind in self._spec.answer_columns.items() if kind.kind == "json"]
+        json_columns += snapshot.json_columns
         table = Table(self._engine, parts, merge.columns, json_columns, merge.bytes_a_row)
         if table.rows != snapshot.rows:
             raise AssertionError(f"the table has {table.rows} rows, and the snapshot {snapshot.rows}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.run.input_table import ROW, Table
-from airflow_provider_gemini_batch.run.prompts import compile_template
+from airflow_provider_gemini_batch.run.prompts import BadRowError, compile_template
 from airflow_provider_gemini_batch.run.requests import FORM_COLUMNS, TextRequests, row_requests
 from airflow_provider_gemini_batch.run.snapshot import NUMBERED_KEY
 from airflow_provider_gemini_batch.run.tables import quoted, rows_of
@@ -81,14 +81,20 @@ class InputColumns:
 
     def bodies(
         self, engine: DuckDBPyConnection, table: Table, spec: RunSpec, variables: Mapping[str, Any]
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield number and request of each row, in order."""
+    ) -> Iterator[tuple[int, bytes | BadRowError]]:
+        """Yield number and request of each row, in order; with ``on_bad_row="land"`` the reason why it has none."""
         rows = self._rows(engine, table)
         if spec.prompt is not None:
             template = compile_template(spec.prompt, self.used, variables, argument=spec.argument)
             requests = TextRequests(spec, template)
             for n, key, values in rows:
-                yield n, requests.body(values, n, key)
+                try:
+                    body: bytes | BadRowError = requests.body(values, n, key)
+                except BadRowError as bad:
+                    if spec.on_bad_row != "land":
+                        raise
+                    body = bad
+                yield n, body
             return
         yield from row_requests(
             spec,

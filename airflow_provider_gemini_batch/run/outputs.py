@@ -10,7 +10,6 @@ parts written twice change nothing.
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import os
 import shutil
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.run import parts
 from airflow_provider_gemini_batch.run.merge import group_size
 from airflow_provider_gemini_batch.run.tables import quoted, rows_of, text
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-MANIFEST = "_manifest.json"
-_WRITER = "_writer-"
-_LOOKS = 100
 
 _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
 
@@ -126,66 +123,16 @@ class Table:
 
     def _write_folder(self, place: str, name: str) -> None:
         folder = Folder(place)
-        entry = f"{_WRITER}{name}.json"
-        known = [part for part in (*_parts_of(folder, MANIFEST), *_parts_of(folder, entry)) if _is_by(name, part)]
+        known = parts.of_writer(folder, name)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
         mine = []
         for number, part in enumerate(self.parts):
             target = f"{name}-{stamp}-{number:05d}.parquet"
             _publish(part, folder.path(target))
             mine.append(target)
-        _write_parts(folder, entry, mine)
-        _write_manifest(folder)
-        for part in dict.fromkeys(known):
+        parts.publish(folder, name, mine)
+        for part in known:
             folder.discard(part)
-
-
-def _write_manifest(folder: Folder) -> None:
-    """
-    Name the parts of all writers in the manifest.
-
-    Other writers may share the folder, and write the manifest at the same time. Each leaves a file with its own parts
-    first, and looks again after it has written: whoever writes last has seen what all others left.
-    """
-    for _ in range(_LOOKS):
-        writers = [name for name in folder.names() if name.startswith(_WRITER)]
-        names = [name.removeprefix(_WRITER).removesuffix(".json") for name in writers]
-        known = _parts_of(folder, MANIFEST)
-        # A version before this one left no such files.
-        parts = [part for part in known if not any(_is_by(name, part) for name in names)]
-        for writer in writers:
-            parts += _parts_of(folder, writer)
-        if sorted(parts) == known:
-            return
-        _write_parts(folder, MANIFEST, parts)
-    raise GeminiBatchError(f"{folder.path(MANIFEST)} is being written by others again and again; retry later.")
-
-
-def _is_by(writer: str, part: str) -> bool:
-    return part.startswith(f"{writer}-")
-
-
-def _write_parts(folder: Folder, name: str, parts: Sequence[str]) -> None:
-    with AtomicFile(folder.path(name)) as out:
-        out.write(json.dumps({"version": 1, "parts": sorted(parts)}, indent=1).encode())
-
-
-def _parts_of(folder: Folder, name: str) -> list[str]:
-    content = folder.read(name)
-    if content is None:
-        return []
-    try:
-        return [str(part) for part in json.loads(content)["parts"]]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"{folder.path(name)} was not written by this provider; remove it.") from None
-
-
-def parts_in(place: str) -> list[str] | None:
-    """Return the parts that make up a folder which a run has written; None if it is no such folder."""
-    folder = Folder(place)
-    if folder.read(MANIFEST) is None:
-        return None
-    return [folder.path(part) for part in _parts_of(folder, MANIFEST)]
 
 
 def _publish(local: str, place: str) -> None:

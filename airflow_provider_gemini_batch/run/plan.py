@@ -173,6 +173,15 @@ def next_step(facts: Facts, policy: Policy) -> Step:
     return CutRound(current.number + 1, policy.retry_tier)
 
 
+def leaving_step(facts: Facts) -> Step:
+    """Return the step to take in a generation that is given up: what its jobs are paid for is brought in."""
+    shards = [shard for found in facts.rounds for shard in found.shards]
+    if ended := next((shard for shard in shards if shard.state == "ended"), None):
+        return Collect(ended)
+    live = tuple(shard for shard in shards if shard.state == "live")
+    return Wait(live, "all") if live else Finished()
+
+
 def _work_on(current: Round, policy: Policy) -> Step:
     by_state: dict[ShardState, list[Shard]] = {"open": [], "live": [], "ended": [], "collected": []}
     for shard in current.shards:

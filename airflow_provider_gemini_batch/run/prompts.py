@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from jinja2.sandbox import SandboxedEnvironment
 
+
+class BadRowError(ConfigurationError):
+    """One row cannot be asked; the others can."""
+
+
 MAX_TEXT_BYTES = 20_000_000
 
 VARIABLES = ("ds", "data_interval_start", "data_interval_end", "params", "run_id", "var")
@@ -94,7 +99,7 @@ class Template:
 
         A template with a condition, a filter or an ``or`` says itself what null means, and is not judged.
 
-        :raises ConfigurationError: Naming row, key and columns.
+        :raises BadRowError: Naming row, key and columns.
         """
         for place in self.as_is.values():
             if values[place] is not None:
@@ -102,7 +107,7 @@ class Template:
         if self.as_is:
             one = next(iter(self.as_is))
             which = f"the column {one} is" if len(self.as_is) == 1 else f"the columns {_listed([*self.as_is])} are all"
-            raise ConfigurationError(
+            raise BadRowError(
                 f"{_place(n, key)}: {which} null, so the prompt would ask about nothing. Leave such rows out of the "
                 f"input, or say in the template what null means, e.g. {{{{ row.{one} or 'none given' }}}}."
             )
@@ -113,18 +118,18 @@ class Template:
 
         :param values: One for each column, in the order of the columns.
         :param n: Number of the row, from 0, for errors.
-        :raises ConfigurationError: Naming row, key and column.
+        :raises BadRowError: Naming row, key and column.
         """
         try:
             text = self._render(values)
         except Exception as fault:  # whatever an expression of the user raises
-            raise ConfigurationError(f"{_place(n, key)}: the prompt's template fails: {_reason(fault)}.") from None
+            raise BadRowError(f"{_place(n, key)}: the prompt's template fails: {_reason(fault)}.") from None
         if len(text) > MAX_TEXT_BYTES // 4 and len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
-            raise ConfigurationError(
+            raise BadRowError(
                 f"{_place(n, key)}: the prompt has more than {MAX_TEXT_BYTES:,} bytes; use fewer or shorter columns."
             )
         if not text or text.isspace():
-            raise ConfigurationError(f"{_place(n, key)}: the prompt is empty; leave such rows out of the input.")
+            raise BadRowError(f"{_place(n, key)}: the prompt is empty; leave such rows out of the input.")
         return text
 
 

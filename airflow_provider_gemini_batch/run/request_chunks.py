@@ -48,6 +48,10 @@ class RequestChunks:
         if self._rows >= CHUNK_ROWS or self._size >= CHUNK_BYTES:
             self._close()
 
+    def add_unsent(self, n: int) -> None:
+        """Number a row that has no request."""
+        self._narrow.write(b"%d,,0\n" % n)
+
     def close(self) -> None:
         """Close what is open."""
         self._narrow.close()
@@ -90,7 +94,7 @@ class RequestChunks:
         path = os.path.join(self._folder, "narrow.parquet")
         read = (
             f"SELECT n, unhex(d) AS d, size FROM read_csv({text(self._csv)}, auto_detect=false, header=false, "
-            "columns={'n': 'BIGINT', 'd': 'VARCHAR', 'size': 'BIGINT'})"
+            "nullstr='', columns={'n': 'BIGINT', 'd': 'VARCHAR', 'size': 'BIGINT'})"
         )
         if sample is not None:
             read = f"SELECT * FROM (SELECT * FROM ({read}) ORDER BY d, n LIMIT {sample}) ORDER BY n"

@@ -18,6 +18,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.rows.normalise import normalise_rows
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 from airflow_provider_gemini_batch.run.digest import encode_request
+from airflow_provider_gemini_batch.run.prompts import BadRowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,14 +73,17 @@ class TextRequests:
         try:
             return self._before + _encode(text) + self._after
         except UnicodeEncodeError as fault:
-            raise ConfigurationError(f"row {n + 1} (key {key!r}): the prompt is no Unicode ({fault.reason}).") from None
+            raise BadRowError(f"row {n + 1} (key {key!r}): the prompt is no Unicode ({fault.reason}).") from None
 
 
-def row_requests(spec: RunSpec, rows: Iterable[tuple[int, object, Mapping[str, Any]]]) -> Iterator[tuple[int, bytes]]:
+def row_requests(
+    spec: RunSpec, rows: Iterable[tuple[int, object, Mapping[str, Any]]]
+) -> Iterator[tuple[int, bytes | BadRowError]]:
     """
     Yield the requests of rows that are written in one of the row forms.
 
     :param rows: Number, key and the columns of :data:`FORM_COLUMNS` of each row.
+    :return: Number and request of each, or why it has none, with ``on_bad_row="land"``.
     :raises ConfigurationError: Naming up to ten rows that cannot be sent.
     """
     iterator = iter(rows)
@@ -93,11 +97,24 @@ def row_requests(spec: RunSpec, rows: Iterable[tuple[int, object, Mapping[str, A
                 keys[n] = key
                 yield {"key": f"row-{n + 1}", **columns}
 
+        if spec.on_bad_row == "land":
+            yield from (_one_request(spec, row) for row in block)
+            continue
         try:
             for row in normalise_rows(forms(), settings_for(spec, "gemini")):
                 yield order.popleft(), encode_request(neutral(_decode(row.body())))
         except ConfigurationError as fault:
             raise ConfigurationError(f"Without prompt, rows must be requests. {fault}") from None
+
+
+def _one_request(spec: RunSpec, row: tuple[int, object, Mapping[str, Any]]) -> tuple[int, bytes | BadRowError]:
+    """Return a row's request, or why it has none: a row that is refused with others cannot be told from them."""
+    n, _, columns = row
+    try:
+        (found,) = normalise_rows([{"key": f"row-{n + 1}", **columns}], settings_for(spec, "gemini"))
+        return n, encode_request(neutral(_decode(found.body())))
+    except ConfigurationError as fault:
+        return n, BadRowError(f"row {n + 1}: {fault}")
 
 
 def neutral(request: dict[str, Any]) -> dict[str, Any]:

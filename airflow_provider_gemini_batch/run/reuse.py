@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.answers import SOURCES, AnswerWriter, Record
 from airflow_provider_gemini_batch.run.buckets import number_of, unpacked_lines
 from airflow_provider_gemini_batch.run.input_table import ROW, Table
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.row_numbers import RowSet
-from airflow_provider_gemini_batch.run.sources import FileSource, Source
+from airflow_provider_gemini_batch.run.sources import FileSource, Source, files_of
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, quoted, row_group_size, rows_of, text
 
 if TYPE_CHECKING:
@@ -115,31 +114,35 @@ class Carrier:
     def _from_output(
         self, engine: DuckDBPyConnection, narrow: str, place: str, taken: RowSet
     ) -> Iterator[Mapping[str, Any]]:
-        source = self._tables.get(place)
-        if source is None:
-            path = normalise_path(place, "reuse_answers")
-            if not list_files(path):
+        sources: list[tuple[str, Source]] = []
+        if place in self._tables:
+            sources.append((place, self._tables[place]))
+        else:
+            as_json = frozenset(name for name, kind in self._spec.answer_columns.items() if kind.kind == "json")
+            # One after the other, as another night's columns may be others; of two answers the later night's counts.
+            for file in reversed(files_of(normalise_path(place, "reuse_answers"))):
+                sources.append((file, FileSource(file, as_json=as_json, is_own=True)))
+            if not sources:
                 self._say(f"reuse_answers: there is nothing at {place} yet.")
                 return
-            source = FileSource(path)
         own = os.path.join(self._folder, "reused")
         os.makedirs(own, exist_ok=True)
-        table = source.read(engine, own)
-        if not table.rows:
-            return
-        count = 0
+        count = rows = 0
         with self._files(engine, narrow, "reused-answers") as files:
-            for block in self._blocks(engine, narrow, place, table):
-                for record in block:
-                    if record.n not in taken:
-                        taken.add(record.n)
-                        files.add(record)
-                        count += 1
-                # Not within a block: the engine answers one query at a time.
-                files.close_full()
-        for part in table.parts:
-            os.unlink(part)
-        self._say(f"reuse_answers: {count} of {taken.size} rows take an answer of {place} ({table.rows} rows).")
+            for name, source in sources:
+                table = source.read(engine, own)
+                rows += table.rows
+                for block in self._blocks(engine, narrow, name, table) if table.rows else ():
+                    for record in block:
+                        if record.n not in taken:
+                            taken.add(record.n)
+                            files.add(record)
+                            count += 1
+                    # Not within a block: the engine answers one query at a time.
+                    files.close_full()
+                for part in table.parts:
+                    os.unlink(part)
+        self._say(f"reuse_answers: {count} of {taken.size} rows take an answer of {place} ({rows} rows).")
         yield from files.found
 
     def _blocks(self, engine: DuckDBPyConnection, narrow: str, place: str, table: Table) -> Iterator[Iterator[Record]]:

@@ -32,6 +32,9 @@ class Snapshot:
     :param keys, kept: Types by column.
     :param carried: Names of files with answers that are taken instead of asked for; see :mod:`.answers`.
     :param input_bytes: Of all requests that get a row.
+    :param asked: Digest of what decides over requests, see :attr:`~.spec.RunSpec.request_fingerprint`.
+    :param unsent: Rows that cannot be sent, and land as failed.
+    :param json_columns: Key and kept columns that hold JSON text.
     :param changing: Variables of the template whose value differs in the next DAG run.
     """
 
@@ -50,6 +53,9 @@ class Snapshot:
     carried: tuple[Mapping[str, Any], ...] = ()
     changing: tuple[str, ...] = ()
     reuse: Mapping[str, Any] | None = None
+    asked: str = ""
+    unsent: int = 0
+    json_columns: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, header: Mapping[str, Any]) -> Snapshot:
@@ -60,6 +66,7 @@ class Snapshot:
         known["keys"], known["kept"] = dict(header["keys"]), dict(header["kept"])
         known["carried"] = tuple(header.get("carried") or ())
         known["changing"] = tuple(header.get("changing") or ())
+        known["json_columns"] = tuple(header.get("json_columns") or ())
         return cls(**known)
 
     def header(self) -> dict[str, Any]:

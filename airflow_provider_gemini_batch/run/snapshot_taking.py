@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
+from airflow_provider_gemini_batch.run.answers import MAX_MESSAGE, NO_SOURCE, AnswerWriter, Record
 from airflow_provider_gemini_batch.run.digest import RequestDigester
 from airflow_provider_gemini_batch.run.input_columns import InputColumns
 from airflow_provider_gemini_batch.run.input_table import ROW
+from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.request_chunks import RequestChunks
 from airflow_provider_gemini_batch.run.snapshot import NUMBERED_KEY, Snapshot
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted
@@ -73,10 +75,19 @@ def take(
     data = os.path.join(folder, "data.parquet")
     data_bytes = _write_data(engine, table, columns, data)
     with contextlib.closing(RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))) as writer:
-        for n, body in columns.bodies(engine, table, spec, variables):
-            writer.add(n, body)
-        narrow, rows, input_bytes = writer.finish(engine, spec.sample)
-    carried = carry(engine, narrow)
+        unsent = Unsent(folder)
+        with contextlib.closing(unsent):
+            for n, body in columns.bodies(engine, table, spec, variables):
+                if isinstance(body, bytes):
+                    writer.add(n, body)
+                else:
+                    writer.add_unsent(n)
+                    unsent.add(n, body)
+            narrow, rows, input_bytes = writer.finish(engine, spec.sample)
+            left_out = unsent.finish(checkpoint, engine, narrow)
+    carried = [*carry(engine, narrow), *left_out]
+    if unsent.rows:
+        warn(f"{unsent.rows} of {table.rows} rows cannot be sent, and land as failed. The first: {unsent.first}")
     # Before the snapshot is published: an attempt that finds one goes on without looking at the outputs again.
     check(keys, columns.kept, True)
     snapshot = Snapshot(
@@ -93,6 +104,9 @@ def take(
         created=time.time(),
         host=host,
         carried=tuple(carried),
+        asked=spec.request_fingerprint,
+        unsent=unsent.rows,
+        json_columns=tuple(name for name in (*keys, *columns.kept) if name in table.json_columns),
         changing=columns.changing,
     )
     return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
@@ -128,3 +142,35 @@ def _write_data(engine: DuckDBPyConnection, table: Table, columns: InputColumns,
     query = f"SELECT {ROW}, {keys}{kept} FROM ({table.query})"
     copy_to_parquet(engine, query, path, bytes_a_row=4.0 * size / table.rows)
     return 4 * os.path.getsize(path)
+
+
+class Unsent:
+    """
+    Rows that cannot be sent: answers of a kind, which say why, and which nobody asks for again.
+
+    :param folder: Local, for what is being written.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._writer: AnswerWriter | None = None
+        self.rows = 0
+        self.first = ""
+
+    def add(self, n: int, why: Exception) -> None:
+        """Take a row in."""
+        if self._writer is None:
+            self._writer = AnswerWriter(self._folder, "unsent")
+            self.first = str(why)
+        self.rows += 1
+        record = Record(n, NO_SOURCE, STATUSES.index("failed"), c=3, m=f"not sent: {why}"[:MAX_MESSAGE])
+        self._writer.add(record, "", passing=False, cost=0.0, asked=False)
+
+    def finish(self, checkpoint: Checkpoint, engine: DuckDBPyConnection, narrow: str) -> list[Mapping[str, Any]]:
+        """Publish the rows, and return what a note says of their file; none without rows."""
+        return [] if self._writer is None else [self._writer.finish(checkpoint, engine, narrow)]
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._writer is not None:
+            self._writer.__exit__()

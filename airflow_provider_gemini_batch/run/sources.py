@@ -24,6 +24,7 @@ from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.run.input_files import FORMATS, fetched, format_of, header_of, object_of, unpacked
 from airflow_provider_gemini_batch.run.input_table import ROW, Table, check_names
+from airflow_provider_gemini_batch.run.parts import parts_in
 from airflow_provider_gemini_batch.run.stager import Stager
 from airflow_provider_gemini_batch.run.tables import columns_of, copy_to_parquet, quoted, text
 
@@ -108,16 +109,20 @@ class FileSource:
     :param place: Files of a folder whose names begin with ``_`` or ``.`` are passed over.
     :param format: ``jsonl``, ``csv``, ``tsv`` or ``parquet``; None goes by the suffix, before ``.gz`` and ``.zst``.
     :param types: Types of CSV columns, in DuckDB's words; the others are text.
+    :param as_json: Columns of JSON lines whose values are read as JSON text, whatever they are.
+    :param is_own: Whether a run has written it: a quoted CSV field without a character is a text, not null.
     """
 
     place: Any
     format: str | None = None
     types: Mapping[str, str] = field(default_factory=dict)
+    as_json: frozenset[str] = frozenset()
+    is_own: bool = False
 
     def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
         """Read all files, in the order of their names."""
         place = normalise_path(self.place, "input_path")
-        files = list_files(place, suffixes=tuple(FORMATS) if self.format is None else None)
+        files = files_of(place, self.format)
         if not files:
             raise ConfigurationError(f"There is no file {place!r}.")
         formats = {self.format or format_of(file) for file in files}
@@ -131,7 +136,7 @@ class FileSource:
         return self._read_columns(engine, files, folder, kind)
 
     def _read_jsonl(self, engine: DuckDBPyConnection, files: Sequence[str], folder: str) -> Table:
-        with Stager(folder) as stager:
+        with Stager(folder, as_json=self.as_json) as stager:
             for file in files:
                 with unpacked(file) as stream:
                     for number, line in enumerate(stream, 1):
@@ -185,9 +190,20 @@ class FileSource:
         return (
             f"read_csv({text(local)}, auto_detect=false, columns={{{columns}}}, header=true, delim={text(delimiter)}, "
             f"quote='\"', escape='\"', nullstr='', strict_mode=true, "
+            f"allow_quoted_nulls={str(not self.is_own).lower()}, "
             f"max_line_size={_LONG_CSV_LINE}, buffer_size={_LONG_CSV_LINE}, "
             f"compression={text(compression)})"
         )
+
+
+def files_of(place: str, format: str | None = None) -> list[str]:
+    """
+    Return the files of an input, by name.
+
+    A folder that a run has written is what its manifest names: parts that it does not name were never finished.
+    """
+    parts = parts_in(place) if format in (None, "parquet") else None
+    return parts if parts is not None else list_files(place, suffixes=tuple(FORMATS) if format is None else None)
 
 
 @dataclass(frozen=True)

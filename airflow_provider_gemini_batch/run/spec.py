@@ -68,6 +68,7 @@ class RunSpec:
     :param schema: What each answer must look like, or None for free text.
     :param reuse: Earlier outputs whose answers to the same request are taken.
     :param reuse_max_age: Seconds.
+    :param on_bad_row: ``fail``, or ``land`` a row that cannot be sent as failed.
     :param source_name: Says where the rows come from, as far as it tells two inputs apart.
     """
 
@@ -100,6 +101,7 @@ class RunSpec:
     rows_per_job: int | None = None
     max_failed_rows: float | None = 0.1
     source_name: str = ""
+    on_bad_row: str = "fail"
 
     @property
     def policy(self) -> Policy:
@@ -131,6 +133,12 @@ class RunSpec:
         if self.system_instruction is not None:
             found["system_instruction"] = self.system_instruction
         return found
+
+    @cached_property
+    def request_fingerprint(self) -> str:
+        """Digest of all that decides what is asked of a row: with another one, no answer can be taken over."""
+        asked = {"kind": self.kind, "model": self.model, "prompt": self.prompt, "settings": self.settings}
+        return hashlib.sha256(_encode(asked)).hexdigest()[:32]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,6 +192,8 @@ class RunSpec:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
                 problems.append(f"{name} must be a number, 0 or more, not {value!r}")
+        if self.on_bad_row not in ("fail", "land"):
+            problems.append(f"on_bad_row must be fail or land, not {self.on_bad_row!r}")
         if self.retry_tier not in ("batch", "flex"):
             problems.append(f"retry_tier must be batch or flex, not {self.retry_tier!r}")
         elif self.retry_tier == "flex" and self.kind == "embed":

@@ -50,9 +50,12 @@ class Stager:
     Rows of Python values -> one Parquet part, through a JSONL file and types found from all values.
 
     Used as a context; the JSONL file is removed with it.
+
+    :param as_json: Columns whose values become JSON text, whatever they are.
     """
 
-    def __init__(self, folder: str, columns: Sequence[str] = ()) -> None:
+    def __init__(self, folder: str, columns: Sequence[str] = (), as_json: frozenset[str] = frozenset()) -> None:
+        self._as_json = as_json
         self._folder = folder
         self._path = os.path.join(folder, "staged.jsonl")
         self._out = open(self._path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by the context
@@ -78,6 +81,8 @@ class Stager:
                 facts = self._new_column(name, where)
             if value is None:
                 continue
+            if name in self._as_json:
+                value = _encode(value).decode()
             kind = _KINDS.get(type(value)) or _kind_of(value, name, where)
             if kind == "integer":
                 if not -_INT64 <= value < _INT64:
