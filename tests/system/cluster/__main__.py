@@ -83,7 +83,6 @@ def test(state: Path, display: Display, names: Sequence[str], backends: Sequence
                 display.step(f"{outcome} {name} {story.backend}, {verdict.seconds:.0f} s")
                 for fault in verdict.faults:
                     display.say(f"  {fault}")
-                stack.replenish()
         display.say("Most memory of each part, all of its processes, in MB:")
         for line in memory_words(story.peak):
             display.say(line)
@@ -100,8 +99,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.system.cluster", description=__doc__)
     parser.add_argument("story", choices=["run", "test"])
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=sorted(SCENARIOS), help="some scenarios alone")
-    backends = {"nargs": "+", "metavar": "BACKEND", "choices": BACKENDS, "default": list(BACKENDS)}
-    parser.add_argument("--backends", **backends, help="one round of all scenarios for each; default one for both")
+    backends = {"nargs": "+", "metavar": "BACKEND", "choices": BACKENDS, "default": [*BACKENDS[:1]]}
+    parser.add_argument("--backends", **backends, help="one round of scenarios for each; one may be named twice")
     parser.add_argument("--state", type=folder, default=STATE, help="folder for everything that is written")
     return parser.parse_args(words)
 

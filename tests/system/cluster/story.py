@@ -55,7 +55,10 @@ class Story:
     A scenario under way.
 
     :param folder: Shared by the workers.
+    :param backend: Of the service.
     :param wanted: Requests that the service was to carry out, over all scenarios so far.
+    :param peak: Most bytes of memory seen, by part.
+    :param alone: Workers that do not share their checkpoints.
     """
 
     stack: ClusterStack
@@ -64,6 +67,7 @@ class Story:
     backend: str = BACKENDS[0]
     wanted: int = 0
     peak: dict[str, int] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)
     _dag_id: str = ""
     _run_id: str = ""
     _ends_jobs: bool = False
@@ -119,6 +123,21 @@ class Story:
         """Kill a member with all it has in its hands."""
         self.stack.kill(name)
         self.tell(f"killed {name} (SIGKILL)")
+
+    def add_alone(self, work: Work, folder: str, name: str = "") -> str:
+        """Start a worker with a checkpoint folder of its own, and return its name."""
+        place = str(work.folder / "checkpoints" / folder)
+        name = self.stack.add("worker", name, AIRFLOW__GEMINI_BATCH__CHECKPOINT_PATH=place)
+        self.alone.append(name)
+        return name
+
+    def end(self) -> None:
+        """Have the next scenario begin with workers that share all they write."""
+        for name in set(self.alone) & set(self.stack.living("worker")):
+            self.stack.kill(name)
+        self.alone.clear()
+        self.stack.emulator.let_go()
+        self.stack.replenish()
 
     def tell(self, what: str) -> None:
         """Say what has been done, and to what state of things."""
@@ -250,7 +269,7 @@ def unshared(story: Story, work: Work) -> None:
     """A worker that does not see the checkpoint fails and names the host that wrote it; a retry there goes on."""
     first, second = _without_checkpoint(story, work)
     story.kill(second)
-    story.stack.add("worker", name=first, **_private(work, "first"))
+    story.add_alone(work, "first", first)
 
 
 def cleared(story: Story, work: Work) -> None:
@@ -260,20 +279,15 @@ def cleared(story: Story, work: Work) -> None:
     story.tell("cleared all")
 
 
-def _private(work: Work, host: str) -> dict[str, str]:
-    """Return the environment of a worker with a checkpoint folder of its own."""
-    return {"AIRFLOW__GEMINI_BATCH__CHECKPOINT_PATH": str(work.folder / "checkpoints" / host)}
-
-
 def _without_checkpoint(story: Story, work: Work) -> tuple[str, str]:
     """Let one worker write checkpoints, and another fail for want of them; return the names of both."""
     for name in story.stack.living("worker"):
         story.stack.kill(name)
-    first = story.stack.add("worker", **_private(work, "first"))
+    first = story.add_alone(work, "first")
     story.begin("cluster_deferred", work)
     story.wait("all to wait", lambda: story.states()["deferred"] == work.runs)
     story.kill(first)
-    second = story.stack.add("worker", **_private(work, "second"))
+    second = story.add_alone(work, "second")
     story.let_jobs_end()
     sentence = f"This worker ({second}) does not see the checkpoint "
     story.wait("the error", lambda: story.logs_say(sentence) and story.logs_say(f"which {first} wrote"))
@@ -313,6 +327,7 @@ def carry_out(story: Story, name: str, place: str) -> Verdict:
     ended = story.states()
     if ended != {"success": work.runs}:
         faults.append(f"tasks ended {dict(ended)}")
+    story.end()
     faults += faults_of_outputs(work)
     faults += faults_of_bill(story.stack.emulator.executions(), story.stack.emulator.jobs(), story.wanted)
     return Verdict(name, time.monotonic() - began, tuple(faults))

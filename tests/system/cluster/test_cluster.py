@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,8 @@ def test_redis_answers_while_it_is_wanted(tmp_path: Path) -> None:
 
 def test_every_scenario_says_what_befalls_it() -> None:
     assert all(scenario.__doc__ for scenario in SCENARIOS.values())
+    page = (Path(__file__).parents[3] / "docs/cluster.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(SCENARIOS)
     assert read_arguments(["test", "--only", "waiting"]).only == ["waiting"]
     with pytest.raises(SystemExit):
         read_arguments(["test", "--only", "no_such_scenario"])
