@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.errors import SubmitError
-from airflow_provider_gemini_batch.task.kill import HANDLER_PATIENCE, TaskEnd, state_of
+from airflow_provider_gemini_batch.task.kill import HANDLER_PATIENCE, TaskEnd, cancel_if_marked, state_of
 from airflow_provider_gemini_batch.task.store import SubmissionStore
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,20 @@ def test_a_task_that_was_not_marked_is_left_alone() -> None:
     cancelled: list[str] = []
     ended(RunningTask("running"), cancelled.append)
     assert cancelled == []
+
+
+@pytest.mark.parametrize("state", ["running", "deferred", "queued", "scheduled", "up_for_retry", "restarting", None])
+def test_a_job_that_its_task_still_needs_is_not_cancelled(state: str | None) -> None:
+    cancelled: list[str] = []
+    cancel_if_marked(lambda: ["batches/a"], lambda: state, cancelled.append, logging.getLogger(__name__))
+    assert cancelled == []
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "skipped", "upstream_failed", "removed"])
+def test_a_marked_task_cancels_its_job(state: str) -> None:
+    cancelled: list[str] = []
+    cancel_if_marked(lambda: ["batches/a"], lambda: state, cancelled.append, logging.getLogger(__name__))
+    assert cancelled == ["batches/a"]
 
 
 def test_a_cancel_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
