@@ -157,7 +157,7 @@ class SubmitOperator(SubmitArguments):
                 if step.why:
                     self.log.warning("%s", step.why)
                 if not self.wait_for_completion:
-                    return str(step.attempt.job_name)
+                    return self._left(step.attempt)
                 step = self._wait(step.attempt, policy)
 
     def _submit(self, context: Any, attempt: Attempt, policy: AttemptPolicy) -> Step:
@@ -273,6 +273,15 @@ class SubmitOperator(SubmitArguments):
             outcome = hook.run(waiting)
             attempt = replace(attempt, twins=watch.twins)
             return step_after_wait(hook, attempt, outcome, policy, self.log, self._twin_rules)
+
+    def _left(self, attempt: Attempt) -> str:
+        """Return the job's name; if it may have a twin, stay first until that would be listed: nobody else knows."""
+        from airflow_provider_gemini_batch.triggers.deferral import settle
+
+        if attempt.last_look_age:
+            with self._end.waiting():
+                attempt = settle(self.hook, attempt, self.log, self._twin_rules)
+        return str(attempt.job_name)
 
     def _pause(self, step: Pause) -> None:
         """Wait for quota, outside the worker where we may."""

@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.lifecycle.attempt import (
     next_step,
 )
 from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch
-from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.watch.event import read_event
 
 if TYPE_CHECKING:
@@ -185,6 +185,27 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
         rules.push("job_name", left.job.name)
     settled = tuple(dict.fromkeys((*attempt.settled, *left.settled)))
     return replace(attempt, job_name=left.job.name, settled=settled, twins=(), paid_twice=paid), left.job
+
+
+def settle(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRules) -> Attempt:
+    """
+    Look for twins until the job is as old as ``attempt.last_look_age``, for a task that does not wait for its end.
+
+    Whoever waits for the job later does not know that there may be one: a short job would be paid for twice unsaid.
+    """
+    until = time.time() + attempt.last_look_age
+    log.info("Another attempt may have submitted a job, too. Looking for it for %.0f s.", attempt.last_look_age)
+    outcome = Outcome.TWIN
+    try:
+        while outcome is Outcome.TWIN and attempt.job_name:
+            watch = Watch(WaitLimits(until), time.time())
+            backend = hook.client.backend
+            looking = wait_for_end(backend, attempt.job_name, watch, time.time, twins=rules.watch(attempt))
+            outcome = hook.run(looking)
+            attempt, _ = reconciled(hook, replace(attempt, twins=watch.twins), log, rules)
+    except GeminiBatchError as error:  # the job exists; to look for another one must not cost it
+        log.warning("Whether another attempt submitted a twin of %s could not be checked: %s", attempt.job_name, error)
+    return attempt
 
 
 def _say(left: Reconciled, job_name: str, log: Any) -> None:

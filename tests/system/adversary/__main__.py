@@ -15,9 +15,14 @@ import time
 from pathlib import Path
 
 from tests.system.adversary.pairs import BACKENDS, KINDS, LAGS, Bill, Pair, plans
+from tests.system.adversary.tasks import WAYS, TaskPair, tasks_and_service
 from tests.system.chaos.report import machine, table
 
 PAIRS = 50
+TASKS = 1
+TOLD = """\
+The operators, their trigger over the shared poller, and the sensor with a download behind it, as they are; the service
+behind real sockets; one stepped clock for all of them. An attempt that fails is retried after a minute."""
 MEANING = """\
 Jobs that run or have run to their end one lag and a minute after the last create, of so many pieces of work; *told*:
 where that is more than one, how often the task names all of them (`paid_twice`). The list of jobs lags up to so many
@@ -35,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_argument("--pairs", type=int, default=PAIRS, help="pairs for each cell of the tables")
+    words.add_argument(
+        "--tasks", type=int, default=TASKS, help="pairs of real tasks over HTTP, for each of their cells"
+    )
     words.add_argument("--results", type=Path, metavar="FILE", help="keep the tables")
     options = words.parse_args(arguments)
     kept = [f"# Results of `python -m tests.system.adversary`\n\n{options.pairs} pairs for each cell. {MEANING}"]
@@ -45,12 +53,45 @@ def main(arguments: list[str] | None = None) -> int:
         kept.append(f"## {title}\n\n{_table(bills, long=long)}")
         print(f"\n{kept[-1]}")
         wrong += [bill for bill in bills if not bill.is_right]
+    if options.tasks:
+        kept.append(
+            f"## Real tasks over HTTP\n\n{options.tasks} pairs for each way, kind, backend, lag and store. {TOLD}"
+        )
+        with tasks_and_service():
+            for long, title in ((True, "Jobs that run longer than the lag + 60 s"), (False, "Shorter jobs")):
+                played = {way: _played(way, options.tasks, long=long) for way in WAYS}
+                kept.append(f"### {title}\n\n{_table_of_tasks(played, long=long)}")
+                print(f"\n{kept[-1]}")
+                wrong += [bill for bills in played.values() for bill in bills if not bill.is_right]
     print(f"\n{time.monotonic() - started:.0f} s")
     if options.results is not None:
         options.results.write_text("\n\n".join((*kept, f"{machine()}.")) + "\n")
     for bill in wrong[:20]:
         print(f"WRONG {bill.plan}: alive {[job.name for job in bill.alive]}, told {bill.told}, {bill.errors}")
     return 1 if wrong else 0
+
+
+def _played(way: str, pairs: int, *, long: bool) -> list[Bill]:
+    return [TaskPair(plan, way).play() for plan in plans(pairs, long=long)]
+
+
+def _table_of_tasks(played: dict[str, list[Bill]], *, long: bool) -> str:
+    head: list[object] = ["waits", "attempts", "backend", *(f"lag {lag:g} s" for lag in LAGS)]
+    head += [] if long else ["told"]
+    lines = []
+    for way, bills in played.items():
+        for kind in KINDS:
+            for backend in BACKENDS:
+                row = [bill for bill in bills if (bill.plan.kind, bill.plan.backend) == (kind, backend)]
+                line: list[object] = [way, kind, backend]
+                for lag in LAGS:
+                    cell = [bill for bill in row if bill.plan.lag == lag]
+                    line.append(f"{sum(len(bill.alive) for bill in cell)}/{len(cell)}")
+                if not long:
+                    double = [bill for bill in row if len(bill.alive) > 1]
+                    line.append(f"{sum(bill.is_right for bill in double)}/{len(double)}")
+                lines.append(tuple(line))
+    return table(tuple(head), lines)
 
 
 def _table(bills: list[Bill], *, long: bool) -> str:

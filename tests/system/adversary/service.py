@@ -364,10 +364,14 @@ class Service:
             return _error(412, "FAILED_PRECONDITION", "conditionNotMet")
         session = f"s{len(self._sessions)}"
         self._sessions[session] = (name, bytearray())
-        return 200, {"location": f"http://{head.get('host', 'host')}/upload-session/{session}"}, b""
+        return (
+            200,
+            {"location": f"http://{head.get('host', 'host')}/upload/storage/v1/b/{match[1]}/o?upload_id={session}"},
+            b"",
+        )
 
     def _send_object(self, match: re.Match[str], query: dict[str, str], head: dict[str, str], body: bytes) -> Reply:
-        name, content = self._sessions[match[1]]
+        name, content = self._sessions[query["upload_id"]]
         content += body
         total = head.get("content-range", "").rpartition("/")[2]
         if total.isdigit() and len(content) < int(total):
@@ -410,7 +414,7 @@ class Service:
     _PROJECT = r"/v1(?:beta1)?/(projects/[^/]+/locations/[^/]+)"
     _JOB = r"/v1(?:beta1)?/(projects/[^/]+/locations/[^/]+/batchPredictionJobs/[^/:]+)"
     _routes: tuple[tuple[str, str, Callable[..., Reply]], ...] = (
-        ("POST", r"/v1(?:beta)?/models/[^/]+:batchGenerateContent", _create_developer),
+        ("POST", r"/v1(?:beta)?/models/[^/]+:(?:batchGenerateContent|asyncBatchEmbedContent)", _create_developer),
         ("GET", r"/v1(?:beta)?/batches", _list_developer),
         ("GET", r"/v1(?:beta)?/(batches/[^/:]+)", _get_developer),
         ("POST", r"/v1(?:beta)?/(batches/[^/:]+):cancel", _cancel),
@@ -422,7 +426,7 @@ class Service:
         ("GET", r"/storage/v1/b/([^/]+)/o", _list_objects),
         ("GET", r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)", _get_object),
         ("POST", r"/upload/storage/v1/b/([^/]+)/o", _start_object),
-        ("PUT", r"/upload-session/([^/]+)", _send_object),
+        ("PUT", r"/upload/storage/v1/b/([^/]+)/o", _send_object),
         ("POST", r"/upload/v1(?:beta)?/files", _start_file),
         ("POST", r"/upload-file/([^/]+)", _send_file),
         ("GET", r"/v1(?:beta)?/files", _list_files),
