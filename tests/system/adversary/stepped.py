@@ -92,7 +92,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         finally:
             selector.aside -= 1
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Run something in a thread, which counts as work."""
         selector: Any = self._selector  # type: ignore[attr-defined]
         future = super().run_in_executor(executor, func, *args)
