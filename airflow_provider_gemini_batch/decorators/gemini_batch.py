@@ -14,9 +14,11 @@ The function runs when the input is read, once for a generation: not again after
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import DecoratedOperator, task_decorator_factory
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.operators.run_batch import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.run.sources import RowsSource
 
@@ -38,7 +40,11 @@ class _RowsOfFunction:
         return {**super()._arguments(), "rows": ()}  # type: ignore[misc]
 
     def _source(self) -> Source:
-        return RowsSource(self.python_callable(*self.op_args, **self._filled_in()))
+        rows = self.python_callable(*self.op_args, **self._filled_in())
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+            name = getattr(self.python_callable, "__name__", "the function")
+            raise ConfigurationError(f"{name} must return or yield rows, not {type(rows).__name__}.")
+        return RowsSource(rows)
 
     @staticmethod
     def xcom_push(context: Any, key: str, value: Any, **_: Any) -> None:

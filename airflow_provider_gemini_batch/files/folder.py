@@ -20,7 +20,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
 from airflow_provider_gemini_batch.files.paths import SCHEME, local_path, normalise_path, open_read, remote_path
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ class Folder:
         return self._by_candidates(name, content)
 
     def _link(self, name: str, content: bytes) -> bool:
+        with temporary_files(self.path(name), self._local):
+            return self._linked(name, content)
+
+    def _linked(self, name: str, content: bytes) -> bool:
         folder = self._made()
         handle, part = tempfile.mkstemp(dir=folder, prefix=".gemini-batch-")
         try:

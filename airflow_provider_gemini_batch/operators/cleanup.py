@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.compat import conf
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 CANCEL_WITHIN = 300.0
+RETENTION = 7 * 24 * 3600.0
+"""Seconds for which the checkpoint of a run that has ended stays, where nothing else is said."""
 
 
 class CancelBatchOperator(GeminiBatchOperator):
@@ -122,6 +125,8 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
     :param display_name_prefix: Only jobs whose display name begins so.
     :param delete_files: Remove each job's uploaded input as well, unless a job that stays still reads it. On Vertex AI
         only what lies below the connection's ``storage_uri`` is removed.
+    :param checkpoints: Remove the checkpoints of runs that ended longer ago than *older_than*, or than seven days.
+    :param checkpoint_path: Where they are; default ``[gemini_batch] checkpoint_path``.
     :param dry_run: Remove nothing, only say what would be.
     """
 
@@ -130,6 +135,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         "older_than",
         "states",
         "display_name_prefix",
+        "checkpoint_path",
     )
 
     def __init__(
@@ -139,10 +145,14 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         states: Sequence[str] | None = None,
         display_name_prefix: str | None = None,
         delete_files: bool = False,
+        checkpoints: bool = False,
+        checkpoint_path: str | None = None,
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.checkpoints = checkpoints
+        self.checkpoint_path = checkpoint_path
         self.older_than = older_than
         self.states = states
         self.display_name_prefix = display_name_prefix
@@ -153,9 +163,12 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
     def run_task(self, context: Any) -> list[dict[str, Any]]:
         """Remove what is old enough; return what was, or would be."""
         from airflow_provider_gemini_batch.api.states import TERMINAL
+        from airflow_provider_gemini_batch.files.folder import Folder
+        from airflow_provider_gemini_batch.run.checkpoint import sweep_all
         from airflow_provider_gemini_batch.times import epoch
 
-        for name, value in (("delete_files", self.delete_files), ("dry_run", self.only_say)):
+        flags = {"delete_files": self.delete_files, "dry_run": self.only_say, "checkpoints": self.checkpoints}
+        for name, value in flags.items():
             if not isinstance(value, bool):
                 raise ConfigurationError(f"{name} must be True or False, not {value!r}.")  # "False" would be true
         age = seconds(_number(self.older_than), "older_than")
@@ -164,6 +177,7 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
             states = TERMINAL
         if self.display_name_prefix == "":
             raise ConfigurationError("display_name_prefix is empty: every name begins so. To mean that, leave it out.")
+        root = self._checkpoint_root() if self.checkpoints else None
         hook = self.hook
         now = time.time()
         # The list is read to its end first: removing while paging could skip jobs.
@@ -193,12 +207,25 @@ class CleanUpBatchesOperator(GeminiBatchOperator):
         if self.delete_files and not self.only_say:
             failures += self._delete_files(hook, removed)
         self.log.info("%s %d of %d jobs.", what, len(removed), len(everything))
+        if root is not None:
+            for place in sweep_all(Folder(root), now - (RETENTION if age is None else age), dry_run=self.only_say):
+                removed.append({"checkpoint": place})
+                self.log.info("%s the checkpoint %s.", what, place)
         if failures:
             raise GeminiBatchError(
                 f"{len(removed)} jobs were removed, {len(failures)} jobs or files could not be: "
                 + "; ".join(failures[:5])
             )
         return removed
+
+    def _checkpoint_root(self) -> str:
+        place = self.checkpoint_path or conf.get("gemini_batch", "checkpoint_path", fallback="")
+        if not place:
+            raise ConfigurationError(
+                "checkpoints=True needs checkpoint_path, or [gemini_batch] checkpoint_path: without both, runs keep "
+                "their checkpoints in _gemini_batch beside each output."
+            )
+        return str(place)
 
     def _delete_files(self, hook: GeminiBatchHook, removed: list[dict[str, Any]]) -> list[str]:
         """Delete the files of what was removed, but for those that a job still reads; return what failed."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -220,23 +221,49 @@ class Checkpoint:
         return found
 
 
-def sweep(task_folder: Folder, older_than: float, keep: str) -> list[str]:
+ABANDONED = 37 * 24 * 3600.0
+"""Seconds after which nobody goes on with a run: its timeout, and a week."""
+
+
+def sweep(task_folder: Folder, older_than: float, keep: str = "", *, dry_run: bool = False) -> list[str]:
     """
-    Remove the checkpoints of runs that ended long ago.
+    Remove the checkpoints of runs that ended long ago, and of those that nobody goes on with.
 
     :param task_folder: Of a task; it holds a folder for each of its runs.
     :param older_than: UTC epoch seconds.
     :param keep: Name of the folder that stays in any case.
-    :return: Names of the folders that were removed.
+    :param dry_run: Remove nothing.
+    :return: Names of the folders that were, or would be, removed.
     """
     removed = []
     for name in task_folder.folders():
         if name in (keep, TARGETS):
             continue
-        end = Checkpoint.latest(task_folder.below(name)).end
-        if end is not None and float(end.get("ended") or 0) < older_than:
-            task_folder.below(name).remove()
+        latest = Checkpoint.latest(task_folder.below(name))
+        end, begun = latest.end, latest.snapshot
+        if end is not None:
+            is_old = float(end.get("ended") or 0) < older_than
+        else:
+            is_old = begun is not None and float(begun.get("created") or 0) < min(older_than, time.time() - ABANDONED)
+        if is_old:
             removed.append(name)
+            if not dry_run:
+                task_folder.below(name).remove()
+    return removed
+
+
+def sweep_all(root: Folder, older_than: float, *, dry_run: bool = False) -> list[str]:
+    """
+    Remove old checkpoints of all tasks.
+
+    :param root: What ``checkpoint_path`` names: a folder for each DAG, and in that one for each task.
+    :return: Places of the folders that were, or would be, removed.
+    """
+    removed = []
+    for dag in root.folders():
+        for task in root.below(dag).folders():
+            folder = root.below(dag).below(task)
+            removed += [folder.path(name) for name in sweep(folder, older_than, dry_run=dry_run)]
     return removed
 
 

@@ -86,7 +86,10 @@ class Run:
         left = self.context.left
         if number is not None:
             self._await_snapshot(left or Left(number))
-            return self._if_unchanged(Checkpoint(self.context.checkpoint, number))
+            found = Checkpoint(self.context.checkpoint, number)
+            while (found.end or {}).get("outcome") == "replaced":  # by another attempt, during the wait
+                found = found.next_generation()
+            return self._if_unchanged(found)
         if left is not None and left.host != self.context.host:
             self._await_snapshot(left)  # what this worker itself has written and does not see is gone
         latest = Checkpoint.latest(self.context.checkpoint)

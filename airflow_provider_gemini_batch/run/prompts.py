@@ -155,7 +155,7 @@ def compile_template(
         tree = environment.parse(source)
         free = meta.find_undeclared_variables(tree)
     except jinja2.TemplateSyntaxError as fault:
-        raise ConfigurationError(f"{argument}: line {fault.lineno}: {fault.message}.") from None
+        raise ConfigurationError(f"{argument}: line {fault.lineno}: {(fault.message or '').rstrip('.')}.") from None
     _check_variables(free, known, columns, argument)
     used, whole = _columns_of(tree)
     if strange := sorted(used - set(columns)):

@@ -62,7 +62,7 @@ def take(
     """
     table = source.read(engine, folder)
     if not table.rows:
-        raise EmptyInputError("The input has no rows.")
+        raise EmptyInputError("The input has no rows. on_empty_input='skip' skips the task then.")
     columns = InputColumns.choose(spec, table)
     keys = columns.keys or {NUMBERED_KEY: "VARCHAR"}
     check(keys, columns.kept, False)  # told before millions of rows are rendered

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 VALUES_ROWS = 500
+_COPY_BYTES = 1 << 16
 STAGING = "gemini_batch_staging"
 
 _INT64 = 1 << 63
@@ -200,8 +201,10 @@ class SqlTarget:
         listed = ", ".join(map(quoted, rows.columns))
         cursor.execute(f"CREATE TEMPORARY TABLE {STAGING} AS SELECT {listed} FROM {name} WHERE 1 = 0")
         if self._dialect == "postgresql":
-            cursor.copy_expert(
-                f"COPY {STAGING} ({listed}) FROM STDIN WITH (FORMAT csv, NULL '\\N')", _CsvStream(self._values(rows))
+            _copy(
+                cursor,
+                f"COPY {STAGING} ({listed}) FROM STDIN WITH (FORMAT csv, NULL '\\N')",
+                _CsvStream(self._values(rows)),
             )
         else:
             self._insert(cursor, rows, listed)
@@ -287,6 +290,16 @@ class _CsvStream(io.RawIOBase):
             self._text.truncate()
         found, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
         return found
+
+
+def _copy(cursor: Any, statement: str, rows: _CsvStream) -> None:
+    """Send rows by COPY, which psycopg2 and psycopg 3 spell differently; Airflow's hook may have either."""
+    if hasattr(cursor, "copy_expert"):
+        cursor.copy_expert(statement, rows)
+        return
+    with cursor.copy(statement) as copy:
+        while block := rows.read(_COPY_BYTES):
+            copy.write(block)
 
 
 def _csv_value(value: Any) -> Any:

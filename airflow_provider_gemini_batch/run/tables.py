@@ -13,11 +13,13 @@ of a run's time is Python's, so that a second thread saved little.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.files.atomic import disk_full, temporary_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,7 +80,12 @@ def engine(folder: str) -> Iterator[DuckDBPyConnection]:
     connection = duckdb.connect(":memory:", config=config)
     try:
         connection.execute("SET TimeZone='UTC'")
-        yield connection
+        with temporary_files("the run's table", folder):
+            yield connection
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as fault:
+        if "No space left" not in str(fault) and "max_temp_directory_size" not in str(fault):
+            raise
+        raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the run's table", 0, folder) from fault
     finally:
         connection.close()
         shutil.rmtree(spill, ignore_errors=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
-PAGES = ("README.md", "docs/csv.md", "docs/expand.md")
+PAGES = ("README.md", "docs/csv.md", "docs/expand.md", "docs/classify.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -57,7 +57,7 @@ def run(
 
 
 def test_every_block_is_a_dag_file(runner: DagRunner) -> None:
-    assert runner.found == {"dags": ["ask", "ask_by_region", "rate_reviews"], "errors": {}}
+    assert runner.found == {"dags": ["ask", "ask_by_region", "classify_reviews", "rate_reviews"], "errors": {}}
 
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
@@ -102,3 +102,19 @@ def test_a_csv_file_comes_back_with_answers_in_further_columns(
         assert rated["reason"]
     assert third == {"id": "r3", "text": "", "status": "not asked", "sentiment": "", "reason": ""}
     assert [job["state"] for job in gemini_batch_emulator.ledger()["jobs"] if not job["deleted"]] == []
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_run_of_the_classify_page_leaves_its_typed_table(
+    runner: DagRunner, home: Path, gemini_batch_emulator: EmulatorHandle, backend: str
+) -> None:
+    pytest.importorskip("duckdb")
+    from tests.run.world import read_table
+
+    (home / "reviews.csv").write_text("id,review,day\n01,Fine,2026-01-02\n02,Broke at once,\n", encoding="utf-8")
+    assert run(runner, gemini_batch_emulator, "classify_reviews", backend) == {"classify": "success"}
+    table = read_table(str(home / "reviews.parquet"))
+    assert [(row["id"], row["day"], row["status"]) for row in table] == [
+        ("01", "2026-01-02", "succeeded"), ("02", None, "succeeded"),
+    ]  # fmt: skip
+    assert all(row["sentiment"] in ("good", "bad", "mixed") and isinstance(row["topics"], list) for row in table)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowNotFoundException
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import RequestRejectedError
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
+from airflow_provider_gemini_batch.operators.base import InvalidInputError
 from airflow_provider_gemini_batch.run.spec import META
 from tests.run.world import MODEL, rows
 from tests.support.airflow_side import attempt, set_connection
@@ -233,6 +234,60 @@ TARGETS: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 
+SAYS: dict[str, str] = {
+    "a prompt that breaks off": r"prompt: line 2: unexpected end of template, .*'\.$",
+    "a variable that differs between attempts": r"prompt uses 'ti': it differs between attempts or is a secret",
+    "one key of two that is not there": r"key names 'nr', which the input does not have; it has id, word",
+    "failed rows below none": r"max_failed_rows must be a count \(int\) or a share below 1 \(float\), not -1",
+    "failed rows as a share above one": r"max_failed_rows=1\.5 is neither a share below 1 nor a whole number",
+    "an age below none": r"reuse_max_age must be seconds above 0 .* or a timedelta, not -5",
+    "an age as a text": r"reuse_max_age must be seconds above 0 .* not 'a week'",
+    "a time limit below none": r"^timeout must be seconds above 0 .* not -1",
+    "a pause that is a text": r"poll_interval must be seconds above 0 .* not 'often'",
+    "a setting that is none": r"INVALID_ARGUMENT.*no such field: 'temprature'",
+    "labels that are a list": r"labels must be a dict, not list",
+    "a priority that is a text": r"priority must be a whole number, not 'high'",
+    "no rows": r"The input has no rows.*on_empty_input",
+    "a schema within itself": r"properties\.a\.properties\.a: #/\$defs/A is recursive",
+    "a member called as one of ours": r"'status' \(our own\) and 'status' \(response_schema\).*set meta_prefix",
+    "a nested object": r"rows: row 4: cannot be written as JSON \(Encoding objects of type object",
+    "half a character": r"rows: row 4: cannot be written as JSON .*surrogates not allowed",
+    "a time among numbers": r"'n' holds .* integer \(rows: row 4\) and date \(rows: row 5\)\. Convert them",
+    "a prompt that is empty in one row": r"row 4 \(key 'last'\): the prompt is empty; leave such rows out",
+    "a request that is none": r"row 1 \(key 'row-1'\): 'request' has no 'contents'",
+    "a request that is a text": r"row 1 \(key 'row-1'\): 'request' must be an object, not a string",
+    "a file of another kind": r"format of .*in\.docx.* give input_format \(jsonl, csv, tsv or parquet\)",
+    "a CSV file with a header alone": r"The input has no rows.*on_empty_input",
+    "a CSV file with a column twice": r"in\.csv: the column 'word' is there twice; rename one",
+    "a CSV file with a column without a name": r"in\.csv: a column has no name",
+    "a CSV line that is too long": r"in\.csv: .*Line: 4 .*k2,c,d,e .*Columns: 2 Found: 3",
+    "a CSV line that is too short": r"in\.csv: .*Line: 4 .*k2 .*Columns: 2 Found: 1",
+    "a CSV file that is not UTF-8": r"in\.csv.* is not UTF-8 .*: convert it first",
+    "a CSV file in UTF-16": r"in\.csv.* is not UTF-8 .*: convert it first",
+    "a CSV quote that does not end": r"in\.csv: .*Line: 4 .*unterminated quote",
+    "a JSON list": r"in\.jsonl: line 1 is no JSON",
+    "parts with other columns": r"b\.csv.* has the columns nr, word, and .*a\.csv.* has id, word",
+    "a Parquet file that is none": r"in\.parquet: .*too small to be a Parquet file",
+    "a gzip that breaks off": r"in\.jsonl\.gz.* cannot be unpacked: .*ended before",
+    "a gzip that is none": r"in\.csv\.gz.* cannot be unpacked: Not a gzipped file",
+    "a query that is none": r"sql: Parser Error: .*SELEC 1",
+    "a query over nothing": r"sql: IO Error: No files found .*none\.csv",
+    "a query that returns nothing": r"The input has no rows.*on_empty_input",
+    "a connection that is not there": r"conn_id .none. isn't defined",
+    "an output that is a directory": r"empty\.csv.* cannot be written: it is a directory or a device",
+    "a target table without a unique index": r"The table plain needs a unique index on \(id\) and nothing else",
+    "a target connection that is not there": r"conn_id .none. isn't defined",
+    "a target of another database": r"cannot be in a http database.*Write Parquet by output_path",
+}
+"""Cases -> the whole of what their error says: where it is, what is wrong, and the way out."""
+
+CLASS_OF: dict[str, type[Exception]] = {
+    "a setting that is none": RequestRejectedError,
+    "a connection that is not there": AirflowNotFoundException,
+    "a target connection that is not there": AirflowNotFoundException,
+}
+"""Cases whose error is not of the input: the service or Airflow says it."""
+
 CASES = {**ARGUMENTS, **SCHEMAS, **ROWS, **FILES, **TARGETS}
 
 
@@ -282,6 +337,6 @@ def test_there_are_a_hundred_cases() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_told_before_a_job_is_created(emulator: EmulatorHandle, tmp_path: Path, case: str) -> None:
     given, said = CASES[case]
-    with pytest.raises((GeminiBatchError, AirflowNotFoundException), match=said):
+    with pytest.raises(CLASS_OF.get(case, InvalidInputError), match=f"(?s){SAYS.get(case, said)}"):
         operator(given, tmp_path).execute(attempt())
     assert emulator.ledger()["totals"]["created"] == 0

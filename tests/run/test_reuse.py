@@ -150,3 +150,15 @@ def test_prompt_that_changed_during_a_wait_is_asked_anew(world):
     world.emulator.advance(3600)
     resumed = Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3)), generation=1)
     assert resumed.checkpoint.number == 2
+
+
+def test_attempt_that_waited_in_a_replaced_generation_goes_on_in_the_next(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    assert isinstance(Run(world.spec(), world.context(rows(3))).proceed(), Waiting)
+    other = world.spec(prompt="Shout {{ row.word }}")
+    assert isinstance(Run(other, world.context(rows(3))).proceed(), Waiting)
+    world.emulator.advance(3600)
+    late = Run(other, world.context(rows(3)), generation=1)
+    manifest = late.proceed()
+    assert not isinstance(manifest, Waiting)
+    assert (late.checkpoint.number, manifest["counts"]) == (2, {"succeeded": 3})

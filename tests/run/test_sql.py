@@ -242,3 +242,34 @@ def test_unique_index_that_carries_other_columns_along_does(world, database, sql
         "ALTER TABLE answers DROP CONSTRAINT answers_pkey; CREATE UNIQUE INDEX own ON answers (id) INCLUDE (mood)"
     )
     assert run(world, database, rows(2), occasion="2")["succeeded"] == 2
+
+
+def test_either_driver_of_postgresql_will_do(world, database, sql):
+    psycopg = pytest.importorskip("psycopg")
+    world.emulator.script(**answering(ANSWER))
+    connection = database()
+    told = connection.get_dsn_parameters() | {"password": connection.info.password}
+    connection.close()
+
+    def connect():
+        names = ("host", "port", "user", "password", "dbname")
+        return psycopg.connect(**{name: told[name] for name in names})
+
+    odd = rows(3, note='a "b", \\N\nc', nothing=None, raw=b"\x00\x01")
+    for occasion in ("1", "2"):
+        manifest = run(world, database, odd, occasion=occasion, target=SqlTarget(connect, "postgresql"))
+    assert manifest["counts"] == {"succeeded": 3}
+    sql.execute("SELECT id, note, nothing, raw, tags FROM answers ORDER BY id LIMIT 1")
+    key, note, nothing, raw, tags = sql.fetchone()
+    assert (key, note, nothing, bytes(raw), tags) == ("k0", 'a "b", \\N\nc', None, b"\x00\x01", ["a", "b"])
+    with connect() as other, other.cursor("stream") as cursor:
+        cursor.execute("SELECT id, note AS word FROM answers ORDER BY id")
+        manifest = run(
+            world,
+            database,
+            CursorSource(cursor),
+            spec=spec_of("others"),
+            target=SqlTarget(connect, "postgresql"),
+            occasion="3",
+        )
+    assert manifest["total"] == 3
