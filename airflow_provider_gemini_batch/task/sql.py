@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,41 @@ def sql_target(conn_id: str) -> SqlTarget:
 
     kind = str(BaseHook.get_connection(conn_id).conn_type or "")
     return SqlTarget(lambda: _connect(conn_id), _DIALECTS.get(kind, kind))
+
+
+def connect_to_read(conn_id: str, seconds: int) -> Any:
+    """
+    Open a DB-API connection that can only read, and ends a statement by itself.
+
+    :param seconds: Of one statement at most.
+    :raises ConfigurationError: For a database on which no tests run.
+    """
+    kind = str(BaseHook.get_connection(conn_id).conn_type or "")
+    if kind not in _DIALECTS:
+        raise ConfigurationError(f"The connection {conn_id} is of type {kind!r}: read the table there.")
+    connection = _connect(conn_id)
+    try:
+        only_read(connection, _DIALECTS[kind], seconds)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def only_read(connection: Any, dialect: str, seconds: int) -> None:
+    """
+    Let a new DB-API connection read alone, and end each statement after some seconds.
+
+    :param dialect: ``postgresql`` or ``sqlite``.
+    """
+    with contextlib.closing(connection.cursor()) as cursor:
+        if dialect == "sqlite":
+            cursor.execute("PRAGMA query_only = ON")
+            until = time.monotonic() + seconds
+            connection.set_progress_handler(lambda: int(time.monotonic() > until), 100_000)
+        else:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute(f"SET LOCAL statement_timeout = {seconds * 1000}")
 
 
 def _connect(conn_id: str) -> Any:

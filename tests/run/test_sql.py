@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted
+from airflow_provider_gemini_batch.plugins.page.answers_sql import page_of
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
 from airflow_provider_gemini_batch.run.sources import CursorSource, QuerySource
 from airflow_provider_gemini_batch.run.spec import Outputs, RunSpec
 from airflow_provider_gemini_batch.run.sql import SqlTarget
+from airflow_provider_gemini_batch.task.sql import only_read
 from tests.run.test_run import ANSWER, REVIEW, answering
 from tests.run.world import MODEL, rows
 from tests.system.services import postgres
@@ -273,3 +276,29 @@ def test_either_driver_of_postgresql_will_do(world, database, sql):
             occasion="3",
         )
     assert manifest["total"] == 3
+
+
+def test_page_reads_a_table_and_cannot_write_to_it(sql, database):
+    sql.execute(
+        "CREATE TABLE answers (id int PRIMARY KEY, said jsonb, status text, error_message text, finish_reason text, "
+        "model_version text, answered_at timestamptz DEFAULT now())"
+    )
+    sql.execute(
+        """INSERT INTO answers SELECT n, '{"mood": "100% Glad"}',
+        CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'succeeded' END, NULL, 'STOP', 'flash-001'
+        FROM generate_series(1, 700) n"""
+    )
+    connection = database()
+    only_read(connection, "postgresql", 5)
+    with connection.cursor() as cursor:
+        found = page_of(cursor, "public.answers", Wanted("failing", "100% glad", page=2))
+        assert [row["id"] for row in found.rows] == list(range(510, 701, 10))
+        assert not found.more
+        assert len(page_of(cursor, "answers", Wanted(version="flash-001")).rows) == 50
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            cursor.execute("DELETE FROM answers")
+    connection.rollback()
+    only_read(connection, "postgresql", 1)
+    with connection.cursor() as cursor, pytest.raises(psycopg2.errors.QueryCanceled):
+        cursor.execute("SELECT pg_sleep(30)")
+    connection.close()

@@ -124,9 +124,9 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     Put things into the database.
 
     ``connections``: ``conn_id`` and the members of a JSON connection. ``tasks``: ``dag_id``, ``run_id``, ``task_id``,
-    ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``trigger`` (classpath and kwargs), ``kept`` (what the
-    task state store holds). ``states``: asks for the states of tasks by address. ``release``: drops what the page
-    keeps, as it does when nobody looks.
+    ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``arguments`` (rendered ones), ``trigger`` (classpath
+    and kwargs), ``kept`` (what the task state store holds). ``states``: asks for the states of tasks by address.
+    ``release``: drops what the page keeps, as it does when nobody looks.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -208,6 +208,12 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
     }  # fmt: skip
     session.execute(TaskInstance.__table__.insert().values({k: v for k, v in values.items() if k in columns}))
     session.flush()
+    if "arguments" in what:
+        from airflow.models.renderedtifields import RenderedTaskInstanceFields
+
+        where = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+        table = RenderedTaskInstanceFields.__table__
+        session.execute(table.insert().values(**where, rendered_fields=what["arguments"], k8s_pod_yaml=None))
     for key, value in what.get("xcoms", {}).items():
         XComModel.set(
             key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, session=session

@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +118,7 @@ def test_opened_row_shows_all_of_it_and_nothing_as_markup(page: PageServer, tmp_
     assert "<dt>sentiment</dt><dd>glad</dd>" in panel, "a typed column is the answer"
     assert "<dt>model version</dt><dd>flash-001</dd>" in panel
     assert MARKUP not in html
+    assert "<dt>cost</dt><dd>$0.002</dd>" in panel
     assert "[image/png, " in panel
     failed = page.client("viewer").get(answers_path(address, status="blocked", open=1)).text
     assert "Why did this fail?" in failed
@@ -160,3 +163,73 @@ def test_mapped_task_leads_to_its_other_entries(page: PageServer, tmp_path: Path
         html = page.client("viewer").get(path).text
         assert '<option value="1" selected>map index 1</option>' in html
         assert '<option value="2">map index 2</option>' in html
+
+
+# --- answers in a database --------------------------------------------------------------------------------------------
+
+
+def in_table(
+    page: PageServer, folder: Path, *, table: str = "main.answers", told: str = "", **more: Any
+) -> TaskAddress:
+    with sqlite3.connect(folder / "lake.db") as database:
+        columns = "review, sentiment, status, finish_reason, error_code, error_message, model_version, attempts, cost"
+        database.execute(f"CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, {columns})")
+        for number in range(120):
+            status = "failed" if number % 40 == 7 else "succeeded"
+            values = (
+                f"k{number:03}",
+                f"{MARKUP} 100% {number}",
+                "glad",
+                status,
+                "STOP",
+                None,
+                None,
+                "flash-001",
+                1,
+                0.1,
+            )
+            database.execute(f"INSERT OR REPLACE INTO answers VALUES ({','.join('?' * 10)})", values)
+        database.execute("CREATE TABLE IF NOT EXISTS secrets (status TEXT, private_key TEXT)")
+        database.execute("INSERT INTO secrets VALUES ('x', 'SECRET')")
+    page.fill(connections=[{"conn_id": "lake", "conn_type": "sqlite", "host": str(folder / "lake.db")}])
+    address = TaskAddress("panel", f"table_{next(_numbers)}", "classify")
+    manifest = {"output_table": told or table, "total": 120, "counts": {"succeeded": 117, "failed": 3}, **more}
+    arguments = {"output_table": table, "output_conn_id": "lake"}
+    task = {"dag_id": "panel", "run_id": address.run_id, "task_id": "classify", "arguments": arguments}
+    page.fill(tasks=[{**task, "xcoms": {"gemini_batch_manifest": manifest}}])
+    return address
+
+
+@pytest.mark.newest_airflow
+def test_answers_in_a_table_are_paged_filtered_and_searched(page: PageServer, tmp_path: Path) -> None:
+    address = in_table(page, tmp_path, answer_columns=["sentiment"])
+
+    def keys(**filters: Any) -> list[str]:
+        html = page.client("op").get(answers_path(address, **filters)).text
+        assert MARKUP not in html
+        return re.findall(r"Open row (k\d+)", html)
+
+    assert keys() == ["k007", "k047", "k087"]
+    assert keys(status="all", page=3) == [f"k{number}" for number in range(100, 120)]
+    assert keys(status="all", search="100% 11") == ["k011", *(f"k{number}" for number in range(110, 120))]
+    assert keys(status="all", search="1_0%") == []
+    assert keys(status="succeeded", version="flash-002") == []
+
+
+@pytest.mark.newest_airflow
+@pytest.mark.parametrize(("user", "status"), [(None, 401), ("viewer", 403), ("user", 403), ("op", 200), ("admin", 200)])
+def test_table_needs_its_connection_too(page: PageServer, tmp_path: Path, user: str | None, status: int) -> None:
+    assert page.client(user).get(answers_path(in_table(page, tmp_path))).status_code == status
+
+
+@pytest.mark.newest_airflow
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [("answers", "secrets"), ("secrets", ""), ('answers" UNION SELECT * FROM "secrets', ""), ("gone", "")],
+)
+def test_table_that_is_none_of_the_tasks_answers_shows_nothing(
+    page: PageServer, tmp_path: Path, table: str, told: str
+) -> None:
+    reply = page.client().get(answers_path(in_table(page, tmp_path, table=table, told=told), status="all"))
+    assert reply.status_code in (404, 415, 502)
+    assert "SECRET" not in reply.text

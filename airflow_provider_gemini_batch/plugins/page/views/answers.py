@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.plugins.page import downloads
+from airflow_provider_gemini_batch.plugins.page import answers_sql, downloads
 from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, read_page
 from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, Wanted
-from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError
+from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError, Refused
 from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
 from airflow_provider_gemini_batch.plugins.page.reasons import explain, reason_of, reasons_in
@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 from airflow_provider_gemini_batch.plugins.page.words import OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.orm import Session
     from starlette.responses import Response
@@ -49,7 +49,7 @@ MOST_COPIED = 200_000
 def show(visit: Visit) -> Response:
     """Show a page of rows; the counts come from the manifest, so they are right while the file is slow."""
     with visit.session() as session:
-        facts, place = _trusted(session, visit)
+        facts, place, read = _source(session, visit)
         indexes = map_indexes(session, visit.address)
     manifest = facts.manifest
     counts = outcomes_of(manifest, {})
@@ -60,7 +60,7 @@ def show(visit: Visit) -> Response:
     wanted = Wanted(status, visit.text("search"), visit.text("version"), visit.number("page", 1, least=1, most=100_000))
     found, problem = AnswerPage(), None
     try:
-        found = read_page(place, wanted)
+        found = read(wanted)
     except NotHere:
         raise
     except PageError as error:
@@ -87,6 +87,7 @@ def show(visit: Visit) -> Response:
         reasons=reasons_in(manifest) if failing and wanted.page == 1 and not wanted.search else [],
         indexes=indexes,
         problem=problem,
+        is_table=not manifest.get("output_path"),
         download=lambda **changes: answers_path(visit.address, **changes).replace("/answers?", "/answers/download?", 1),
         path=lambda **changes: answers_path(
             visit.address,
@@ -95,19 +96,25 @@ def show(visit: Visit) -> Response:
     )
 
 
-def _trusted(session: Session, visit: Visit) -> tuple[TaskFacts, str]:
-    """Return what is known of the task, and the place of its answers, which it named itself."""
+def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, Callable[[Wanted], AnswerPage]]:
+    """Return what is known of the task, the place of its answers, which it named itself, and what reads them there."""
     facts = read_task(session, visit.address)
     place = facts.manifest.get("output_path")
-    if not isinstance(place, str) or not place:
+    if isinstance(place, str) and place:
+        check_place(session, facts, place)
+        return facts, place, lambda wanted: read_page(place, wanted)
+    table = answers_sql.table_of(facts.manifest, facts.arguments)
+    if table is None:
         raise NotHere("No answers yet", _why_none(facts.manifest))
-    check_place(session, facts, place)
-    return facts, place
+    conn_id, name = table
+    if not visit.viewer.may_connection("GET", conn_id):
+        raise Refused("You may not read this table", f"read on the connection {conn_id}, over which {name} is read")
+    return facts, name, lambda wanted: answers_sql.read_table(conn_id, name, wanted)
 
 
 def _why_none(manifest: Mapping[str, Any]) -> str:
     if manifest.get("output_table"):
-        return f"They are in the table {manifest['output_table']}. Read them there."
+        return f"They are in the table {manifest['output_table']}, which Airflow no longer knows how to reach."
     if "rows_to_ask" in manifest:
         return "The task only planned (dry_run)."
     if manifest:
@@ -148,7 +155,11 @@ def shown_row(row: Mapping[str, Any], prefix: str, answers: Sequence[str] = ()) 
         "message": _text(message),
         "reason": reason_of(status, own("finish_reason"), code),
         "why": None if usable else explain(status, own("finish_reason"), code),
-        "facts": {name: _text(own(name)) for name in HOW if own(name) is not None},
+        "facts": {
+            name: _small_dollars(own(name)) if name == "cost" else _text(own(name))
+            for name in HOW
+            if own(name) is not None
+        },
     }
 
 
@@ -174,6 +185,15 @@ def panel_of(row: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _small_dollars(value: Any) -> str:
+    """Return what one row cost, which may be hundredths of a cent; CSV has it as text."""
+    try:
+        text = f"{float(value):.6f}".rstrip("0").rstrip(".")
+    except (TypeError, ValueError):
+        return _text(value)
+    return f"${text}"
+
+
 def _text(value: Any) -> str:
     """Return a value as text, cut where nobody reads on."""
     if value is None:
@@ -191,7 +211,9 @@ def download(visit: Visit) -> Response:
     from starlette.responses import StreamingResponse
 
     with visit.session() as session:
-        _, place = _trusted(session, visit)
+        facts, place, _ = _source(session, visit)
+    if not facts.manifest.get("output_path"):
+        raise NotHere("No file", _why_none(facts.manifest))
     only = visit.text("status")
     if only not in ("", "failing", *OUTCOMES):
         only = ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page import spend_query
+from airflow_provider_gemini_batch.plugins.page import charts, spend_query
 from airflow_provider_gemini_batch.plugins.page.needs import signed_in
 from airflow_provider_gemini_batch.plugins.page.rendering import plain
 from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
@@ -32,6 +33,7 @@ def show(visit: Visit) -> Response:
         days=days,
         hidden=hidden,
         by_day=by_day,
+        money=charts.by_day(parts, by, "cost", datetime.now(UTC).date(), days),
         by_name=by_name[:200],
         more=max(0, len(by_name) - 200),
         highest=max((row["cost"] for row in by_day), default=0.0),
