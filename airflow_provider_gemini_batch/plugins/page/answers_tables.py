@@ -3,7 +3,7 @@
 Pages of Parquet and CSV, read by DuckDB: only the columns and row groups that are asked for.
 
 One database in memory serves all requests, each with a cursor of its own: to make one costs as much as a page. It is
-closed with all else that the page keeps (:mod:`.kept`). What a search in Parquet has found are numbers of rows, so that
+closed with all else that the page keeps (:mod:`.kept`). What a filter of Parquet has found are numbers of rows, so that
 the next page, and the next person, need no second search.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEPT_ROWS = 5_000
-"""Rows of a search whose numbers are kept; pages after them are searched for anew."""
+"""Rows of a filter whose numbers are kept; pages after them are searched for anew."""
 
 
 class TableIndex:
@@ -84,7 +84,7 @@ class TableIndex:
         prefix = prefix_in(columns)
         where, values = _condition(columns, prefix, wanted)
         first = (wanted.page - 1) * PAGE
-        if wanted.words and self.kind == ".parquet" and len(paths) == 1 and first + PAGE < KEPT_ROWS:
+        if any(wanted.filters) and self.kind == ".parquet" and len(paths) == 1 and first + PAGE < KEPT_ROWS:
             return self._numbered(
                 cursor, source.replace(")", ", file_row_number=true)"), where, values, columns, prefix, first
             )
