@@ -35,7 +35,7 @@ def test_bars_stand_on_each_other_and_on_their_day() -> None:
         ("s1", "a", 75.0, 25.0),
         ("s2", "b", 62.5, 12.5),
     ]
-    assert chart.lines[-1] == (4.0, 0)
+    assert chart.lines[-1] == (4.0, 0.0)
     assert chart.legend == [("s1", "a", 4.0), ("s2", "b", 0.5)]
 
 
