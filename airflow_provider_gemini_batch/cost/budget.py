@@ -8,8 +8,15 @@ A cap is per task instance. A budget that tasks share could not be kept: Airflow
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob
+
+LISTED_WITHIN = 600.0
+"""Seconds after which a job that the service's list does not show was never made."""
 
 
 class CostLimitError(ConfigurationError):
@@ -49,3 +56,14 @@ class Budget:
                 f"max_cost={self.limit:g}: {self.spent:.4g} spent, {self.reserved:.4g} reserved for jobs in flight, "
                 f"and what is next may cost {estimate:.4g} dollars. Raise max_cost, or ask fewer rows (sample=)."
             )
+
+
+def rows_answered(job: BatchJob, rows: int) -> int:
+    """
+    Return how many rows of a job that has ended may have been billed.
+
+    :param rows: Of the job. All of them count where the service does not say; a job that failed has asked nothing then.
+    """
+    if job.stats.succeeded is not None:
+        return job.stats.succeeded
+    return 0 if job.state.value == "FAILED" else rows

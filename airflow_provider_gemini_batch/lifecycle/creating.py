@@ -111,6 +111,7 @@ def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest
                 wave.was_lost = True
                 wave.may_have_rivals = True  # the lost call may still be carried out
                 return
+            wave.remember("refused", str(order.token))
             connects += 1
             delay = wave.policy.connects.delay_after(error, connects) if isinstance(error, TransportError) else None
             if delay is None:

@@ -137,8 +137,8 @@ def submit_wave(
         after that is found, one may exist and not be listed yet, or be so young that a read by name misses it.
     :param exclude: Names of jobs that must not be taken, e.g. one that was stuck and has just been cancelled.
     :param now: UTC epoch seconds.
-    :param remember: Called with ``("intent", "<task>.<digest>")`` right before every create, and with
-        ``("job", name)`` as soon as a job is known.
+    :param remember: Called with ``("intent", "<task>.<digest>")`` right before every create, with ``("refused",
+        "<task>.<digest>")`` if it certainly made no job, and with ``("job", name)`` as soon as a job is known.
     :param was_cut_short: Whether a SUCCEEDED job is what a cancel left over: its answers are not the whole work.
     :param may_create: Called before rows are uploaded and a job is created, with this task's own earlier jobs and the
         number of create calls without an answer, which may have made one each; what it raises ends the submission.

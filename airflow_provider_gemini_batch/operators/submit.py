@@ -98,7 +98,9 @@ class SubmitOperator(SubmitArguments):
         caps.check(found, ())
         raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
 
-    def _may_create(self, caps: Caps, measure: InputMeasure | None, jobs: Sequence[BatchJob], lost: int) -> None:
+    def _may_create(
+        self, caps: Caps, unheard: int, measure: InputMeasure | None, jobs: Sequence[BatchJob], lost: int
+    ) -> None:
         """Say what a job may cost before it is created, and refuse one over a cap."""
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell
         from airflow_provider_gemini_batch.task.prices import price_list
@@ -108,7 +110,7 @@ class SubmitOperator(SubmitArguments):
         found = estimate_of(prices, self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
             tell(found, prices, self.log, self._push)
-            caps.check(found, jobs, lost)
+            caps.check(found, jobs, lost + unheard)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:
         """Go on after the wait in the triggerer."""
@@ -204,6 +206,7 @@ class SubmitOperator(SubmitArguments):
         self._push(key, value)
 
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
+        from airflow_provider_gemini_batch.task.caps import unheard_lately
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.store import SubmissionStore
 
@@ -237,7 +240,7 @@ class SubmitOperator(SubmitArguments):
             on_token=lambda token: self._push("submission_token", token),
             uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
-            may_create=partial(self._may_create, caps),
+            may_create=partial(self._may_create, caps, unheard_lately(noted, time.time())),
         )
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:

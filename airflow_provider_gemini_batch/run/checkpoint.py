@@ -13,6 +13,7 @@ What a run remembers between attempts, workers and rounds: a folder of files tha
             round-1.json            the shards of a round; created once
             rows-*.parquet          the rows of a round that does not ask all
             intent-r1.s0-*.json     before each submission
+            void-r1.s0-*.json       after a create call that was clearly refused
             job-r1.s0-*.json        the name of a shard's job
             collected-r1.s0-*.json  names the files with a job's answers
             answers-*.jsonl.zst, outcomes-*.parquet
@@ -44,7 +45,7 @@ TARGETS = "_targets"
 
 _GENERATION = re.compile(r"g([1-9]\d*)")
 _ROUND = re.compile(r"round-([1-9]\d*)\.json")
-_SHARD_FILE = re.compile(r"(intent|job|collected)-(r[1-9]\d*\.s\d+)-[0-9a-f]+\.json")
+_SHARD_FILE = re.compile(r"(intent|void|job|collected)-(r[1-9]\d*\.s\d+)-[0-9a-f]+\.json")
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -177,7 +178,7 @@ class Checkpoint:
     def notes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Return all facts about shards: by kind, then by shard."""
         self._names.update(name for name in self.folder.names() if _SHARD_FILE.fullmatch(name))
-        found: dict[str, dict[str, list[dict[str, Any]]]] = {"intent": {}, "job": {}, "collected": {}}
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {"intent": {}, "void": {}, "job": {}, "collected": {}}
         for name in sorted(self._names):
             match = _SHARD_FILE.fullmatch(name)
             if match is not None and (value := self.get(name)) is not None:

@@ -9,6 +9,7 @@ it was not asked.
 from __future__ import annotations
 
 import logging
+import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
-from airflow_provider_gemini_batch.run.budget import check_caps
+from airflow_provider_gemini_batch.run.budget import check_caps, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.times import epoch
 
@@ -62,10 +63,13 @@ def ask_flex(work: Workspace, shard: plan.Shard) -> None:
 
     expected = work.expected(shard)
     try:
-        check_caps(work, shard)
+        check_caps(work, shard, {})
     except CostLimitError as error:
         close_unasked(work, shard, expected, str(error))
         return
+    if has_caps(work.spec):
+        made = {"at": work.context.now(), "host": work.context.host, "claim": uuid.uuid4().hex, "flex": True}
+        work.checkpoint.note("intent", shard.id, made)
     when = datetime.fromtimestamp(work.context.now(), UTC).isoformat()
     judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=when)
     requests = work.requests(shard, expected)

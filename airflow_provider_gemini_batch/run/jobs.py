@@ -111,8 +111,15 @@ class RunJobs:
         *,
         intent_at: float | None,
         remember: Callable[[str, str], None],
+        may_create: Callable[[], None] = lambda: None,
     ) -> BatchJob:
-        """Find or create a shard's job. *input_path*: local JSONL of its requests, with wire keys."""
+        """
+        Find or create a shard's job.
+
+        :param input_path: Local JSONL of its requests, with wire keys.
+        :param may_create: Called before rows are uploaded and before each create call; what it raises ends the
+            submission.
+        """
         request = JobRequest(
             spec.kind,
             spec.model,
@@ -130,6 +137,7 @@ class RunJobs:
             intent_at=intent_at,
             policy=self._policy,
             remember=remember,
+            may_create=lambda measure, jobs, lost: may_create(),
         )
         log.info("%s", submission.reason)
         if submission.uncancelled:

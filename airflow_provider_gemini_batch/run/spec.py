@@ -190,7 +190,8 @@ class RunSpec:
                 problems.append(f"{name} must be a whole number above 0, not {value!r}")
         for name in ("max_cost", "reuse_max_age"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 <= value < float("inf")):  # NaN is neither
                 problems.append(f"{name} must be a number, 0 or more, not {value!r}")
         if self.on_bad_row not in ("fail", "land"):
             problems.append(f"on_bad_row must be fail or land, not {self.on_bad_row!r}")

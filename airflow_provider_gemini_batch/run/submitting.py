@@ -3,21 +3,22 @@
 How does a shard get its job? It is found in the list by the digest of its rows, or created under a claim.
 
 The list is read once for all shards of a step. What stops a shard stops those after it: no quota now, or another
-attempt that submits the same rows; a cap that the shard would pass closes that shard alone.
+attempt that submits the same rows; no room under a cap while other jobs run. A cap that the shard would pass in any
+case closes that shard alone.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.retry import QUOTA
+from airflow_provider_gemini_batch.client.measure import MediaWatch
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import RateLimitedError
-from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps
+from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps, has_caps
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
@@ -56,6 +57,7 @@ class Submitter:
         """
         looked_at = self._context.now()
         present = self._jobs.by_digest()
+        listed = {job.name: job for jobs in present.values() for job in jobs}
         notes = self._checkpoint.notes()
         for shard in shards:
             expected = work.expected(shard)
@@ -66,14 +68,13 @@ class Submitter:
                 self._adopt(shard, known)
                 continue
             try:
-                check_caps(work, shard)
-                self._create(work, shard, expected, digest, notes["intent"].get(shard.id, ()), looked_at)
+                self._create(work, shard, expected, digest, notes["intent"].get(shard.id, ()), looked_at, listed)
             except ClaimedError as claimed:
                 log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
                 return claimed.until
-            except WaitForCostError as error:
-                log.info("%s waits for the cost of jobs in flight: %s", shard.id, error)
-                return math.inf
+            except WaitForCostError as full:
+                log.info("%s waits: %s", shard.id, full)
+                return full.until
             except CostLimitError as error:
                 close_unasked(work, shard, expected, str(error))
             except RateLimitedError as error:
@@ -108,10 +109,14 @@ class Submitter:
         digest: str,
         intents: Sequence[Mapping[str, Any]],
         looked_at: float,
+        listed: Mapping[str, BatchJob],
     ) -> None:
+        check_caps(work, shard, listed)
         intent_at = max((float(note["at"]) for note in intents), default=None)
         path = os.path.join(work.folder, f"{shard.id}.jsonl")
-        _write_input(work, shard, expected, path)
+        has_media = _write_input(work, shard, expected, path)
+        if has_media and has_caps(work.spec):
+            raise CostLimitError("max_cost and max_input_tokens cannot be kept: rows with media have no upper end.")
 
         claims: list[str] = []
 
@@ -119,12 +124,22 @@ class Submitter:
             if what == "intent":
                 self._context.stop()
                 claims.append(self._claims.claim(shard.id, looked_at))
-                self._checkpoint.note("intent", shard.id, {"at": self._context.now(), "host": self._context.host})
+                made = {"at": self._context.now(), "host": self._context.host, "claim": claims[-1]}
+                self._checkpoint.note("intent", shard.id, made)
+            elif what == "refused" and claims:
+                self._checkpoint.note("void", shard.id, {"claim": claims[-1]})
             elif what == "job":
                 self._context.on_job(value)
 
         try:
-            job = self._jobs.submit(work.spec, path, digest, intent_at=intent_at, remember=remember)
+            job = self._jobs.submit(
+                work.spec,
+                path,
+                digest,
+                intent_at=intent_at,
+                remember=remember,
+                may_create=lambda: check_caps(work, shard, listed),
+            )
         except RateLimitedError:
             self._claims.release(claims)
             raise
@@ -134,8 +149,11 @@ class Submitter:
         self._know(shard, job)
 
 
-def _write_input(work: Workspace, shard: plan.Shard, expected: AskedRows, path: str) -> None:
-    """Write a shard's rows as the input file of its job."""
+def _write_input(work: Workspace, shard: plan.Shard, expected: AskedRows, path: str) -> bool:
+    """Write a shard's rows as the input file of its job; say whether one of them holds media or names some."""
+    media = MediaWatch()
     with open(path, "wb", buffering=1 << 20) as out:
         for n, digest, body in work.requests(shard, expected):
+            media.see(body)
             out.write(b'{"key":"%b","request":%b}\n' % (wire_key(n, digest).encode(), body))
+    return media.found

@@ -3,18 +3,21 @@
 What a create operator says of a job's cost before it is submitted, and when it refuses.
 
 ``max_cost`` counts the upper end of the estimate, and what earlier jobs of this task instance have cost at most: those
-that were cancelled or failed on the way bill the rows that they had answered. A job that is found again is not a new
-one and is not counted twice: nothing is created, and nobody asks here.
+that were cancelled or failed on the way bill the rows that they had answered, those that have not ended yet may answer
+all of theirs. Of rows that this attempt does not see, each counts as much as one of those that it does. A job that is
+found again is not a new one and is not counted twice: nothing is created, and nobody asks here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.cost.budget import LISTED_WITHIN, Budget, CostLimitError, rows_answered
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.task.store import unheard_of
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ class Caps:
     def __post_init__(self) -> None:
         for name in ("max_cost", "max_input_tokens"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < float("inf")):  # NaN is neither
                 raise ConfigurationError(f"{name} must be a number above 0, not {value!r}.")
 
     @property
@@ -58,12 +62,10 @@ class Caps:
         :raises ConfigurationError: If it cannot be known what the job may cost.
         :raises CostLimitError: If it may cost too much.
         """
-        from airflow_provider_gemini_batch.cost.budget import Budget, CostLimitError
-
         jobs = list(jobs)
         if self.max_input_tokens is not None:
             tokens = self._upper("max_input_tokens", estimate.input_tokens.high)
-            sent = tokens * (lost + sum(1 for job in jobs if job.stats.succeeded))
+            sent = tokens * (lost + sum(_share_answered(job, estimate.rows) for job in jobs))
             if sent + tokens > self.max_input_tokens:
                 raise CostLimitError(
                     f"max_input_tokens={self.max_input_tokens}: {sent:.0f} were sent, and what is next may be "
@@ -85,9 +87,21 @@ class Caps:
         return number
 
 
+def unheard_lately(noted: Mapping[str, Any], now: float) -> int:
+    """
+    Return how many create calls of earlier attempts may have made a job that the list does not show yet.
+
+    :param noted: What the task state store keeps (Airflow 3.3 and later).
+    """
+    at = noted.get("intent_at")
+    is_late = isinstance(at, (int, float)) and now - at < LISTED_WITHIN
+    return unheard_of(noted) if is_late else 0
+
+
 def _share_answered(job: BatchJob, rows: int) -> float:
-    """Return which part of so many rows an earlier job has answered, and billed."""
-    return min(1.0, (job.stats.succeeded or 0) / rows) if rows else 0.0
+    """Return how many rows an earlier job has answered and billed, or may yet, as a multiple of *rows*."""
+    sent = job.stats.total or rows
+    return (rows_answered(job, sent) if job.is_done else sent) / rows if rows else 0.0
 
 
 def estimate_of(

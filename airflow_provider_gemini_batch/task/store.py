@@ -12,7 +12,7 @@ from airflow_provider_gemini_batch.errors import SubmitError
 from airflow_provider_gemini_batch.run.checkpoint import Left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ class SubmissionStore:
 
     def note(self, what: str, value: str) -> None:
         """
-        Keep an ``intent`` (a token, right before a create), a ``job`` (its name), or whether a named job was
-        ``cut_short`` or is ``whole``.
+        Keep an ``intent`` (a token, right before a create), that its create was ``refused``, a ``job`` (its name), or
+        whether a named job was ``cut_short`` or is ``whole``.
 
-        A new intent outdates the job noted before it.
+        A new intent outdates the job noted before it. ``unheard`` counts the create calls of which nothing was heard.
 
         :raises SubmitError: For an intent, if the supervisor is gone: whatever this process submits nobody will hear
             of, and Airflow starts another attempt beside it.
@@ -59,12 +59,21 @@ class SubmissionStore:
         before = self.recall()
         verdicts = before.get("verdicts")
         verdicts = dict(verdicts) if isinstance(verdicts, dict) else {}
+        calls = unheard_of(before)
         if what in ("cut_short", "whole"):
             noted = {**before, "verdicts": {**verdicts, value: what == "cut_short"}}
         elif what == "intent":
-            noted = {"intent": value, "intent_at": self._now(), **({"verdicts": verdicts} if verdicts else {})}
+            noted = {
+                "intent": value,
+                "intent_at": self._now(),
+                "unheard": calls + 1,
+                **({"verdicts": verdicts} if verdicts else {}),
+            }
+        elif what == "refused":
+            noted = {**before, "unheard": max(0, calls - 1)}
         else:
-            noted = {**before, what: value}
+            is_heard = before.get(what) != value
+            noted = {**before, what: value, "unheard": max(0, calls - is_heard)}
         try:
             self._store.set(self.KEY, noted)
         except (EOFError, ConnectionError) as error:
@@ -75,6 +84,12 @@ class SubmissionStore:
                 ) from error
         except Exception as error:  # the service's list decides
             log.warning("The task state store could not be written (%s).", type(error).__name__)
+
+
+def unheard_of(noted: Mapping[str, Any]) -> int:
+    """Return how many create calls were noted of which nothing was heard."""
+    calls = noted.get("unheard")
+    return calls if isinstance(calls, int) and calls > 0 else 0
 
 
 class CheckpointStore:
