@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +20,9 @@ from airflow_provider_gemini_batch.operators import (
     RunBatchOperator,
     UploadFileOperator,
 )
+from airflow_provider_gemini_batch.task.store import SubmissionStore
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
+from tests.operators.caps import Store, play
 from tests.support.airflow_side import attempt, set_connection
 
 if TYPE_CHECKING:
@@ -202,3 +206,37 @@ def test_no_job_is_created_over_a_cap(emulator: EmulatorHandle, seed: int) -> No
     ended = sum(job["rows_run"] for job in jobs if job["state"] in ("SUCCEEDED", "CANCELLED"))
     live = sum(job["rows"] for job in jobs if job["state"] not in ("SUCCEEDED", "CANCELLED"))
     assert (ended + live) * TOKENS * 1.25 / 1e6 <= cap
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])
+def test_no_create_call_passes_a_cap_on_a_bad_day(
+    gemini_batch_emulator: EmulatorHandle, tmp_path: Path, seed: int
+) -> None:
+    assert sum(play(gemini_batch_emulator, tmp_path, seed).values())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), Decimal(5)])
+def test_a_cap_that_limits_nothing_is_an_error(emulator: EmulatorHandle, bad: Any) -> None:
+    with pytest.raises(AirflowFailException, match="max_cost must be a number above 0"):
+        create(max_cost=bad).execute(attempt())
+
+
+def test_a_larger_job_of_before_counts_with_all_its_rows(emulator: EmulatorHandle) -> None:
+    emulator.script(mode="time", pending_seconds=0, running_seconds=100)
+    name = create(10, max_cost=10 * upper()).execute(attempt())
+    emulator.advance(90)
+    create().hook.cancel_batch(name)
+    emulator.advance(60)
+    with pytest.raises(AirflowFailException, match=r"spent"):
+        create(2, max_cost=upper(5)).execute(attempt(2))
+
+
+def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = {"intent": "0123456789abcdef.0123456789abcdef", "intent_at": time.time() - 300, "unheard": 1}
+    store = Store({SubmissionStore.KEY: noted})
+    with pytest.raises(AirflowFailException, match="reserved"):
+        create(max_cost=1.5 * upper()).execute({**attempt(2), "task_state_store": store})
+    noted["intent_at"] -= 400
+    assert create(max_cost=1.5 * upper()).execute({**attempt(3), "task_state_store": store})

@@ -163,6 +163,7 @@ class Chaos:
         self.spec = self.world.spec(rows_per_job=5, max_jobs=2, max_row_attempts=12)
         self.born: dict[str, float] = {}
         self.told: Counter[str] = Counter()
+        self.members: dict[str, Any] = {}
         self._deletions = self.chance.random() < 0.2
         self._prepare()
 
@@ -218,7 +219,7 @@ class Chaos:
         context = self.world.context(
             rows(ROWS), checkpoint=folder, identity=TaskIdentity(TASK, None, may_have_rivals=True), now=self.now,
             sleep=self.emulator.advance, stop=worker.stop, submit_policy=SubmitPolicy(), occasion=occasion,
-            limits=JobLimits(total=1800.0),
+            limits=JobLimits(total=1800.0), **self.members,
         )  # fmt: skip
         client = context.client
         client.__dict__["transport"] = BlockingTransport(

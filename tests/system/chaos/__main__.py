@@ -2,9 +2,10 @@
 """
 ``python -m tests.system.chaos``: whether anybody pays twice when things go wrong, and what it costs to make sure.
 
-Four parts: seeded schedules of faults; the same faults for the official provider and for ours; what the look-up adds;
-seeded schedules for whole runs, from rows to a table (``python -m tests.run.chaos --seed N`` replays one of those).
-Fails if one of our tasks was billed twice, left a job running or lost a row.
+Five parts: seeded schedules of faults; the same faults for the official provider and for ours; what the look-up adds;
+seeded schedules for whole runs, from rows to a table (``python -m tests.run.chaos --seed N`` replays one of those), and
+for tasks under a cap (``python -m tests.operators.caps --seed N``).
+Fails if one of our tasks was billed twice, left a job running, lost a row or created a job over its cap.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.system.chaos import report, seeded
 from tests.system.chaos.schedule import BACKENDS, MODES
 
 SEEDS = 500
-PARTS = ("schedules", "official", "cost", "runs")
+PARTS = ("schedules", "official", "cost", "runs", "caps")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.google_python and not Path(options.google_python).exists():
         words.error(f"There is no {options.google_python}.")
     parts = ("schedules",) if options.seed is not None else options.part or PARTS
-    run = {"schedules": _schedules, "official": _official, "cost": _cost, "runs": _runs}
+    run = {"schedules": _schedules, "official": _official, "cost": _cost, "runs": _runs, "caps": _caps}
     return max([run[part](options) for part in PARTS if part in parts])
 
 
@@ -100,6 +101,18 @@ def _runs(options: argparse.Namespace) -> int:
     print(found.text())
     if options.seeds >= SEEDS:
         _keep(options, 3, f"{found.text()}\n\n{report.machine()}.")
+    return _tell(found.failures)
+
+
+def _caps(options: argparse.Namespace) -> int:
+    from tests.operators import caps
+
+    print("\nTasks under a cap.", flush=True)
+    seeds = min(options.seeds, caps.SEEDS)
+    found = caps.play_all(range(options.first, options.first + seeds), os.cpu_count() or 1)
+    print(found.text())
+    if seeds >= caps.SEEDS:
+        _keep(options, 4, f"{found.text()}\n\n{report.machine()}.")
     return _tell(found.failures)
 
 

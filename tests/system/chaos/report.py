@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 TITLE = "# Results of `make chaos`"
-PARTS = ("Seeded schedules", "Beside the official provider", "What the look-up costs", "Runs")
+PARTS = ("Seeded schedules", "Beside the official provider", "What the look-up costs", "Runs", "Caps")
 """The sections of the file, in order; each is replaced when its part has run in full."""
 
 
