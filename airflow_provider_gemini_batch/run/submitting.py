@@ -52,8 +52,8 @@ class Submitter:
         """
         Find or create the jobs of shards; stop at the first that cannot have one now.
 
-        :return: UTC epoch second at which to try again, infinity for the next end of a job; None if no shard is left
-            without a job.
+        :return: UTC epoch second at which to try again, unless a job ends before; None if no shard is left without a
+            job.
         """
         looked_at = self._context.now()
         present = self._jobs.by_digest()

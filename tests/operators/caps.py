@@ -137,7 +137,8 @@ def play_creates(emulator: EmulatorHandle, seed: int) -> Counter[str]:
 def _befall(emulator: EmulatorHandle, draw: random.Random) -> None:
     usual = {"pending_seconds": 30, "running_seconds": 100, "output_tokens": draw.choice(_LENGTHS)}
     emulator.script(times=1, **{**usual, **draw.choice(_ENDS)})
-    action = draw.choice([{"status": 429}, {"status": 503}, {"action": "close"}, {"status": 400}])
+    kinds: list[dict[str, Any]] = [{"status": 429}, {"status": 503}, {"action": "close"}, {"status": 400}]
+    action = draw.choice(kinds)
     if draw.random() < 0.5:
         when = draw.choice(["before", "after"]) if action.get("status") not in (429, 400) else "before"
         emulator.fault(match={"method": "POST", "path": _CREATE}, times=draw.randint(1, 3), when=when, **action)
@@ -183,7 +184,7 @@ class CappedChaos(Chaos):
     def __init__(self, emulator: EmulatorHandle, folder: Path, seed: int, mode: str) -> None:
         super().__init__(emulator, folder, seed, mode)
         self.cap = ROW * 12 * self.chance.uniform(0.4, 2.5)
-        self.members = {"prices": RunPrices(PriceList())}
+        self.members = {"prices": RunPrices(PriceList()), "run_claim": "dag run"}
         self.spec = self.world.spec(
             rows_per_job=5, max_jobs=self.chance.choice([1, 2, 3]), max_row_attempts=6, max_cost=self.cap,
             generation_config={"maxOutputTokens": TOKENS},

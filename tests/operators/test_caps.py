@@ -234,7 +234,11 @@ def test_a_larger_job_of_before_counts_with_all_its_rows(emulator: EmulatorHandl
 def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted = {"intent": "0123456789abcdef.0123456789abcdef", "intent_at": time.time() - 300, "unheard": 1}
+    noted: dict[str, Any] = {
+        "intent": "0123456789abcdef.0123456789abcdef",
+        "intent_at": time.time() - 300,
+        "unheard": 1,
+    }
     store = Store({SubmissionStore.KEY: noted})
     with pytest.raises(AirflowFailException, match="reserved"):
         create(max_cost=1.5 * upper()).execute({**attempt(2), "task_state_store": store})
