@@ -87,7 +87,7 @@ def _owed(job: Job, when: float) -> float:
     """Return what a job was billed by *when* if it had ended, else what it may come to."""
     if job.ended is None or job.ended > when:
         return _longest(job, job.source.count)
-    if job.raw_state == "EXPIRED" or job.output_tokens == 0:
+    if "SUCCEEDED" not in job.raw_state and (job.raw_state == "EXPIRED" or job.output_tokens == 0):
         return _longest(job, job.rows_run)
     return job.source.tokens * READ * job.rows_run / max(1, job.source.count) + job.output_tokens * WRITTEN
 
