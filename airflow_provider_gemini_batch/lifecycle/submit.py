@@ -158,7 +158,8 @@ def _run(wave: Wave[SourceT]) -> Flow[list[Submission | GeminiBatchError]]:
     """Apply the rules, in order."""
     started = wave.now()
     yield from take_existing(wave)
-    wave.own_count = len(wave.own.owned)
+    # A job adopted under a former identity, or of another index, is what came of an earlier attempt as well.
+    wave.own_count = len(wave.own.owned | {order.job.name for order in wave.orders if order.job is not None})
     if wave.open:
         # Later looks need not go further back: what is older was listed in this one.
         wave.own.since = started if wave.own.since is None else max(wave.own.since, started)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
-from airflow_provider_gemini_batch.api.identity import TaskIdentity
+from airflow_provider_gemini_batch.api.identity import FormerTask, SubmissionToken, TaskIdentity
 from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
@@ -68,6 +68,14 @@ def test_an_adopted_job_may_have_a_twin_of_an_attempt_without_one(number: int, i
     service = Service()
     service.add(TOKEN, "RUNNING", 20)
     assert submitted(service, number).may_have_twin is is_held
+
+
+def test_a_job_of_a_former_identity_accounts_for_the_attempt_before() -> None:
+    service = Service()
+    service.add(SubmissionToken("b" * 16, TOKEN.digest), "RUNNING", 200)
+    former = (FormerTask("b" * 16, START - 100),)
+    done = drive(Memory().flow(service, identity=attempt_number(2, former=former)), service)
+    assert (done.action, done.may_have_twin) == ("adopted", False)
 
 
 def test_a_trigger_hands_the_twins_that_it_saw_to_the_task() -> None:
