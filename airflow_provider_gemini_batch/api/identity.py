@@ -120,6 +120,7 @@ class TaskIdentity:
     :param earlier_attempts: How many attempts came before this one, where that is known.
     :param former: Under which other task halves it may have been submitted.
     :param indexes: Task halves of the other indexes of a mapped task, where its list may have been re-ordered.
+    :param former_digests: What the same rows are called in tokens with a former task half: another version made them.
     :param may_be_reordered: Whether the mapped list may have changed since an earlier attempt, so that a job under our
         own task half with other input may be another index's by now.
     """
@@ -131,6 +132,7 @@ class TaskIdentity:
     indexes: frozenset[str] = frozenset()
     earlier_attempts: int | None = None
     may_be_reordered: bool = False
+    former_digests: frozenset[str] = frozenset()
 
     @property
     def owned(self) -> tuple[str, ...]:

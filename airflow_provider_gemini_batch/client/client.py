@@ -16,7 +16,8 @@ from airflow_provider_gemini_batch.api import flows
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity, digest_of
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.client.check import check_connection
-from airflow_provider_gemini_batch.client.prepare import prepared
+from airflow_provider_gemini_batch.client.former_digest import digest_of_0_1_0
+from airflow_provider_gemini_batch.client.prepare import prepared, row_settings
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
@@ -154,6 +155,9 @@ class GeminiBatchClient(Session):
         self._say_what_is_ignored(request)
         with self._source(request, uploaded) as source:
             token = SubmissionToken(work.task, digest or digest_of(source.identity), source.input_digest)
+            if work.former and work.may_have_rivals and digest is None:
+                former = digest_of_0_1_0(request, row_settings(request, self.backend.name))
+                work = replace(work, former_digests=frozenset({former} if former else ()))
             if on_token is not None:
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"

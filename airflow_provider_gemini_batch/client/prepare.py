@@ -88,7 +88,7 @@ def prepared(
         return
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
-        settings = _row_settings(request, backend.name)
+        settings = row_settings(request, backend.name)
         report, media = RowReport(), MediaWatch()
         normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
@@ -174,7 +174,7 @@ def _say_what_was_found(
         )
 
 
-def _row_settings(request: JobRequest, backend: BackendName) -> RowSettings:
+def row_settings(request: JobRequest, backend: BackendName) -> RowSettings:
     """Return what the rows' normaliser needs to know."""
     return RowSettings(
         kind=request.kind,

@@ -175,22 +175,28 @@ class OwnJobs:
         doubtful: list[BatchJob] = []
         for job in jobs:
             carried = token_of(job)
+            is_same = carried is not None and self._is_same(carried, token)
             # A job that we noted and whose token somebody edited away is still ours, and nothing says that its input
             # differs.
-            if carried is None or (job.name in noted and carried.digest == token.digest):
+            if carried is None or (job.name in noted and is_same):
                 same.append(job)
             elif job.name in noted or self._identity.owns(carried.task):
-                (same if carried.digest == token.digest else other).append(job)
+                (same if is_same else other).append(job)
             elif self.is_doubtful(job):
                 if not self._may_be_ours(job, carried.task):
                     continue
-                if carried.digest == token.digest:
+                if is_same:
                     same.append(job)
                 elif is_live(job):
                     doubtful.append(job)
             elif carried.task in self._identity.indexes and carried.digest == token.digest:
                 reordered.append(job)
         return Found(tuple(same), tuple(other), tuple(reordered), tuple(doubtful))
+
+    def _is_same(self, carried: SubmissionToken, token: SubmissionToken) -> bool:
+        """Whether a job has our input, by whatever name the version that submitted it had for that."""
+        former = carried.task != self._identity.task and carried.digest in self._identity.former_digests
+        return former or carried.digest == token.digest
 
     def is_doubtful(self, job: BatchJob) -> bool:
         """Whether a job carries a former task half that another installation may have used as well."""
