@@ -108,7 +108,6 @@ def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest
             if error.may_have_taken_effect:
                 order.creates += 1
                 order.lost = error
-                wave.was_lost = True
                 wave.may_have_rivals = True  # the lost call may still be carried out
                 return
             wave.remember("refused", str(order.token))
@@ -185,6 +184,7 @@ def _found(wave: Wave[SourceT], order: OpenOrder[SourceT], job: BatchJob) -> Non
     reason = f"The answer to the create call was lost; {job.name} was found in the list by its token."
     order.take(job, "replaced" if wave.replaced else "adopted", reason)
     order.is_new = True
+    order.creates -= 1  # this call is heard of now, and made no other job
     wave.note(order)
     if wave.replaced:
         order.reason += f" Cancelled to be replaced: {', '.join(wave.replaced)}."

@@ -45,6 +45,7 @@ class OpenOrder(Generic[SourceT]):
     lost: GeminiBatchError | None = None
     """Why the last create call has no clear answer, while that is so."""
     creates: int = 0
+    """Create calls whose outcome nobody has heard of."""
     is_new: bool = False
     """Whether the job is what came of a create call of ours."""
     noted: str = ""
@@ -102,7 +103,6 @@ class Wave(Generic[SourceT]):
         self.requests: dict[str, HttpRequest] = {}
         self.own_count = 0
         """How many jobs of this task were there before the first create."""
-        self.was_lost = False
 
     @property
     def open(self) -> list[OpenOrder[SourceT]]:
@@ -171,7 +171,7 @@ class Wave(Generic[SourceT]):
             tuple(choice.uncancelled),
             (order.job.name, *paid) if paid and order.job.state.has_results else (),
             tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
-            self.may_have_rivals and (self.was_lost or not self.all_accounted_for),
+            self.may_have_rivals and (any(one.creates for one in self.orders) or not self.all_accounted_for),
             self.identity.owned,
             self.identity.may_be_reordered,
         )

@@ -386,13 +386,14 @@ def test_a_lost_answer_is_found_and_never_repeated(fault: Fault, lag: float) -> 
     service = Service(lambda: lag)
     done = drive(Memory().flow(service), service, [fault])
     assert (service.creates, done.job.name) == (1, service.jobs[0].name)
+    assert not done.may_have_twin  # the one call is heard of: nobody has to be held for another job
 
 
 @pytest.mark.parametrize("fault", [request_lost, status(500), status(503), status(408)])
 def test_a_lost_request_is_repeated_only_after_the_whole_settle(fault: Fault) -> None:
     service = Service()
     done = drive(Memory().flow(service), service, [fault])
-    assert (done.action, service.creates) == ("created", 1)
+    assert (done.action, service.creates, done.may_have_twin) == ("created", 1, True)
     assert service.time - START > sum(SubmitPolicy().reconcile)
 
 
