@@ -13,7 +13,8 @@ loses it, ``{{ 7*7 }}`` becomes 49, ``{{ var.value.X }}`` sends a Variable to Go
       inlined_requests="{{ ti.xcom_pull(task_ids='make_rows') }}"     the list itself, also without native rendering
       inlined_requests=[{"key": "a", "prompt": "{{ ds }}"}]           sent with its braces
 
-* What is a text to us (a name, a path, an instruction) stays one under native rendering.
+* What is a text to us (a name, a path, an instruction, an entry of a list such as ``stop_sequences``) stays one under
+  native rendering.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Templating:
         if not isinstance(content, str):
             if is_data and not _is_reference(content):
                 return self._resolved(content, context, jinja_env, seen_oids)
+            if type(content) is list:
+                return [self._entry(entry, context, jinja_env, seen_oids) for entry in content]
             return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         env = jinja_env or self.get_template_env()
         if not content.endswith(tuple(self.template_ext)):
@@ -85,6 +88,13 @@ class Templating:
             if is_text:
                 return _text_or_object(content, context, env)
         return super().render_template(content, context, env, seen_oids)  # type: ignore[misc]
+
+    def _entry(self, entry: Any, context: Any, jinja_env: Environment | None, seen_oids: set[int] | None) -> Any:
+        """Render an entry of a list: all lists that we take are of texts or of objects."""
+        env = jinja_env or self.get_template_env()
+        if type(entry) is str and not entry.endswith(tuple(self.template_ext)) and _has_template(entry, env):
+            return _text_or_object(entry, context, env)
+        return self.render_template(entry, context, env, seen_oids)
 
     def _resolved(self, value: Any, context: Any, env: Environment | None, seen_oids: set[int] | None) -> Any:
         """Return data with what upstream tasks return in the places where it is referred to."""

@@ -12,7 +12,7 @@ short         ``{"key": "a", "prompt": "..."}``; for embeddings ``{"key": "a", "
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_gemini_batch.rows.messages import EMBED_MEMBERS, GENERATE_MEMBERS, GENERATION_MEMBERS, camel
@@ -52,7 +52,7 @@ def read_form(row: Mapping[str, Any], keys: KeyRule, *, is_embedding: bool) -> R
     _refuse_other_rows(members, is_embedding)
     if "request" in members:
         request = members.pop("request")
-        _refuse_misplaced(members, is_embedding)
+        _refuse_misplaced({name for name in members if name not in keys.names}, is_embedding)
         return Row(_request(request, is_embedding), {**own, **members})
     own.update((name, members.pop(name)) for name in keys.names if name in members and name not in _BASE)
     return Row(_bare(members, is_embedding), own)
@@ -81,8 +81,8 @@ def _refuse_other_rows(members: Mapping[str, Any], is_embedding: bool) -> None:
         )
 
 
-def _refuse_misplaced(members: Mapping[str, Any], is_embedding: bool) -> None:
-    misplaced = {name for name in members if camel(name) in _BELONG_INTO_REQUEST}
+def _refuse_misplaced(names: Set[str], is_embedding: bool) -> None:
+    misplaced = {name for name in names if camel(name) in _BELONG_INTO_REQUEST}
     if not is_embedding:
         settings = {name for name in misplaced if camel(name) in GENERATION_MEMBERS}
         if settings:

@@ -88,7 +88,7 @@ def _part(name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any
         value = metadata.get(name)
     if value is None:
         raise RowProblem(f"has no {name!r}, by which rows are to be known", "add it, or change key=")
-    if not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise RowProblem(f"{name!r} must be a string or a number to be a key, not {kind_of(value)}")
     if value == "":
         raise RowProblem(f"{name!r} is empty, and rows are to be known by it")

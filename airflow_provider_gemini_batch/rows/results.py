@@ -121,7 +121,7 @@ def _read_answer(row: ResultRow, members: Mapping[str, msgspec.Raw]) -> None:
 def _stated_error(members: Mapping[str, msgspec.Raw], response: bytes) -> dict[str, Any] | None:
     """Return the error that a line states, or None."""
     error, status = _member(members, "error"), _member(members, "status")
-    if error not in EMPTY:
+    if error not in EMPTY and not _is_own_error(members):
         return status_error(decode_or_none(error))
     if status[:1] == b'"' and status != b'""':
         # Vertex AI: an empty string says success, any other text is the error.
@@ -148,6 +148,11 @@ def _is_openai(members: Mapping[str, msgspec.Raw]) -> bool:
     return is_alone and response in _EMPTY_OBJECT and _member(members, "error") not in EMPTY
 
 
+def _is_own_error(members: Mapping[str, msgspec.Raw]) -> bool:
+    """Say whether ``error`` is a column of the caller's: Vertex AI tells its own in ``status``, and never so."""
+    return _member(members, "status")[:1] == b'"' and _member(members, "error")[:1] != b"{"
+
+
 def _own_members(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
     """Return the members that are neither the service's nor ours: the caller's own, also those in ``metadata``."""
     known = _SERVICE_MEMBERS | _OPENAI_MEMBERS if _is_openai(members) else _SERVICE_MEMBERS
@@ -160,6 +165,8 @@ def _own_members(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
         else:
             own["metadata"] = members["metadata"]
     own.update((name, value) for name, value in members.items() if name not in known)
+    if _member(members, "error") not in EMPTY and _is_own_error(members):
+        own["error"] = members["error"]
     return own
 
 

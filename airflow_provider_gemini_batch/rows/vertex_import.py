@@ -43,7 +43,20 @@ _HARMLESS_EMPTY = frozenset(
 _OURS = frozenset({"key", "request", "content"})
 # Columns of the output: https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/
 # batch-inference/new-job-from-bigquery
-_RESERVED = frozenset({"key", "request", "response", "status", "processed_time", "instance", "predictions", "content"})
+_RESERVED = frozenset(
+    {
+        "key",
+        "request",
+        "response",
+        "status",
+        "processed_time",
+        "instance",
+        "predictions",
+        "content",
+        "error",
+        "metadata",
+    }
+)
 
 
 class _Column:

@@ -99,6 +99,17 @@ def test_native_rendering_gives_objects_where_they_are_meant() -> None:
     assert task.system_instruction == CONTEXT["content"]
 
 
+@NATIVE
+def test_entries_of_a_list_stay_texts_with_a_template(native: bool) -> None:
+    schema = {"type": "STRING", "enum": ["{{ ds_nodash }}", "2"]}
+    config = {"stop_sequences": ["{{ ds_nodash }}", "{{ text }}"], "response_schema": schema}
+    task = rendered(native, input_path="x", generation_config=config, system_instruction={"parts": ["{{ content }}"]})
+    assert task.generation_config["stop_sequences"] == ["20260101", "[1]"]
+    assert task.generation_config["response_schema"]["enum"] == ["20260101", "2"]
+    if native:
+        assert task.system_instruction == {"parts": [CONTEXT["content"]]}
+
+
 def test_signs_of_ones_own_count_as_templates() -> None:
     with DAG(
         "d", schedule=None, start_date=datetime(2026, 1, 1), jinja_environment_kwargs={"variable_start_string": "[["}

@@ -41,6 +41,16 @@ def test_own_members_are_carried_and_never_hide_ours() -> None:
     assert read_result(line).own == {"id": 17, "text": "mine", "usage": 5}
 
 
+@pytest.mark.parametrize("own", ["E12", 5, ["x"]])
+def test_a_column_called_error_is_no_error_on_vertex_ai(own: Any) -> None:
+    row = landed({"error": own, "status": "", "response": response("a")})
+    assert (row["status"], row["text"], row["input_error"]) == ("succeeded", "a", own)
+    failed = landed({"error": own, "status": "Bad Request: x"})
+    assert (failed["status"], failed["error"]["message"], failed["input_error"]) == ("failed", "Bad Request: x", own)
+    assert landed({"key": "a", "error": "boom"})["error"]["message"] == "boom"
+    assert landed({"key": "a", "status": "", "error": {"code": 3, "message": "m"}})["status"] == "failed"
+
+
 def test_own_metadata_is_carried_and_no_key_comes_from_the_position() -> None:
     entry = {"response": response("a"), "metadata": {"request_id": "r-2", "lang": "de"}}
     row = landed(entry)

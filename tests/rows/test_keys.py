@@ -63,6 +63,7 @@ def test_a_key_is_read_from_the_members_that_are_named(key: Any, row: dict[str, 
         ("id", {"id": None}, "has no 'id'"),
         ("id", {"id": ""}, "'id' is empty"),
         ("id", {"id": [1]}, "'id' must be a string or a number to be a key, not a list"),
+        ("id", {"id": True}, "'id' must be a string or a number to be a key, not true or false"),
         ("id", {"id": 1, "key": "a"}, "has 'key' beside 'id'"),
         (["day", "id"], {"day": "d"}, "has no 'id'"),
         ("id", {"id": "x" * 1001}, "longer than 1000"),
@@ -99,6 +100,17 @@ OWN = {"id": 17, "url": "https://x", "tags": ["a"], "of": {"b": 1}, "none": None
 def test_plain_members_of_ones_own_go_with_the_row_on_vertex_ai() -> None:
     row = {"key": "a", **OWN, "request": REQUEST}
     assert sent(row, backend="vertex_ai") == [{"key": "afgb:a", "id": 17, "url": "https://x", "request": REQUEST}]
+
+
+def test_a_key_may_be_called_like_a_setting() -> None:
+    row = {"generation_config": "a", "request": REQUEST}
+    assert sent(row, key="generation_config") == [{"key": "a", "request": REQUEST}]
+    assert "must stand in 'request'" in refusal({**row, "key": "b"})
+
+
+@pytest.mark.parametrize("name", ["error", "Status", "predictions"])
+def test_a_column_that_vertex_ai_would_answer_with_is_not_sent(name: str) -> None:
+    assert name not in sent({"key": "a", name: "mine", "request": REQUEST}, backend="vertex_ai")[0]
 
 
 def test_files_of_the_developer_api_hold_key_and_request_alone() -> None:
