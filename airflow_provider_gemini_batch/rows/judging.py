@@ -82,7 +82,7 @@ def judge(row: ResultRow, response: Response) -> None:
         row.text = _text_of(best)
         if len(usable) > 1:
             texts = [_text_of(one) or b"null" for one in usable]
-            row.own["texts"] = msgspec.Raw(b"[%b]" % b",".join(texts))
+            row.several["texts"] = msgspec.Raw(b"[%b]" % b",".join(texts))
         return
     candidate = candidates[0] if candidates else None
     row.finish_reason = candidate.finishReason if candidate else None
@@ -100,14 +100,14 @@ def judge_predictions(row: ResultRow, raw: bytes) -> None:
 
 
 def _judge_vectors(row: ResultRow, vectors: list[Vector]) -> None:
-    values = bytes(vectors[0].values)
-    if values[:1] != b"[" or not values[1:-1].strip():
+    values = next((raw for one in vectors if (raw := bytes(one.values))[:1] == b"[" and raw[1:-1].strip()), None)
+    if values is None:
         row.error = problem("the answer holds an empty vector")
         return
     row.embedding = values
     row.status = "succeeded"
     if len(vectors) > 1:
-        row.own["embeddings"] = msgspec.Raw(b"[%b]" % b",".join(bytes(one.values) or b"null" for one in vectors))
+        row.several["embeddings"] = msgspec.Raw(b"[%b]" % b",".join(bytes(one.values) or b"null" for one in vectors))
 
 
 def _text_of(candidate: Candidate) -> bytes | None:

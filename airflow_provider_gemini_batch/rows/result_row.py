@@ -45,7 +45,7 @@ class OutputRow(msgspec.Struct, gc=False):
         return _encode(self) + b"\n"
 
 
-OUR_MEMBERS = frozenset(OutputRow.__struct_fields__)
+OUR_MEMBERS = frozenset({*OutputRow.__struct_fields__, "texts", "embeddings"})
 read_output_row = msgspec.json.Decoder(OutputRow).decode
 """Reads a line that was written before."""
 
@@ -84,8 +84,9 @@ class ResultRow:
     :param status: What the answer is worth; see :mod:`airflow_provider_gemini_batch.rows.judging`.
 
     ``text``, ``embedding``, ``usage`` and ``response`` are JSON text as bytes, or None. ``own`` holds members of the
-    caller's own, by name. ``is_readable`` is False for a line that is no JSON object, ``is_ordered`` True where the
-    backend keeps the input's order and nothing in the line names its row.
+    caller's own, by name, ``several`` all texts or vectors where there is more than one. ``is_readable`` is False for a
+    line that is no JSON object, ``is_ordered`` True where the backend keeps the input's order and nothing in the line
+    names its row.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class ResultRow:
         "model_version",
         "own",
         "response",
+        "several",
         "status",
         "text",
         "usage",
@@ -115,6 +117,7 @@ class ResultRow:
         self.usage: bytes | None = None
         self.response: bytes | None = None
         self.own: dict[str, Any] = {}
+        self.several: dict[str, Any] = {}
         self.cost: float | msgspec.UnsetType | None = msgspec.UNSET
         self.is_readable = True
         self.is_ordered = False
@@ -147,9 +150,9 @@ class ResultRow:
             msgspec.Raw(self.response or b"null") if include_response else msgspec.UNSET,
             self.cost,
         )
-        if not self.own:
+        if not self.own and not self.several:
             return row.line()
-        return b"%b,%b\n" % (_encode(row)[:-1], _encode(carried(self.own))[1:])
+        return b"%b,%b\n" % (_encode(row)[:-1], _encode(carried(self.own) | self.several)[1:])
 
     def result(self) -> BatchResult:
         """Return the result as a value, fully decoded."""
@@ -163,5 +166,5 @@ class ResultRow:
             usage=decode_or_none(self.usage),
             response=decode_or_none(self.response),
             model_version=self.model_version,
-            own=decode_or_none(_encode(self.own)) or {},
+            own=decode_or_none(_encode(self.several | self.own)) or {},
         )

@@ -121,7 +121,7 @@ def _read_answer(row: ResultRow, members: Mapping[str, msgspec.Raw]) -> None:
 def _stated_error(members: Mapping[str, msgspec.Raw], response: bytes) -> dict[str, Any] | None:
     """Return the error that a line states, or None."""
     error, status = _member(members, "error"), _member(members, "status")
-    if error not in EMPTY and not _is_own_error(members):
+    if error not in (EMPTY if response in _EMPTY_OBJECT else _EMPTY_OBJECT) and not _is_own_error(members):
         return status_error(decode_or_none(error))
     if status[:1] == b'"' and status != b'""':
         # Vertex AI: an empty string says success, any other text is the error.

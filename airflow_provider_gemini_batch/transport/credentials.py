@@ -7,11 +7,13 @@ Tokens are kept for the process, one for all connections with the same settings,
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
@@ -72,12 +74,17 @@ SHORTEST_KEY = 20
 
 def without_key(body: bytes, sent: Mapping[str, str]) -> bytes:
     """
-    Blot out the API key in a reply that repeats it, so that no error text or excerpt made of it shows the key.
+    Blot out the API key or token in a reply that repeats it, so that no error text or excerpt made of it shows it.
 
-    :param sent: Headers of the request.
+    :param sent: Headers of the request, in lower case.
     """
-    key = sent.get("x-goog-api-key", "")
-    return body.replace(key.encode(), b"***") if len(key) >= SHORTEST_KEY else body
+    for name in ("x-goog-api-key", "authorization"):
+        key = sent.get(name, "").removeprefix("Bearer ")
+        if len(key) < SHORTEST_KEY:
+            continue
+        for written in dict.fromkeys((key, json.dumps(key)[1:-1], quote(key, safe=""), quote(key))):
+            body = body.replace(written.encode(), b"***")
+    return body
 
 
 def credentials_for(settings: ConnectionSettings) -> Credentials:

@@ -32,12 +32,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from airflow_provider_gemini_batch.connection.settings import Secret
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PORTS = {"http": 80, "https": 443}
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -50,13 +52,13 @@ class ProxySettings:
     :param exceptions: The text of ``NO_PROXY``.
     """
 
-    by_scheme: Mapping[str, str] = field(repr=False)
+    by_scheme: Mapping[str, Secret] = field(repr=False)
     exceptions: str = ""
 
     @classmethod
     def read(cls) -> ProxySettings:
         """Read the environment of this process (on macOS and Windows the system's settings too)."""
-        found = getproxies()
+        found = {scheme: Secret(url) for scheme, url in getproxies().items()}
         return cls(found, os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "")
 
     def proxy_for(self, url: str) -> str | None:
@@ -66,22 +68,29 @@ class ProxySettings:
         :raises ConfigurationError: If what the environment names cannot be a proxy.
         """
         parts = urlsplit(url)
-        proxy = self.by_scheme.get(parts.scheme) or self.by_scheme.get("all")
-        if not proxy or self._is_excepted(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)):
+        found = next(
+            (url for scheme in (parts.scheme, "all") if (url := self.by_scheme.get(scheme)) and url.reveal()), None
+        )
+        if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)):
             return None
-        proxy = proxy if "://" in proxy else f"http://{proxy}"
-        if not _may_be_proxy(proxy):
-            # Not the URL itself: it may hold a password.
+        if not _may_be_proxy(_whole(found)):
+            # Not the URL itself: it may hold a password, and so may no local variable.
             raise ConfigurationError(
                 f"The proxy that the environment names for {parts.scheme}:// is no URL of one. Correct "
                 f"{parts.scheme.upper()}_PROXY or ALL_PROXY where the task and the triggerer run."
             )
-        return proxy
+        return _whole(found)
 
     def _is_excepted(self, host: str, port: int) -> bool:
         if not self.exceptions and sys.platform in ("darwin", "win32"):
             return bool(proxy_bypass(host))
         return any(_covers(entry, host, port) for entry in re.split(r"[,\s]+", self.exceptions) if entry)
+
+
+def _whole(proxy: Secret) -> str:
+    """Return a proxy's URL with its scheme."""
+    url = proxy.reveal()
+    return url if "://" in url else f"http://{url}"
 
 
 def _may_be_proxy(url: str) -> bool:

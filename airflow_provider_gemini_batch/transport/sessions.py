@@ -45,17 +45,19 @@ class NetworkSession(requests.Session):
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """Return how to send a request to *url*."""
         proxy = self._network.proxy_for(str(url))
-        if proxy is not None and proxy.startswith("socks"):
-            _require_socks()
+        if proxy is not None and proxy.startswith("socks") and not _has_socks():
+            proxy = None  # no frame of an error holds its password
+            raise ConfigurationError(
+                "The proxy of the environment is a SOCKS proxy, for which the library PySocks is missing here: "
+                "pip install 'airflow-provider-gemini-batch[socks]' where the task and the triggerer run."
+            )
         scheme = str(url).partition(":")[0].lower()
         return {"proxies": {scheme: proxy} if proxy else {}, "stream": stream, "verify": True, "cert": None}
 
 
-def _require_socks() -> None:
+def _has_socks() -> bool:
     try:
         importlib.import_module("socks")
     except ImportError:
-        raise ConfigurationError(
-            "The proxy of the environment is a SOCKS proxy, for which the library PySocks is missing here: "
-            "pip install 'airflow-provider-gemini-batch[socks]' where the task and the triggerer run."
-        ) from None
+        return False
+    return True

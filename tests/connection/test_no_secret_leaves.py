@@ -6,14 +6,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from airflow_provider_gemini_batch.connection.members import without_secrets
 from airflow_provider_gemini_batch.connection.reading import read_fields
 from airflow_provider_gemini_batch.connection.settings import Secret
+from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.transport.credentials import without_key
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from tests.support.frames import reached_from
 
@@ -114,3 +118,34 @@ def test_a_secret_is_blotted_out_whole_in_any_case(text: str, secrets: list[str]
     shown = without_secrets(text, secrets).lower()
     assert "***" in shown
     assert not any(part in shown for part in ("correct", "horse", "battery"))
+
+
+PROXIES = {
+    "that is no URL": ("HTTP_PROXY", f"http://user:{KEY}@bad host:xx"),
+    "of a missing library": ("ALL_PROXY", f"socks5://user:{KEY}@127.0.0.1:9"),
+}
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_no_error_reaches_the_password_of_a_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(*PROXIES[proxy])
+    given = {"conn_type": "gemini_batch", "password": "k", "host": "http://198.51.100.7"}
+    given_json = json.dumps({**given, "extra": {"allow_http": True, "max_retries": 1}})
+    monkeypatch.setenv("AIRFLOW_CONN_GEMINI_BATCH_DEFAULT", given_json)
+    with pytest.raises(GeminiBatchError) as caught:
+        GeminiBatchHook().client.get_batch("batches/a")
+    assert is_clean(str(caught.value))
+    assert [place for place, text in reached_from(caught.value) if not is_clean(text)] == []
+
+
+ODD_KEY = 'key/with+odd=chars%40#?&"x'
+
+
+@pytest.mark.parametrize("header", ["x-goog-api-key", "authorization"])
+@pytest.mark.parametrize("written", [str, json.dumps, quote, partial(quote, safe="")])
+def test_a_reply_shows_no_credential_however_it_is_written(header: str, written: Any) -> None:
+    sent = {header: f"Bearer {ODD_KEY}" if header == "authorization" else ODD_KEY}
+    body = without_key(f"refused: {written(ODD_KEY)}.".encode(), sent).decode()
+    assert body.replace('"', "") == "refused: ***."

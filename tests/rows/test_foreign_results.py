@@ -75,6 +75,24 @@ def test_a_row_is_known_by_the_members_named(line: dict[str, Any], names: tuple[
     assert read_row(json.dumps({**line, "response": response("a")}).encode(), names).key == key
 
 
+def test_texts_of_the_users_own_stand_beside_those_of_several_candidates() -> None:
+    row = landed({"key": "a", "status": "", "texts": "mine", "response": response("1", "2")})
+    assert (row["texts"], row["input_texts"]) == (["1", "2"], "mine")
+    line = read_row({"key": "a", "response": {"embeddings": [{"values": [1]}, {"values": [2]}]}}).line()
+    joined = json.loads(line_with(line, {"embeddings": "mine"}))
+    assert (joined["embeddings"], joined["input_embeddings"]) == ([[1], [2]], "mine")
+
+
+def test_the_second_vector_counts_where_the_first_is_empty() -> None:
+    row = landed({"key": "a", "response": {"embeddings": [{"values": []}, {"values": [3, 4]}]}})
+    assert (row["status"], row["embedding"], row["embeddings"]) == ("succeeded", [3, 4], [[], [3, 4]])
+
+
+def test_an_empty_error_beside_an_answer_is_none() -> None:
+    assert landed({"key": "a", "error": {}, "response": response("x")})["text"] == "x"
+    assert landed({"key": "a", "error": {}})["status"] == "failed"
+
+
 def test_the_second_candidate_counts_where_the_first_is_blocked() -> None:
     blocked = {"finishReason": "SAFETY"}
     good = response("fine")["candidates"][0]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_gemini_batch.api.wire import HttpRequest
+from airflow_provider_gemini_batch.connection.settings import Secret
 from airflow_provider_gemini_batch.errors import ConfigurationError, TransportError
 from airflow_provider_gemini_batch.transport.environment import ProxySettings
 from tests.support.odd_server import ScriptedServer, reply
@@ -70,7 +71,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_no_proxy_covers_hosts_domains_ranges_and_ports(no_proxy: str, url: str, is_direct: bool) -> None:
-    settings = ProxySettings({"http": "http://proxy:3128", "https": "http://proxy:3128"}, no_proxy)
+    settings = ProxySettings(dict.fromkeys(("http", "https"), Secret("http://proxy:3128")), no_proxy)
     assert (settings.proxy_for(url) is None) is is_direct
 
 
