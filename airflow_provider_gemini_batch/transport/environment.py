@@ -68,9 +68,8 @@ class ProxySettings:
         :raises ConfigurationError: If what the environment names cannot be a proxy.
         """
         parts = urlsplit(url)
-        found = next(
-            (url for scheme in (parts.scheme, "all") if (url := self.by_scheme.get(scheme)) and url.reveal()), None
-        )
+        given = [self.by_scheme.get(scheme) for scheme in (parts.scheme, "all")]
+        found = next((proxy for proxy in given if proxy is not None and proxy.reveal()), None)
         if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)):
             return None
         if not _may_be_proxy(_whole(found)):
