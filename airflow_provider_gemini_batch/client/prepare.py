@@ -130,7 +130,11 @@ def _answers_may_be_large(request: JobRequest, report: RowReport) -> bool:
     Such a job ends well, is billed, and every read of it ends in 503 or 504: answers lie inside the job resource, twice
     (https://github.com/googleapis/python-genai/issues/2519).
     """
-    if report.modalities & {"IMAGE", "AUDIO"} or model_kind(request.model) in ("image", "speech"):
+    if (
+        report.modalities - {"TEXT"}
+        or "responseLogprobs" in report.settings
+        or model_kind(request.model) in ("image", "speech")
+    ):
         return True
     if request.kind == "embed":
         size = (request.output_dimensionality or _NUMBERS_A_VECTOR) * _BYTES_A_NUMBER

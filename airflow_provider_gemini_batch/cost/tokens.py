@@ -45,7 +45,7 @@ def read_tokens(usage: Mapping[str, Any] | None) -> Tokens:
 
     :param usage: Counts as the service names them; what is missing or no count is 0.
     """
-    usage = usage if isinstance(usage, Mapping) else {}
+    usage = _in_googles_words(usage) if isinstance(usage, Mapping) else {}
     prompt = _count(usage, "promptTokenCount") or _count(usage, "tokenCount")
     cached = min(_count(usage, "cachedContentTokenCount"), prompt)
     cached_by = _by_modality(usage.get("cacheTokensDetails"), cached)
@@ -69,6 +69,31 @@ def read_tokens(usage: Mapping[str, Any] | None) -> Tokens:
         media_out=media_out,
         thoughts=thoughts,
     )
+
+
+def _in_googles_words(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Return counts under Google's names; those of an answer in OpenAI's shape are named otherwise.
+
+    There the answer's count may leave the thoughts out, and the total counts them.
+    """
+    if not usage.keys().isdisjoint(("promptTokenCount", "candidatesTokenCount", "tokenCount")):
+        return usage
+    prompt, answer, total = (
+        _count(usage, camel) or _count(usage, snake)
+        for camel, snake in (
+            ("promptTokens", "prompt_tokens"),
+            ("completionTokens", "completion_tokens"),
+            ("totalTokens", "total_tokens"),
+        )
+    )
+    details = usage.get("promptTokensDetails") or usage.get("prompt_tokens_details")
+    details = details if isinstance(details, Mapping) else {}
+    return {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": max(answer, total - prompt),
+        "cachedContentTokenCount": _count(details, "cachedTokens") or _count(details, "cached_tokens"),
+    }
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from airflow_provider_gemini_batch.cost.tokens import read_tokens
+from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 
 if TYPE_CHECKING:
     from datetime import date
@@ -102,9 +102,12 @@ class RowCosts:
         if rates is None:
             return None
         try:
-            return round(float(rates[0].cost(read_tokens(_decode_usage(usage)))), _DIGITS)
+            tokens = read_tokens(_decode_usage(usage))
         except (msgspec.MsgspecError, UnicodeError):
             return None
+        if tokens == Tokens() and not _is_counted(usage):
+            return None
+        return round(float(rates[0].cost(tokens)), _DIGITS)
 
     def _rates(self, version: str) -> tuple[Rates, _TextRates] | None:
         if version not in self._known:
@@ -114,3 +117,8 @@ class RowCosts:
                 return found  # a service that names another version each time
             self._known[version] = found
         return self._known[version]
+
+
+def _is_counted(usage: bytes) -> bool:
+    """Say whether a usage names a count that we know: others are not nothing, but unknown."""
+    return b'TokenCount"' in usage or b'"tokenCount"' in usage

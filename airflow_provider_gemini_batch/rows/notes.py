@@ -24,6 +24,13 @@ _LOOKED_INTO = {
 }
 
 
+def _whole(value: Any) -> int | None:
+    """Return a whole number, which JSON of protocol buffers may write as a text; None for anything else."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if type(value) is int else None
+
+
 @dataclass
 class RowReport:
     """
@@ -76,11 +83,12 @@ class RowReport:
             if "thinkingBudget" in thinking and "thinkingLevel" in thinking and self.both_thinking is None:
                 self.both_thinking = line
         modalities = config.get("responseModalities")
+        modalities = [modalities] if isinstance(modalities, str) else modalities
         if isinstance(modalities, (list, tuple)):
             self.modalities.update(entry.upper() for entry in modalities if isinstance(entry, str))
-        tokens, candidates = config.get("maxOutputTokens"), config.get("candidateCount")
-        if type(tokens) is int:
-            times = candidates if type(candidates) is int and candidates > 1 else 1
+        tokens = _whole(config.get("maxOutputTokens"))
+        if tokens is not None:
+            times = max(1, _whole(config.get("candidateCount")) or 1)
             self.max_output_tokens = max(self.max_output_tokens, tokens * times)
 
     def note_turns(self, contents: Any, line: int) -> None:

@@ -37,6 +37,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Datum(msgspec.Struct, gc=False):
     embedding: msgspec.Raw = NOTHING
+    index: int | None = None
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -67,11 +68,24 @@ def judge_openai(row: ResultRow, response: bytes) -> None:
         row.error = status_error(_decode(bytes(body.error)))
     elif (envelope.status_code or 0) >= _REFUSED:
         row.error = problem(f"the row was refused with HTTP status {envelope.status_code}")
-    elif body.data and bytes(body.data[0].embedding)[:1] == b"[":
+    elif body.data and (vectors := _vectors(body.data)):
         row.status = "succeeded"
-        row.embedding = bytes(body.data[0].embedding)
+        row.embedding = vectors[0]
+        if len(vectors) > 1:
+            row.several["embeddings"] = msgspec.Raw(b"[%b]" % b",".join(vectors))
     else:
-        _judge_choice(row, next(iter(body.choices or ()), _Choice()))
+        choices = body.choices or []
+        usable = [one for one in choices if one.message is not None and one.message.content]
+        _judge_choice(row, next(iter(usable or choices), _Choice()))
+        if len(usable) > 1:
+            texts = [_text(one.message.content) for one in usable if one.message is not None]
+            row.several["texts"] = msgspec.Raw(_encode(texts))
+
+
+def _vectors(data: list[_Datum]) -> list[bytes]:
+    """Return vectors in the order of what was asked."""
+    ordered = sorted(data, key=lambda one: one.index or 0)
+    return [vector for one in ordered if (vector := bytes(one.embedding))[:1] == b"["]
 
 
 def _judge_choice(row: ResultRow, choice: _Choice) -> None:

@@ -40,6 +40,8 @@ _HARMLESS_EMPTY = frozenset(
         "videoMetadata",
     }
 )
+_DATA_IN = {"functionCall": "args", "functionResponse": "response"}
+"""Which member of a message holds data of the caller's."""
 _OURS = frozenset({"key", "request", "content"})
 # Columns of the output: https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/
 # batch-inference/new-job-from-bigquery
@@ -187,6 +189,9 @@ def clean_for_import(value: Any) -> Any:
             if member is None:
                 continue
             cleaned = clean_for_import(member)
+            data = _DATA_IN.get(name)
+            if data is not None and isinstance(cleaned, dict) and member.get(data):
+                cleaned[data] = member[data]  # the caller's own, whose nulls may mean something
             if cleaned == {} and isinstance(cleaned, dict):
                 if name in _HARMLESS_EMPTY:
                     continue

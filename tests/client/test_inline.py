@@ -41,6 +41,10 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         {"inlined_requests": [{"prompt": "a"}], "generation_config": {"response_modalities": ["audio"]}},
         False,
     ),
+    "an image as one text": ({"inlined_requests": [row(responseModalities="IMAGE")]}, False),
+    "a film": ({"inlined_requests": [row(responseModalities=["VIDEO"])]}, False),
+    "probabilities of each token": ({"inlined_requests": [row(responseLogprobs=True, logprobs=20)]}, False),
+    "600 answers of 8192 tokens in a text": ({"inlined_requests": [row(maxOutputTokens="8192")] * 600}, False),
     "an image model": ({"model": IMAGE_MODEL, "inlined_requests": [row()]}, False),
     "a model that speaks": ({"model": "gemini-2.5-flash-preview-tts", "inlined_requests": [row()]}, False),
 }

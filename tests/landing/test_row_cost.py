@@ -75,6 +75,25 @@ def test_an_answer_without_counts_is_of_unknown_cost_and_an_error_is_free(tmp_pa
     assert [row["cost"] for row in rows] == [None, 0.0]
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"promptTokens": 1000, "completionTokens": 10, "totalTokens": 1100},
+        {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+        {"promptTokens": 1000, "completionTokens": 100, "promptTokensDetails": {"cachedTokens": 0}},
+    ],
+)
+def test_counts_in_openais_words_are_priced_as_googles(tmp_path: Path, usage: dict[str, Any]) -> None:
+    rows, manifest = landed(tmp_path, [answer("a", **usage)])
+    assert rows[0]["cost"] == pytest.approx(1000e-6 + 100 * 5e-6)
+    assert manifest["costs"][MODEL]["cost"] == pytest.approx(rows[0]["cost"])
+
+
+def test_counts_that_nobody_knows_are_of_unknown_cost(tmp_path: Path) -> None:
+    rows, _ = landed(tmp_path, [answer("a", words=7)])
+    assert rows[0]["cost"] is None
+
+
 def test_a_missing_row_is_of_unknown_cost_and_answers_keep_theirs_out_of_order(tmp_path: Path) -> None:
     lines = [answer(key, promptTokenCount=1000) for key in ("c", "a")]
     keys = iter

@@ -160,6 +160,17 @@ def test_openai_shaped_vectors_are_read() -> None:
     assert (row["status"], row["embedding"]) == ("succeeded", [1, 2])
 
 
+def test_no_answer_in_openais_shape_is_dropped() -> None:
+    filtered = {"message": {"content": None}, "finish_reason": "content_filter"}
+    good = [{"message": {"content": text}, "finish_reason": "stop"} for text in ("a", "b")]
+    body = {"status_code": 200, "body": {"choices": [filtered, *good]}}
+    row = landed({"custom_id": "k", "response": body})
+    assert (row["status"], row["text"], row["texts"]) == ("succeeded", "a", ["a", "b"])
+    vectors = [{"embedding": [3], "index": 1}, {"embedding": [1], "index": 0}]
+    row = landed({"custom_id": "k", "response": {"status_code": 200, "body": {"data": vectors}}})
+    assert (row["embedding"], row["embeddings"]) == ([1], [[1], [3]])
+
+
 def test_members_of_the_input_replace_those_echoed() -> None:
     line = read_row(json.dumps({"key": "a", "id": 0, "status": "", "response": response("x")}).encode()).line()
     row = json.loads(line_with(line, {"id": "000", "status": "open"}))

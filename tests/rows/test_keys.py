@@ -212,3 +212,12 @@ def test_the_row_problem_of_a_key_names_its_way_out() -> None:
     with pytest.raises(RowProblem) as caught:
         KeyRule("id").read({}, 1)
     assert caught.value.fix == "add it, or change key="
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_nulls_in_the_data_of_a_call_are_sent(backend: Any) -> None:
+    call = {"functionCall": {"name": "f", "args": {"x": None, "y": 1}}}
+    reply = {"functionResponse": {"name": "f", "response": {"r": None, "z": {"w": None}}}}
+    contents = [{"role": "model", "parts": [call]}, {"role": "user", "parts": [reply]}]
+    row = {"key": "a", "request": {"contents": contents, "generationConfig": {"seed": None, "topK": 1}}}
+    assert sent(row, backend=backend)[0]["request"]["contents"] == contents
