@@ -70,6 +70,7 @@ class SubmitOperator(SubmitArguments):
         self._unwanted: str | None = None
         self._paid_twice: list[str] = []
         self._intents = 0
+        self._earlier_intent: float | None = None
         self._end = TaskEnd()
 
     # --- entered by Airflow -------------------------------------------------------------------------------------------
@@ -216,6 +217,7 @@ class SubmitOperator(SubmitArguments):
         work = task_identity(context, self.submission_salt, noted)
 
         self._intents = 0
+        self._earlier_intent = noted.get("intent_at")
 
         def remember(what: str, value: str) -> None:
             store.note(what, value)
@@ -232,7 +234,7 @@ class SubmitOperator(SubmitArguments):
             known_names=names,
             on_existing_job=self.on_existing_job,
             may_have_rivals=bool(noted),
-            intent_at=noted.get("intent_at"),
+            intent_at=self._earlier_intent,
             exclude=frozenset(attempt.exclude),
             verdicts=noted.get("verdicts"),
             policy=submit_policy(),
@@ -282,8 +284,11 @@ class SubmitOperator(SubmitArguments):
         from airflow_provider_gemini_batch.triggers.deferral import settle
 
         if attempt.last_look_age:
+            is_dated = self._earlier_intent is not None and self._intents <= 1  # the one call is that of our own job
             with self._end.waiting():
-                attempt = settle(self.hook, attempt, self.log, self._twin_rules)
+                attempt = settle(
+                    self.hook, attempt, self.log, self._twin_rules, since=self._earlier_intent if is_dated else None
+                )
         return str(attempt.job_name)
 
     def _pause(self, step: Pause) -> None:

@@ -187,14 +187,22 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
     return replace(attempt, job_name=left.job.name, settled=settled, twins=(), paid_twice=paid), left.job
 
 
-def settle(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRules) -> Attempt:
+def settle(
+    hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRules, *, since: float | None = None
+) -> Attempt:
     """
-    Look for twins until the job is as old as ``attempt.last_look_age``, for a task that does not wait for its end.
+    Look for twins for ``attempt.last_look_age`` seconds, for a task that does not wait for its job's end.
 
     Whoever waits for the job later does not know that there may be one: a short job would be paid for twice unsaid.
+
+    :param since: UTC epoch seconds of the last create call that may have made a twin; now, if nobody knows. One that is
+        older than that is listed by now, and the submission itself has looked.
     """
-    until = time.time() + attempt.last_look_age
-    log.info("Another attempt may have submitted a job, too. Looking for it for %.0f s.", attempt.last_look_age)
+    now = time.time()
+    until = (now if since is None else min(since, now)) + attempt.last_look_age
+    if until <= now:
+        return attempt
+    log.info("Another attempt may have submitted a job, too. Looking for it for %.0f s.", until - now)
     outcome = Outcome.TWIN
     try:
         while outcome is Outcome.TWIN and attempt.job_name:
