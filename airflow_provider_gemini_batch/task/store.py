@@ -22,14 +22,14 @@ class SubmissionStore:
     What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
 
     :param store: ``context.get("task_state_store")``.
-    :param now: UTC epoch seconds.
+    :param now: UTC epoch seconds; the clock of this machine if left out.
     """
 
     KEY = "gemini_batch_submission"
 
-    def __init__(self, store: Any, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Any, *, now: Callable[[], float] | None = None) -> None:
         self._store = store
-        self._now = now
+        self._now = now or time.time
 
     def recall(self) -> dict[str, Any]:
         """Return what was noted, or an empty dict."""
