@@ -31,7 +31,7 @@ from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.run.plan import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run import plan
@@ -212,19 +212,22 @@ def _tokens(entry: Mapping[str, Any]) -> float:
     return InputMeasure(int(entry["rows"]), int(entry["bytes"])).tokens.high or 0.0
 
 
-def small_shards(work: Workspace, rows: int, size: int, limits: Limits) -> Limits | None:
+def small_shards(
+    work: Workspace, listed: Callable[[], Mapping[str, BatchJob]], rows: int, size: int, limits: Limits
+) -> Limits | None:
     """
     Return limits of a round's first shards where the cap may not allow all of its rows; None where it does.
 
     A shard counts with the longest answers, of which few are so long: small ones show soon what a row really costs, and
     leave less of the cap unused than one large shard that is refused.
 
+    :param listed: Reads the run's jobs as the service lists them, by name: one that was cancelled unbilled leaves room.
     :param rows, size: Of the round, and the bytes of its requests.
     """
     cap = work.spec.max_cost
     if cap is None or not rows:
         return None
-    left = cap - bill_of(work, {}).spent
+    left = cap - bill_of(work, listed()).spent
     wanted = estimate(work.spec, work.context.prices, {"rows": rows, "bytes": size})
     if wanted is None or wanted <= left or left <= 0:
         return None

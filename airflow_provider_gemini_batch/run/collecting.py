@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
-from airflow_provider_gemini_batch.run.budget import check_caps, has_caps
+from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.times import epoch
 
@@ -57,16 +57,24 @@ def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
     _say_estimate(work, shard)
 
 
-def ask_flex(work: Workspace, shard: plan.Shard) -> None:
-    """Ask a shard's rows one by one."""
+def ask_flex(work: Workspace, shard: plan.Shard, listed: Mapping[str, BatchJob]) -> float | None:
+    """
+    Ask a shard's rows one by one.
+
+    :param listed: The run's jobs as the service lists them, by name; a cap counts what they bill.
+    :return: UTC epoch second at which to try again, where the cap has room only then; None if the shard is dealt with.
+    """
     from airflow_provider_gemini_batch.run.flex import ask
 
     expected = work.expected(shard)
     try:
-        check_caps(work, shard, {})
+        check_caps(work, shard, listed)
+    except WaitForCostError as full:
+        log.info("%s waits: %s", shard.id, full)
+        return full.until
     except CostLimitError as error:
         close_unasked(work, shard, expected, str(error))
-        return
+        return None
     if has_caps(work.spec):
         made = {"at": work.context.now(), "host": work.context.host, "claim": uuid.uuid4().hex, "flex": True}
         work.checkpoint.note("intent", shard.id, made)
@@ -75,6 +83,7 @@ def ask_flex(work: Workspace, shard: plan.Shard) -> None:
     requests = work.requests(shard, expected)
     wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests)
     _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), None)
+    return None
 
 
 def close_unasked(work: Workspace, shard: plan.Shard, expected: AskedRows, reason: str) -> None:

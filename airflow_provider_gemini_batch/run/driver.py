@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run import plan
-from airflow_provider_gemini_batch.run.budget import small_shards
+from airflow_provider_gemini_batch.run.budget import has_caps, small_shards
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.collecting import ask_flex, collect, remove_remote
 from airflow_provider_gemini_batch.run.facts import FactReader
@@ -189,18 +189,23 @@ class Run:
             if isinstance(step, plan.TakeSnapshot):
                 _take_snapshot(work)
             elif isinstance(step, plan.CutRound):
-                _cut_round(work, step)
+                _cut_round(work, step, self.jobs)
             elif isinstance(step, plan.Submit):
                 until = self._submitter.submit(work, step.shards)
                 if until is not None:
-                    return Waiting(self.reader.live_jobs(), "any", None if math.isinf(until) else until)
+                    return self._until(until)
             elif isinstance(step, plan.Collect):
                 collect(work, step.shard, self.reader.job(step.shard.job))
             elif isinstance(step, plan.AskFlex):
-                ask_flex(work, step.shard)
+                until = ask_flex(work, step.shard, self.jobs.listed() if has_caps(self.spec) else {})
+                if until is not None:
+                    return self._until(until)
             elif isinstance(step, plan.WriteOutputs):
                 _write_outputs(work)
         return None
+
+    def _until(self, moment: float) -> Waiting:
+        return Waiting(self.reader.live_jobs(), "any", None if math.isinf(moment) else moment)
 
     def is_over(self, waiting: Waiting) -> bool:
         """Read the jobs of a wait, and say whether it is over."""
@@ -245,11 +250,11 @@ def _take_snapshot(work: Workspace) -> None:
     log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
 
 
-def _cut_round(work: Workspace, step: plan.CutRound) -> None:
+def _cut_round(work: Workspace, step: plan.CutRound, jobs: RunJobs) -> None:
     """Put what is to be asked into shards."""
     cutter = RoundCutter(work.spec, work.checkpoint, work.snapshot, work.database, work.folder)
     limits = job_limits(work.spec, settings_for(work.spec, work.backend))
-    header = cutter.cut(step.number, step.tier, limits, partial(small_shards, work))
+    header = cutter.cut(step.number, step.tier, limits, partial(small_shards, work, jobs.listed))
     rows = sum(shard["rows"] for shard in header["shards"])
     if rows:
         log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))

@@ -96,6 +96,10 @@ class RunJobs:
             found.setdefault(own.digest, []).append(job)
         return {digest: sorted(jobs, key=_worth) for digest, jobs in found.items()}
 
+    def listed(self) -> dict[str, BatchJob]:
+        """Return the run's jobs by name."""
+        return {job.name: job for job in self.own()}
+
     def get(self, name: str) -> BatchJob | None:
         """Look at a job; None if the service has forgotten it."""
         try:

@@ -117,6 +117,8 @@ class SqlTarget:
             connection.commit()
         except Exception as fault:
             connection.rollback()
+            if passes(fault):
+                raise _without_values(fault) from None
             raise ConfigurationError(
                 f"The table {table} can be neither read nor created: {_first_line(fault)}. Create it with the columns "
                 f"{', '.join(columns)} and a unique index on ({', '.join(keys)}), and grant the right to write it."
@@ -169,6 +171,8 @@ class SqlTarget:
                 + self._on_conflict(columns, keys)
             )
         except Exception as fault:
+            if passes(fault):
+                raise _without_values(fault) from None
             raise ConfigurationError(f"{name} cannot be written: {_first_line(fault)}.") from None
         finally:
             connection.rollback()
@@ -246,7 +250,9 @@ def _columns_of(connection: Any, name: str) -> list[str] | None:
     cursor = connection.cursor()
     try:
         cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")
-    except Exception:
+    except Exception as fault:
+        if passes(fault):
+            raise _without_values(fault) from None
         connection.rollback()
         return None
     return [str(column[0]) for column in cursor.description]
@@ -272,7 +278,7 @@ class _CsvStream(io.RawIOBase):
         self._rows = rows
         self._text = io.StringIO()
         self._writer = csv.writer(self._text, lineterminator="\n")
-        self._rest = b""
+        self._rest = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -285,17 +291,18 @@ class _CsvStream(io.RawIOBase):
                 break
             for row in batch:
                 self._writer.writerow([_csv_value(value) for value in row])
-            self._rest += self._text.getvalue().encode()
+            self._rest = memoryview(bytes(self._rest) + self._text.getvalue().encode())
             self._text.seek(0)
             self._text.truncate()
-        found, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
+        end = len(self._rest) if size < 0 else size
+        found, self._rest = bytes(self._rest[:end]), self._rest[end:]  # a view: what is left is not copied at each read
         return found
 
 
 def _copy(cursor: Any, statement: str, rows: _CsvStream) -> None:
     """Send rows by COPY, which psycopg2 and psycopg 3 spell differently; Airflow's hook may have either."""
     if hasattr(cursor, "copy_expert"):
-        cursor.copy_expert(statement, rows)
+        cursor.copy_expert(statement, rows, _COPY_BYTES)
         return
     with cursor.copy(statement) as copy:
         while block := rows.read(_COPY_BYTES):
@@ -329,6 +336,21 @@ def _is_deadlock(fault: Exception) -> bool:
     return code in ("40P01", "40001") or "database is locked" in str(fault)
 
 
+_PASSING_CLASSES = ("08", "40", "53", "57", "58")
+"""Classes of SQLSTATE: connection, rollback, resources, an operator's intervention, the system."""
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+def passes(fault: Exception) -> bool:
+    """Say whether a database's fault may be gone at the next attempt: a lock, a lost connection, a full server."""
+    code = getattr(fault, "pgcode", None) or getattr(fault, "sqlstate", None)
+    if code:
+        return code[:2] in _PASSING_CLASSES or code == _LOCK_NOT_AVAILABLE
+    if type(fault).__module__.startswith("psycopg"):
+        return type(fault).__name__ in ("OperationalError", "InterfaceError")  # no code: the link itself
+    return "database is locked" in str(fault)
+
+
 def _first_line(fault: Exception) -> str:
     return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
 
@@ -339,4 +361,4 @@ def _without_values(fault: Exception) -> Exception:
 
     if isinstance(fault, GeminiBatchError):
         return fault
-    return GeminiBatchError(f"The database refused the rows; nothing was changed: {_first_line(fault)}.")
+    return GeminiBatchError(f"The database refused; nothing was changed: {_first_line(fault)}.")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import AirflowException, BaseHook
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.run.input_table import Table
 from airflow_provider_gemini_batch.run.sources import CursorSource
+from airflow_provider_gemini_batch.run.sql import passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,8 @@ class HookSource:
                 if self.may_be_absent and _is_absent(fault):
                     return Table()
                 text = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-                raise ConfigurationError(f"sql over {self.conn_id}: {text}") from fault
+                kind = GeminiBatchError if passes(fault) else ConfigurationError  # a retry is for what passes
+                raise kind(f"sql over {self.conn_id}: {text}") from fault
             return CursorSource(cursor).read(engine, folder)
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
 from airflow_provider_gemini_batch.run import driver
@@ -377,3 +378,14 @@ def test_progress_that_cannot_be_pushed_costs_the_run_nothing(emulator, tmp_path
 
     mocker.patch.object(context["ti"], "xcom_push", refuse)
     assert run_batch(tmp_path).execute(context)["succeeded"] == 5
+
+
+def test_locked_database_is_an_error_that_a_retry_ends(emulator, tmp_path, database):
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(GeminiBatchError, match="sql over warehouse: database is locked") as caught:
+            run_batch(tmp_path, sql="SELECT * FROM words", sql_conn_id="warehouse").execute(attempt())
+    finally:
+        holder.close()
+    assert not isinstance(caught.value, (ConfigurationError, AirflowFailException))

@@ -151,6 +151,27 @@ def test_table_without_the_right_to_write_is_refused_before_money(world, databas
     refused(world, database, "cannot be written: permission denied", occasion="2", target=target)
 
 
+def test_table_that_is_locked_is_no_error_for_good(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+
+    def impatient():
+        connection = database()
+        connection.cursor().execute("SET lock_timeout = 100")
+        connection.commit()
+        return connection
+
+    holder = database()
+    holder.cursor().execute("LOCK TABLE answers")
+    try:
+        with pytest.raises(GeminiBatchError, match="lock timeout") as caught:
+            run(world, database, rows(1), occasion="2", target=SqlTarget(impatient, "postgresql"))
+    finally:
+        holder.close()
+    assert not isinstance(caught.value, ConfigurationError)
+    assert world.rows_run() == 1
+
+
 def test_unknown_database_is_refused_by_name(database):
     with pytest.raises(ConfigurationError, match="cannot be in a mysql database"):
         SqlTarget(database, "mysql")
