@@ -27,7 +27,8 @@ def reached_from(error: BaseException) -> Iterator[tuple[str, str]]:
     """
     Yield place and text of every string that can be reached from the frames of an error and of what is chained to it.
 
-    Attributes, slots, containers and closures are followed; modules and classes are not.
+    Attributes, slots, containers and closures are followed; modules and classes are not, nor Airflow's masker of
+    secrets, which has to know them and hangs on every logger.
     """
     seen: set[int] = set()
     links: list[BaseException] = [error]
@@ -44,6 +45,8 @@ def reached_from(error: BaseException) -> Iterator[tuple[str, str]]:
 
 def _texts(place: str, value: object, seen: set[int]) -> Iterator[tuple[str, str]]:
     if isinstance(value, (type, ModuleType)) or id(value) in seen or place.count(".") > 12:
+        return
+    if type(value).__name__ == "SecretsMasker":
         return
     seen.add(id(value))
     if isinstance(value, (str, bytes, bytearray)):
