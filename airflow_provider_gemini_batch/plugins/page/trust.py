@@ -38,7 +38,8 @@ def check_place(session: Session, facts: TaskFacts, place: str) -> None:
     :param place: As the manifest has it.
     :raises PageError: With status 403, if a person may have written it.
     """
-    if place in {facts.arguments.get(name) for name in PLACES}:
+    named = [facts.arguments.get(name) for name in PLACES]  # Airflow stores an ObjectStoragePath as an object
+    if place in [one.get("path") if isinstance(one, dict) else one for one in named]:
         return
     written = _written_by(session, facts)
     if written is not None:
@@ -56,15 +57,18 @@ def check_place(session: Session, facts: TaskFacts, place: str) -> None:
 def _written_by(session: Session, facts: TaskFacts) -> tuple[str, str] | None:
     """Return who last wrote the manifest of such a task through Airflow's API, and when."""
     from airflow.models.log import Log  # noqa: TID251  (the API server has them)
-    from sqlalchemy import select
+    from sqlalchemy import and_, or_, select
 
     query = (
         select(Log.owner, Log.dttm)
         .where(
             Log.dag_id == facts.address.dag_id,
             Log.task_id == facts.address.task_id,
-            Log.event.in_(("create_xcom_entry", "update_xcom_entry")),
-            Log.extra.contains(MANIFEST_KEY, autoescape=True),
+            # Which key was created stands in the body, and not every body is logged: any may be this one.
+            or_(
+                Log.event == "create_xcom_entry",
+                and_(Log.event == "update_xcom_entry", Log.extra.contains(MANIFEST_KEY, autoescape=True)),
+            ),
         )
         .order_by(Log.dttm.desc())
         .limit(1)

@@ -110,6 +110,22 @@ def test_answers_of_another_dag_are_not_read_through_an_xcom_that_a_person_wrote
     assert (sent.status_code, "the secret answer" in sent.text) == (403, False)
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x+json", "Application/JSON"])
+def test_a_manifest_written_anew_in_any_kind_of_body_is_not_believed(
+    page: PageServer, tmp_path: Path, kind: str
+) -> None:
+    _, theirs = landed(page, tmp_path, "theirs", "the secret answer")
+    mine, _ = landed(page, tmp_path, "mine", "my answer")
+    entries = f"/api/v2/dags/mine/dagRuns/{mine.run_id}/taskInstances/classify/xcomEntries"
+    removed = page.api("admin").delete(f"{entries}/gemini_batch_manifest")
+    assert removed.status_code in (200, 204), removed.text
+    stolen = {"output_path": theirs, "total": 1, "counts": {"succeeded": 1}}
+    body = json.dumps({"key": "gemini_batch_manifest", "value": stolen, "map_index": -1})
+    page.api("op").post(entries, content=body, headers={"content-type": kind})
+    reply = page.client("op").get(answers_path(mine))
+    assert "the secret answer" not in reply.text
+
+
 def test_markup_and_terminal_codes_in_rows_and_names_stay_text(page: PageServer, tmp_path: Path) -> None:
     row = {"key": HOSTILE, "status": "failed", "error_message": HOSTILE, "finish_reason": HOSTILE, HOSTILE: HOSTILE}
     address, _ = landed(page, tmp_path, "hostile", HOSTILE, **row)

@@ -82,6 +82,7 @@ def test_reasons_are_counted_by_the_manifest_and_explained() -> None:
         f"data:image/svg+xml;base64,{SVG}", f"data:image/png;base64,{SVG}", f"data:text/html;base64,{SVG}",
         "data:image/png;base64,AAAA' onerror='x", {"mimeType": "image/svg+xml", "data": SVG},
         {"mimeType": "image/png", "data": "A" * 2_000_000}, {"mimeType": 3, "data": None}, "https://elsewhere/x.png",
+        "data:image/png;base64," + " " * 1_000_000 + "!",  # an expression that goes back and forth never ends on it
     ],
 )  # fmt: skip
 def test_what_is_no_small_picture_is_not_shown(value: Any) -> None:
