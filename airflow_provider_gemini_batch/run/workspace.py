@@ -42,7 +42,7 @@ class Workspace:
     @property
     def backend(self) -> BackendName:
         """Where the requests go."""
-        return "vertex_ai" if self.context.client.settings.backend == "vertex_ai" else "gemini"
+        return self.context.client.backend.name
 
     @property
     def snapshot(self) -> Snapshot:

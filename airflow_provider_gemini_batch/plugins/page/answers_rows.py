@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.run.tables import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 PAGE = 50
 NO_COLUMNS = "The file has not the columns that this provider writes."
@@ -74,6 +75,32 @@ def prefix_in(columns: Sequence[str]) -> str:
         if name.endswith("status") and ({"error", "response"} & names or all(prefix + own in names for own in _OURS)):
             return prefix
     raise PageError(415, "These are no answers", NO_COLUMNS)
+
+
+def condition(
+    columns: Sequence[str], prefix: str, wanted: Wanted, mark: str, has: str, value_of: Callable[[str], str]
+) -> tuple[str, list[Any]]:
+    """
+    Return a filter as SQL, empty for none, and its values.
+
+    :param mark: Of a parameter.
+    :param has: SQL by which a column, in place of ``{}``, holds a word, with a mark for what *value_of* makes of it.
+    """
+    parts: list[str] = []
+    values: list[Any] = []
+    if wanted.status == "failing":
+        parts.append(f"{quoted(prefix + 'status')} <> 'succeeded'")
+    elif wanted.status:
+        parts.append(f"{quoted(prefix + 'status')} = {mark}")
+        values.append(wanted.status)
+    if wanted.version:
+        parts.append(f"{quoted(prefix + 'model_version')} = {mark}")
+        values.append(wanted.version)
+    for word in wanted.words:
+        texts = [has.format(quoted(each)) for each in columns if each != "embedding"]
+        parts.append("(" + " OR ".join(texts) + ")")
+        values += [value_of(word)] * len(texts)
+    return " AND ".join(parts), values
 
 
 def is_wanted(row: Mapping[str, Any], prefix: str, wanted: Wanted, words: Sequence[str]) -> bool:

@@ -14,13 +14,12 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, prefix_in
+from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, condition, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.run.sql import qualified
-from airflow_provider_gemini_batch.run.tables import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted
 
@@ -76,7 +75,10 @@ def page_of(cursor: Any, table: str, wanted: Wanted) -> AnswerPage:
     columns = [str(each[0]) for each in cursor.description]
     prefix = prefix_in(columns)
     mark = "?" if type(cursor).__module__.startswith("sqlite3") else "%s"
-    where, values = _condition(columns, prefix, wanted, mark)
+    where, values = condition(
+        columns, prefix, wanted, mark, f"lower(CAST({{}} AS TEXT)) LIKE {mark} ESCAPE '!'", _pattern
+    )
+    where = where and f" WHERE {where}"
     first = (wanted.page - 1) * PAGE
     cursor.execute(f"SELECT * FROM {name}{where} ORDER BY 1 LIMIT {PAGE + 1} OFFSET {first}", values)
     rows = cursor.fetchall()
@@ -84,21 +86,6 @@ def page_of(cursor: Any, table: str, wanted: Wanted) -> AnswerPage:
     return AnswerPage(named, prefix, len(rows) > PAGE, columns=columns)
 
 
-def _condition(columns: Sequence[str], prefix: str, wanted: Wanted, mark: str) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    values: list[Any] = []
-    if wanted.status == "failing":
-        parts.append(f"{quoted(prefix + 'status')} <> 'succeeded'")
-    elif wanted.status:
-        parts.append(f"{quoted(prefix + 'status')} = {mark}")
-        values.append(wanted.status)
-    if wanted.version:
-        parts.append(f"{quoted(prefix + 'model_version')} = {mark}")
-        values.append(wanted.version)
-    for word in wanted.words:
-        pattern = "%" + word.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
-        names = [quoted(each) for each in columns if each != "embedding"]
-        texts = [f"lower(CAST({each} AS TEXT)) LIKE {mark} ESCAPE '!'" for each in names]
-        parts.append("(" + " OR ".join(texts) + ")")
-        values += [pattern] * len(texts)
-    return (f" WHERE {' AND '.join(parts)}" if parts else ""), values
+def _pattern(word: str) -> str:
+    """Return what LIKE finds a word by."""
+    return "%" + word.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"

@@ -12,10 +12,11 @@ from __future__ import annotations
 import threading
 from array import array
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.paths import local_path
-from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, prefix_in
+from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, condition, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 
 if TYPE_CHECKING:
@@ -85,9 +86,8 @@ class TableIndex:
         where, values = _condition(columns, prefix, wanted)
         first = (wanted.page - 1) * PAGE
         if any(wanted.filters) and self.kind == ".parquet" and len(paths) == 1 and first + PAGE < KEPT_ROWS:
-            return self._numbered(
-                cursor, source.replace(")", ", file_row_number=true)"), where, values, columns, prefix, first
-            )
+            numbered = _source(paths, self.kind, ", file_row_number=true")
+            return self._numbered(cursor, numbered, where, values, columns, prefix, first)
         query = f"SELECT * FROM {source} WHERE {where} LIMIT {PAGE + 1} OFFSET {first}"
         rows = cursor.execute(query, values).fetchall()
         return _page(rows[:PAGE], columns, prefix, len(rows) > PAGE)
@@ -152,32 +152,19 @@ def close() -> None:
         _databases.clear()
 
 
-def _source(paths: Sequence[str], kind: str) -> str:
+def _source(paths: Sequence[str], kind: str, more: str = "") -> str:
+    """Return what DuckDB reads files by; *more* are further options of Parquet."""
     listed = "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
     if kind == ".parquet":
-        return f"read_parquet({listed}, union_by_name=true)"
+        return f"read_parquet({listed}, union_by_name=true{more})"
     return f"read_csv({listed}, all_varchar=true, header=true)"
 
 
 def _condition(columns: Sequence[str], prefix: str, wanted: Wanted) -> tuple[str, list[Any]]:
-    def name(column: str) -> str:
-        return '"' + column.replace('"', '""') + '"'
-
-    parts = ["TRUE"]
-    values: list[Any] = []
-    if wanted.status == "failing":
-        parts.append(f"{name(prefix + 'status')} <> 'succeeded'")
-    elif wanted.status:
-        parts.append(f"{name(prefix + 'status')} = ?")
-        values.append(wanted.status)
-    if wanted.version and f"{prefix}model_version" in columns:
-        parts.append(f"{name(prefix + 'model_version')} = ?")
-        values.append(wanted.version)
-    for word in wanted.words:
-        texts = [f"contains(lower(CAST({name(each)} AS VARCHAR)), ?)" for each in columns if each not in ("embedding",)]
-        parts.append("(" + " OR ".join(texts) + ")")
-        values += [word] * len(texts)
-    return " AND ".join(parts), values
+    if f"{prefix}model_version" not in columns:
+        wanted = replace(wanted, version="")
+    where, values = condition(columns, prefix, wanted, "?", "contains(lower(CAST({} AS VARCHAR)), ?)", str)
+    return where or "TRUE", values
 
 
 def _fetched(files: Sequence[str], folder: str) -> list[str]:

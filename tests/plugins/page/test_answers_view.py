@@ -50,7 +50,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a (1).parquet"])
 @pytest.mark.parametrize("prefix", ["", "g_"])
 def test_each_form_gives_the_same_page(tmp_path: Path, reader: str, name: str, prefix: str) -> None:
     place = write(tmp_path / name, 120, failed=3, prefix=prefix)
