@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.dags.test_example_dags import DagRunner
 from tests.run.world import read_table
-from tests.system.services import postgres
+from tests.support.databases import real_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,15 +69,7 @@ with DAG("ten_lines", schedule=None, start_date=datetime(2026, 1, 1)):
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database with reviews; its URL."""
-    from demo.processes import Processes
-
-    try:
-        programs = postgres.find_programs()
-    except postgres.NoPostgresError as error:
-        pytest.skip(str(error))
-    logs = tmp_path_factory.mktemp("postgres")
-    with postgres.folder() as home, Processes(logs, Path(logs) / "record") as processes:
-        url = postgres.start(processes, programs, home).replace("+psycopg2", "")
+    with real_postgres(tmp_path_factory) as url:
         connection = psycopg2.connect(url)
         connection.cursor().execute(
             "CREATE TABLE reviews AS SELECT n AS id, 'Review ' || n AS review, DATE '2026-01-02' AS day "

@@ -15,19 +15,13 @@ of jobs that ran; the longest answers of the new job. The sum may not pass the c
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import os
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +35,13 @@ from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.run.finish import RunFailedError
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
-from gemini_batch_emulator.pytest_plugin import EmulatorHandle
-from gemini_batch_emulator.server import EmulatorServer
-from tests.run.chaos import ATTEMPTS, MODES, Chaos, KilledError, Outcome
+from tests.run.chaos import ATTEMPTS, MODES, Chaos, KilledError
 from tests.support.airflow_side import attempt, set_connection
+from tests.support.seeded_plays import command
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.jobs import Job
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 SEEDS = 200
 MODEL = "gemini-3.5-flash-lite"
@@ -240,50 +234,5 @@ def play(emulator: EmulatorHandle, folder: Path, seed: int) -> Counter[str]:
     return Counter({f"{kind}: {what}": count for what, count in told.items()})
 
 
-def play_some(seeds: Sequence[int]) -> Outcome:
-    """Play schedules in this process, one after the other."""
-    logging.disable(logging.CRITICAL)
-    found = Outcome()
-    with EmulatorServer() as server:
-        for seed in seeds:
-            with tempfile.TemporaryDirectory() as folder:
-                found.schedules += 1
-                try:
-                    found.told += play(EmulatorHandle(server), Path(folder), seed)
-                except Exception as error:
-                    found.failures.append(f"seed {seed}: {type(error).__name__}: {error}"[:300])
-    return found
-
-
-def play_all(seeds: Sequence[int], processes: int) -> Outcome:
-    """Play schedules in several processes."""
-    found = Outcome()
-    pieces = [seeds[first : first + 10] for first in range(0, len(seeds), 10)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for piece in pool.map(play_some, pieces):
-            found.add(piece)
-            print(f"\r{found.schedules} of {len(seeds)} schedules, {len(found.failures)} failed", end="", flush=True)
-    print()
-    return found
-
-
-def main() -> int:
-    """Play all seeds; return 1 if one of them fails."""
-    words = argparse.ArgumentParser(prog="python -m tests.operators.caps")
-    words.add_argument("--seed", type=int, help="this seed alone, with its log")
-    words.add_argument("--seeds", type=int, default=SEEDS)
-    words.add_argument("--first", type=int, default=0)
-    words.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    options = words.parse_args()
-    if options.seed is not None:
-        logging.basicConfig(level=logging.INFO)
-        with EmulatorServer() as server, tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(play(EmulatorHandle(server), Path(folder), options.seed), indent=1))
-        return 0
-    found = play_all(range(options.first, options.first + options.seeds), options.processes)
-    print(found.text())
-    return 1 if found.failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(play, "tests.operators.caps", SEEDS))

@@ -20,20 +20,15 @@ a person               clears the task after its end: a new generation, which as
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,10 +40,11 @@ from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
-from gemini_batch_emulator.pytest_plugin import EmulatorHandle
-from gemini_batch_emulator.server import EmulatorServer
 from tests.run.world import TASK, World, rows
-from tests.system.chaos.report import table
+from tests.support.seeded_plays import command
+
+if TYPE_CHECKING:
+    from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 SEEDS = 500
 ROWS = 12
@@ -329,71 +325,5 @@ def play(emulator: EmulatorHandle, folder: Path, seed: int) -> Counter[str]:
     return chaos.told
 
 
-@dataclass
-class Outcome:
-    """What came of several schedules."""
-
-    schedules: int = 0
-    failures: list[str] = field(default_factory=list)
-    told: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: Outcome) -> None:
-        """Take in what came of others."""
-        self.schedules += other.schedules
-        self.failures += other.failures
-        self.told += other.told
-
-    def text(self) -> str:
-        """Return it as a table, and what failed."""
-        lines = [(what, count) for what, count in sorted(self.told.items())]
-        shown = table(("what", "times"), [("schedules", self.schedules), ("failed", len(self.failures)), *lines])
-        return "\n\n".join((shown, *self.failures))
-
-
-def play_some(seeds: Sequence[int]) -> Outcome:
-    """Play schedules in this process, one after the other."""
-    logging.disable(logging.CRITICAL)
-    found = Outcome()
-    with EmulatorServer() as server:
-        for seed in seeds:
-            with tempfile.TemporaryDirectory() as folder:
-                found.schedules += 1
-                try:
-                    found.told += play(EmulatorHandle(server), Path(folder), seed)
-                except Exception as error:
-                    found.failures.append(f"seed {seed}: {type(error).__name__}: {error}"[:300])
-    return found
-
-
-def play_all(seeds: Sequence[int], processes: int) -> Outcome:
-    """Play schedules in several processes."""
-    found = Outcome()
-    pieces = [seeds[first : first + 10] for first in range(0, len(seeds), 10)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for piece in pool.map(play_some, pieces):
-            found.add(piece)
-            print(f"\r{found.schedules} of {len(seeds)} schedules, {len(found.failures)} failed", end="", flush=True)
-    print()
-    return found
-
-
-def main() -> int:
-    """Play all seeds; return 1 if one of them fails."""
-    words = argparse.ArgumentParser(prog="python -m tests.run.chaos")
-    words.add_argument("--seed", type=int, help="this seed alone, with its log")
-    words.add_argument("--seeds", type=int, default=SEEDS)
-    words.add_argument("--first", type=int, default=0)
-    words.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    options = words.parse_args()
-    if options.seed is not None:
-        logging.basicConfig(level=logging.INFO)
-        with EmulatorServer() as server, tempfile.TemporaryDirectory() as folder:
-            print(play(EmulatorHandle(server), Path(folder), options.seed))
-        return 0
-    found = play_all(range(options.first, options.first + options.seeds), options.processes)
-    print(found.text())
-    return 1 if found.failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(play, "tests.run.chaos", SEEDS))

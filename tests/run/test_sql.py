@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import sqlite3
-from pathlib import Path
 
 import pytest
 
@@ -21,22 +20,14 @@ from airflow_provider_gemini_batch.run.sql import SqlTarget
 from airflow_provider_gemini_batch.task.sql import only_read
 from tests.run.test_run import ANSWER, REVIEW, answering
 from tests.run.world import MODEL, rows
-from tests.system.services import postgres
+from tests.support.databases import real_postgres
 
 psycopg2 = pytest.importorskip("psycopg2")
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    from demo.processes import Processes
-
-    try:
-        programs = postgres.find_programs()
-    except postgres.NoPostgresError as error:
-        pytest.skip(str(error))
-    logs = tmp_path_factory.mktemp("postgres")
-    with postgres.folder() as home, Processes(logs, Path(logs) / "record") as processes:
-        url = postgres.start(processes, programs, home).replace("+psycopg2", "")
+    with real_postgres(tmp_path_factory) as url:
         yield lambda: psycopg2.connect(url)
 
 

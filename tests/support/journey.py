@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("JOURNEY_PYTHON") or sys.executable
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NO_CHROMIUM = "no chromium to look with: install the package chromium (Debian), then run make test-ui"
 PASSWORD = "secret"
 STEP = 30_000
 """Milliseconds that a person waits for one thing on the screen."""

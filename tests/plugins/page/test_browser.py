@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from airflow_provider_gemini_batch.plugins.page.urls import (
 )
 from tests.plugins.page.test_run_view import waiting_run
 from tests.support.accessible import flaws_of, unseen_focus
+from tests.support.chromium import CHROMIUM, NO_CHROMIUM, running_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
     from tests.support.page_server import PageServer
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.newest_airflow,
     pytest.mark.slow,
     pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look with: install the package chromium (Debian)"),
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
 ]
 
 ADDRESS = TaskAddress("nightly_reviews", "scheduled__2026-11-26", "classify")
@@ -80,12 +79,8 @@ def seen(page: PageServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_chromium() as started:
         yield started
-        started.close()
 
 
 class Look:

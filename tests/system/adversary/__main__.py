@@ -75,6 +75,17 @@ def _played(way: str, pairs: int, *, long: bool) -> list[Bill]:
     return [TaskPair(plan, way).play() for plan in plans(pairs, long=long)]
 
 
+def _alive(cell: list[Bill]) -> str:
+    """Jobs that run or have run to their end, of so many pieces of work."""
+    return f"{sum(len(bill.alive) for bill in cell)}/{len(cell)}"
+
+
+def _told(cell: list[Bill]) -> str:
+    """How often all names of two such jobs are told."""
+    double = [bill for bill in cell if len(bill.alive) > 1]
+    return f"{sum(bill.is_right for bill in double)}/{len(double)}"
+
+
 def _table_of_tasks(played: dict[str, list[Bill]], *, long: bool) -> str:
     head: list[object] = ["waits", "attempts", "backend", *(f"lag {lag:g} s" for lag in LAGS)]
     head += [] if long else ["told"]
@@ -84,12 +95,8 @@ def _table_of_tasks(played: dict[str, list[Bill]], *, long: bool) -> str:
             for backend in BACKENDS:
                 row = [bill for bill in bills if (bill.plan.kind, bill.plan.backend) == (kind, backend)]
                 line: list[object] = [way, kind, backend]
-                for lag in LAGS:
-                    cell = [bill for bill in row if bill.plan.lag == lag]
-                    line.append(f"{sum(len(bill.alive) for bill in cell)}/{len(cell)}")
-                if not long:
-                    double = [bill for bill in row if len(bill.alive) > 1]
-                    line.append(f"{sum(bill.is_right for bill in double)}/{len(double)}")
+                line += [_alive([bill for bill in row if bill.plan.lag == lag]) for lag in LAGS]
+                line += [] if long else [_told(row)]
                 lines.append(tuple(line))
     return table(tuple(head), lines)
 
@@ -110,10 +117,7 @@ def _table(bills: list[Bill], *, long: bool) -> str:
                         if (bill.plan.kind, bill.plan.store, bill.plan.backend, bill.plan.lag)
                         == (kind, store, backend, lag)
                     ]
-                    line.append(f"{sum(len(bill.alive) for bill in cell)}/{len(cell)}")
-                    if not long:
-                        double = [bill for bill in cell if len(bill.alive) > 1]
-                        line.append(f"{sum(bill.is_right for bill in double)}/{len(double)}")
+                    line += [_alive(cell)] if long else [_alive(cell), _told(cell)]
                 lines.append(tuple(line))
     return table(tuple(head), lines)
 

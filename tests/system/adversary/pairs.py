@@ -21,7 +21,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.identity import SubmissionToken
@@ -81,6 +81,14 @@ class Actor:
     is_dead: bool = False
     result: str | None = None
     error: GeminiBatchError | None = None
+
+
+class Befallen(Protocol):
+    """Whose first create call something befalls."""
+
+    dies_after_create: bool
+    stall: float
+    loses_reply: bool
 
 
 @dataclass
@@ -280,21 +288,9 @@ class Pair:
         """Let both attempts run to their end, and read the bill."""
         kind, draw = self.plan.kind, self.draw
         first = Actor(self.task(1))
-        second = True
-        delay = draw.uniform(0.5, 30.0)
-        if kind == "killed":
-            first.dies_after_create = True
-        elif kind == "simultaneous":
-            delay = draw.uniform(0.0, 1.0)
-        elif kind == "zombie":
-            first.stall = draw.uniform(1.0, 55.0)
-            first.dies_after_create = draw.random() < 0.5
-            delay = draw.uniform(0.5, first.stall)
-        else:
-            first.loses_reply = True
-            second = False
+        delay = befall(first, kind, draw)
         self.later(0.0, lambda: self.begin(first))
-        if second:
+        if kind != "lost":
             # A task of a killed worker begins only once that has sent its call.
             try_number = 1 if kind == "simultaneous" and self.plan.long and draw.random() < 0.3 else 2
             self.later(delay, lambda: self._begin_second(first, try_number))
@@ -313,6 +309,22 @@ class Pair:
             self.later(0.5, lambda: self._begin_second(first, try_number))
             return
         self.begin(Actor(self.task(try_number)))
+
+
+def befall(first: Befallen, kind: str, draw: random.Random) -> float:
+    """Draw what befalls the first attempt's create call; return how many seconds later the second attempt begins."""
+    delay = draw.uniform(0.5, 30.0)
+    if kind == "killed":
+        first.dies_after_create = True
+    elif kind == "simultaneous":
+        delay = draw.uniform(0.0, 1.0)
+    elif kind == "zombie":
+        first.stall = draw.uniform(1.0, 55.0)
+        first.dies_after_create = draw.random() < 0.5
+        delay = draw.uniform(0.5, first.stall)
+    else:
+        first.loses_reply = True
+    return delay
 
 
 def plans(pairs: int, *, lags: tuple[float, ...] = LAGS, long: bool = True) -> list[Plan]:

@@ -40,7 +40,7 @@ from airflow_provider_gemini_batch.operators import (
 from airflow_provider_gemini_batch.sensors import BatchJobSensor
 from airflow_provider_gemini_batch.transport.threads import ThreadedCalls
 from tests.support.airflow_side import TaskInstance, rows, set_connection
-from tests.system.adversary.pairs import IN_TIME, START, Bill, Pair, Plan
+from tests.system.adversary.pairs import IN_TIME, START, Bill, Pair, Plan, befall
 from tests.system.adversary.serving import Front, Server
 from tests.system.adversary.stepped import SteppedLoop, SteppedTime
 
@@ -231,19 +231,9 @@ class TaskPair(Pair):
 
     def play(self) -> Bill:
         """Let both workers run to their end, and read the bill."""
-        kind, draw = self.plan.kind, self.draw
+        kind = self.plan.kind
         first, second = Attempts(self), Attempts(self)
-        delay = draw.uniform(0.5, 30.0)
-        if kind == "killed":
-            first.dies_after_create = True
-        elif kind == "simultaneous":
-            delay = draw.uniform(0.0, 1.0)
-        elif kind == "zombie":
-            first.stall = draw.uniform(1.0, 55.0)
-            first.dies_after_create = draw.random() < 0.5
-            delay = draw.uniform(0.5, first.stall)
-        else:
-            first.loses_reply = True
+        delay = befall(first, kind, self.draw)
         self.workers = [first] if kind == "lost" else [first, second]
         FRONTS[:] = self.workers
         threads = [self.clock.start(lambda: first.begin(1))]

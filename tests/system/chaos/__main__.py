@@ -16,9 +16,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.system.chaos import report, seeded
 from tests.system.chaos.schedule import BACKENDS, MODES
+
+if TYPE_CHECKING:
+    from tests.support.seeded_plays import Play
 
 SEEDS = 500
 PARTS = ("schedules", "official", "cost", "runs", "caps")
@@ -97,22 +101,23 @@ def _runs(options: argparse.Namespace) -> int:
     from tests.run import chaos
 
     print("\nWhole runs.", flush=True)
-    found = chaos.play_all(range(options.first, options.first + options.seeds), os.cpu_count() or 1)
-    print(found.text())
-    if options.seeds >= SEEDS:
-        _keep(options, 3, f"{found.text()}\n\n{report.machine()}.")
-    return _tell(found.failures)
+    return _plays(options, 3, chaos.play, options.seeds, chaos.SEEDS)
 
 
 def _caps(options: argparse.Namespace) -> int:
     from tests.operators import caps
 
     print("\nTasks under a cap.", flush=True)
-    seeds = min(options.seeds, caps.SEEDS)
-    found = caps.play_all(range(options.first, options.first + seeds), os.cpu_count() or 1)
+    return _plays(options, 4, caps.play, min(options.seeds, caps.SEEDS), caps.SEEDS)
+
+
+def _plays(options: argparse.Namespace, part: int, play: Play, seeds: int, whole: int) -> int:
+    from tests.support.seeded_plays import play_all
+
+    found = play_all(play, range(options.first, options.first + seeds), os.cpu_count() or 1)
     print(found.text())
-    if seeds >= caps.SEEDS:
-        _keep(options, 4, f"{found.text()}\n\n{report.machine()}.")
+    if seeds >= whole:
+        _keep(options, part, f"{found.text()}\n\n{report.machine()}.")
     return _tell(found.failures)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import requests
 
-from demo.__main__ import DAG_ID, DAGS, DemoError, StoppedError, bring_up, folder, only_one, stopping_on_signals, tail
+from demo.__main__ import DAG_ID, DAGS, DemoError, StoppedError, bring_up, folder, stopping_on_signals
 from demo.display import Display
-from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from tests.system.cluster.stack import ClusterStack, Programs
 from tests.system.cluster.story import BACKENDS, NO_JOB_ENDS, SCENARIOS, Story, Verdict, carry_out
 from tests.system.services import postgres, redis
+from tests.system.services.suite import suite
 
 ROOT = Path(__file__).resolve().parents[3]
 STATE = ROOT / ".cache" / "cluster"
@@ -31,23 +30,11 @@ MEGABYTE = 1 << 20
 def cluster(state: Path, dags: Path, display: Display) -> Iterator[ClusterStack]:
     """Have PostgreSQL, Redis and what runs on them, not started yet; all of it is stopped at the end."""
     programs = Programs.find()
-    with only_one(state):
-        record = state / "processes.json"
-        stop_leftovers(record)
-        for name in ("airflow", "logs", "shared"):
-            shutil.rmtree(state / name, ignore_errors=True)
-        logs = state / "logs"
-        logs.mkdir()
-        with postgres.folder() as database, Processes(logs, record) as processes:
-            try:
-                display.step("starting PostgreSQL and Redis")
-                url = postgres.start(processes, programs.postgres, database)
-                broker = redis.start(processes, programs.redis, state)
-                yield ClusterStack(ROOT, state, dags, processes, url, broker)
-            except ComponentDiedError as error:
-                raise DemoError(str(error), tail(error.log)) from error
-            finally:
-                display.step(f"stopping everything; logs stay in {logs}")
+    with suite(state, ("airflow", "logs", "shared"), display) as (processes, database):
+        display.step("starting PostgreSQL and Redis")
+        url = postgres.start(processes, programs.postgres, database)
+        broker = redis.start(processes, programs.redis, state)
+        yield ClusterStack(ROOT, state, dags, processes, url, broker)
 
 
 def look(state: Path, display: Display) -> None:

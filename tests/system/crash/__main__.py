@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import requests
 
-from demo.__main__ import DemoError, StoppedError, bring_up, folder, only_one, stopping_on_signals, tail
+from demo.__main__ import DemoError, StoppedError, bring_up, folder, stopping_on_signals
 from demo.display import Display
-from demo.processes import ComponentDiedError, Processes, stop_leftovers
 from tests.system.crash.cases import (
     CASES,
     DEFERRED_CASES,
@@ -29,6 +27,7 @@ from tests.system.crash.stack import CrashStack
 from tests.system.crash.verdict import Verdict, table
 from tests.system.crash.world import NotSeenError, Run, Script, Until, World
 from tests.system.services import postgres
+from tests.system.services.suite import suite
 
 ROOT = Path(__file__).resolve().parents[3]
 STATE = ROOT / ".cache" / "crash"
@@ -147,22 +146,10 @@ def tell(stack: CrashStack, display: Display, chosen: Sequence[Case]) -> list[Ve
 def run_all(state: Path, chosen: Sequence[Case], display: Display) -> list[Verdict]:
     """Start everything, carry out the story, stop everything."""
     programs = postgres.find_programs()
-    with only_one(state):
-        record = state / "processes.json"
-        stop_leftovers(record)
-        for name in ("airflow", "logs"):
-            shutil.rmtree(state / name, ignore_errors=True)
-        logs = state / "logs"
-        logs.mkdir()
-        with postgres.folder() as database, Processes(logs, record) as processes:
-            try:
-                display.step("starting PostgreSQL")
-                stack = CrashStack(ROOT, state, processes, postgres.start(processes, programs, database), TASKS_AT_ONCE)
-                return tell(stack, display, chosen)
-            except ComponentDiedError as error:
-                raise DemoError(str(error), tail(error.log)) from error
-            finally:
-                display.step(f"stopping everything; logs stay in {logs}")
+    with suite(state, ("airflow", "logs"), display) as (processes, database):
+        display.step("starting PostgreSQL")
+        stack = CrashStack(ROOT, state, processes, postgres.start(processes, programs, database), TASKS_AT_ONCE)
+        return tell(stack, display, chosen)
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
