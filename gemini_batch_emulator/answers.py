@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The answers of a job, row by row, with everything its script says about rows.
+"""The answers of a job, row by row, with everything its script says about rows."""
 
-Each backend puts them into its own words. Counters and the record of what ran are kept here, so that they are right
-whatever a backend writes.
-"""
+# Each backend puts them into its own words. Counters and the record of what ran are kept here, so that they are right
+# whatever a backend writes.
 
 from __future__ import annotations
 

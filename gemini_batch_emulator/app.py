@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The ASGI app: finds the route, lets faults have their way with the connection, keeps the journal.
+"""The ASGI app: finds the route, lets faults have their way with the connection, keeps the journal."""
 
-A fault acts on the connection, not on the handler. ``before`` keeps the handler from running; ``after`` lets it run and
-swallows its reply, so that the job exists although the caller never hears of it; a cut lets so many bytes through in
-one direction. What a handler receives and sends goes through an :class:`~.exchange.Exchange`, which counts the bytes
-for the journal, too.
-"""
+# A fault acts on the connection, not on the handler. `before` keeps the handler from running; `after` lets it run and
+# swallows its reply, so that the job exists although the caller never hears of it; a cut lets so many bytes through in
+# one direction. What a handler receives and sends goes through an `Exchange`, which counts the bytes for the journal,
+# too.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which requests ran how often, over all jobs, whatever keys and jobs they came in.
+"""Which requests ran how often, over all jobs, whatever keys and jobs they came in."""
 
-A request is known by a 64-bit hash of what it asks. Sixteen bytes a row that ran go to a file, so that ten million rows
-cost 160 MB of disk and no memory; counting reads the file again, in as many passes as keep a count small.
-"""
+# A request is known by a 64-bit hash of what it asks. Sixteen bytes a row that ran go to a file, so that ten million
+# rows cost 160 MB of disk and no memory; counting reads the file again, in as many passes as keep a count small.
 
 from __future__ import annotations
 

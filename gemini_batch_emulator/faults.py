@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rules that let calls go wrong, and the journal of the calls seen. ``docs/emulator.md`` shows rules with examples.
+"""Rules that let calls go wrong, and the journal of the calls seen. ``docs/emulator.md`` shows rules with examples."""
 
-The first rule that matches, in order of arrival, and is neither skipped nor used up fires.
-"""
+# The first rule that matches, in order of arrival, and is neither skipped nor used up fires.
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The life of a job: which step is due, and what it does.
+"""The life of a job: which step is due, and what it does."""
 
-A job does nothing by itself. Whoever looks at it, a poll, a list, a cancel, first lets it take every step that is due
-by then (:func:`advance`), with the times at which the steps were due. The caller holds the job's lock.
-
-Worked example, mode ``time`` with one second of waiting and two of running: a job made at 10.0 and first looked at at
-20.0 starts (at 11.0), runs, and ends (at 13.0), all in that one look, and shows these three times.
-"""
+# A job does nothing by itself. Whoever looks at it, a poll, a list, a cancel, first lets it take every step that is due
+# by then (`advance`), with the times at which the steps were due. The caller holds the job's lock.
+#
+# Worked example, mode `time` with one second of waiting and two of running: a job made at 10.0 and first looked at at
+# 20.0 starts (at 11.0), runs, and ends (at 13.0), all in that one look, and shows these three times.
 
 from __future__ import annotations
 

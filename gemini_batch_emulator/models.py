@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Which models there are in November 2026, which answer only to keys that used them before, and who answers for whom.
-
-Sources: https://ai.google.dev/gemini-api/docs/models, https://ai.google.dev/gemini-api/docs/changelog. That new keys
-are refused 2.5 Flash and Pro, and from which day others answer for them, was reported, not documented: knobs of
-:class:`~.knobs.CommonKnobs` say otherwise.
 """
+
+# Sources: https://ai.google.dev/gemini-api/docs/models, https://ai.google.dev/gemini-api/docs/changelog. That new keys
+# are refused 2.5 Flash and Pro, and from which day others answer for them, was reported, not documented: knobs of
+# `CommonKnobs` say otherwise.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The rows of a job: read from a file line by line, never in memory at once.
+"""The rows of a job: read from a file line by line, never in memory at once."""
 
-A line of the common shape, a prompt of text with or without settings, is decoded into fixed structures, a block of
-lines in one call; only what those structures do not know is decoded into dictionaries. Both ways give the same
-:class:`InputRow`.
-"""
+# A line of the common shape, a prompt of text with or without settings, is decoded into fixed structures, a block of
+# lines in one call; only what those structures do not know is decoded into dictionaries. Both ways give the same
+# `InputRow`.
 
 from __future__ import annotations
 

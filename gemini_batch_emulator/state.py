@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Everything the emulator knows: one :class:`EmulatorState`, passed to every part of it.
+"""Everything the emulator knows: one :class:`EmulatorState`, passed to every part of it."""
 
-How the parts fit together
-==========================
-
-A service (``developer``, ``vertex``, ``storage``, ``bigquery``, ``token``) is a class or a few, whose handlers are
-methods and whose ``routes`` list them; it keeps what it needs in ``state.room(name, factory)``, never in module
-globals, so that a reset forgets it. A handler raises :class:`~.errors.GoogleError` for an error reply and answers with
-:func:`~.replies.reply`, or streams a file with :func:`~.replies.file_reply`.
-
-A job is made by :meth:`EmulatorState.create_job` from a :class:`~.rows.RowSource` (its input) and a
-:class:`~.jobs.Handler` (what the backend does when it begins and ends). How it goes on is told by :mod:`.life`; the
-answers to its rows come from :mod:`.answers`.
-"""
+# How the parts fit together
+# ==========================
+#
+# A service (`developer`, `vertex`, `storage`, `bigquery`, `token`) is a class or a few, whose handlers are methods and
+# whose `routes` list them; it keeps what it needs in `state.room(name, factory)`, never in module globals, so that a
+# reset forgets it. A handler raises `GoogleError` for an error reply and answers with `reply`, or streams a file with
+# `file_reply`.
+#
+# A job is made by `EmulatorState.create_job` from a `RowSource` (its input) and a `Handler` (what the backend does when
+# it begins and ends). How it goes on is told by `life.py`; the answers to its rows come from `answers.py`.
 
 from __future__ import annotations
 

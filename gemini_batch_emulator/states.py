@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-States of a job, as words without the backend's prefix, and what may follow what.
+"""States of a job, as words without the backend's prefix, and what may follow what."""
 
-Both backends have the same words but for the prefix (``BATCH_STATE_`` on the Developer API, ``JOB_STATE_`` on
-Vertex AI); the Developer API shows six of them. A script may show any other word, too: of such a word nothing is known.
-
-Sources: https://ai.google.dev/api/batch-api (BatchState);
-https://aiplatform.googleapis.com/$discovery/rest?version=v1 (JobState).
-"""
+# Both backends have the same words but for the prefix (`BATCH_STATE_` on the Developer API, `JOB_STATE_` on Vertex AI);
+# the Developer API shows six of them. A script may show any other word, too: of such a word nothing is known.
+#
+# Sources: https://ai.google.dev/api/batch-api (BatchState);
+# https://aiplatform.googleapis.com/$discovery/rest?version=v1 (JobState).
 
 from __future__ import annotations
 

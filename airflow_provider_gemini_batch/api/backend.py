@@ -2,14 +2,14 @@
 """
 What a backend has to offer: one implementation for the Developer API, one for Vertex AI.
 
-Nobody else asks which backend it is: what differs is answered here. A new backend is a new class and a line in
-:mod:`.backends`. A backend knows URLs, bodies and replies, and nothing else: it never sends, sleeps or looks at a
-clock.
+What differs is answered here, and nobody asks which backend it is. (What differs of rows is answered by
+:mod:`airflow_provider_gemini_batch.rows.backend_rules`, as rows know no calls.) A backend knows URLs, bodies and
+replies, and nothing else: it never sends, sleeps or looks at a clock.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 
@@ -45,6 +45,10 @@ class Backend(Protocol):
     """Arguments of a request that it does not know; they are left out, and the log says so."""
     unsupported: Mapping[str, str]
     """Arguments of a request that it cannot serve -> the way out."""
+    has_labels: bool
+    """Whether its jobs carry labels, and a list can be asked for the jobs with one."""
+    has_flex: bool
+    """Whether it answers single requests at the batch price: :meth:`generate_flex`."""
     inline_limit: int
     """Bytes of rows that may travel in the call that creates a job; 0 if they always travel as a file."""
     hides_missing_files: bool
@@ -61,6 +65,14 @@ class Backend(Protocol):
 
     def create_job(self, spec: JobSpec) -> HttpRequest:
         """Build the call that starts (and bills) a job; raise ConfigurationError for what cannot work here."""
+
+    def generate_flex(self, model: str, request: Mapping[str, Any], timeout: float) -> HttpRequest:
+        """
+        Build a call that answers one request at the batch price, without a job.
+
+        :param timeout: Seconds.
+        :raises ConfigurationError: If the backend has no such call (:attr:`has_flex`).
+        """
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         """Build the read of one job; *masked* asks to leave out inline answers."""
@@ -92,7 +104,11 @@ class Backend(Protocol):
         """Check the answer to cancel or delete."""
 
     def own_jobs_filter(self, labels: dict[str, str], since: str | None) -> str | None:
-        """Return a list filter for jobs with *labels* created after *since* (RFC 3339), or None if it has none."""
+        """
+        Return a list filter for jobs with *labels* created after *since* (RFC 3339).
+
+        None asks for all jobs: the backend has no filter, and the caller compares.
+        """
 
     def list_models(self) -> HttpRequest:
         """Build the call for the models that the caller can use."""

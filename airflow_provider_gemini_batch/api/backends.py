@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings -> backend: the only place that knows which backends there are."""
+"""Settings -> backend: the only branch on a backend's name outside the room that reads connections."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The conversations with the service, as generators over a :class:`~.backend.Backend`.
+"""The conversations with the service, as generators over a :class:`~.backend.Backend`."""
 
-Everything here is safe to repeat. Starting a job is not: that lives in
-:mod:`airflow_provider_gemini_batch.lifecycle.submit` alone.
-"""
+# Everything here is safe to repeat. Starting a job is not: that lives in `lifecycle/submit.py` alone.
 
 from __future__ import annotations
 
@@ -53,10 +50,14 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
     attempt = 1
     while True:
         try:
+            # The flow's only contact with the world: the driver sends the reply in here, or throws a TransportError.
             reply = yield request
             assert reply is not None  # the driver's promise
             return understood(read, reply, request.about)
         except AuthError as error:
+            # Tokens are renewed before they expire; a 401 for one that should be valid means that it was revoked or
+            # that clocks differ. An API key that is refused has status 400 or 403, and another look at it does not
+            # help.
             if refreshed or error.status != 401:
                 raise
             refreshed = True
@@ -68,6 +69,8 @@ def exchange(request: HttpRequest, read: Reader[T], retry: RetryPolicy) -> Flow[
                 raise
             attempt += 1
             pause = Pause.before_retry(delay, error)
+        # Outside the except block: an exception thrown in here, as a cancelled task is, has no error of the service's
+        # as its context.
         yield pause
 
 
@@ -83,6 +86,7 @@ def understood(read: Reader[T], reply: HttpReply, about: str = "") -> T:
     except ApiError as error:
         name_in(error, about)
         raise
+    # Readers take a documented shape for granted. One guard here is what keeps them free of a check for each member.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ReplyFormatError(
             f"The service answered HTTP {reply.status} in a shape that is not known ({type(error).__name__}): "
@@ -104,6 +108,8 @@ def on_host(base_url: str, url: str) -> str:
     :param base_url: Of the connection; a gateway's may have a path in front of the service's own.
     """
     ours, theirs = urlsplit(base_url), urlsplit(url)
+    # A gateway may answer with its own path in front of the service's, or pass on the service's bare one. Both lead to
+    # the gateway.
     prefix = ours.path.rstrip("/")
     path = theirs.path if theirs.path.startswith(f"{prefix}/") else prefix + theirs.path
     return urlunsplit((ours.scheme, ours.netloc, path, theirs.query, ""))
@@ -120,6 +126,8 @@ def get_job(backend: Backend, job_name: str, retry: RetryPolicy) -> Flow[BatchJo
     if masks.are_used:
         try:
             job = yield from exchange(backend.get_job(name, masked=True), _dated(backend.read_job), retry)
+        # A mask may be refused, or cut off what a job is read from. Until it is proven or given up, the plain read
+        # follows.
         except (RequestRejectedError, ReplyFormatError):
             if masks.are_proven:
                 raise
@@ -183,6 +191,8 @@ class Pages:
         self._count += 1
         before, self._token = self._token, page.next_page_token
         self._is_next = bool(self._token)
+        # A proxy that caches the first page, or a service with a bug, would keep us reading for ever, and every page
+        # costs quota.
         if self._token and (self._token == before or self._count >= self._most):
             why = "the same page token came twice" if self._token == before else f"it has over {self._most:,} pages"
             raise ReplyFormatError(f"{self._what} does not end: {why}.")
@@ -271,6 +281,8 @@ def find_reader(backend: Backend, file_name: str, retry: RetryPolicy) -> Flow[Ba
     for token in pages:
         page = yield from list_page(backend, retry, page_token=token)
         for job in page.jobs:
+            # Rows are uploaded once for all tasks that ask the same: to delete a file under a job that still reads it
+            # fails somebody else's paid rows.
             if job.needs == file_name:
                 return job
         pages.turn(page)

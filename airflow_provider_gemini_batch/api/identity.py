@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Whose job is this, and what does it compute? The token by which a job is found again.
+"""Whose job is this, and what does it compute? The token by which a job is found again."""
 
-Neither backend takes an idempotency key for creating a job, but both keep a name (and Vertex AI labels) that we choose
-and can search for. So every submission carries two short hashes, known before anything is sent:
-
-* *task*: which piece of an Airflow run it is. The same on a retry, after a clear, after a triggerer restart.
-* *digest*: what is computed. Another one as soon as rows, model or settings differ.
-
-On the Developer API they travel at the end of ``displayName``; on Vertex AI also in two labels, which a list filter
-can ask for.
-"""
+# Neither backend takes an idempotency key for creating a job, but both keep a name (and Vertex AI labels) that we
+# choose and can search for. So every submission carries two short hashes, known before anything is sent:
+#
+# * task: which piece of an Airflow run it is. The same on a retry, after a clear, after a triggerer restart.
+# * digest: what is computed. Another one as soon as rows, model or settings differ.
+#
+# On the Developer API they travel at the end of `displayName`; on Vertex AI also in two labels, which a list filter can
+# ask for.
 
 from __future__ import annotations
 
@@ -25,13 +23,15 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_gemini_batch.api.models import BackendName, BatchJob, JobSpec
+    from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
 
 TASK_LABEL = "airflow-task"
 INPUT_LABEL = "airflow-input"
 MAX_DISPLAY_NAME = 128
 """Characters of a display name; Vertex AI's documented limit (BatchPredictionJob.displayName), kept on both."""
 
+# 64 bits: with a million jobs in a project, two tokens are equal by chance once in forty million such projects. The
+# display name has no room for more.
 _HEX = re.compile(r"[0-9a-f]{16}")
 _MARK = re.compile(r"\s*\[airflow ([0-9a-f]{16})\.([0-9a-f]{16})\]\s*\Z")
 _INPUT = re.compile(r"\s*\[input ([0-9a-f]{16})\]\s*\Z")
@@ -74,20 +74,22 @@ class SubmissionToken:
         mark = f"[airflow {self}]"
         if self.input:
             mark = f"[input {self.input}] {mark}"
+        # The user's part is what may be cut: a token that lost a digit would never be found, and each retry would
+        # submit again.
         name = user_name_of(user_name)[: MAX_DISPLAY_NAME - len(mark) - 1].rstrip()
         return f"{name} {mark}" if name else mark
 
     def labels(self) -> dict[str, str]:
-        """Return the labels for Vertex AI."""
+        """Return the token as labels, for backends whose jobs have some."""
         return {TASK_LABEL: self.task, INPUT_LABEL: self.digest}
 
-    def mark(self, spec: JobSpec, backend: BackendName) -> JobSpec:
+    def mark(self, spec: JobSpec, *, has_labels: bool) -> JobSpec:
         """
         Return *spec* with this token on it.
 
-        Labels go to Vertex AI alone: a batch of the Developer API has none.
+        :param has_labels: Whether the backend's jobs carry labels; the display name carries the token in any case.
         """
-        labels = {**spec.labels, **self.labels()} if backend == "vertex_ai" else spec.labels
+        labels = {**spec.labels, **self.labels()} if has_labels else spec.labels
         return replace(spec, display_name=self.display_name(spec.display_name), labels=labels)
 
 
@@ -186,6 +188,8 @@ def digest_of(parts: Mapping[str, Any]) -> str:
     :return: 16 hex digits.
     :raises ConfigurationError: If a part is no JSON value.
     """
+    # A part that is absent and one that is None are the same question; so arguments can be added in later versions
+    # without making every running job look like another.
     kept = {name: part for name, part in parts.items() if part is not None}
     if isinstance(kept.get("model"), str):
         kept["model"] = canonical_model(kept["model"])

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The filter grammar of Vertex AI's list call, as far as batch prediction jobs have it.
+"""The filter grammar of Vertex AI's list call, as far as batch prediction jobs have it."""
 
-The Developer API has no filter: there jobs are picked with this on our side, so that a DAG may change its backend.
-
-``display_name`` (``= != :`` with ``*``), ``model_display_name`` and ``state`` (``= !=``), ``create_time``
-(``= != < <= > >=``), ``labels.key=value``, ``labels.key:*``; ``AND``, ``OR``, ``NOT``, parentheses. As everywhere at
-Google ``OR`` binds more tightly than ``AND``.
-
-Sources: https://google.aip.dev/160; https://aiplatform.googleapis.com/$discovery/rest?version=v1
-(batchPredictionJobs.list, ``filter``).
-"""
+# The Developer API has no filter: there jobs are picked with this on our side, so that a DAG may change its backend.
+#
+# `display_name` (`= != :` with `*`), `model_display_name` and `state` (`= !=`), `create_time` (`= != < <= > >=`),
+# `labels.key=value`, `labels.key:*`; `AND`, `OR`, `NOT`, parentheses. As everywhere at Google `OR` binds more tightly
+# than `AND`.
+#
+# Sources: https://google.aip.dev/160; https://aiplatform.googleapis.com/$discovery/rest?version=v1
+# (batchPredictionJobs.list, `filter`).
 
 from __future__ import annotations
 
@@ -84,6 +82,7 @@ class _Reader:
         return token
 
     def expression(self) -> Predicate:
+        # Side by side means AND, as in the service's own grammar: `state="A" labels.x=1`.
         parts = [self.factor()]
         while not self.at_end and self.peek() != ("sign", ")"):
             if self.peek() == ("word", "AND"):
@@ -144,6 +143,7 @@ def _compare(name: str, sign: str, value: str) -> Predicate:
         raise FilterError(f"{name!r} cannot be compared with {sign!r}")
     if name == "create_time":
         try:
+            # The service writes nanoseconds; Python reads six digits of a second.
             when = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value).replace("Z", "+00:00"))
         except ValueError:
             raise FilterError(f"{value!r} is not a time") from None

@@ -93,6 +93,7 @@ def grpc_code(code: int, word: object = None) -> int:
     :param code: Either of them; gRPC numbers are below 100, HTTP statuses are not.
     :param word: The error's ``status``, e.g. ``INVALID_ARGUMENT``, which wins.
     """
+    # Below 100 lies every gRPC number (0 to 16), above it every HTTP status; nothing is in between.
     return _BY_NAME.get(str(word), code if code < 100 else _BY_HTTP.get(code, code))
 
 
@@ -120,6 +121,8 @@ class BatchJob:
     :param read_at: When it was read by the service's own clock, in UTC epoch seconds; None if no reply said so.
     :param advice: What to do about a job that failed, where its error leaves that open; else empty.
     :param input_place: ``files/...``, ``gs://...`` or ``bq://...`` where the rows lie; None for inline rows.
+    :param answers_every_row: Whether such a job, if it ended well, has left a line for each of its rows, also where its
+        counts were not brought up to date.
     """
 
     name: str
@@ -139,6 +142,7 @@ class BatchJob:
     state_text: str = ""
     partial_failures: tuple[JobErrorInfo, ...] = ()
     advice: str = ""
+    answers_every_row: bool = True
     read_at: float | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -175,7 +179,9 @@ class BatchJob:
         if not self.is_succeeded:
             return None
         stats = self.stats
-        if stats.succeeded is None and self.state is JobState.SUCCEEDED and self.backend == "gemini":
+        # Such counts ask for what they can vouch for and no more: too high a number would call a complete result file
+        # cut.
+        if stats.succeeded is None and self.state is JobState.SUCCEEDED and self.answers_every_row:
             return stats.done if stats.total is None else stats.total - (stats.pending or 0)
         return stats.done
 
@@ -188,6 +194,8 @@ class BatchJob:
 
         :param now: UTC epoch seconds of our clock when the job was read.
         """
+        # The Date header of the very reply that told of the job: no request of its own, and as old as the job's own
+        # times.
         skew = 0.0 if self.read_at is None else self.read_at - now
         return skew if abs(skew) > LEAST_SKEW else 0.0
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-HTTP replies -> errors, the same for every Google API.
+"""HTTP replies -> errors, the same for every Google API."""
 
-The body is ``{"error": {"code", "message", "status", "details"}}``; rarely a one-element array around it, or a front
-end's HTML. ``code`` there is the HTTP status. Sources:
-https://ai.google.dev/gemini-api/docs/generate-content/api-errors; https://google.aip.dev/193.
-"""
+# The body is `{"error": {"code", "message", "status", "details"}}`; rarely a one-element array around it, or a front
+# end's HTML. `code` there is the HTTP status. Sources:
+# https://ai.google.dev/gemini-api/docs/generate-content/api-errors; https://google.aip.dev/193.
 
 from __future__ import annotations
 
@@ -49,8 +47,11 @@ def error_from(reply: HttpReply) -> ApiError:
     text = f"HTTP {reply.status}{' ' + status_word if status_word else ''}: {message or _bare_text(reply)}"
     if reply.status == 429:
         return RateLimitedError(text, retry_after=retry_after(reply, details), quota=_quota(details), **facts)
+    # A front end answers 408 when a body took too long to arrive: like a 5xx, another try may do.
     if reply.status == 408 or reply.status >= 500:
         return ServerError(text, retry_after=retry_after(reply, details), **facts)
+    # The Developer API answers 400 with this reason for a key that it does not know. By status alone it would look like
+    # a bad request, and advice about the key would be missing.
     if reply.status == 401 or reason == "API_KEY_INVALID":
         facts["reason"] = reason or "UNAUTHENTICATED"
         return AuthError(f"{text} - check the API key or credentials of the connection.", **facts)
@@ -69,6 +70,7 @@ def error_from(reply: HttpReply) -> ApiError:
 
 def retry_after(reply: HttpReply, details: tuple[dict[str, Any], ...]) -> float | None:
     """Return the wait in seconds the service asked for (``RetryInfo`` or ``Retry-After``), or None."""
+    # RetryInfo comes from the quota itself; the header may be a front end's.
     candidates = [str(item.get("retryDelay", "")) for item in details if item.get("retryDelay")]
     candidates.append(reply.headers.get("retry-after", ""))
     for text in candidates:
@@ -96,6 +98,7 @@ def whole_number(value: object) -> int | None:
         number = int(str(value))
     except ValueError:
         return None
+    # A count is an int64 on the wire. A longer number is damage, and a database that is handed it would fail.
     return number if abs(number) < 2**63 else None
 
 
@@ -123,6 +126,7 @@ def _error_body(reply: HttpReply) -> dict[str, Any]:
     if isinstance(value, list) and value:
         value = value[0]
     body = value.get("error") if isinstance(value, dict) else None
+    # The shape of OAuth's token endpoint (RFC 6749, 5.2), which a proxy may also send.
     if isinstance(body, str):
         return {"message": body, "status": str(value.get("error_description") or "")}
     return body if isinstance(body, dict) else {}

@@ -52,7 +52,10 @@ class RetryPolicy:
         if self.spend_pause is not None and getattr(error, "is_spend_limit", False):
             hint = max(hint or 0.0, self.spend_pause)
         if hint is not None and hint >= MIN_HINT:
+            # Jitter on top, never below: the service has said that earlier is of no use, and hundreds of tasks were
+            # told the same second.
             return float(min(hint, self.max_hint)) * (1 + 0.1 * self.rng())
+        # The exponent is bounded, as a wait without an end counts on and 2.0 ** 1100 is an error.
         return float(min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))) * (0.5 + 0.5 * self.rng())
 
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The states of a batch job.
+"""The states of a batch job."""
 
-The two backends spell the same states with two prefixes (``BATCH_STATE_``, ``JOB_STATE_``), and Google's own samples
-mix them. :meth:`JobState.from_wire` is the only place that knows spellings; everything else speaks of members.
-
-:data:`TRANSITIONS` says what may follow what. A job in an end state never changes again. An unknown state is
-:attr:`JobState.UNKNOWN`: not final, so that a wait goes on until its deadline.
-
-Sources: https://ai.google.dev/api/batch-api (BatchState);
-https://aiplatform.googleapis.com/$discovery/rest?version=v1 (JobState).
-"""
+# The two backends spell the same states with two prefixes (`BATCH_STATE_`, `JOB_STATE_`), and Google's own samples mix
+# them. `JobState.from_wire` is the only place that knows spellings; everything else speaks of members.
+#
+# `TRANSITIONS` says what may follow what. A job in an end state never changes again. An unknown state is
+# `JobState.UNKNOWN`: not final, so that a wait goes on until its deadline.
+#
+# Sources: https://ai.google.dev/api/batch-api (BatchState);
+# https://aiplatform.googleapis.com/$discovery/rest?version=v1 (JobState).
 
 from __future__ import annotations
 
@@ -46,6 +44,7 @@ class JobState(StrEnum):
             word = word.removeprefix(prefix)
         if word == "CANCELED":
             word = "CANCELLED"
+        # A word that is new must not end a wait: taken for an end, a running job would be paid for and forgotten.
         return cls.__members__.get(word, cls.UNKNOWN)
 
     @classmethod

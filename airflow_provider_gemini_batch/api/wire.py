@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The values a flow exchanges with its driver.
+"""The values a flow exchanges with its driver."""
 
-A *flow* is a generator: it yields what it wants done and is sent what came of it. It holds the whole conversation with
-the service (order, retries, decisions), and no I/O. Two drivers carry flows out:
-:func:`airflow_provider_gemini_batch.transport.blocking.run` on workers and
-:func:`airflow_provider_gemini_batch.transport.asynchronous.arun` in the triggerer.
-
-======================  ============================================================================================
-a flow yields           and the driver
-======================  ============================================================================================
-:class:`HttpRequest`    sends it; sends the :class:`HttpReply` back in, whatever its status, or throws a
-                        ``TransportError`` into the flow when no complete reply arrived
-:class:`Pause`          logs why, if that is said, and sleeps
-RefreshCredentials      drops the cached access token, so that the next request gets a new one
-======================  ============================================================================================
-"""
+# A flow is a generator: it yields what it wants done and is sent what came of it. It holds the whole conversation with
+# the service (order, retries, decisions), and no I/O. Two drivers carry flows out: `transport/blocking.py` on workers
+# and `transport/asynchronous.py` in the triggerer.
+#
+#   a flow yields       and the driver
+#   ------------------  -------------------------------------------------------------------------
+#   `HttpRequest`       sends it; sends the `HttpReply` back in, whatever its status, or throws a
+#                       `TransportError` into the flow when no complete reply arrived
+#   `Pause`             logs why, if that is said, and sleeps
+#   RefreshCredentials  drops the cached access token, so that the next request gets a new one
 
 from __future__ import annotations
 
@@ -81,6 +76,8 @@ class Part:
         while offset < end:
             wanted = min(PIECE_BYTES, end - offset)
             piece = self._source.read(offset, wanted)
+            # A file that is still written to may also grow: then its digest differs from what was checked, which the
+            # upload finds out at the end.
             if len(piece) != wanted:
                 raise InputChangedError("The file became shorter while it was uploaded. Upload it once it is complete.")
             if self._seen is not None:
@@ -150,6 +147,7 @@ class HttpReply:
 
         :raises ReplyFormatError: If it is anything else.
         """
+        # Deletes and cancels are answered by `{}` or by nothing at all.
         if not self.body.strip():
             return {}
         value = self.json()

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What a person should hear before a job is submitted: once for each kind of thing, with where it is and the way out.
-
-An advice is an error only where a source documents that the service refuses every key; and on a host of one's own (an
-emulator, a proxy) it is never more than a warning.
 """
+
+# An advice is an error only where a source documents that the service refuses every key; and on a host of one's own (an
+# emulator, a proxy) it is never more than a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_gemini_batch.cost.model_table import ModelFacts, model_facts
+from airflow_provider_gemini_batch.cost.model_table import model_facts
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BackendName
@@ -22,7 +22,14 @@ SOON = timedelta(days=60)
 """How long before its date a change of a model is told."""
 
 _SAMPLING = ("temperature", "topP", "topK")
-_NAMES: dict[BackendName, str] = {"gemini": "the Developer API", "vertex_ai": "Vertex AI"}
+_NAMES: Mapping[BackendName, str] = {"gemini": "the Developer API", "vertex_ai": "Vertex AI"}
+_BROKEN: Mapping[BackendName, Mapping[str, str]] = {
+    "gemini": {
+        "responseJsonSchema": "batch jobs of the Developer API are known to answer responseJsonSchema with broken JSON "
+        "(crmne/ruby_llm#894). Use responseSchema."
+    }
+}
+"""Per backend, members of generationConfig that its batch jobs are known to answer badly, and what is said of it."""
 
 
 class Advice(NamedTuple):
@@ -55,19 +62,13 @@ def model_advice(model: str, backend: BackendName, today: date, *, is_own_host: 
     if retires is not None and today + SOON >= retires:
         verb = "was to be retired" if today >= retires else "is to be retired"
         yield Advice(f"{facts.name} {verb} on {_NAMES[backend]} on {retires}; the date may be extended.{instead}")
-    if backend == "gemini":
-        yield from _developer_advice(facts, today)
-
-
-def _developer_advice(facts: ModelFacts, today: date) -> Iterator[Advice]:
-    if facts.closed_to_new_keys is not None and today >= facts.closed_to_new_keys:
-        yield Advice(
-            f"{facts.name} is refused (404) to API keys that had not used it before {facts.closed_to_new_keys:%B %Y}."
-        )
-    rerouted = facts.rerouted
+    closed = facts.closed_to_new_keys.get(backend)
+    if closed is not None and today >= closed:
+        yield Advice(f"{facts.name} is refused (404) to API keys that had not used it before {closed:%B %Y}.")
+    rerouted = facts.rerouted.get(backend)
     if rerouted is not None and today + SOON >= rerouted.when:
         yield Advice(
-            f"{facts.name}: from {rerouted.when} on, {rerouted.to} answers in its place on the Developer API, at its "
+            f"{facts.name}: from {rerouted.when} on, {rerouted.to} answers in its place on {_NAMES[backend]}, at its "
             f"own price and with its own rules for parameters. Ask for the model that you want by its name."
         )
 
@@ -110,12 +111,9 @@ def row_advice(report: RowReport, backend: BackendName) -> Iterator[Advice]:
         place, _, name = path.rpartition(".")
         guess = f"; {meant} may be meant" if meant else ""
         yield Advice(f"{_where(line, place)}: {name!r} is not known here and is sent as it is{guess}.")
-    if backend == "gemini" and "responseJsonSchema" in report.settings:
-        where = _where(report.settings["responseJsonSchema"], "generationConfig")
-        yield Advice(
-            f"{where}: batch jobs of the Developer API are known to answer responseJsonSchema with broken JSON "
-            "(crmne/ruby_llm#894). Use responseSchema."
-        )
+    for name, text in _BROKEN.get(backend, {}).items():
+        if name in report.settings:
+            yield Advice(f"{_where(report.settings[name], 'generationConfig')}: {text}")
 
 
 def own_members_note(report: RowReport) -> str:

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Does a connection have what a job needs? Each need is tried with a cheap call, and it is said which holds.
+"""Does a connection have what a job needs? Each need is tried with a cheap call, and it is said which holds."""
 
-On the Developer API: the key, the list of jobs, the list of models. On Vertex AI: a token, project and location (the
-list of jobs), and the storage place, where a small object is written, read back and deleted again.
-"""
+# On the Developer API: the key, the list of jobs, the list of models. On Vertex AI: a token, project and location (the
+# list of jobs), and the storage place, where a small object is written, read back and deleted again.
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What version 0.1.0 called the rows of an input file, so that a job which it submitted is found after the upgrade.
+"""What version 0.1.0 called the rows of an input file, so that a job which it submitted is found after the upgrade."""
 
-It always sent a copy in which each row was written anew, but for the contents of a request, which it took over as they
-stood if they were plain texts. Today a file whose lines stay as they are is sent itself. Example, a line of a file::
-
-    {"key": "k0", "request": {"contents": [{"parts": [{"text": "Hi"}]}]}}      sent today
-    {"key":"k0","request":{"contents":[{"parts": [{"text": "Hi"}]}]}}          sent by 0.1.0
-"""
+# It always sent a copy in which each row was written anew, but for the contents of a request, which it took over as
+# they stood if they were plain texts. Today a file whose lines stay as they are is sent itself. Example, a line of a
+# file:
+#
+#     {"key": "k0", "request": {"contents": [{"parts": [{"text": "Hi"}]}]}}      sent today
+#     {"key":"k0","request":{"contents":[{"parts": [{"text": "Hi"}]}]}}          sent by 0.1.0
 
 from __future__ import annotations
 

@@ -4,17 +4,17 @@ A job's answers, read wherever they lie: in the job itself, in a file, in Cloud 
 
 All of it is streamed in constant memory. What a line means:
 :mod:`airflow_provider_gemini_batch.rows.results`.
-
-Answers that are not there yet
-------------------------------
-
-A job may say that it succeeded before its output can be found: the job names no place yet, the file is 404 (403 on the
-Developer API), the directory lists empty. All of that passes within a minute or two. So a job that ended lately is
-looked at again, up to :data:`PATIENCE` seconds, and what remains is an error that Airflow retries.
-
-Where the job names no place, its answers may still be inside the job resource: small jobs made from a file, and
-cancelled jobs, were seen to have them there.
 """
+
+# Answers that are not there yet
+# ------------------------------
+#
+# A job may say that it succeeded before its output can be found: the job names no place yet, the file is 404 (403 on
+# the Developer API), the directory lists empty. All of that passes within a minute or two. So a job that ended lately
+# is looked at again, up to `PATIENCE` seconds, and what remains is an error that Airflow retries.
+#
+# Where the job names no place, its answers may still be inside the job resource: small jobs made from a file, and
+# cancelled jobs, were seen to have them there.
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class ResultReader:
 
     def _may_pass(self, job: BatchJob, error: GeminiBatchError) -> bool:
         """Say whether answers that cannot be found may be on their way."""
-        if isinstance(error, PermissionDeniedError) and job.backend != "gemini":
+        if isinstance(error, PermissionDeniedError) and not self._session.backend.hides_missing_files:
             return False
         ended = epoch(job.end_time)
         return job.is_succeeded and (ended is None or abs(time.time() - ended) < LATELY)
@@ -177,7 +177,7 @@ class ResultReader:
             yield from map(result_line, rows)
 
     def _unplaced(self, job: BatchJob) -> Iterator[Found]:
-        inside = self._inline_entries(job.name) if job.backend == "gemini" else iter(())
+        inside = self._inline_entries(job.name)
         first = next(inside, None)
         if first is not None:
             yield from chain([first], inside)
@@ -243,7 +243,7 @@ class ResultReader:
     def _with_keys(self, job: BatchJob, blocks: Iterator[Lines]) -> Iterator[Lines | bytes]:
         """Give answers of the older embedding models, which come without keys, those of the job's input."""
         place = job.input_place or ""
-        if not place.startswith("gs://") or not RowSettings("embed", "vertex_ai", job.model).is_legacy_embedding:
+        if not place.startswith("gs://") or not RowSettings("embed", job.backend, job.model).is_legacy_embedding:
             return blocks
 
         def rows() -> Iterator[bytes]:

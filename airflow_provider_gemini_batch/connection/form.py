@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The fields of a ``gemini_batch`` connection: their names, labels and what the form says about them.
+"""The fields of a ``gemini_batch`` connection: their names, labels and what the form says about them."""
 
-One table serves three readers: Airflow 3.2 and later read the provider's metadata, Airflow 2.11, 3.0 and 3.1 call two
-methods of the hook, and the messages about a bad connection use the form's own words.
-"""
+# One table serves three readers: Airflow 3.2 and later read the provider's metadata, Airflow 2.11, 3.0 and 3.1 call two
+# methods of the hook, and the messages about a bad connection use the form's own words.
 
 from __future__ import annotations
 

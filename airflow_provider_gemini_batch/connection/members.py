@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The members of a connection's extra, each read as the type it should have, and what is wrong with them.
+"""The members of a connection's extra, each read as the type it should have, and what is wrong with them."""
 
-A message may name a member and show a short value of it, but never what may be a secret: :meth:`Members.complaint`
-takes out every secret of the connection and whatever looks like a key, wherever a person has put it.
-"""
+# A message may name a member and show a short value of it, but never what may be a secret: `Members.complaint` takes
+# out every secret of the connection and whatever looks like a key, wherever a person has put it.
 
 from __future__ import annotations
 

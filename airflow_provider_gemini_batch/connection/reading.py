@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A connection's fields -> :class:`~.settings.ConnectionSettings`, checked and completed.
+"""A connection's fields -> :class:`~.settings.ConnectionSettings`, checked and completed."""
 
-Two types of connection are understood: ``gemini_batch`` (fields: :mod:`.form`) and ``google_cloud_platform``, which
-means Vertex AI and is read under the names that type uses, with and without the old prefix
-``extra__google_cloud_platform__``
-(https://airflow.apache.org/docs/apache-airflow-providers-google/stable/connections/gcp.html).
-
-**No secret leaves with an error.** A connection that could not be parsed (``gemini_batch://:KEY@/``, whose scheme may
-hold no underscore) has its key in whatever field the parser put it: nothing of such a connection is shown. And whoever
-reports errors with the variables of their frames must find none: so the functions here collect problems and return
-them, and an error is raised only where the fields are out of reach again (:meth:`Reading.checked`).
-
-Nothing here imports Airflow or talks to anybody; a service account's key file is read for the project it names.
-"""
+# Two types of connection are understood: `gemini_batch` (fields: `form.py`) and `google_cloud_platform`, which means
+# Vertex AI and is read under the names that type uses, with and without the old prefix `extra__google_cloud_platform__`
+# (https://airflow.apache.org/docs/apache-airflow-providers-google/stable/connections/gcp.html).
+#
+# No secret leaves with an error. A connection that could not be parsed (`gemini_batch://:KEY@/`, whose scheme may hold
+# no underscore) has its key in whatever field the parser put it: nothing of such a connection is shown. And whoever
+# reports errors with the variables of their frames must find none: so the functions here collect problems and return
+# them, and an error is raised only where the fields are out of reach again (`Reading.checked`).
+#
+# Nothing here imports Airflow or talks to anybody; a service account's key file is read for the project it names.
 
 from __future__ import annotations
 

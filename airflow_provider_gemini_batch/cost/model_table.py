@@ -35,7 +35,7 @@ ModelKind = Literal["generate", "embed", "image", "speech"]
 
 @dataclass(frozen=True)
 class Reroute:
-    """From *when* on the Developer API has another model, *to*, answer in a model's place."""
+    """From *when* on another model, *to*, answers in a model's place."""
 
     when: date
     to: str
@@ -49,8 +49,8 @@ class ModelFacts:
     :param since: When it became available; None if unknown.
     :param shut_down: Per backend, from when on calls are refused to everybody.
     :param retires: Per backend, the date that is announced, and may move.
-    :param closed_to_new_keys: From when on the Developer API refuses it to keys that have not used it.
-    :param rerouted: On the Developer API.
+    :param closed_to_new_keys: Per backend, from when on it is refused to keys that have not used it.
+    :param rerouted: Per backend, the model that is to answer in its place.
     :param replacement: The model that Google names in its place.
     :param ignores_sampling: Whether ``temperature``, ``topP`` and ``topK`` are accepted and ignored.
     :param refuses_prefill: Whether a request that ends with a turn of the model's is refused.
@@ -64,8 +64,8 @@ class ModelFacts:
     since: date | None = None
     shut_down: Mapping[BackendName, date] = field(default_factory=dict)
     retires: Mapping[BackendName, date] = field(default_factory=dict)
-    closed_to_new_keys: date | None = None
-    rerouted: Reroute | None = None
+    closed_to_new_keys: Mapping[BackendName, date] = field(default_factory=dict)
+    rerouted: Mapping[BackendName, Reroute] = field(default_factory=dict)
     replacement: str = ""
     ignores_sampling: bool = False
     refuses_prefill: bool = False
@@ -98,10 +98,12 @@ _FACTS = (
                replacement="gemini-3.1-pro-preview"),
     # --- 2.5: [D], [V], [R], [N] ---
     ModelFacts("gemini-2.5-pro", since=date(2025, 6, 17), retires={"vertex_ai": date(2026, 10, 16)},
-               closed_to_new_keys=date(2026, 8, 1), rerouted=Reroute(date(2026, 12, 1), "gemini-3.8-flash"),
+               closed_to_new_keys={"gemini": date(2026, 8, 1)},
+               rerouted={"gemini": Reroute(date(2026, 12, 1), "gemini-3.8-flash")},
                replacement="gemini-3.8-flash", thinks_by="budget"),
     ModelFacts("gemini-2.5-flash", since=date(2025, 6, 17), retires={"vertex_ai": date(2026, 10, 16)},
-               closed_to_new_keys=date(2026, 7, 1), rerouted=Reroute(date(2026, 12, 1), "gemini-3.5-flash-lite"),
+               closed_to_new_keys={"gemini": date(2026, 7, 1)},
+               rerouted={"gemini": Reroute(date(2026, 12, 1), "gemini-3.5-flash-lite")},
                replacement="gemini-3.5-flash-lite", thinks_by="budget"),
     ModelFacts("gemini-2.5-flash-lite", since=date(2025, 7, 22), retires={"vertex_ai": date(2026, 10, 16)},
                thinks_by="budget"),
@@ -176,14 +178,12 @@ def answering_model(model: str, backend: BackendName, on: date) -> str:
     facts = model_facts(model)
     if facts is None:
         return canonical(model)
-    if backend == "gemini" and facts.rerouted is not None and on >= facts.rerouted.when:
-        return facts.rerouted.to
-    return facts.name
+    rerouted = facts.rerouted.get(backend)
+    return rerouted.to if rerouted is not None and on >= rerouted.when else facts.name
 
 
 def rerouted_to(model: str, on: date) -> str | None:
     """Return the model that answers in *model*'s place on the Developer API on a day; None if it answers itself."""
     facts = model_facts(model)
-    if facts is None or facts.rerouted is None or on < facts.rerouted.when:
-        return None
-    return facts.rerouted.to
+    rerouted = None if facts is None else facts.rerouted.get("gemini")
+    return rerouted.to if rerouted is not None and on >= rerouted.when else None

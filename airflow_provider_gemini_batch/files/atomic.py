@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Files that appear under their name whole or not at all.
+"""Files that appear under their name whole or not at all."""
 
-* Local: written beside the target, synced, then renamed over it.
-* Object stores: written to a local file first and sent with one upload, which the store publishes when it is complete.
-* Other remote file systems (SFTP, HDFS): sent under a temporary name and moved.
-
-The unfinished file is called ``.gemini-batch-<target>-<host>-<random>.part``. Its writer holds a lock on it, which the
-system drops when the process dies, so the next writer of the same target can tell an abandoned file from a living one
-and removes it.
-"""
+# * Local: written beside the target, synced, then renamed over it.
+# * Object stores: written to a local file first and sent with one upload, which the store publishes when it is
+#   complete.
+# * Other remote file systems (SFTP, HDFS): sent under a temporary name and moved.
+#
+# The unfinished file is called `.gemini-batch-<target>-<host>-<random>.part`. Its writer holds a lock on it, which the
+# system drops when the process dies, so the next writer of the same target can tell an abandoned file from a living one
+# and removes it.
 
 from __future__ import annotations
 

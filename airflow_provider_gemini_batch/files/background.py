@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Files on their way to the disk, and digests, beside other work.
+"""Files on their way to the disk, and digests, beside other work."""
 
-A thread that gives up the interpreter, as a write does, waits up to 5 ms to get it back from one that computes. So rows
-are written where they are made, which costs little: the system brings them to the disk meanwhile. Only a digest, which
-computes for itself, has a thread.
-"""
+# A thread that gives up the interpreter, as a write does, waits up to 5 ms to get it back from one that computes. So
+# rows are written where they are made, which costs little: the system brings them to the disk meanwhile. Only a digest,
+# which computes for itself, has a thread.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A folder of files, here or in object storage: listed, read, published whole, or created if absent.
+"""A folder of files, here or in object storage: listed, read, published whole, or created if absent."""
 
-Create-if-absent is what several workers agree by: of two that publish the same name, one wins and the other is told.
-It is a hard link on local disk and a conditional write on S3 and Cloud Storage. Elsewhere each worker writes a
-candidate under a name of its own, waits until both must be listed, and the smallest name wins.
-"""
+# Create-if-absent is what several workers agree by: of two that publish the same name, one wins and the other is told.
+# It is a hard link on local disk and a conditional write on S3 and Cloud Storage. Elsewhere each worker writes a
+# candidate under a name of its own, waits until both must be listed, and the smallest name wins.
 
 from __future__ import annotations
 

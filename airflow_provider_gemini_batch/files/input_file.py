@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What is uploaded: the user's own file where it has the very bytes that are to be sent, else a copy.
+"""What is uploaded: the user's own file where it has the very bytes that are to be sent, else a copy."""
 
-A copy has no name: it is gone with the process, however that ends. A file of the user's is held open, so that what was
-checked is what is sent, whatever takes its place; one that is written to meanwhile is an error.
-"""
+# A copy has no name: it is gone with the process, however that ends. A file of the user's is held open, so that what
+# was checked is what is sent, whatever takes its place; one that is written to meanwhile is an error.
 
 from __future__ import annotations
 

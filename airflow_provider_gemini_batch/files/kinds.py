@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Files of lines, and files that are something else: gzip is unwrapped, all others are named with the way out.
+"""Files of lines, and files that are something else: gzip is unwrapped, all others are named with the way out."""
 
-A file is known by its first bytes, not by its name::
-
-    1f 8b ...            gzip: taken
-    ff fe 7b 00 ...      UTF-16, as Windows PowerShell's ``>`` writes it: refused, with the command that makes it UTF-8
-    50 41 52 31 ...      "PAR1", Parquet: refused, with the command that makes it JSONL
-"""
+# A file is known by its first bytes, not by its name:
+#
+#     1f 8b ...            gzip: taken
+#     ff fe 7b 00 ...      UTF-16, as Windows PowerShell's > writes it: refused, with the command that makes it UTF-8
+#     50 41 52 31 ...      "PAR1", Parquet: refused, with the command that makes it JSONL
 
 from __future__ import annotations
 

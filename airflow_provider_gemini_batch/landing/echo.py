@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Keys for answers that come without, from the request that Vertex AI repeats in each of them.
+"""Keys for answers that come without, from the request that Vertex AI repeats in each of them."""
 
-The repeated request is not what was sent, byte for byte: absent members come back as null. So both sides are brought to
-one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Equal rows
-get one of the answers each; rows that share their contents but differ elsewhere get none.
-"""
+# The repeated request is not what was sent, byte for byte: absent members come back as null. So both sides are brought
+# to one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Equal
+# rows get one of the answers each; rows that share their contents but differ elsewhere get none.
 
 from __future__ import annotations
 

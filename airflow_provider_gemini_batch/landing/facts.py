@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a job tells of its answers before they are read.
+"""What a job tells of its answers before they are read."""
 
-A result file can be cut at a line's end, a shard can be a proxy's error page, or not listed yet. Nothing in what
-arrives tells. The job's own counts do.
-"""
+# A result file can be cut at a line's end, a shard can be a proxy's error page, or not listed yet. Nothing in what
+# arrives tells. The job's own counts do.
 
 from __future__ import annotations
 

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Results landed: one file of result rows, and a manifest of what came.
+"""Results landed: one file of result rows, and a manifest of what came."""
 
-With the input given, the file holds exactly one row for each of its rows, in the input's order. As long as results come
-in that order they are written straight through. From the first one on that does not, or that is no success (a repeated
-one may be better), they go to a :class:`~.row_index.RowIndex` on local disk, and are picked from there. An example::
-
-    input      a  b  c  d          results    a  b  d  c
-    written    a  b                indexed    d  c          then c and d are picked for the rest of the input
-
-Memory does not grow with the size of answers. Disk: once the output's size beside it, twice if out of order. Files
-appear under their names only when all of this holds, the one with the errors first; else the old ones stay:
-
-* As many answers came as the job counts (:mod:`~.facts`).
-* The input is the one that the job was made from, as far as the job tells, and at least one answer belongs to it.
-"""
+# With the input given, the file holds exactly one row for each of its rows, in the input's order. As long as results
+# come in that order they are written straight through. From the first one on that does not, or that is no success (a
+# repeated one may be better), they go to a `RowIndex` on local disk, and are picked from there. An example:
+#
+#     input      a  b  c  d          results    a  b  d  c
+#     written    a  b                indexed    d  c          then c and d are picked for the rest of the input
+#
+# Memory does not grow with the size of answers. Disk: once the output's size beside it, twice if out of order. Files
+# appear under their names only when all of this holds, the one with the errors first; else the old ones stay:
+#
+# * As many answers came as the job counts (`facts.py`).
+# * The input is the one that the job was made from, as far as the job tells, and at least one answer belongs to it.
 
 from __future__ import annotations
 

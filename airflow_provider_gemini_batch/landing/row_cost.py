@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What each answer of a job cost, set on its row as it passes.
+"""What each answer of a job cost, set on its row as it passes."""
 
-Nearly every answer comes in a block and counts text alone. Its few counts are priced in floating point, many times as
-fast as by :meth:`~airflow_provider_gemini_batch.cost.prices.Rates.cost`, to which every other one goes.
-"""
+# Nearly every answer comes in a block and counts text alone. Its few counts are priced in floating point, many times as
+# fast as by `Rates.cost`, to which every other one goes.
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rows on disk, to be found by key.
+"""Rows on disk, to be found by key."""
 
-Rows are appended to one temporary file. An entry of three 64-bit numbers for each goes to a second one, which is mapped
-into memory: the hash of the key, the row's offset with two flags in the lowest bits, and its length. Then
-:meth:`RowIndex.build` makes an open hash table of 4 bytes a slot over the entries. In all 6 to 12 bytes a row are held
-in memory, and 24 more in the mapped file, which the system may write out. SQLite needs two to four times as long.
-
-Two keys may share a hash, so the row itself is compared as well: a line begins with its key.
-"""
+# Rows are appended to one temporary file. An entry of three 64-bit numbers for each goes to a second one, which is
+# mapped into memory: the hash of the key, the row's offset with two flags in the lowest bits, and its length. Then
+# `RowIndex.build` makes an open hash table of 4 bytes a slot over the entries. In all 6 to 12 bytes a row are held in
+# memory, and 24 more in the mapped file, which the system may write out. SQLite needs two to four times as long.
+#
+# Two keys may share a hash, so the row itself is compared as well: a line begins with its key.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which tokens does a block of answers count? Decoded once, for the cost of each row and for their sum alike.
+"""Which tokens does a block of answers count? Decoded once, for the cost of each row and for their sum alike."""
 
-Nearly every answer counts text alone, by names that are known: a block of these is decoded in one call. Whether some of
-its tokens may have a price of their own is asked here, and nowhere else, so that rows and sum cannot differ on it.
-"""
+# Nearly every answer counts text alone, by names that are known: a block of these is decoded in one call. Whether some
+# of its tokens may have a price of their own is asked here, and nowhere else, so that rows and sum cannot differ on it.
 
 from __future__ import annotations
 

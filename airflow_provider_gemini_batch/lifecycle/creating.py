@@ -75,7 +75,8 @@ def create_all(wave: Wave[SourceT]) -> Flow[None]:
 def _prepared(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[HttpRequest]:
     yield from _ask(wave, order)
     source = yield from order.order.prepare()
-    return wave.backend.create_job(order.token.mark(order.order.spec_for(source), wave.backend.name))
+    spec = order.token.mark(order.order.spec_for(source), has_labels=wave.backend.has_labels)
+    return wave.backend.create_job(spec)
 
 
 def _ask(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[None]:

@@ -119,7 +119,7 @@ class OwnJobs:
         :param digests: What other indexes of a mapped task may have submitted for us.
         """
         horizon = None if self.since is None else self.since - self._skew
-        if self._backend.name != "vertex_ai":
+        if not self._backend.has_labels:
             jobs = yield from self._read_list(None, horizon)
         else:
             labels = [{TASK_LABEL: task} for task in self._identity.all_tasks]

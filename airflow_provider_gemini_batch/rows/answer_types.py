@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The service's answers as types: what decoding a response looks at, and what it passes over as bytes.
+"""The service's answers as types: what decoding a response looks at, and what it passes over as bytes."""
 
-Sources: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse; for the older embedding models
-https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings.
-"""
+# Sources: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse; for the older embedding models
+# https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings.
 
 from __future__ import annotations
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The service's own names in camelCase, and one object where a list of one is meant as that list.
+"""The service's own names in camelCase, and one object where a list of one is meant as that list."""
 
-The service takes both spellings; Vertex AI's importer makes one column of each. So a name is rewritten, but only where
-:mod:`.messages` says that it is the service's own at that very place::
-
-    {"generation_config": {"response_schema": {"any_of": [...], "properties": {"unit_price": {"max_length": "5"}}}}}
-    {"generationConfig":  {"responseSchema":  {"anyOf":  [...], "properties": {"unit_price": {"maxLength":  "5"}}}}}
-
-``unit_price`` is a property of the caller's, and stays. So does everything below a function's ``args``, a label, a
-header, a definition's name, and whatever is not in the table.
-"""
+# The service takes both spellings; Vertex AI's importer makes one column of each. So a name is rewritten, but only
+# where `messages.py` says that it is the service's own at that very place:
+#
+#     {"generation_config": {"response_schema": {"any_of": [...], "properties": {"unit_price": {"max_length": "5"}}}}}
+#     {"generationConfig":  {"responseSchema":  {"anyOf":  [...], "properties": {"unit_price": {"maxLength":  "5"}}}}}
+#
+# `unit_price` is a property of the caller's, and stays. So does everything below a function's `args`, a label, a
+# header, a definition's name, and whatever is not in the table.
 
 from __future__ import annotations
 
@@ -52,11 +50,14 @@ def _members(of: str, fields: Mapping[str, str]) -> dict[str, _Member]:
         member = _Member(
             name, "" if message == "own" else message, kind.endswith("[]"), kind.startswith("{}"), is_foreign
         )
+        # Both spellings lead to one member, so that a row which has both is noticed.
         found[name] = found[snake(name)] = member
     return found
 
 
 _MEMBERS = {name: _members(name, fields) for name, fields in MESSAGES.items()}
+# Exact types, as most values are one of these; a subclass (an enum, a numpy number) takes the long way and is checked
+# there.
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 
@@ -78,6 +79,7 @@ def to_wire(value: Mapping[str, Any], message: str, unknown: set[tuple[str, str]
         else:
             new = member.name
             made = given if type(given) in _PLAIN else _value(given, member, unknown)
+        # Sent all the same: the table is as old as this version, and the service's own keeps growing.
         if unknown is not None and (member is None or member.is_foreign):
             unknown.add((message, name))
         if new in out:
@@ -92,6 +94,7 @@ def _value(given: Any, member: _Member, unknown: set[tuple[str, str]] | None) ->
     if member.is_map:
         if not isinstance(given, Mapping):
             return _checked(given)
+        # The names are the caller's own, for instance those of a schema's properties: they are not ours to spell.
         return {name: _message(entry, member.message, unknown) for name, entry in given.items()}
     if isinstance(given, (list, tuple)):
         return [_message(entry, member.message, unknown) for entry in given]
@@ -118,6 +121,7 @@ def _checked(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         # Its order differs from process to process, and with it what is computed and the digest of it.
         raise RowProblem("a set has no order", "write a list")
+    # Python would write NaN, which no other reader of JSON takes: the service would refuse the whole file.
     if isinstance(value, float) and not math.isfinite(value):
         raise RowProblem(f"{value} is no number of JSON")
     return value

@@ -41,7 +41,7 @@ class GenerateRequests:
             raise RowProblem(f"{', '.join(map(snake, embed))} belong to embedding jobs, and this one generates")
         self._settings = settings
         self._report = report
-        self._is_vertex = settings.backend == "vertex_ai"
+        self._rules = settings.rules
         self._config: dict[str, Any] = {}
         self._instruction: dict[str, Any] | None = None
         if settings.generation_config is not None:
@@ -49,7 +49,8 @@ class GenerateRequests:
             self._config = read_generation_config(settings.generation_config, "generation_config", unknown)
             report.note_config(self._config, 0)
             report.note_unknown(unknown, {"generationConfig": self._config}, 0)
-            if self._is_vertex:
+            if self._rules.is_imported:
+                # Settings of all rows become part of each row, and so meet the importer as well.
                 self._config = clean_for_import(self._config)
         if settings.system_instruction is not None:
             self._instruction = read_instruction(settings.system_instruction, "system_instruction")
@@ -64,16 +65,17 @@ class GenerateRequests:
         if not isinstance(contents, list) or not contents:
             raise RowProblem('\'contents\' must be a list with at least one {"role": "user", "parts": [...]}')
         request["contents"] = [
-            check_content(content, f"contents[{place}]", add_role=self._is_vertex)
+            check_content(content, f"contents[{place}]", add_role=self._rules.needs_role)
             for place, content in enumerate(contents)
         ]
         self._apply(request)
-        if self._is_vertex:
+        if self._rules.is_imported:
             _write_labels_as_text(request)
         own = given.get("generationConfig") or given.get("generation_config")
         if isinstance(own, Mapping):
             self._report.note_config(request["generationConfig"], line)
         if "maxOutputTokens" not in (request.get("generationConfig") or {}):
+            # A single such row makes the cost of the job unbounded by its input; caps ask for it.
             self._report.has_unlimited = True
         self._report.note_turns(request["contents"], line)
         if unknown:
@@ -88,6 +90,7 @@ class GenerateRequests:
         flat = [name for name in request if camel(name) in GENERATION_MEMBERS]
         if flat:
             raise RowProblem(f"{listed(flat)} directly in 'request': must stand inside 'generationConfig'")
+        # A tier belongs to single requests; a batch has a price of its own.
         if request.get("serviceTier") is not None:
             raise RowProblem("'serviceTier' cannot be set in a batch")
 
@@ -97,6 +100,7 @@ class GenerateRequests:
         if config is not None:
             check_generation_config(config)
         if config is not None or self._config:
+            # Member by member: a row that sets its temperature keeps the schema that is set for all rows.
             request["generationConfig"] = {**self._config, **(config or {})}
         instruction = request.get("systemInstruction")
         if instruction is not None:
@@ -107,7 +111,7 @@ class GenerateRequests:
             self._check_cached(request)
 
     def _check_cached(self, request: Mapping[str, Any]) -> None:
-        if self._is_vertex:
+        if not self._rules.takes_cached_content:
             raise RowProblem("'cachedContent' is not supported in batches on Vertex AI", "put the content into the row")
         name = request["cachedContent"]
         if not isinstance(name, str) or not name:
@@ -161,10 +165,11 @@ class EmbedRequests:
             return self._legacy(content, own)
         settings = {**self._embed, **own}
         rest = {name: value for name, value in request.items() if name not in ("content", *EMBED_SETTINGS)}
-        if self._settings.backend == "vertex_ai":
+        if self._settings.rules.nests_embed_settings:
             # Spelt as Google's page on embedding batches spells it; the other names have no second spelling there.
             config = {snake(name): value for name, value in settings.items()}
             return {"content": content, **rest, **({"embed_content_config": config} if config else {})}
+        # The three old settings stand beside the content; newer ones are known only inside their own object.
         flat = {name: value for name, value in settings.items() if name in EMBED_SETTINGS}
         further = {name: value for name, value in settings.items() if name not in EMBED_SETTINGS}
         return {"content": content, **rest, **flat, **({"embedContentConfig": further} if further else {})}
@@ -216,9 +221,10 @@ def _take_model(request: dict[str, Any], settings: RowSettings) -> None:
         raise RowProblem(f"'model' must be a string, not {kind_of(model)}")
     own = model.rpartition("/")[2]
     job = settings.model.rpartition("/")[2]
+    # What happens where a row's model and the job's differ is documented nowhere.
     if job and own != job:
         raise RowProblem(f"asks for model {own!r}, but all rows of a job share one, and this job's is {job!r}")
-    if settings.backend == "vertex_ai":
+    if not settings.rules.takes_model:
         del request["model"]
 
 

@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The fast path: common rows, which hold texts alone, with settings that were seen before.
+"""The fast path: common rows, which hold texts alone, with settings that were seen before."""
 
-Decoding a row into objects, checking each and encoding it again costs some 25 microseconds. For a common row all of
-that but the texts is the same as for the row before it. So:
-
-1. A block of lines is decoded into types that say what is right; texts, and whatever is a setting, stay bytes.
-2. What stands around the texts, the *frame*, is made by the slow path for the first row of its kind, from a sample with
-   a placeholder in place of the texts.
-3. Every further row of the kind is its key, the frame and its texts put together; or, on the Developer API, the very
-   line it came from if the frame changes nothing.
-
-Worked example, Vertex AI, ``system_instruction="Be brief."``::
-
-    line      {"key": "a", "prompt": "Why?"}
-    sample    {"prompt": "\\ue000"}  -> slow path ->  {"contents":[..."text":"\\ue000"}]}],"systemInstruction":...}
-    frame     before = {"contents":[..."text":      after = }]}],"systemInstruction":...}
-    written   {"key":"afgb:a","request": + before + "Why?" + after + }
-
-A block with one row that is not common goes through the slow path row by row; that path also words what is wrong. A row
-never depends on those beside it: the same rows must make the same bytes, or a retry would be another submission.
-
-Measured with 100,000 rows of 300 bytes on 2 busy cores: wire form 0.3 s on the Developer API and 0.4 s on Vertex AI,
-short form 0.1 s on both; on the slow path 2.3 to 2.5 and 4.4 to 4.7 s.
-"""
+# Decoding a row into objects, checking each and encoding it again costs some 25 microseconds. For a common row all of
+# that but the texts is the same as for the row before it. So:
+#
+# 1. A block of lines is decoded into types that say what is right; texts, and whatever is a setting, stay bytes.
+# 2. What stands around the texts, the frame, is made by the slow path for the first row of its kind, from a sample with
+#    a placeholder in place of the texts.
+# 3. Every further row of the kind is its key, the frame and its texts put together; or, on the Developer API, the very
+#    line it came from if the frame changes nothing.
+#
+# Worked example, Vertex AI, `system_instruction="Be brief."`:
+#
+#     line      {"key": "a", "prompt": "Why?"}
+#     sample    {"prompt": "\ue000"}  -> slow path ->  {"contents":[..."text":"\ue000"}]}],"systemInstruction":...}
+#     frame     before = {"contents":[..."text":      after = }]}],"systemInstruction":...}
+#     written   {"key":"afgb:a","request": + before + "Why?" + after + }
+#
+# A block with one row that is not common goes through the slow path row by row; that path also words what is wrong. A
+# row never depends on those beside it: the same rows must make the same bytes, or a retry would be another submission.
+#
+# Measured with 100,000 rows of 300 bytes on 2 busy cores: wire form 0.3 s on the Developer API and 0.4 s on Vertex AI,
+# short form 0.1 s on both; on the slow path 2.3 to 2.5 and 4.4 to 4.7 s.
 
 from __future__ import annotations
 
@@ -171,7 +169,7 @@ class FastPath:
         self._sample = sample
         self._is_embedding = settings.kind == "embed"
         self._is_legacy = settings.is_legacy_embedding
-        self._is_vertex = settings.backend == "vertex_ai"
+        self._is_vertex = settings.rules.is_imported
         self._frames: dict[bytes | None, _Frame] = {}
 
     def read(self, lines: Sequence[bytes], first: int) -> FastBlock | None:

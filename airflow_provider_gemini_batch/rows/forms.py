@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 The forms in which people write a row, told apart and brought to one: a request, and what is the caller's own beside it.
-
-============= ==================================================================================
-wire          ``{"key": "a", "request": {"contents": [...]}}``; members of one's own may be beside
-inline        ``{"request": {...}, "metadata": {"key": "a"}}``
-bare          ``{"contents": [...]}``; for embeddings ``{"content": {...}}``
-short         ``{"key": "a", "prompt": "..."}``; for embeddings ``{"key": "a", "text": "..."}``
-============= ==================================================================================
 """
+
+#   wire    `{"key": "a", "request": {"contents": [...]}}`; members of one's own may be beside
+#   inline  `{"request": {...}, "metadata": {"key": "a"}}`
+#   bare    `{"contents": [...]}`; for embeddings `{"content": {...}}`
+#   short   `{"key": "a", "prompt": "..."}`; for embeddings `{"key": "a", "text": "..."}`
 
 from __future__ import annotations
 

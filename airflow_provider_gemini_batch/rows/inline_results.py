@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 from airflow_provider_gemini_batch.rows.line_batches import MAX_LINE_BYTES, LineTooLongError
 
+# In camelCase or snake_case, and by the name that Google's SDK gives to embeddings.
 _ARRAY = re.compile(r'"inlined_?(?:EmbedContent)?[rR]esponses"\s*:\s*\[')
 _WINDOW = 1 << 20
 _KEPT = 256
@@ -50,6 +51,7 @@ def iter_inline_results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
         if window.ended:
             return
         window.extend(max(0, len(window.text) - _KEPT), _WINDOW)
+    # msgspec decodes whole texts only. raw_decode says where an entry ends, which is what a window needs.
     decoder = json.JSONDecoder()
     index = match.end()
     number = 0

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Is this the input that the job was made from?
+"""Is this the input that the job was made from?"""
 
-Rows without a key are known by their number, so an answer belongs to a row only while the input stays as it was. Rows
-with a key may change their order, and nothing else. A job therefore carries two small digests of its input's lines:
-
-* *ordered*: another one as soon as a line changes or moves;
-* *content*: another one as soon as a line changes; lines may move.
-
-Both come from one CRC-32 a line, which costs 0.3 s for a gigabyte. They guard against mistakes, not against forgery.
-
-An example: the lines ``a``, ``b`` give ``1f2e3d4c.aabbccdd``; ``b``, ``a`` give another first half and the same second.
-"""
+# Rows without a key are known by their number, so an answer belongs to a row only while the input stays as it was. Rows
+# with a key may change their order, and nothing else. A job therefore carries two small digests of its input's lines:
+#
+# * ordered: another one as soon as a line changes or moves;
+# * content: another one as soon as a line changes; lines may move.
+#
+# Both come from one CRC-32 a line, which costs 0.3 s for a gigabyte. They guard against mistakes, not against forgery.
+#
+# An example: the lines `a`, `b` give `1f2e3d4c.aabbccdd`; `b`, `a` give another first half and the same second.
 
 from __future__ import annotations
 
@@ -47,8 +45,11 @@ class InputDigest:
         if lines and lines[-1][-1:] != b"\n":
             lines = [*lines[:-1], lines[-1] + b"\n"]
         # Blank lines are no rows.
+        # CRC-32 in C over each line, and one SHA-256 over the sums: a hash object for each line would cost more than
+        # reading it.
         sums = array("I", map(crc32, [line for line in lines if line != b"\n"] if b"\n" in lines else lines))
         self._ordered.update(sums)
+        # A sum does not depend on the order. Unlike XOR it does not cancel out two equal lines.
         self._sum += sum(sums)
 
     def mark(self) -> str:

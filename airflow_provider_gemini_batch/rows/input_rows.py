@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The rows of an input as a download needs them: the key of each, in order, and what is the caller's own beside it.
+"""The rows of an input as a download needs them: the key of each, in order, and what is the caller's own beside it."""
 
-Nothing else of a row is looked at: what it asks was checked when it was sent.
-"""
+# Nothing else of a row is looked at: what it asks was checked when it was sent.
 
 from __future__ import annotations
 

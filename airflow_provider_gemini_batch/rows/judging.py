@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What an answer is worth.
+"""What an answer is worth."""
 
-* *succeeded*: a vector, or a text or another usable part that is not a thought. An answer that was cut off, at the
-  limit of tokens or by a filter, is one too; ``finish_reason`` tells.
-* *blocked*: the prompt or the answer was held back.
-* *failed*: anything else.
-
-Of several candidates the first whole one counts, or else the first usable one. What the others say, and vectors beyond
-the first, is kept beside it (``texts``, ``embeddings``), so that nothing paid for is lost.
-"""
+# * succeeded: a vector, or a text or another usable part that is not a thought. An answer that was cut off, at the
+#   limit of tokens or by a filter, is one too; `finish_reason` tells.
+# * blocked: the prompt or the answer was held back.
+# * failed: anything else.
+#
+# Of several candidates the first whole one counts, or else the first usable one. What the others say, and vectors
+# beyond the first, is kept beside it (`texts`, `embeddings`), so that nothing paid for is lost.
 
 from __future__ import annotations
 
@@ -67,6 +65,7 @@ def judge(row: ResultRow, response: Response) -> None:
     if usage not in EMPTY:
         row.usage = usage
     row.model_version = response.modelVersion
+    # `embedding` for one content, `embeddings` for a request with several.
     vectors = [response.embedding] if response.embedding is not None else response.embeddings or []
     if vectors:
         if row.usage is None and (count := whole_number(bytes(response.tokenCount))) is not None:
@@ -76,6 +75,7 @@ def judge(row: ResultRow, response: Response) -> None:
     candidates = [one for one in response.candidates or () if one is not None]
     usable = [one for one in candidates if one.usable_parts]
     if usable:
+        # Several candidates are paid for one by one; the first whole one is what a single call would have given.
         best = next((one for one in usable if one.finishReason not in TRUNCATING_FINISH_REASONS), usable[0])
         row.status = "succeeded"
         row.finish_reason = best.finishReason
@@ -127,6 +127,7 @@ def _explain_nothing(row: ResultRow, response: Response, candidate: Candidate | 
     elif reason in BLOCKING_FINISH_REASONS:
         row.status = "blocked"
         row.error = problem(f"the answer was blocked: {reason}", said)
+    # Thoughts count towards the limit and come first, so that nothing may be left for the answer.
     elif reason == "MAX_TOKENS":
         row.error = problem(
             "maxOutputTokens was used up before any text came (thinking counts towards it); set it higher"

@@ -40,6 +40,7 @@ class KeySet:
 
     def __contains__(self, key: str) -> bool:
         self._make_table()
+        # Zero marks an empty slot, so no key may have it as its hash.
         value, slots, mask = hash(key) or _NOT_EMPTY, self._slots, self._mask
         place = value & mask
         while found := slots[place]:
@@ -56,6 +57,7 @@ class KeySet:
         """Take keys in; return the places of those that were there, or came before in *keys*."""
         hashes = [hash(key) or _NOT_EMPTY for key in keys]
         if self._kept is not None:
+            # Length first: 9 comes before 10 as a number and behind it as a text.
             marks = [self._last, *zip(map(len, keys), keys, strict=True)]
             if all(map(lt, marks, marks[1:])):
                 self._last = marks[-1]
@@ -73,6 +75,7 @@ class KeySet:
                 self._put(kept[first : first + _PUT_AT_ONCE])
 
     def _put(self, hashes: Sequence[int]) -> list[int]:
+        # At most six tenths full: beyond that, chains of taken slots grow long.
         while (self._count + len(hashes)) * 10 > self._mask * 6:
             self._grow()
         slots, mask = self._slots, self._mask

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Keys of rows: which member is one, what it may be, and how it travels.
+"""Keys of rows: which member is one, what it may be, and how it travels."""
 
-A row is known by its member ``key``, or by what the argument ``key=`` names::
-
-    key="key"           {"key": "a", "prompt": "..."}                       a
-    key="id"            {"id": 17, "request": {...}}                        17
-    key=["day", "id"]   {"day": "2026-11-27", "id": 17, "request": {...}}   ["2026-11-27",17]
-
-Several members make a JSON array, so that no two combinations share a key.
-"""
+# A row is known by its member `key`, or by what the argument `key=` names:
+#
+#     key="key"           {"key": "a", "prompt": "..."}                       a
+#     key="id"            {"id": 17, "request": {...}}                        17
+#     key=["day", "id"]   {"day": "2026-11-27", "id": 17, "request": {...}}   ["2026-11-27",17]
+#
+# Several members make a JSON array, so that no two combinations share a key.
 
 from __future__ import annotations
 
@@ -57,6 +55,7 @@ class KeyRule:
         """
         metadata = row.get("metadata")
         inner = metadata if isinstance(metadata, Mapping) else {}
+        # Here and only here a row may go without a key, since its number stands in for it.
         if self.is_default:
             return _checked(_own_key(row, inner, number))
         if "key" not in self.names and row.get("key") is not None:
@@ -88,6 +87,8 @@ def _part(name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any
         value = metadata.get(name)
     if value is None:
         raise RowProblem(f"has no {name!r}, by which rows are to be known", "add it, or change key=")
+    # Arrays and objects have many spellings, and a boolean tells two rows apart at most: none of them is what a person
+    # means by a key.
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise RowProblem(f"{name!r} must be a string or a number to be a key, not {kind_of(value)}")
     if value == "":
@@ -96,6 +97,7 @@ def _part(name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any
 
 
 def _text(value: Any) -> str:
+    # As JSON writes it, so that a download which reads the same file finds the same text.
     return value if isinstance(value, str) else _encode(value).decode()
 
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Keys for answers that come without: those of the text embedding models before Gemini's.
+"""Keys for answers that come without: those of the text embedding models before Gemini's."""
 
-Such a model's result line repeats the text of its row (``{"instance": {"content": "..."}, "predictions": [...]}``), and
-nothing promises that other members of the row come back. The rows come in any order, so the text is what an answer can
-be recognised by. Source:
-https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings
-"""
+# Such a model's result line repeats the text of its row (`{"instance": {"content": "..."}, "predictions": [...]}`), and
+# nothing promises that other members of the row come back. The rows come in any order, so the text is what an answer
+# can be recognised by. Source:
+# https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings
 
 from __future__ import annotations
 
@@ -59,6 +57,7 @@ def with_keys(answers: Iterable[bytes], rows: Callable[[], Iterable[bytes]]) -> 
         if keys is None:
             keys = _keys_by_text(rows())
         waiting = keys.get(_digest(text))
+        # Put in front of what is there, without decoding the vector behind it.
         yield b'{"key":%b,%b' % (_encode(waiting.popleft()), line.lstrip()[1:]) if waiting else line
 
 

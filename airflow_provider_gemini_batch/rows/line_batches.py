@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Lines in blocks: what is done to a block at once costs a fraction of what it costs line by line.
+"""Lines in blocks: what is done to a block at once costs a fraction of what it costs line by line."""
 
-Every step that Python takes for each row (a call, a generator's turn, a write) costs as much as decoding the row does.
-So rows are decoded, checked and written a block at a time, and one by one only in blocks that hold something uncommon.
-"""
+# Every step that Python takes for each row (a call, a generator's turn, a write) costs as much as decoding the row
+# does. So rows are decoded, checked and written a block at a time, and one by one only in blocks that hold something
+# uncommon.
 
 from __future__ import annotations
 
@@ -31,6 +30,7 @@ class LineTooLongError(ConfigurationError):
     """A line is longer than :data:`MAX_LINE_BYTES`."""
 
 
+# A type of its own, as a user's row that is a list has to be refused and not taken for several lines.
 class Lines(list[bytes]):
     """Several lines in place of one; a plain list among rows is a row that cannot be."""
 
@@ -51,6 +51,8 @@ def read_in_blocks(
             yield block, found
         else:
             for row in block:
+                # One row that is not common costs its block the fast path, and not its neighbours theirs: each is tried
+                # alone again.
                 yield [row], read([row])
 
 
@@ -74,6 +76,7 @@ def line_blocks(chunks: Iterable[bytes]) -> Iterator[Lines]:
             yield lines
         if unended:
             rest.append(unended)
+            # The length is watched while the line grows: afterwards it would be in memory already.
             size += len(unended)
             if size > MAX_LINE_BYTES:
                 raise LineTooLongError(
@@ -105,6 +108,7 @@ def lines_of(block: Iterable[bytes]) -> Iterator[bytes]:
 def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     """Yield lines in lists of about BLOCK_BYTES, and whatever is no ``bytes`` in lists of one."""
     # A file's own lines take twice the time. What a file is of is seen from what it reads: not all text files say it.
+    # A list of lines is not read through; a file is, as its own iterator hands out one line at a time.
     if isinstance(rows, io.IOBase) and hasattr(rows, "read") and rows.read(0) == b"":
         yield from file_blocks(rows)
         return

@@ -24,6 +24,7 @@ def trimmed(text: bytes | str, line: int) -> bytes | str:
     """
     text = text.strip()
     if line == 1:
+        # Windows editors put a byte order mark in front of UTF-8, and JSON has no place for one.
         text = text.removeprefix(_BOM).strip() if isinstance(text, bytes) else text.removeprefix("\ufeff").strip()
     return text
 
@@ -40,6 +41,7 @@ def parse(raw: bytes) -> Any:
         raise RowProblem(TOO_DEEP) from None
     except (msgspec.MsgspecError, UnicodeError) as fault:
         text = str(fault).removeprefix("JSON is malformed: ")
+        # The decoder counts bytes; a person counts characters, and sees columns in an editor.
         byte = re.search(r"\s*\(byte (\d+)\)", text)
         if byte is None:
             where = f"column {len(raw) + 1}, the line's end" if "truncated" in text else "somewhere in the line"
@@ -49,6 +51,7 @@ def parse(raw: bytes) -> Any:
             text = text.replace(byte[0], "")
         reason = f"not JSON at {where}: {text}"
         fix = _other_kind(raw)
+        # A file of another kind is wrong in each line: one error says so, instead of ten that name commas.
         raise (OtherKind(reason, fix) if fix else RowProblem(reason)) from None
 
 

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The members of a request, message by message: what the service calls them and what they hold.
+"""The members of a request, message by message: what the service calls them and what they hold."""
 
-One table serves four questions: which names are the service's own at a place (and may be spelt in snake_case), where
-the caller's own words begin, where a list is meant, and which member of a schema nobody knows.
-
-The notation of a member's value::
-
-    ""            a plain value, or a list of them
-    "Content"     a message of this table
-    "Content[]"   a list of them
-    "{}Schema"    a map: the caller chooses the names, each value is a message
-    "own"         the caller's data, names and all
-
-Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching#Schema,
-https://ai.google.dev/api/embeddings and the discovery document of ``aiplatform.googleapis.com`` v1. A newer service may
-know more: a name that is not here is passed on as it is written.
-"""
+# One table serves four questions: which names are the service's own at a place (and may be spelt in snake_case), where
+# the caller's own words begin, where a list is meant, and which member of a schema nobody knows.
+#
+# The notation of a member's value:
+#
+#     ""            a plain value, or a list of them
+#     "Content"     a message of this table
+#     "Content[]"   a list of them
+#     "{}Schema"    a map: the caller chooses the names, each value is a message
+#     "own"         the caller's data, names and all
+#
+# Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching#Schema,
+# https://ai.google.dev/api/embeddings and the discovery document of `aiplatform.googleapis.com` v1. A newer service may
+# know more: a name that is not here is passed on as it is written.
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Input rows: every form a user may write, checked and brought to the one form a backend wants.
+"""Input rows: every form a user may write, checked and brought to the one form a backend wants."""
 
-The rules:
-
-* Rows stream. Memory grows only by the keys seen, up to 16 MB for a million rows (:class:`~.key_set.KeySet`).
-* What can be known before a job is submitted is said before: all that is wrong with the first ten bad rows, in one
-  ``ConfigurationError`` that names line, key and the way out.
-* Common rows take the :mod:`fast path <.fast_path>`, a block at a time; all others are decoded, and go through
-  :mod:`.forms` (which form is it?), :mod:`.completing` (is it complete?) and, for Vertex AI, :mod:`.vertex_import`.
-"""
+# The rules:
+#
+# * Rows stream. Memory grows only by the keys seen, up to 16 MB for a million rows (`KeySet`).
+# * What can be known before a job is submitted is said before: all that is wrong with the first ten bad rows, in one
+#   `ConfigurationError` that names line, key and the way out.
+# * Common rows take the fast path, a block at a time; all others are decoded, and go through `forms.py` (which form is
+#   it?), `completing.py` (is it complete?) and, for Vertex AI, `vertex_import.py`.
 
 from __future__ import annotations
 
@@ -98,7 +96,7 @@ class Normaliser:
         self.keys = KeySet()
         self.key_rule = KeyRule(settings.key)
         self._is_embedding = settings.kind == "embed"
-        self._importer = VertexImportCheck() if settings.backend == "vertex_ai" else None
+        self._importer = VertexImportCheck() if settings.rules.is_imported else None
         self._requests: EmbedRequests | GenerateRequests
         try:
             self._requests = (EmbedRequests if self._is_embedding else GenerateRequests)(settings, report)
@@ -106,6 +104,7 @@ class Normaliser:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {problem}.") from None
         except RecursionError:
             raise ConfigurationError(f"These settings cannot be applied to the rows: {TOO_DEEP}.") from None
+        # Keys by other names than `key` need the row decoded; the fast path reads the one member alone.
         self._fast = FastPath(settings, self._sample, report) if self.key_rule.is_default else None
 
     def outcomes(self, rows: Iterable[InputRow]) -> Iterator[FastBlock | WireRow | RowFault]:
@@ -142,11 +141,14 @@ class Normaliser:
             if (metadata := value.get("metadata")) is not None and not isinstance(metadata, Mapping):
                 raise RowProblem(f"'metadata' must be an object, not {kind_of(metadata)}")
             key = self.key_rule.read(value, number)
+            # It would be taken off the answer again, and the row that asked would never be found.
             if key.startswith(KEY_PREFIX):
                 raise RowProblem(
                     f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back", "rename it"
                 )
             found = self._wire(value, key, line)
+            # Only after the row is known to be good: with skip_bad_rows a refused row leaves no trace, and a later row
+            # may have its key.
             self._take_key(key)
             return found
         except RowProblem as problem:
@@ -159,6 +161,7 @@ class Normaliser:
 
     def _in_block(self, block: FastBlock) -> Iterator[FastBlock | WireRow | RowFault]:
         """Yield a block whole, or its rows one by one where a key was there before."""
+        # All keys in one call, and the rows themselves only where one of them repeats.
         repeated = set(self.keys.add_all(block.keys))
         if not repeated:
             self.report.sent += len(block.keys)
@@ -174,6 +177,8 @@ class Normaliser:
     def _take_key(self, key: str) -> None:
         if not self.keys.add(key):
             if self._importer is not None:
+                # The row was taken in by the importer's check and will not be sent: its columns must not bind those
+                # that come.
                 self._importer.undo()
             raise REPEATED
         self.report.sent += 1
@@ -189,6 +194,7 @@ class Normaliser:
             row = {"key": KEY_PREFIX + key, **request}
             self._importer.add(row, line)
             return WireRow(key, line, _encode(row) + b"\n", own, _encode(request))
+        # Before the importer's check, not after: what is cleaned away is not sent and must not be complained of.
         request = clean_for_import(request)
         sent = own_columns(own) if own else {}
         if own:
@@ -252,15 +258,17 @@ def _sendable(normaliser: Normaliser, rows: Iterable[InputRow]) -> Iterator[Fast
             report.refused += 1
             if len(report.faults) < MAX_BAD_ROWS:
                 report.faults.append(found)
+            # The first row already shows a file of another kind. Each further line would say the same in other words.
             if found.is_other_kind and report.refused == 1 and not report.sent:
                 break
             if report.refused >= MAX_BAD_ROWS and not settings.skip_bad_rows:
                 break
         elif limit is not None and report.sent > limit:
             raise ConfigurationError(
-                f"Vertex AI takes up to {limit:,} rows in one such job, and there are more; split them over several "
-                "jobs, e.g. with dynamic task mapping."
+                f"{settings.rules.label} takes up to {limit:,} rows in one such job, and there are more; split them "
+                "over several jobs, e.g. with dynamic task mapping."
             )
+        # Once a row was refused nothing more is yielded: the job is not going to be, and its copy need not be written.
         elif settings.skip_bad_rows or not report.refused:
             yield found
     if report.refused and not (settings.skip_bad_rows and report.sent):
@@ -282,4 +290,5 @@ def naming(source: object, items: Iterable[T]) -> Iterator[T]:
     try:
         yield from items
     except ConfigurationError as error:
+        # The subclass stays: an empty input may skip a task, and a bad one fails it.
         raise type(error)(f"{source}: {error}") from None

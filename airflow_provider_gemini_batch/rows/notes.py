@@ -88,6 +88,7 @@ class RowReport:
             self.modalities.update(entry.upper() for entry in modalities if isinstance(entry, str))
         tokens = _whole(config.get("maxOutputTokens"))
         if tokens is not None:
+            # Each candidate may use the limit up, and each is billed.
             times = max(1, _whole(config.get("candidateCount")) or 1)
             self.max_output_tokens = max(self.max_output_tokens, tokens * times)
 
@@ -108,6 +109,7 @@ class RowReport:
 
         :param found: Message and name of each, as :func:`~.casing.to_wire` tells them; looked for only if one is new.
         """
+        # Nearly every row repeats what an earlier one had; only news is worth the search for its place.
         if found <= self._seen:
             return
         self._seen |= found

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Answers in OpenAI's shape, which the Developer API gives to a file of rows in that shape.
+"""Answers in OpenAI's shape, which the Developer API gives to a file of rows in that shape."""
 
-``{"custom_id": "a", "response": {"status_code": 200, "body": {...}}}``, where the body is a chat completion or a list
-of embeddings. Counts of tokens come in camelCase (``promptTokens``) and are kept so.
-"""
+# `{"custom_id": "a", "response": {"status_code": 200, "body": {...}}}`, where the body is a chat completion or a list
+# of embeddings. Counts of tokens come in camelCase (`promptTokens`) and are kept so.
 
 from __future__ import annotations
 

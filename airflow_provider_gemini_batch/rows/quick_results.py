@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Common result lines, read a block at a time.
+"""Common result lines, read a block at a time."""
 
-Nearly every line holds a key and either one text or one vector. A block of such lines of one kind is decoded into types
-that fit nothing else: decoding one is checking it. Whatever does not fit (a thought, an error, members of one's own, a
-line that is no JSON) makes :func:`quick_rows` return None, and each line of the block is read by
-:func:`~airflow_provider_gemini_batch.rows.results.read_row`, which says the same and takes five times as long.
-"""
+# Nearly every line holds a key and either one text or one vector. A block of such lines of one kind is decoded into
+# types that fit nothing else: decoding one is checking it. Whatever does not fit (a thought, an error, members of one's
+# own, a line that is no JSON) makes `quick_rows` return None, and each line of the block is read by `read_row`, which
+# says the same and takes five times as long.
 
 from __future__ import annotations
 
@@ -22,10 +20,13 @@ from airflow_provider_gemini_batch.rows.result_row import OutputRow
 
 class _OneText(msgspec.Struct, gc=False):
     text: msgspec.Raw
+    # None alone: a thought of whatever value makes decoding fail, and the line goes the slow path. The same idea stands
+    # behind each `None = None` here.
     thought: None = None
 
 
 class _TextContent(msgspec.Struct, gc=False):
+    # Exactly one part; a tuple type is a length as well.
     parts: tuple[_OneText]
 
 
@@ -115,6 +116,7 @@ def _texts(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | 
 def _vectors(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | None:
     keys, responses, raws = _common(lines, include_response, _read_vector_line, _read_vector_response)
     vectors = [response.embedding.values for response in responses]
+    # An empty vector is a failed row. The first few bytes tell, as JSON has no other way to begin one.
     if not all([vector[:1] == b"[" and vector[1:9].strip(b" \t\r\n]") for vector in map(bytes, vectors)]):  # noqa: C419
         return None
     return [
@@ -131,6 +133,7 @@ def _common(
 ) -> tuple[list[str], list[_R], Iterable[msgspec.Raw | msgspec.UnsetType]]:
     """Decode common lines: their keys, responses, and raw responses if these are wanted."""
     if include_response:
+        # Two decodings in place of one: the response is wanted as the bytes that came, and once more in pieces.
         with_raws = list(map(_read_raw_line, lines))
         raws = [found.response for found in with_raws]
         return _own_keys(with_raws), list(map(read_response, raws)), raws

@@ -59,6 +59,7 @@ def carried(own: Mapping[str, Any]) -> dict[str, Any]:
     """Return members of the caller's own under names that none of ours has."""
     named = {}
     for name, value in own.items():
+        # A user's column `status` must not overwrite what became of the row.
         while name in OUR_MEMBERS or name in named:
             name = OWN_PREFIX + name
         named[name] = value
@@ -89,6 +90,7 @@ class ResultRow:
     names its row.
     """
 
+    # Millions pass through, and a dict for each costs time and memory.
     __slots__ = (
         "cost",
         "embedding",

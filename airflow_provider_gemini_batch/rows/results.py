@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Result rows of either backend, read one at a time.
+"""Result rows of either backend, read one at a time."""
 
-:func:`read_row` is the one place that says what a line means. It decodes what the verdict needs and keeps the rest as
-the bytes that came, so that a large vector or response is copied, not parsed. Nothing here raises over a bad row: what
-cannot be read is a failed row that says why.
-
-A line holds members of the service's and members of the caller's own, which the service passes through. An example from
-Vertex AI, whose input row was ``{"id": 17, "request": {...}}``::
-
-    {"id": 17, "status": "", "processed_time": "...", "request": {...}, "response": {"candidates": [...]}}
-
-gives a row with ``key`` null, ``status`` succeeded, and ``id`` and ``request`` carried along, because they are all that
-tells which prompt was answered. With a key, the echo of the request is dropped: the key tells as much. The verdict
-never depends on the key.
-"""
+# `read_row` is the one place that says what a line means. It decodes what the verdict needs and keeps the rest as the
+# bytes that came, so that a large vector or response is copied, not parsed. Nothing here raises over a bad row: what
+# cannot be read is a failed row that says why.
+#
+# A line holds members of the service's and members of the caller's own, which the service passes through. An example
+# from Vertex AI, whose input row was `{"id": 17, "request": {...}}`:
+#
+#     {"id": 17, "status": "", "processed_time": "...", "request": {...}, "response": {"candidates": [...]}}
+#
+# gives a row with `key` null, `status` succeeded, and `id` and `request` carried along, because they are all that tells
+# which prompt was answered. With a key, the echo of the request is dropped: the key tells as much. The verdict never
+# depends on the key.
 
 from __future__ import annotations
 
@@ -58,8 +56,10 @@ def read_row(line: bytes | str | Mapping[str, Any], key_names: Sequence[str] = (
     """
     try:
         raw = _encode(line) if isinstance(line, Mapping) else line
+        # The mark stands before the first line alone; to look for it costs less than to know which line this is.
         if isinstance(raw, bytes):
             raw = raw.removeprefix(_BOM)
+        # One level alone: a vector of 3,072 numbers stays bytes, which are copied into the output as they came.
         members = _read_members(raw)
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, RecursionError) as fault:
         return _unreadable(_salvaged_key(line), str(fault))
@@ -88,6 +88,8 @@ def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None =
         keep the order of the input, as the Developer API promises.
     """
     row = read_row(line)
+    # Only the Developer API promises the input's order. On Vertex AI rows come in any, and a number would put an answer
+    # to the wrong prompt.
     if row.key is None and row.is_ordered and position is not None:
         row.key = f"row-{position}"
     return row.result()
@@ -121,6 +123,8 @@ def _read_answer(row: ResultRow, members: Mapping[str, msgspec.Raw]) -> None:
 def _stated_error(members: Mapping[str, msgspec.Raw], response: bytes) -> dict[str, Any] | None:
     """Return the error that a line states, or None."""
     error, status = _member(members, "error"), _member(members, "status")
+    # An empty error object beside an answer is what proto JSON writes for "no error"; alone in a line it is all that
+    # there is.
     if error not in (EMPTY if response in _EMPTY_OBJECT else _EMPTY_OBJECT) and not _is_own_error(members):
         return status_error(decode_or_none(error))
     if status[:1] == b'"' and status != b'""':
@@ -145,6 +149,8 @@ def _is_openai(members: Mapping[str, msgspec.Raw]) -> bool:
         inner = _read_members(response)
         return "body" in inner and inner.keys().isdisjoint(("candidates", "promptFeedback", "embedding", "embeddings"))
     is_alone = members.keys().isdisjoint(("key", "request", "status", "metadata"))
+    # A row that failed before it was asked has no response to look into: its shape is told by what else stands in the
+    # line.
     return is_alone and response in _EMPTY_OBJECT and _member(members, "error") not in EMPTY
 
 

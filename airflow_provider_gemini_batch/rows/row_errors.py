@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Why a row has no answer: ``{"code", "message"}``, whichever way the service says it.
+"""Why a row has no answer: ``{"code", "message"}``, whichever way the service says it."""
 
-The code is the gRPC number on both backends, 0 where there is none.
-"""
+# The code is the gRPC number on both backends, 0 where there is none.
 
 from __future__ import annotations
 
@@ -29,6 +27,7 @@ def status_error(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return problem(value if isinstance(value, str) and value else NO_MESSAGE)
     code, message = value.get("code"), value.get("message")
+    # True is an int to Python and no code to anybody.
     number = code if isinstance(code, int) and not isinstance(code, bool) else 0
     error: dict[str, Any] = {
         "code": grpc_code(number, value.get("status")),
@@ -42,6 +41,7 @@ def status_error(value: Any) -> dict[str, Any]:
 def text_error(value: Any) -> dict[str, Any]:
     """Read Vertex AI's status text, e.g. ``Bad Request: {"error": {"code": 400, "message": "..."}}``."""
     text = str(value)
+    # The object stands behind words such as "Bad Request:", in the same string.
     start = text.find("{")
     if start >= 0:
         inner = decode_or_none(text[start:].encode("utf-8", "replace"))

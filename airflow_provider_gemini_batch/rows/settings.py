@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.rows.backend_rules import GIB, RULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BackendName, Kind
-
-_GIB = 1024**3
-
-# https://ai.google.dev/gemini-api/docs/batch-api (2 GB) and
-# https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini (1 GB)
-MAX_FILE_BYTES: Mapping[BackendName, int] = {"gemini": 2 * _GIB, "vertex_ai": _GIB}
+    from airflow_provider_gemini_batch.rows.backend_rules import BackendRules
 
 _LEGACY_EMBEDDING = re.compile(r"(text-embedding-0|text-multilingual-embedding-|textembedding-gecko|multilingual-e5)")
 
@@ -50,27 +46,25 @@ class RowSettings:
     skip_bad_rows: bool = False
 
     @property
+    def rules(self) -> BackendRules:
+        """What the backend wants of rows."""
+        return RULES[self.backend]
+
+    @property
     def is_legacy_embedding(self) -> bool:
         """Whether rows are ``{"content": "text"}``: the embedding models before Gemini's, on Vertex AI."""
         return (
             self.kind == "embed"
-            and self.backend == "vertex_ai"
+            and self.rules.has_legacy_embeddings
             and bool(_LEGACY_EMBEDDING.match(self.model.rpartition("/")[2]))
         )
 
     @property
     def max_rows(self) -> int | None:
-        """
-        Rows allowed in one job, or None if no limit is published (Developer API).
-
-        Source: https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini and
-        https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/embeddings/batch-prediction-genai-embeddings
-        """
-        if self.backend != "vertex_ai":
-            return None
+        """Rows allowed in one job, or None if no limit is published (Developer API)."""
         if self.kind == "generate":
-            return 200_000
-        return 30_000 if self.is_legacy_embedding else 1_000_000
+            return self.rules.max_generate_rows
+        return self.rules.max_legacy_rows if self.is_legacy_embedding else self.rules.max_embed_rows
 
 
 def check_file_size(size: int, backend: BackendName) -> None:
@@ -79,10 +73,9 @@ def check_file_size(size: int, backend: BackendName) -> None:
 
     :raises ConfigurationError: If *size* bytes are too many.
     """
-    limit = MAX_FILE_BYTES[backend]
-    if size > limit:
-        name = "Vertex AI" if backend == "vertex_ai" else "The Gemini Developer API"
+    rules = RULES[backend]
+    if size > rules.max_file_bytes:
         raise ConfigurationError(
-            f"{name} takes input files of up to {limit // _GIB} GiB, and this one passes that ({size:,} bytes or "
-            "more); split the rows over several jobs, e.g. with dynamic task mapping."
+            f"{rules.label} takes input files of up to {rules.max_file_bytes // GIB} GiB, and this one passes that "
+            f"({size:,} bytes or more); split the rows over several jobs, e.g. with dynamic task mapping."
         )

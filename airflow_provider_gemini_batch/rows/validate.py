@@ -21,7 +21,6 @@ from airflow_provider_gemini_batch.rows.fast_path import FastBlock
 from airflow_provider_gemini_batch.rows.normalise import InputRow, Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.problems import RowFault
-from airflow_provider_gemini_batch.rows.settings import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.settings import RowSettings
@@ -61,6 +60,7 @@ def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[byt
     """
     found = Validation()
     try:
+        # Skipping is what keeps a refused row from binding keys and columns of those behind it.
         normaliser = Normaliser(replace(settings, skip_bad_rows=True), found.report)
         for outcome in normaliser.outcomes(rows):
             if not isinstance(outcome, RowFault):
@@ -86,9 +86,9 @@ def _of_the_whole(found: Validation, settings: RowSettings) -> Iterable[str]:
     limit = settings.max_rows
     if limit is not None and found.report.sent > limit:
         yield (
-            f"{found.report.sent:,} rows, and Vertex AI takes up to {limit:,} in one such job; split them over several "
-            "jobs, e.g. with dynamic task mapping"
+            f"{found.report.sent:,} rows, and {settings.rules.label} takes up to {limit:,} in one such job; split "
+            "them over several jobs, e.g. with dynamic task mapping"
         )
-    most = MAX_FILE_BYTES[settings.backend]
+    most = settings.rules.max_file_bytes
     if found.wire_bytes > most:
         yield f"{found.wire_bytes:,} bytes as they are sent, and one job takes up to {most:,}; split the rows"

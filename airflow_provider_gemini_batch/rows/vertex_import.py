@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Vertex AI's importer: what it refuses, found before a job exists.
+"""Vertex AI's importer: what it refuses, found before a job exists."""
 
-It loads a file as BigQuery loads JSON, infers one type for each path over all rows, and one odd row fails the whole job
-after minutes or hours. For example, with ``stopSequences`` a list in line 1 and a text in line 2::
-
-    {"request": {"generationConfig": {"stopSequences": ["x"]}}}    the path becomes an array
-    {"request": {"generationConfig": {"stopSequences": "x"}}}      "Repeated field must be imported as a JSON array"
-
-Sources: runs reported in https://github.com/OpenRouterTeam/docs (batch research on Vertex, September 2026) and
-https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-json; Google does not document the importer.
-"""
+# It loads a file as BigQuery loads JSON, infers one type for each path over all rows, and one odd row fails the whole
+# job after minutes or hours. For example, with `stopSequences` a list in line 1 and a text in line 2:
+#
+#     {"request": {"generationConfig": {"stopSequences": ["x"]}}}    the path becomes an array
+#     {"request": {"generationConfig": {"stopSequences": "x"}}}      "Repeated field must be imported as a JSON array"
+#
+# Sources: runs reported in https://github.com/OpenRouterTeam/docs (batch research on Vertex, September 2026) and
+# https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-json; Google does not document the importer.
 
 from __future__ import annotations
 
@@ -90,6 +88,8 @@ class VertexImportCheck:
 
         :raises RowProblem: If the importer would refuse the whole file because of it.
         """
+        # Kept for one row at a time: a step for each column that the row was the first to show, so that undoing costs
+        # as much as the row did.
         self._undo.clear()
         try:
             self._object(self._root, row, 0, "", line)
@@ -138,9 +138,11 @@ class VertexImportCheck:
         return new
 
     def _value(self, column: _Column, value: Any, depth: int, path: str, line: int) -> None:
+        # A null says nothing of a type: the importer takes it for any column. Inside an array it does not, see below.
         if value is None:
             return
         kind = "an object" if isinstance(value, Mapping) else "an array" if isinstance(value, list) else "a plain value"
+        # The caller's own columns come back typed: text in one row and a number in another would return as one of them.
         if depth == 1 and path not in _OURS:
             kind = kind_of(value)
         if not column.kind:
@@ -192,6 +194,7 @@ def clean_for_import(value: Any) -> Any:
             data = _DATA_IN.get(name)
             if data is not None and isinstance(cleaned, dict) and member.get(data):
                 cleaned[data] = member[data]  # the caller's own, whose nulls may mean something
+            # It held nothing but nulls. Where an empty object means something, it stays as it was given.
             if cleaned == {} and isinstance(cleaned, dict):
                 if name in _HARMLESS_EMPTY:
                     continue

@@ -238,7 +238,7 @@ def _take_snapshot(work: Workspace) -> None:
     if work.spec.retry_tier == "flex":
         from airflow_provider_gemini_batch.run.flex import check_backend
 
-        check_backend(work.backend)
+        check_backend(work.context.client.backend)
     finisher = Finisher(work.spec, work.context, work.checkpoint, work.database, work.folder)
     finisher.check()
     older = None if work.context.history is None else Checkpoint.all(work.context.history)

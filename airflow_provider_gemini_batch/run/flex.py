@@ -13,7 +13,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.models import grpc_code
 from airflow_provider_gemini_batch.api.replies import expect_success
@@ -25,6 +24,7 @@ from airflow_provider_gemini_batch.run.digest import wire_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.wire import HttpReply
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.run.answers import Judge, Record
@@ -36,9 +36,9 @@ SHED = RetryPolicy(max_attempts=5, base=5.0, cap=60.0)
 _DEADLINE = 4
 
 
-def check_backend(backend: str) -> None:
+def check_backend(backend: Backend) -> None:
     """Raise ConfigurationError where there is no such tier."""
-    if backend != "gemini":
+    if not backend.has_flex:
         raise ConfigurationError(
             "retry_tier='flex' works on the Gemini Developer API alone; leave it out for Vertex AI, where the rows "
             "left are asked in another batch."
@@ -55,7 +55,6 @@ def ask(
     """
     own = threading.local()
     backend = client.backend
-    assert isinstance(backend, DeveloperBackend)
 
     def answer(n: int, digest: str, request: Mapping[str, Any]) -> dict[str, Any]:
         if not hasattr(own, "client"):

@@ -73,8 +73,6 @@ class RunJobs:
             yield from self._listed(None, since)
 
     def _filter(self, since: float | None) -> str | None:
-        if self._client.settings.backend != "vertex_ai":
-            return None
         moment = None if since is None else datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._client.backend.own_jobs_filter({TASK_LABEL: self.identity.task}, moment)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.rows.settings import MAX_FILE_BYTES, RowSettings
 from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
 from airflow_provider_gemini_batch.run.plan import Limits, cut
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, rows_of, text
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+    from airflow_provider_gemini_batch.rows.settings import RowSettings
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.snapshot import Snapshot
     from airflow_provider_gemini_batch.run.spec import RunSpec
@@ -31,7 +31,7 @@ _KEY_BYTES = 80
 def job_limits(spec: RunSpec, settings: RowSettings) -> Limits:
     """Return what one job may hold: the backend's limits, with a tenth to spare, and the user's."""
     rows = min(settings.max_rows or MAX_ROWS, MAX_ROWS, spec.rows_per_job or MAX_ROWS)
-    return Limits(rows, MAX_FILE_BYTES[settings.backend] * 9 // 10)
+    return Limits(rows, settings.rules.max_file_bytes * 9 // 10)
 
 
 class RoundCutter:

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The driver for the triggerer: carries flows out without ever blocking the event loop.
+"""The driver for the triggerer: carries flows out without ever blocking the event loop."""
 
-The flow itself runs in the loop, so that it is closed at once when its task is cancelled. Each of its HTTP calls runs
-in one of a few threads, with the same client as on a worker; a token is fetched there, too.
-"""
+# The flow itself runs in the loop, so that it is closed at once when its task is cancelled. Each of its HTTP calls runs
+# in one of a few threads, with the same client as on a worker; a token is fetched there, too.
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What proves to Google who calls: an API key, or an access token that google-auth fetches and renews.
+"""What proves to Google who calls: an API key, or an access token that google-auth fetches and renews."""
 
-Tokens are kept for the process, one for all connections with the same settings, and are renewed before they expire.
-"""
+# Tokens are kept for the process, one for all connections with the same settings, and are renewed before they expire.
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a streamed download has of its file, and the bytes of one reply.
+"""What a streamed download has of its file, and the bytes of one reply."""
 
-A download that was cut goes on at the byte it lacks. Say 700 bytes of a file of 2,048 have come: the next request asks
-for ``bytes=700-``. The service may answer
-
-* 206 with the rest, from byte 700 on or from an earlier one: what is here already is skipped,
-* 200 with everything: 700 bytes are skipped,
-* 416 with ``bytes */700``: nothing lies beyond, the file is complete,
-* with another size, ``ETag`` or generation: the file was replaced, and its halves must not be joined.
-"""
+# A download that was cut goes on at the byte it lacks. Say 700 bytes of a file of 2,048 have come: the next request
+# asks for `bytes=700-`. The service may answer
+#
+# * 206 with the rest, from byte 700 on or from an earlier one: what is here already is skipped,
+# * 200 with everything: 700 bytes are skipped,
+# * 416 with `bytes */700`: nothing lies beyond, the file is complete,
+# * with another size, `ETag` or generation: the file was replaced, and its halves must not be joined.
 
 from __future__ import annotations
 

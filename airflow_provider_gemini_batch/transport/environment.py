@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What the process environment says about the network: proxies, hosts that need none, and trusted certificates.
+"""What the process environment says about the network: proxies, hosts that need none, and trusted certificates."""
 
-Workers, the triggerer and token requests all use this one reading. The libraries' own readings differ from each other:
-``requests`` knows no IPv6 range in ``NO_PROXY`` and no ``SSL_CERT_FILE``; others know no ``REQUESTS_CA_BUNDLE``.
-
-=====================================================  ===============================================================
-variable (lower case first, where both are set)        meaning
-=====================================================  ===============================================================
-``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``         URL of the proxy, ``http://`` where no scheme is given;
-                                                       ``socks5://`` and ``socks5h://`` need PySocks
-``NO_PROXY``                                           hosts, domains (with or without a leading dot), addresses and
-                                                       address ranges of IPv4 and IPv6, each with an optional port;
-                                                       ``*`` for every host
-``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``             file or folder of trusted certificates, instead of all others
-``SSL_CERT_FILE``, ``SSL_CERT_DIR``                    as OpenSSL reads them; without a file, certifi's bundle
-=====================================================  ===============================================================
-"""
+# Workers, the triggerer and token requests all use this one reading. The libraries' own readings differ from each
+# other: `requests` knows no IPv6 range in `NO_PROXY` and no `SSL_CERT_FILE`; others know no `REQUESTS_CA_BUNDLE`.
+#
+#   variable (lower case first, where both are set)  meaning
+#   -----------------------------------------------  -------------------------------------------------------------
+#   `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`         URL of the proxy, `http://` where no scheme is given;
+#                                                    `socks5://` and `socks5h://` need PySocks
+#   `NO_PROXY`                                       hosts, domains (with or without a leading dot), addresses and
+#                                                    address ranges of IPv4 and IPv6, each with an optional port;
+#                                                    `*` for every host
+#   `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`           file or folder of trusted certificates, instead of all others
+#   `SSL_CERT_FILE`, `SSL_CERT_DIR`                  as OpenSSL reads them; without a file, certifi's bundle
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What went wrong with a call, in plain words, for both drivers.
+"""What went wrong with a call, in plain words, for both drivers."""
 
-The libraries' own errors are neither shown nor chained: their texts hold URLs, and the frames of their tracebacks the
-request with its credentials, which tools that collect local variables would send on.
-"""
+# The libraries' own errors are neither shown nor chained: their texts hold URLs, and the frames of their tracebacks the
+# request with its credentials, which tools that collect local variables would send on.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One HTTP call with ``requests``: the part that both drivers share.
+"""One HTTP call with ``requests``: the part that both drivers share."""
 
-The credentials of a call are in the frames of :meth:`HttpClient._exchange` and :meth:`HttpClient.read` and nowhere
-else: tools that report errors send the local variables of every frame along. So these two never raise; they return
-what went wrong, and whoever called them raises it. What a reply knows of its request is emptied as soon as it comes.
-"""
+# The credentials of a call are in the frames of `HttpClient._exchange` and `HttpClient.read` and nowhere else: tools
+# that report errors send the local variables of every frame along. So these two never raise; they return what went
+# wrong, and whoever called them raises it. What a reply knows of its request is emptied as soon as it comes.
 
 from __future__ import annotations
 

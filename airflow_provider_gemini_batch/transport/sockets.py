@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Below ``requests``: replies that are complete in time.
+"""Below ``requests``: replies that are complete in time."""
 
-A socket's timeout is one for the next bytes, and ``http.client`` reads on as long as some come. Here the time that is
-left for the whole reply bounds every read, head and chunk sizes included.
-"""
+# A socket's timeout is one for the next bytes, and `http.client` reads on as long as some come. Here the time that is
+# left for the whole reply bounds every read, head and chunk sizes included.
 
 from __future__ import annotations
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Blocking calls beside an event loop, in a few threads of one's own.
+"""Blocking calls beside an event loop, in a few threads of one's own."""
 
-``asyncio.to_thread`` would not do: its threads are shared with everything else in the process, and the interpreter
-waits for them when it ends, so that one call which hangs in a name server's silence would hold up both. Here
-
-* the number of threads is bounded; further calls wait for one to be free, and give up in time,
-* a call that is cancelled, or takes too long, is left to itself: its thread is free again once it returns,
-* all threads are daemons: none keeps the process alive.
-
-Each thread has a tool of its own, an HTTP client for instance. The one that was free last is used first, so that calls
-one after the other share one connection.
-"""
+# `asyncio.to_thread` would not do: its threads are shared with everything else in the process, and the interpreter
+# waits for them when it ends, so that one call which hangs in a name server's silence would hold up both. Here
+#
+# * the number of threads is bounded; further calls wait for one to be free, and give up in time,
+# * a call that is cancelled, or takes too long, is left to itself: its thread is free again once it returns,
+# * all threads are daemons: none keeps the process alive.
+#
+# Each thread has a tool of its own, an HTTP client for instance. The one that was free last is used first, so that
+# calls one after the other share one connection.
 
 from __future__ import annotations
 

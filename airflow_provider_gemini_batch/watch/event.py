@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A wait in the triggerer, and the event that ends it.
+"""A wait in the triggerer, and the event that ends it."""
 
-:func:`event_for` alone makes events, and :func:`read_event` alone reads them.
-"""
+# `event_for` alone makes events, and `read_event` alone reads them.
 
 from __future__ import annotations
 

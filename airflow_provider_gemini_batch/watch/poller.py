@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One poller for all waits of a connection in an event loop: carries out what :mod:`.schedule` decides.
+"""One poller for all waits of a connection in an event loop: carries out what :mod:`.schedule` decides."""
 
-The poller belongs to nobody. It runs in a context of its own, so that its log lines land in no task's log and no
-task's end is its end; who waits subscribes and is handed updates, who leaves takes nothing from the others.
-"""
+# The poller belongs to nobody. It runs in a context of its own, so that its log lines land in no task's log and no
+# task's end is its end; who waits subscribes and is handed updates, who leaves takes nothing from the others.
 
 from __future__ import annotations
 

@@ -1,54 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-When the shared poller reads what, and who is told: pure decisions that :mod:`.poller` carries out and tests step.
+"""When the shared poller reads what, and who is told: pure decisions that :mod:`.poller` carries out and tests step."""
 
-Nothing here sends, sleeps or reads a clock of its own. :meth:`Schedule.next_step` says what to do now:
-
-=================  ==================================================================================================
-a step             and what the driver does
-=================  ==================================================================================================
-:class:`ReadPage`  reads a page of the list; hands page or error to :meth:`Schedule.finish`, meanwhile takes more steps
-:class:`ReadJob`   reads one job, in the same way
-:class:`Tell`      hands each update to the owner of its job
-:class:`Wait`      waits until a time, until a read has finished or until somebody is added, whichever is first
-:class:`Stop`      ends
-=================  ==================================================================================================
-
-Rules
------
-* **Times are shared.** Waits with the same fixed interval are due on the same ticks; adaptive ones that are nearly due
-  come along. So one page of the list serves a hundred jobs.
-* **A round** reads every due job once. Up to :data:`~.sweep.FEW` jobs are read one by one, more by the list, newest
-  first, as :mod:`.sweep` says. Only a single read can say 404.
-* **Trouble that passes ends no wait.** The poller backs off as a whole (429, a service out of reach) or for one job
-  (a read that fails or is slow while others work). Who waits has a deadline of its own, and hears of the trouble once
-  a job was not seen for :data:`TROUBLE_AFTER` seconds, then every :data:`TROUBLE_EVERY` seconds.
-* **What no repetition can help is told at once**: credentials or a configuration that fail for the whole list to
-  everybody, what a single read says to those who wait for that job.
-* **One odd reply decides nothing** for longer than a round, or :data:`UNLISTED_SECONDS` where a whole list is refused.
-* **Siblings are seen for free.** Every listed job with the same task in its token as a watched job is told to the
-  owner of that job. A young job's round reads page 1 of the list now and then even where few jobs are due.
-
-Worked example
---------------
-Seven waits with an interval of 60 s start at 0 s; the jobs are named a to g, and a to f are on page 1 of the list.
-
-======  ====================================================================  =========================================
-time    event                                                                 step
-======  ====================================================================  =========================================
-0.0 s   a to d are added, due at once; e to g gather on the tick at 1 s       ``ReadJob(a)``, ``ReadJob(b)``
-0.2 s   a and b have been read: next due at 60 s; their states are news       ``Tell``, ``ReadJob(c)``, ``ReadJob(d)``
-0.4 s   all four have been read                                               ``Tell``, ``Wait(1.0)``
-1.0 s   e, f and g are due: few, so one by one                                ``ReadJob(e)`` ...
-60 s    all seven are due: more than four, so by the list                     ``ReadPage(None)``
-60.3 s  the page shows a to f. Only g is missing, which is worth another      ``ReadPage("p2")``
-        page
-60.5 s  page 2, the last one, does not show g: it is read alone, and is not   ``ReadJob(g)``
-        expected in the list for ten minutes
-60.7 s  g has ended, which is news; that a to f still run is not              ``Tell`` (g alone), ``Wait(120.0)``
-120 s   the service answers 429 and asks for 30 s                             ``Wait(151.5)``: nobody is told
-======  ====================================================================  =========================================
-"""
+# Nothing here sends, sleeps or reads a clock of its own. `Schedule.next_step` says what to do now:
+#
+#   a step      and what the driver does
+#   ----------  ----------------------------------------------------------------------------------------------
+#   `ReadPage`  reads a page of the list; hands page or error to `Schedule.finish`, meanwhile takes more steps
+#   `ReadJob`   reads one job, in the same way
+#   `Tell`      hands each update to the owner of its job
+#   `Wait`      waits until a time, until a read has finished or until somebody is added, whichever is first
+#   `Stop`      ends
+#
+# Rules
+# -----
+# * Times are shared. Waits with the same fixed interval are due on the same ticks; adaptive ones that are nearly due
+#   come along. So one page of the list serves a hundred jobs.
+# * A round reads every due job once. Up to `FEW` jobs are read one by one, more by the list, newest first, as
+#   `sweep.py` says. Only a single read can say 404.
+# * Trouble that passes ends no wait. The poller backs off as a whole (429, a service out of reach) or for one job (a
+#   read that fails or is slow while others work). Who waits has a deadline of its own, and hears of the trouble once a
+#   job was not seen for `TROUBLE_AFTER` seconds, then every `TROUBLE_EVERY` seconds.
+# * What no repetition can help is told at once: credentials or a configuration that fail for the whole list to
+#   everybody, what a single read says to those who wait for that job.
+# * One odd reply decides nothing for longer than a round, or `UNLISTED_SECONDS` where a whole list is refused.
+# * Siblings are seen for free. Every listed job with the same task in its token as a watched job is told to the owner
+#   of that job. A young job's round reads page 1 of the list now and then even where few jobs are due.
+#
+# Worked example
+# --------------
+# Seven waits with an interval of 60 s start at 0 s; the jobs are named a to g, and a to f are on page 1 of the list.
+#
+#   time    event                                                                step
+#   ------  -------------------------------------------------------------------  ----------------------------------
+#   0.0 s   a to d are added, due at once; e to g gather on the tick at 1 s      `ReadJob(a)`, `ReadJob(b)`
+#   0.2 s   a and b have been read: next due at 60 s; their states are news      `Tell`, `ReadJob(c)`, `ReadJob(d)`
+#   0.4 s   all four have been read                                              `Tell`, `Wait(1.0)`
+#   1.0 s   e, f and g are due: few, so one by one                               `ReadJob(e)` ...
+#   60 s    all seven are due: more than four, so by the list                    `ReadPage(None)`
+#   60.3 s  the page shows a to f. Only g is missing, which is worth another     `ReadPage("p2")`
+#           page
+#   60.5 s  page 2, the last one, does not show g: it is read alone, and is not  `ReadJob(g)`
+#           expected in the list for ten minutes
+#   60.7 s  g has ended, which is news; that a to f still run is not             `Tell` (g alone), `Wait(120.0)`
+#   120 s   the service answers 429 and asks for 30 s                            `Wait(151.5)`: nobody is told
 
 from __future__ import annotations
 

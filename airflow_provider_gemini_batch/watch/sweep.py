@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Reading the list of jobs instead of many single ones, as long as that costs less.
+"""Reading the list of jobs instead of many single ones, as long as that costs less."""
 
-The list is newest first, and holds other people's jobs too. A sweep reads page after page and compares what is still
-to be found with what the pages brought:
-
-* While jobs are **expected** in the list, it goes on until more pages were read in vain than jobs are still to be
-  found: where three are missing, three single reads would have done.
-* Once all expected jobs were found, it reads on for jobs that are **due as well** (not expected, since an earlier sweep
-  ended before them): one more page for each :data:`READ_ON` of them, since it may show them all.
-* What is still expected when the list ends or no longer pays is read one by one for some minutes.
-
-Example: 300 jobs of ours are spread over the first 400 of the list. Pages 1 to 4 each show some; after page 4 all are
-found: 4 requests for 300 jobs. If 3 of them were on page 9, then after page 4 three are missing; pages 5, 6, 7 and 8
-show none: four in vain, more than 3, so the three are read one by one.
-
-A sweep that trouble breaks off is resumed at its page: begun anew each time, it might never come to the old jobs
-while a quota is short.
-"""
+# The list is newest first, and holds other people's jobs too. A sweep reads page after page and compares what is still
+# to be found with what the pages brought:
+#
+# * While jobs are expected in the list, it goes on until more pages were read in vain than jobs are still to be found:
+#   where three are missing, three single reads would have done.
+# * Once all expected jobs were found, it reads on for jobs that are due as well (not expected, since an earlier sweep
+#   ended before them): one more page for each `READ_ON` of them, since it may show them all.
+# * What is still expected when the list ends or no longer pays is read one by one for some minutes.
+#
+# Example: 300 jobs of ours are spread over the first 400 of the list. Pages 1 to 4 each show some; after page 4 all are
+# found: 4 requests for 300 jobs. If 3 of them were on page 9, then after page 4 three are missing; pages 5, 6, 7 and 8
+# show none: four in vain, more than 3, so the three are read one by one.
+#
+# A sweep that trouble breaks off is resumed at its page: begun anew each time, it might never come to the old jobs
+# while a quota is short.
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Numbers drawn from a request's text: the same text, seed and purpose give the same numbers, in any job and process.
-
-A hash of the text is the seed, and a linear congruential generator goes on from it. Python's own generator would give
-better numbers and take ten times as long to seed, which for ten million rows is minutes.
 """
+
+# A hash of the text is the seed, and a linear congruential generator goes on from it. Python's own generator would give
+# better numbers and take ten times as long to seed, which for ten million rows is minutes.
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Answers to ``generateContent``: text made from the prompt's first words, or a value that fits the asked schema.
+"""Answers to ``generateContent``: text made from the prompt's first words, or a value that fits the asked schema."""
 
-Shapes: https://ai.google.dev/api/generate-content. Counters are plausible, not the model's: four characters a token.
-"""
+# Shapes: https://ai.google.dev/api/generate-content. Counters are plausible, not the model's: four characters a token.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a request holds: text, media, settings.
+"""What a request holds: text, media, settings."""
 
-Member names are accepted in camelCase and in snake_case, as the service does. Settings that many rows share
-(``generationConfig``, ``systemInstruction``, ...) are read once: :func:`settings_of` keeps what it made of them.
-"""
+# Member names are accepted in camelCase and in snake_case, as the service does. Settings that many rows share
+# (`generationConfig`, `systemInstruction`, ...) are read once: `settings_of` keeps what it made of them.
 
 from __future__ import annotations
 

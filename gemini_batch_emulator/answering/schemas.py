@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Values that fit a response schema, drawn from the prompt.
+"""Values that fit a response schema, drawn from the prompt."""
 
-:func:`maker_of` compiles a schema once into functions, one for each node; a row then costs a few calls. Both forms are
-read: ``responseSchema`` (OpenAPI's subset: ``OBJECT``, ``nullable``, ``anyOf``, ``propertyOrdering``, ``format: enum``)
-and ``responseJsonSchema`` (JSON Schema with ``$defs``, ``$ref``, ``const``, ``prefixItems``, type lists).
-
-Members come in the order of ``propertyOrdering``, else in the schema's own, as the service writes them. A property that
-is not required is there in three answers of four; one that may be null is null in one of eight. Recursion ends at a
-depth of eight: from there on optional members are left out and lists are as short as they may be.
-
-Worked example: ``{"type": "OBJECT", "properties": {"mood": {"enum": ["good", "bad"]}, "score": {"type": "INTEGER",
-"minimum": 1, "maximum": 5}}, "required": ["mood", "score"]}`` gives ``{"mood": "bad", "score": 4}`` for one prompt and
-something else for another, always the same for the same one.
-"""
+# `maker_of` compiles a schema once into functions, one for each node; a row then costs a few calls. Both forms are
+# read: `responseSchema` (OpenAPI's subset: `OBJECT`, `nullable`, `anyOf`, `propertyOrdering`, `format: enum`) and
+# `responseJsonSchema` (JSON Schema with `$defs`, `$ref`, `const`, `prefixItems`, type lists).
+#
+# Members come in the order of `propertyOrdering`, else in the schema's own, as the service writes them. A property that
+# is not required is there in three answers of four; one that may be null is null in one of eight. Recursion ends at a
+# depth of eight: from there on optional members are left out and lists are as short as they may be.
+#
+# Worked example: `{"type": "OBJECT", "properties": {"mood": {"enum": ["good", "bad"]}, "score": {"type": "INTEGER",
+# "minimum": 1, "maximum": 5}}, "required": ["mood", "score"]}` gives `{"mood": "bad", "score": 4}` for one prompt and
+# something else for another, always the same for the same one.
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 """
 BigQuery below ``/bigquery/v2/projects/{project}``: ``datasets`` (insert, get), ``datasets/{d}/tables`` (insert, list,
 get, delete), ``.../{t}/insertAll`` and ``.../{t}/data`` (pages in the ``f``/``v`` form).
-
-Not served: queries, jobs, views.
-
-Source: https://bigquery.googleapis.com/discovery/v1/apis/bigquery/v2/rest.
 """
+
+# Not served: queries, jobs, views.
+#
+# Source: https://bigquery.googleapis.com/discovery/v1/apis/bigquery/v2/rest.
 
 from __future__ import annotations
 

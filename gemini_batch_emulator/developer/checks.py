@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What the Developer API refuses before a job exists, row by row.
+"""What the Developer API refuses before a job exists, row by row."""
 
-Every line of a file is checked, in blocks: lines of the common shape pass in one call, the others are looked at one by
-one and told with their number and column.
-"""
+# Every line of a file is checked, in blocks: lines of the common shape pass in one call, the others are looked at one
+# by one and told with their number and column.
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-From a create call to a job: everything is checked before the job exists.
+"""From a create call to a job: everything is checked before the job exists."""
 
-Inline rows and uploaded files are kept on disk under a name of the job's own, so that a caller may delete the file.
-"""
+# Inline rows and uploaded files are kept on disk under a name of the job's own, so that a caller may delete the file.
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Batch jobs of the Developer API: create (generate, embed), get, list, cancel, delete, update, for ``v1`` and ``v1beta``.
-
-Sources: https://ai.google.dev/api/batch-api, https://ai.google.dev/api/embeddings,
-https://generativelanguage.googleapis.com/$discovery/rest?version=v1beta.
 """
+
+# Sources: https://ai.google.dev/api/batch-api, https://ai.google.dev/api/embeddings,
+# https://generativelanguage.googleapis.com/$discovery/rest?version=v1beta.
 
 from __future__ import annotations
 

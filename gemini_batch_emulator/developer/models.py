@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Models of the Developer API: list, get, ``countTokens`` and plain ``generateContent``.
+"""Models of the Developer API: list, get, ``countTokens`` and plain ``generateContent``."""
 
-``generateContent`` is there for ``serviceTier: "flex"``, the neighbour of batch: the same answers at once, unless the
-call is shed (knobs ``flex_shed`` and ``flex_seconds``). Without a tier it answers, too.
-
-Sources: https://ai.google.dev/api/models, https://ai.google.dev/api/tokens, https://ai.google.dev/api/generate-content.
-"""
+# `generateContent` is there for `serviceTier: "flex"`, the neighbour of batch: the same answers at once, unless the
+# call is shed (knobs `flex_shed` and `flex_seconds`). Without a tier it answers, too.
+#
+# Sources: https://ai.google.dev/api/models, https://ai.google.dev/api/tokens,
+# https://ai.google.dev/api/generate-content.
 
 from __future__ import annotations
 

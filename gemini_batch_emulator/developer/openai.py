@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The third form of rows: lines as OpenAI's batches have them, answered in that form.
+"""The third form of rows: lines as OpenAI's batches have them, answered in that form."""
 
-``{"custom_id", "method", "url", "body"}`` in, ``{"custom_id", "response": {"status_code", "body"}}`` out, with usage as
-``promptTokens, completionTokens, totalTokens``. Reported by a client library; not documented for this endpoint.
-"""
+# `{"custom_id", "method", "url", "body"}` in, `{"custom_id", "response": {"status_code", "body"}}` out, with usage as
+# `promptTokens, completionTokens, totalTokens`. Reported by a client library; not documented for this endpoint.
 
 from __future__ import annotations
 

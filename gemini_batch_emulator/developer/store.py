@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Files of the Developer API: uploaded ones, uploads under way, and the output files of jobs.
+"""Files of the Developer API: uploaded ones, uploads under way, and the output files of jobs."""
 
-Bytes go to disk as they arrive. The output of a job is a file that can only be downloaded: its id is longer than what
-get and delete accept. Source: https://ai.google.dev/api/files.
-"""
+# Bytes go to disk as they arrive. The output of a job is a file that can only be downloaded: its id is longer than what
+# get and delete accept. Source: https://ai.google.dev/api/files.
 
 from __future__ import annotations
 

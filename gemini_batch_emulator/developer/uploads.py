@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Uploads to the Files API.
+"""Uploads to the Files API."""
 
-A cut connection leaves what had arrived, and a query tells how much that is. Source of the protocol:
-https://developers.google.com/photos/library/guides/resumable-uploads.
-"""
+# A cut connection leaves what had arrived, and a query tells how much that is. Source of the protocol:
+# https://developers.google.com/photos/library/guides/resumable-uploads.
 
 from __future__ import annotations
 

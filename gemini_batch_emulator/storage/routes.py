@@ -2,10 +2,10 @@
 """
 The routes of Cloud Storage: buckets, objects and uploads below ``/storage/v1``, ``/upload/storage/v1`` and
 ``/download/storage/v1``.
-
-Not served: versions of an object beyond the live one, rewrite, compose, ACLs, notifications, and ``crc32c``
-(``md5Hash`` is there; without a C library the other costs seconds per gigabyte).
 """
+
+# Not served: versions of an object beyond the live one, rewrite, compose, ACLs, notifications, and `crc32c` (`md5Hash`
+# is there; without a C library the other costs seconds per gigabyte).
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Buckets and objects of the emulated Cloud Storage, on disk.
+"""Buckets and objects of the emulated Cloud Storage, on disk."""
 
-An object of any size passes through in pieces and is never whole in memory. A bucket exists once somebody created it,
-over HTTP or with :meth:`ObjectStore.create_bucket`; ``emulator`` is there from the start.
-"""
+# An object of any size passes through in pieces and is never whole in memory. A bucket exists once somebody created it,
+# over HTTP or with `ObjectStore.create_bucket`; `emulator` is there from the start.
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Uploads to Cloud Storage: simple, multipart and resumable.
+"""Uploads to Cloud Storage: simple, multipart and resumable."""
 
-Resumable uploads follow the service: a chunk that is not the last must have at least 262,144 bytes, and of it whole
-multiples of 262,144 are kept, so that the ``Range`` of a 308 may end before what was sent. A connection that breaks
-keeps the multiples received until then.
-
-Sources: https://storage.googleapis.com/$discovery/rest?version=v1,
-https://cloud.google.com/storage/docs/performing-resumable-uploads.
-"""
+# Resumable uploads follow the service: a chunk that is not the last must have at least 262,144 bytes, and of it whole
+# multiples of 262,144 are kept, so that the `Range` of a 308 may end before what was sent. A connection that breaks
+# keeps the multiples received until then.
+#
+# Sources: https://storage.googleapis.com/$discovery/rest?version=v1,
+# https://cloud.google.com/storage/docs/performing-resumable-uploads.
 
 from __future__ import annotations
 

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The token endpoints and their control routes.
+"""The token endpoints and their control routes."""
 
-==========================================================  ===========================================================
-``POST /token``                                             ``jwt-bearer`` (the assertion's RS256 signature, audience
-                                                            and times are checked against the account's key) and
-                                                            ``refresh_token`` (any that does not start with ``bad``)
-``POST /v1/token``                                          token exchange of workload identity federation; any subject
-                                                            token that does not start with ``bad``
-``POST /v1/projects/-/serviceAccounts/                      impersonation, with ``delegates`` and ``lifetime``; the
-{email}:generateAccessToken``                               caller needs a valid token
-==========================================================  ===========================================================
-
-Sources: https://developers.google.com/identity/protocols/oauth2/service-account,
-https://cloud.google.com/iam/docs/reference/credentials/rest, https://cloud.google.com/iam/docs/reference/sts/rest.
-"""
+#   `POST /token`                          `jwt-bearer` (the assertion's RS256 signature, audience
+#                                          and times are checked against the account's key) and
+#                                          `refresh_token` (any that does not start with `bad`)
+#   `POST /v1/token`                       token exchange of workload identity federation; any subject
+#                                          token that does not start with `bad`
+#   `POST /v1/projects/-/serviceAccounts/  impersonation, with `delegates` and `lifetime`; the
+#   {email}:generateAccessToken`           caller needs a valid token
+#
+# Sources: https://developers.google.com/identity/protocols/oauth2/service-account,
+# https://cloud.google.com/iam/docs/reference/credentials/rest, https://cloud.google.com/iam/docs/reference/sts/rest.
 
 from __future__ import annotations
 

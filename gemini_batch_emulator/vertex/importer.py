@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What Vertex AI's importer makes of an input file: one column a JSON path, as a BigQuery load does.
+"""What Vertex AI's importer makes of an input file: one column a JSON path, as a BigQuery load does."""
 
-:meth:`Columns.add` sees each row and raises :class:`ImportProblem` for what fails a whole job: a path that holds an
-array here and an object there, objects nested deeper than 15 levels, names that no column may have, empty objects, and
-null under some names. :meth:`Columns.echo` gives a row back as the service does: with null for every column that other
-rows fill, arrays and structs beside ``request`` emptied, and strings that look like numbers as numbers where the
-whole column does (each of the last two behind a knob).
-
-The rules were reported from runs of the service (August and September 2026,
-https://github.com/OpenRouterTeam/docs, batch research on Vertex; https://github.com/googleapis/go-genai/issues/513);
-Google does not document them. Whether an array counts as a level of nesting is not known; here it does not.
-"""
+# `Columns.add` sees each row and raises `ImportProblem` for what fails a whole job: a path that holds an array here and
+# an object there, objects nested deeper than 15 levels, names that no column may have, empty objects, and null under
+# some names. `Columns.echo` gives a row back as the service does: with null for every column that other rows fill,
+# arrays and structs beside `request` emptied, and strings that look like numbers as numbers where the whole column does
+# (each of the last two behind a knob).
+#
+# The rules were reported from runs of the service (August and September 2026, https://github.com/OpenRouterTeam/docs,
+# batch research on Vertex; https://github.com/googleapis/go-genai/issues/513); Google does not document them. Whether
+# an array counts as a level of nesting is not known; here it does not.
 
 from __future__ import annotations
 

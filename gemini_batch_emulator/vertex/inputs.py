@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The input of a job on Vertex AI: objects or a table, imported when the job starts, by the importer's rules.
+"""The input of a job on Vertex AI: objects or a table, imported when the job starts, by the importer's rules."""
 
-A bucket that is missing or cannot be read fails the job with code 9, a missing table with 5, input against the rules
-with 3, all before any row ran.
-"""
+# A bucket that is missing or cannot be read fails the job with code 9, a missing table with 5, input against the rules
+# with 3, all before any row ran.
 
 from __future__ import annotations
 

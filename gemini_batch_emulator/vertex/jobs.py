@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Batch prediction jobs of Vertex AI: create, get, list, cancel and delete, for ``v1`` and ``v1beta1``.
+"""Batch prediction jobs of Vertex AI: create, get, list, cancel and delete, for ``v1`` and ``v1beta1``."""
 
-Not served: multimodal datasets, dedicated resources, explanations. Unsure, since Google documents none of it: names of
-further shards, what cancelling an ended job answers beside a failed one, the error for a model in a wrong location.
-
-Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1;
-https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference.
-"""
+# Not served: multimodal datasets, dedicated resources, explanations. Unsure, since Google documents none of it: names
+# of further shards, what cancelling an ended job answers beside a failed one, the error for a model in a wrong
+# location.
+#
+# Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1;
+# https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference.
 
 from __future__ import annotations
 

@@ -1,32 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The ``filter`` of Vertex AI's job list: a reader of AIP-160 and the fields that batch prediction jobs document.
+"""The ``filter`` of Vertex AI's job list: a reader of AIP-160 and the fields that batch prediction jobs document."""
 
-The grammar, from https://google.aip.dev/assets/misc/ebnf-filtering.txt, without functions and bare words, which the
-list call has no meaning for::
-
-    expression  = sequence { "AND" sequence }          # AND binds least
-    sequence    = factor { factor }                    # side by side: all of them
-    factor      = term { "OR" term }                   # OR binds more tightly than AND
-    term        = [ "NOT" | "-" ] simple
-    simple      = restriction | "(" expression ")"
-    restriction = field comparator argument
-
-Worked example: ``state="A" AND display_name="x" OR display_name:"y*"`` reads as
-``state="A" AND (display_name="x" OR display_name:"y*")``.
-
-==========================  ==================================  =====================================================
-field                       comparators                         argument
-==========================  ==================================  =====================================================
-``display_name``            ``= != :``                          text; ``*`` stands for anything in ``:``
-``model_display_name``      ``= !=``                            text
-``state``                   ``= !=``                            ``JOB_STATE_...``
-``create_time``             ``= != < <= > >=``                  RFC 3339
-``labels.<key>``            ``= != :``                          text; ``:*`` asks whether the label is there
-==========================  ==================================  =====================================================
-
-Source of the fields: https://aiplatform.googleapis.com/$discovery/rest?version=v1, ``batchPredictionJobs.list``.
-"""
+# The grammar, from https://google.aip.dev/assets/misc/ebnf-filtering.txt, without functions and bare words, which the
+# list call has no meaning for:
+#
+#     expression  = sequence { "AND" sequence }          # AND binds least
+#     sequence    = factor { factor }                    # side by side: all of them
+#     factor      = term { "OR" term }                   # OR binds more tightly than AND
+#     term        = [ "NOT" | "-" ] simple
+#     simple      = restriction | "(" expression ")"
+#     restriction = field comparator argument
+#
+# Worked example: `state="A" AND display_name="x" OR display_name:"y*"` reads as `state="A" AND (display_name="x" OR
+# display_name:"y*")`.
+#
+#   field                 comparators       argument
+#   --------------------  ----------------  ------------------------------------------
+#   `display_name`        `= != :`          text; `*` stands for anything in `:`
+#   `model_display_name`  `= !=`            text
+#   `state`               `= !=`            `JOB_STATE_...`
+#   `create_time`         `= != < <= > >=`  RFC 3339
+#   `labels.<key>`        `= != :`          text; `:*` asks whether the label is there
+#
+# Source of the fields: https://aiplatform.googleapis.com/$discovery/rest?version=v1, `batchPredictionJobs.list`.
 
 from __future__ import annotations
 

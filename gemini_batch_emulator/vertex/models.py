@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Models of Vertex AI: which exist where, and ``countTokens``.
+"""Models of Vertex AI: which exist where, and ``countTokens``."""
 
-Sources: https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference,
-https://aiplatform.googleapis.com/$discovery/rest?version=v1 (``publishers.models.countTokens``).
-"""
+# Sources: https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference,
+# https://aiplatform.googleapis.com/$discovery/rest?version=v1 (`publishers.models.countTokens`).
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The output of a job on Vertex AI: objects below ``<prefix>/prediction-model-<creation time>Z/``, or a table.
+"""The output of a job on Vertex AI: objects below ``<prefix>/prediction-model-<creation time>Z/``, or a table."""
 
-Where the service agent may not write, the rows run all the same, and the job fails with code 7 and a
-``successfulCount``.
-"""
+# Where the service agent may not write, the rows run all the same, and the job fails with code 7 and a
+# `successfulCount`.
 
 from __future__ import annotations
 

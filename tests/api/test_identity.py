@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_gemini_batch.api.developer.jobs import DeveloperBackend
 from airflow_provider_gemini_batch.api.identity import (
     MAX_DISPLAY_NAME,
     SubmissionToken,
@@ -18,7 +21,11 @@ from airflow_provider_gemini_batch.api.identity import (
     user_name_of,
 )
 from airflow_provider_gemini_batch.api.models import BatchJob, JobSpec
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 from airflow_provider_gemini_batch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.backend import Backend
 
 TOKEN = SubmissionToken("0123456789abcdef", "fedcba9876543210")
 
@@ -61,9 +68,12 @@ def test_foreign_jobs_have_no_mark(name: str) -> None:
     assert token_of(BatchJob("j", name)) is None
 
 
-@pytest.mark.parametrize(("backend", "labels"), [("gemini", {"a": "b"}), ("vertex_ai", {"a": "b", **TOKEN.labels()})])
-def test_only_vertex_jobs_get_labels(backend: str, labels: dict[str, str]) -> None:
-    marked = TOKEN.mark(JobSpec("m", "generate", "nightly", file_name="files/a", labels={"a": "b"}), backend)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("backend", "labels"), [(DeveloperBackend, {"a": "b"}), (VertexBackend, {"a": "b", **TOKEN.labels()})]
+)
+def test_only_vertex_jobs_get_labels(backend: type[Backend], labels: dict[str, str]) -> None:
+    spec = JobSpec("m", "generate", "nightly", file_name="files/a", labels={"a": "b"})
+    marked = TOKEN.mark(spec, has_labels=backend.has_labels)
     assert marked.labels == labels
     assert marked.display_name == TOKEN.display_name("nightly")
 

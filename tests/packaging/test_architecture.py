@@ -24,6 +24,18 @@ def test_every_module_that_is_named_exists(root: Path) -> None:
     assert [name for name in modules if not (root / PACKAGE / name).exists()] == []
 
 
+def test_every_module_of_a_larger_room_is_named(root: Path) -> None:
+    text = (root / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## Inside the larger rooms") : text.index("## The way of a row")]
+    named: dict[str, set[str]] = {}
+    for room, modules in re.findall(r"^\| `(\w+)`[^|]*\| (.*) \|$", table, re.MULTILINE):
+        named.setdefault(room, set()).update(re.findall(r"`(\w+)`", modules))
+    assert len(named) > 10
+    for room, names in named.items():
+        there = {path.stem for path in (root / PACKAGE / room).rglob("*.py")} - {"__init__"}
+        assert (room, there - names, names - there - {"developer", "vertex"}) == (room, set(), set())
+
+
 def test_the_layers_are_those_of_the_contract(root: Path) -> None:
     contract = (root / "pyproject.toml").read_text(encoding="utf-8")
     lines = re.search(r"^layers = \[\n(.*?)^\]", contract, re.MULTILINE | re.DOTALL)

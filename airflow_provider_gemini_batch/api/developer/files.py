@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The Files API of the Gemini Developer API: uploads, downloads and what is known of a file.
+"""The Files API of the Gemini Developer API: uploads, downloads and what is known of a file."""
 
-Rules that are easy to get wrong:
-
-* ``GET`` and ``DELETE`` of a result file (``files/batch-...``) are refused, only its download works; it goes with its
-  job.
-* A file that is missing or has expired answers 403, not 404.
-
-Sources: https://ai.google.dev/api/files; googleapis/python-genai.
-"""
+# Rules that are easy to get wrong:
+#
+# * `GET` and `DELETE` of a result file (`files/batch-...`) are refused, only its download works; it goes with its job.
+# * A file that is missing or has expired answers 403, not 404.
+#
+# Sources: https://ai.google.dev/api/files; googleapis/python-genai.
 
 from __future__ import annotations
 
@@ -136,6 +133,7 @@ class DeveloperFiles:
             about=f"the upload of {display_name}",
         )
         for _restart in range(MAX_RESTARTS):
+            # A start that is repeated opens another session, and the one before it is left unused.
             session, granularity = yield from exchange(start, self._read_session, self._transfer)
             chunk = max(granularity, UPLOAD_CHUNK_BYTES // granularity * granularity)
             try:
@@ -183,6 +181,7 @@ class DeveloperFiles:
             received = yield from exchange(query, partial(self._read_query, source.size), self._transfer)
             if isinstance(received, RemoteFile):
                 return received
+            # Something was kept, so the connection works: only tries without any progress count against the limit.
             if received > offset:
                 failures = 0
             offset = received
@@ -199,6 +198,7 @@ class DeveloperFiles:
         url = reply.headers.get("x-goog-upload-url", "")
         if not url:
             raise ReplyFormatError("The service opened no upload session.", excerpt=reply.excerpt())
+        # Every piece but the last has to be a multiple of it. A service that names none takes pieces of any size.
         granularity = whole_number(reply.headers.get("x-goog-upload-chunk-granularity")) or 1
         return on_host(self._host, url), max(1, granularity)
 
@@ -223,6 +223,7 @@ class DeveloperFiles:
         if "error" in body:
             # Seen with HTTP 200: googleapis/python-genai#1590.
             raise error_from(HttpReply(400, reply.headers, reply.body))
+        # The finished upload wraps the file once more than every other call that returns one.
         resource = body.get("file")
         if not isinstance(resource, dict) or not resource.get("name"):
             raise ReplyFormatError("The finished upload names no file.", excerpt=reply.excerpt())
@@ -233,6 +234,7 @@ def _upload_status(reply: HttpReply) -> str:
     """Return the session's state; NotFoundError if it is over without a file."""
     expect_success(reply)
     status = reply.headers.get("x-goog-upload-status", "").lower()
+    # Like a session that is gone: the caller begins another one.
     if status == "cancelled":
         raise NotFoundError("The service cancelled the upload.", status=410)
     return status
@@ -240,6 +242,7 @@ def _upload_status(reply: HttpReply) -> str:
 
 def read_file_resource(item: Mapping[str, Any], reply: HttpReply) -> RemoteFile:
     """Read a File of the Files API."""
+    # Without a name nothing can be done with a file; every other member may be missing.
     name = str(item.get("name") or "")
     if not name:
         raise ReplyFormatError("The service's file has no name.", excerpt=reply.excerpt())
@@ -265,6 +268,8 @@ def _hex_digest(text: object) -> str | None:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
+    # 32 bytes are the digest itself, 64 are its hex text. Both were seen; a wrong reading would never find a file again
+    # and upload every input anew.
     if len(raw) == 32:
         return raw.hex()
     try:

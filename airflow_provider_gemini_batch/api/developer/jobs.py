@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The Gemini Developer API: what we send, and what its replies mean.
+"""The Gemini Developer API: what we send, and what its replies mean."""
 
-Rules that are easy to get wrong:
-
-* A job's state lies in ``metadata.state``; ``done``, zero counters and the output are absent until due. ``done`` is the
-  operation's own word that the job is over, and counts where the state does not say so.
-
-Sources: https://ai.google.dev/api/batch-api; https://ai.google.dev/gemini-api/docs/batch-api; googleapis/python-genai.
-"""
+# Rules that are easy to get wrong:
+#
+# * A job's state lies in `metadata.state`; `done`, zero counters and the output are absent until due. `done` is the
+#   operation's own word that the job is over, and counts where the state does not say so.
+#
+# Sources: https://ai.google.dev/api/batch-api; https://ai.google.dev/gemini-api/docs/batch-api;
+# googleapis/python-genai.
 
 from __future__ import annotations
 
@@ -74,6 +73,8 @@ class DeveloperBackend(DeveloperFiles):
         name: f"{name} works on Vertex AI only: give input_path, which takes gs:// too, or use a Vertex AI connection"
         for name in ("gcs_uri", "bigquery_uri")
     }
+    has_labels = False
+    has_flex = True
     # Their answers come back inside the job resource, so far less than the call itself may have.
     inline_limit = 4 * 1024 * 1024
     hides_missing_files = True
@@ -113,6 +114,8 @@ class DeveloperBackend(DeveloperFiles):
 
         Source: https://ai.google.dev/api/batch-api (models.batchGenerateContent, models.asyncBatchEmbedContent).
         """
+        # Nothing of these would be sent here, so the service could only complain of a missing source, which says
+        # nothing of what was given.
         for field, value in (("gcs_uri", spec.gcs_uri), ("bigquery_uri", spec.bigquery_uri)):
             if value:
                 raise ConfigurationError(
@@ -126,17 +129,22 @@ class DeveloperBackend(DeveloperFiles):
             batch["inputConfig"] = {"fileName": self.check_file_name(spec.file_name)}
         else:
             rows = list(spec.requests or ())
+            # A generating row takes its model from the URL; one that embeds names it itself, as Google's samples do.
             if spec.kind == "embed":
                 rows = [_with_embedding_model(row, spec.model) for row in rows]
             batch["inputConfig"] = {"requests": {"requests": rows}}
+        # An int64, which proto JSON writes as a text; members that are not set are left out, since the service has its
+        # own defaults for them.
         if spec.priority is not None:
             batch["priority"] = str(spec.priority)
+        # What is below userMetadata is the user's own: its names come back in the webhook's body as they were sent.
         if spec.webhook_config:
             batch["webhookConfig"] = camel_case(spec.webhook_config, {"userMetadata", "user_metadata"})
         method = "batchGenerateContent" if spec.kind == "generate" else "asyncBatchEmbedContent"
         model = model_path(spec.model)
         about = f"the new job of {model}"
         request = json_request("POST", f"{self._base}/{model}:{method}", {"batch": batch}, about=about)
+        # Measured on the body itself, so that nobody uploads it only to be refused.
         if request.body is not None and len(request.body) > MAX_INLINE_BYTES:
             raise ConfigurationError(
                 f"The inline rows make a request of {len(request.body):,} bytes; the service takes "
@@ -152,6 +160,8 @@ class DeveloperBackend(DeveloperFiles):
 
         Source: https://ai.google.dev/gemini-api/docs/flex-inference
         """
+        # The tier travels in the body. A row that set one was refused when it was read, so nothing of the user's is
+        # overwritten.
         body = {**request, "serviceTier": "flex"}
         call = json_request("POST", f"{self._base}/{model_path(model)}:generateContent", body)
         return replace(call, timeout=timeout)
@@ -204,6 +214,7 @@ class DeveloperBackend(DeveloperFiles):
         if not filter:
             return None
         try:
+            # DAGs are written for one backend and moved to the other: both prefixes of a state mean the same.
             keep = parse_filter(str(filter).replace("BATCH_STATE_", "JOB_STATE_"))
         except FilterError as error:
             raise ConfigurationError(f"filter {filter!r} cannot be read: {error}.") from None
@@ -261,8 +272,11 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
     response = item.get("response")
     answers = metadata.get("output")
     inputs = metadata.get("inputConfig")
+    # Echoed for a job made from a file. Inline requests are not echoed, so "no input file" means inline rows.
     input_file = inputs.get("fileName") if isinstance(inputs, dict) else None
     error = error_info(item.get("error"))
+    # The operation says that it is over, and the state does not, or in a word that we do not know. The outcome is read
+    # from what else there is; 1 is the documented code of a cancelled one.
     if item.get("done") is True and not state.is_terminal:
         if error is not None:
             state = JobState.CANCELLED if error.code == 1 else JobState.FAILED
@@ -275,6 +289,8 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
             state = JobState.FAILED
             error = JobErrorInfo(message="the job is done, but has no state that is known, no answers and no error")
     output = None
+    # The answers stand twice in an ended job. `response` is the operation's own copy; a job that was cancelled or
+    # failed may have the other one alone.
     for holder in (response, answers):
         if isinstance(holder, dict) and holder.get("responsesFile"):
             output = JobOutput("file", str(holder["responsesFile"]))

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What to do about a failed job or a refused call on Vertex AI.
+"""What to do about a failed job or a refused call on Vertex AI."""
 
-Where the service's own words leave a person alone (a bucket's name, a permission, a region), these add a way out. Codes
-and texts are those that users of the live service recorded.
-"""
+# Where the service's own words leave a person alone (a bucket's name, a permission, a region), these add a way out.
+# Codes and texts are those that users of the live service recorded.
 
 from __future__ import annotations
 
@@ -28,10 +26,13 @@ def explain_job(job: BatchJob) -> str:
     if job.error is None or job.state not in (JobState.FAILED, JobState.PARTIALLY_SUCCEEDED, JobState.EXPIRED):
         return ""
     code, message = job.error.code, job.error.message
+    # The project's number or id and the location stand in the job's own name: the connection may have changed since.
     match = re.match(r"projects/([^/]+)/locations/([^/]+)/", job.name)
     project, location = (match[1], match[2]) if match else ("the job's", "the job's")
     agent_match = _SERVICE_AGENT.search(message)
     agent = agent_match[0] if agent_match else "service-<project number>@gcp-sa-aiplatform.iam.gserviceaccount.com"
+    # One code, two causes that the service words alike: a bucket that does not exist, and one that its agent may not
+    # see.
     if code == 9 and "bucket" in message.lower():
         named = _BUCKET_LOCATION.search(message)
         bucket = f"gs://{named[1]}" if named else "of the input or the destination"
@@ -111,6 +112,8 @@ def explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
             f"The connection's account needs roles/aiplatform.user in project {project}; check also that this is the "
             "right project."
         )
+    # The service answers 404, and for some locations 400, for a model that it does not serve there; its text alone says
+    # that it is the model. A job that is missing is a 404 too and names itself.
     names_model = any(word in low for word in ("publishermodel", "publisher model", "the model"))
     if names_model and "batchpredictionjob" not in low and (error.status == 404 or "location" in low):
         return (

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Read the rows of a BigQuery table, for jobs whose answers lie in one.
+"""Read the rows of a BigQuery table, for jobs whose answers lie in one."""
 
-Tables are read by ``tabledata.list``, page by page; no query is run, so nothing is billed. For tables of many
-gigabytes Google's own client with the Storage Read API is the better tool.
-
-Source: https://bigquery.googleapis.com/discovery/v1/apis/bigquery/v2/rest (tables.get, tabledata.list).
-"""
+# Tables are read by `tabledata.list`, page by page; no query is run, so nothing is billed. For tables of many gigabytes
+# Google's own client with the Storage Read API is the better tool.
+#
+# Source: https://bigquery.googleapis.com/discovery/v1/apis/bigquery/v2/rest (tables.get, tabledata.list).
 
 from __future__ import annotations
 
@@ -93,6 +91,8 @@ class BigQuery:
 
     def list_rows(self, uri: str, page_token: str | None = None, page_size: int = PAGE_ROWS) -> HttpRequest:
         """Build the call for one page of rows; timestamps come in whole microseconds."""
+        # Without useInt64Timestamp a timestamp comes as a float of seconds in scientific notation, which loses
+        # microseconds.
         params = [("maxResults", str(page_size)), ("formatOptions.useInt64Timestamp", "true")]
         if page_token:
             params.append(("pageToken", page_token))
@@ -150,6 +150,7 @@ class BigQuery:
         :param run: Carries a flow out, e.g. ``BlockingTransport.run``.
         """
         table: Table = run(self.table(uri, retry))
+        # A table has as many pages as it has; only a token that comes twice shows a list without an end.
         pages = Pages(f"BigQuery's list of {uri}", math.inf)
         for token in pages:
             page: RowPage = run(self.page(table, token, retry))
@@ -172,6 +173,7 @@ def result_line(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     line = dict(row)
     for name in _JSON_TEXT:
+        # Whoever made the table chose: the columns are of type JSON, or STRING with JSON in them.
         value = line.get(name)
         if isinstance(value, str):
             try:
@@ -186,6 +188,7 @@ def _record(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _value(value: Any, column: Mapping[str, Any]) -> Any:
+    # A cell of a repeated column is a list of cells, each wrapped as `{"v": ...}` once more.
     if column.get("mode") == "REPEATED":
         single = {**column, "mode": "NULLABLE"}
         return [_value(cell.get("v"), single) for cell in value or ()]

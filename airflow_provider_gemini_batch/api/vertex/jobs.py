@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Batch prediction jobs on Vertex AI, with their files in Cloud Storage.
+"""Batch prediction jobs on Vertex AI, with their files in Cloud Storage."""
 
-The wire in short: a job reads one JSONL object (or a BigQuery table) and writes below a prefix (or to a table); nothing
-travels inline. Labels and a list filter let us find our own jobs. A delete answers with an operation, which is over for
-us once it is accepted: the job is gone from then on.
-
-Every error raised here says what to do already (:mod:`.advice`).
-
-Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1 (projects.locations.batchPredictionJobs);
-https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference;
-codes and texts of failed jobs as recorded by users of the live service.
-"""
+# The wire in short: a job reads one JSONL object (or a BigQuery table) and writes below a prefix (or to a table);
+# nothing travels inline. Labels and a list filter let us find our own jobs. A delete answers with an operation, which
+# is over for us once it is accepted: the job is gone from then on.
+#
+# Every error raised here says what to do already (`advice.py`).
+#
+# Sources: https://aiplatform.googleapis.com/$discovery/rest?version=v1 (projects.locations.batchPredictionJobs);
+# https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/capabilities/batch-inference; codes and texts of
+# failed jobs as recorded by users of the live service.
 
 from __future__ import annotations
 
@@ -82,6 +80,8 @@ class VertexBackend:
     label = "Vertex AI"
     ignored: tuple[str, ...] = ("priority", "webhook_config")
     unsupported: Mapping[str, str] = {}
+    has_labels = True
+    has_flex = False
     inline_limit = 0
     hides_missing_files = False
     answer_copies: tuple[str, ...] = ()
@@ -104,6 +104,7 @@ class VertexBackend:
         :raises ConfigurationError: If it is no name of a job here, or its location has another host than ours.
         """
         name = given_job_name(job_name).strip("/")
+        # People copy the number from the console, which shows nothing else.
         if re.fullmatch(r"[0-9]+", name):
             return f"{self._parent}/batchPredictionJobs/{name}"
         match = _JOB_NAME.fullmatch(name)
@@ -124,6 +125,8 @@ class VertexBackend:
         """
         problems: list[str] = []
 
+        # Everything that is wrong is told at once: a job's arguments are corrected in a DAG file, and each correction
+        # costs a deployment.
         def tried(build: Callable[[], Any]) -> Any:
             try:
                 return build()
@@ -153,13 +156,19 @@ class VertexBackend:
             "inputConfig": source,
             "outputConfig": target,
         }
+        # Ours are among them: the token, by which a list finds the job.
         if spec.labels:
             body["labels"] = dict(spec.labels)
         about = f"the new job of {model}"
         return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body, about=about)
 
+    def generate_flex(self, model: str, request: Mapping[str, Any], timeout: float) -> HttpRequest:
+        """Refuse: the tier is the Developer API's."""
+        raise ConfigurationError("Vertex AI does not answer single requests at the batch price; submit a job.")
+
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         """Build the read of one job."""
+        # `fields` is the partial response of every Google API; the list has a parameter of its own for it, `readMask`.
         params = (("fields", READ_MASK),) if masked else ()
         name = self.check_job_name(job_name)
         return HttpRequest("GET", f"{self._root}/{name}", params, about=f"job {name}")
@@ -221,6 +230,8 @@ class VertexBackend:
         :param since: RFC 3339.
         """
         check_labels(labels)
+        # No quotes are needed: check_labels lets through letters, digits, _ and - only, so a value cannot end the
+        # comparison and begin another.
         parts = [f"labels.{key}={value}" for key, value in labels.items()]
         if since:
             if not re.fullmatch(r"[0-9TZ:.+-]+", since):
@@ -254,6 +265,7 @@ class VertexBackend:
             raise ConfigurationError(
                 "Vertex AI reads rows from Cloud Storage: set storage_uri (gs://bucket/prefix) in the connection."
             )
+        # 32 hex digits are 128 bits of the digest: enough that equal names mean equal bytes.
         marked = f"-{mark}" if mark else ""
         return f"{self._settings.storage_uri}/inputs/{source.sha256[:32]}{marked}.jsonl"
 
@@ -309,6 +321,7 @@ class VertexBackend:
         """Return a reply that is no error; else raise it with what to do."""
         if 200 <= reply.status < 300:
             return expect_success(reply)
+        # The advice becomes part of the text, since that is all that reaches a task's log.
         error = error_from(reply)
         advice = self.explain(error)
         if advice:

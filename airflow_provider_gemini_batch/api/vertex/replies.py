@@ -47,6 +47,7 @@ def read_batch_job(body: Any, reply: HttpReply) -> BatchJob:
         input_place=_input_place(body.get("inputConfig") or {}),
         state_text=state_text,
         partial_failures=tuple(item for item in failures if item is not None),
+        answers_every_row=False,
     )
     return replace(job, advice=explain_job(job))
 
@@ -77,6 +78,8 @@ def _output(body: Mapping[str, Any]) -> JobOutput | None:
         table = str(info.get("bigqueryOutputTable") or "").rpartition(".")[2]
         if table:
             return JobOutput("bigquery", f"{dataset}.{table}")
+    # The table asked for is the table written only where it was named in full; otherwise the service makes up a name
+    # below the dataset.
     if BIGQUERY_SOURCE.fullmatch(asked) and JobState.from_wire(body.get("state")).has_results:
         return JobOutput("bigquery", asked)
     return None

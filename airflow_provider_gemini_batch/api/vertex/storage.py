@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The part of the Cloud Storage JSON API that batch jobs need: upload, look at, list, download and delete objects.
+"""The part of the Cloud Storage JSON API that batch jobs need: upload, look at, list, download and delete objects."""
 
-An upload creates and never overwrites (``ifGenerationMatch=0``), so that it may be repeated after any fault: an object
-already there with the same bytes is the upload's result, one with other bytes is an error. A cut upload asks the
-session how much it kept and goes on from there.
-
-A session's URL is a secret (who has it may write), and authorises by itself. It is used on the connection's own host,
-whatever host the service names in it, so that nothing ever leaves for another one.
-
-Sources: https://storage.googleapis.com/$discovery/rest?version=v1;
-https://cloud.google.com/storage/docs/performing-resumable-uploads;
-https://cloud.google.com/storage/docs/resumable-uploads; https://cloud.google.com/storage/docs/transcoding.
-"""
+# An upload creates and never overwrites (`ifGenerationMatch=0`), so that it may be repeated after any fault: an object
+# already there with the same bytes is the upload's result, one with other bytes is an error. A cut upload asks the
+# session how much it kept and goes on from there.
+#
+# A session's URL is a secret (who has it may write), and authorises by itself. It is used on the connection's own host,
+# whatever host the service names in it, so that nothing ever leaves for another one.
+#
+# Sources: https://storage.googleapis.com/$discovery/rest?version=v1;
+# https://cloud.google.com/storage/docs/performing-resumable-uploads;
+# https://cloud.google.com/storage/docs/resumable-uploads; https://cloud.google.com/storage/docs/transcoding.
 
 from __future__ import annotations
 
@@ -149,6 +147,8 @@ class CloudStorage:
             "POST",
             f"{self._base}/upload/storage/v1/b/{_encoded(bucket)}/o",
             resource,
+            # `ifGenerationMatch=0`: create, never overwrite. Two tasks with the same rows share the name, since it is
+            # made of their digest; the loser's 412 means that the winner's object is there.
             params=(("uploadType", "resumable"), ("name", name), ("ifGenerationMatch", "0")),
         )
         headers = {**request.headers, "X-Upload-Content-Type": mime_type, "X-Upload-Content-Length": str(size)}
@@ -181,6 +181,7 @@ class CloudStorage:
         """Return the session's URL, on our own host; it is a secret."""
         expect_success(reply)
         location = reply.headers.get("location", "")
+        # The session's id is in the query: without one there is no session to send to.
         if not urlsplit(location).query:
             raise ReplyFormatError("Cloud Storage opened an upload, but did not say where to send it.")
         return on_host(self._base, location)
@@ -231,6 +232,8 @@ class CloudStorage:
                 if error.status not in (404, 410):
                     raise
                 continue  # The session is gone, which costs what was sent; a week after its start that is normal.
+            # The generation pins the delete to the very object that was just made: another writer's, made a moment
+            # later under the same name, stays.
             if stored.md5 is not None and stored.md5 != digest.hexdigest(source):
                 yield from exchange(
                     self.delete_object(uri, stored.metadata.get("generation")), _read_deleted, self._retry
@@ -247,6 +250,9 @@ class CloudStorage:
         failures = 0
         is_sure = True  # whether *offset* is the service's own word, or nothing was sent yet
         while True:
+            # Bytes are sent only from an offset that the service has confirmed. After a fault in the middle of a piece
+            # nobody knows how much of it was kept, so the session is asked first: sent again blindly, bytes would be
+            # refused or stand twice.
             if is_sure and (offset < size or size == 0):
                 length = min(CHUNK_BYTES, size - offset)
                 part = Part(source, offset, length, digest.add) if length else b""
@@ -259,6 +265,8 @@ class CloudStorage:
                 if reply.status == 308:
                     kept = _kept_bytes(reply, size)
                     is_sure = kept < size
+                    # Progress beyond anything before resets the count of failures; to get back what an earlier fault
+                    # lost does not.
                     if kept > offset:
                         failures = 0 if kept > furthest else failures
                         offset, furthest = kept, max(kept, furthest)
@@ -270,6 +278,8 @@ class CloudStorage:
                         continue
                     raise TransportError("Cloud Storage kept nothing of what was sent.")
                 stored = understood(self.read_object, reply)
+                # The last piece was accepted, and the object is shorter: something in between cut the body and closed
+                # it properly.
                 if stored.size not in (None, size):
                     raise ReplyFormatError(f"Cloud Storage has {stored.size} of {size} bytes.", excerpt=reply.excerpt())
                 return stored
@@ -278,6 +288,7 @@ class CloudStorage:
                 delay = self._retry.delay_after(error, failures)
                 if delay is None:
                     raise
+                # Only a call that certainly did not leave this machine leaves the offset as sure as it was.
                 is_sure = isinstance(error, TransportError) and is_sure and not error.sent
                 pause = Pause.before_retry(delay, error)
             yield pause
@@ -285,6 +296,7 @@ class CloudStorage:
     def _already_there(self, source: UploadSource, uri: str) -> Flow[RemoteFile]:
         """Return the object that is there if it has our bytes."""
         found = yield from exchange(self.get_object(uri), self.read_object, self._retry)
+        # MD5 is what the store keeps of an object; composed objects have none, and such a one is not taken for ours.
         if found.size == source.size and found.md5 is not None and found.md5 == md5_of(source):
             return replace(found, was_there=True)
         raise ConfigurationError(
