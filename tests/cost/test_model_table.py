@@ -81,7 +81,7 @@ def test_every_row_of_the_table_holds_together() -> None:
         assert facts.kind in get_args(ModelKind)
         assert facts.name == canonical(facts.name)
         assert not facts.replacement or facts.replacement in names
-        assert facts.rerouted is None or facts.rerouted.to in names
+        assert all(reroute.to in names for reroute in facts.rerouted.values())
         assert all(
             facts.since is None or when > facts.since for when in (*facts.shut_down.values(), *facts.retires.values())
         )
