@@ -67,7 +67,9 @@ def call(
 
 def _environment(folder: str, url: str) -> dict[str, str]:
     """Nobody's real configuration or database is touched, and nothing leaves this machine."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(("AIRFLOW_", "GOOGLE_"))}
+    # An installer leaves modules compiled. Where nothing may be written, each process would compile ours anew.
+    foreign = ("AIRFLOW_", "GOOGLE_", "PYTHONDONTWRITEBYTECODE")
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
     ours = {"conn_type": "gemini_batch", "password": KEY, "host": url, "extra": {"timeout": 600}}
     return {
         **inherited,

@@ -53,7 +53,7 @@ class MediaWatch:
         self.found = False
 
     def see(self, lines: bytes) -> None:
-        """Take the lines of one or several rows."""
+        """Take a row's line, or what stands around the texts of common rows, in which no media can be."""
         self.found = self.found or any(name in lines for name in _MEDIA)
 
 

@@ -119,7 +119,7 @@ def _shown(rows: Iterable[FastBlock | WireRow], media: MediaWatch) -> Iterator[F
     """Pass rows on, and show them to *media* until it has found some."""
     for row in rows:
         if not media.found:
-            media.see(row.lines() if isinstance(row, FastBlock) else row.line())
+            media.see(row.around if isinstance(row, FastBlock) else row.line())
         yield row
 
 

@@ -117,12 +117,19 @@ class FastBlock:
     :param first: Number of the line that the first row came from; the others follow it without a gap.
     :param pieces: What the lines are made of, the same number of pieces for each.
     :param is_as_given: Whether the lines are, to the byte, those they came from.
+    :param around: What stands around the texts, each kind of row once.
     """
 
     keys: list[str]
     first: int
     pieces: Sequence[bytes | msgspec.Raw]
     is_as_given: bool = False
+    around: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all lines."""
+        return sum(map(len, self.pieces))
 
     def lines(self) -> bytes:
         """Return all lines of an input file, newlines included."""
@@ -148,6 +155,10 @@ class _Frame:
     after: bytes
     may_stay: bool
     quotes: int = 0
+
+    @property
+    def text(self) -> bytes:
+        return self.before + self.after
 
 
 class FastPath:
@@ -202,7 +213,7 @@ class FastPath:
         if frame is None:
             return None
         keys = list(map(_keys_of, rows))
-        return FastBlock(keys, first, self._framed(keys, texts, frame))
+        return FastBlock(keys, first, self._framed(keys, texts, frame), around=frame.text)
 
     def _requests(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         if self._is_embedding:
@@ -224,18 +235,27 @@ class FastPath:
                 return None
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
+        self._note_prefilled(requests, first)
+        around = b"\n".join([frame.text for frame in frames.values()])
+        if (
+            all([frame.may_stay for frame in frames.values()])  # noqa: C419 - half the time
+            and _are_tidy(lines)
+            and not _may_have_repeats(lines, keys, requests, sum([frames[kind].quotes for kind in kinds]))
+        ):
+            return FastBlock(keys, first, lines, is_as_given=True, around=around)
         made: list[bytes | msgspec.Raw] = list(lines)
         # Each row for itself: were it to depend on those beside it, the same rows could be another submission.
         for place, (line, key, kind) in enumerate(zip(lines, keys, kinds, strict=True)):
             if line.find(b"\n", 0, -1) >= 0:
                 return None  # a row that was not read from lines
             frame = frames[kind]
-            if not frame.may_stay or (_may_have_repeats(line, key, requests[place], frame) and _has_repeats(line)):
+            if not frame.may_stay or (
+                _may_have_repeats([line], [key], [requests[place]], frame.quotes) and _has_repeats(line)
+            ):
                 made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frame))
             elif line[:1] != b"{" or line[-2:] != b"}\n":
                 made[place] = line.strip() + b"\n"
-        self._note_prefilled(requests, first)
-        return FastBlock(keys, first, made, is_as_given=all(map(is_, made, lines)))
+        return FastBlock(keys, first, made, is_as_given=all(map(is_, made, lines)), around=around)
 
     def _note_prefilled(self, requests: Sequence[_Request[Any]], first: int) -> None:
         ends = [place for place, request in enumerate(requests) if request.contents[-1].role == "model"]
@@ -297,14 +317,30 @@ def _are_texts(values: Sequence[msgspec.Raw], lines: Sequence[bytes]) -> bool:
     return not doubtful or all(_decode(value).strip() for value in values if _head_of(value)[0] in doubtful)
 
 
-def _may_have_repeats(line: bytes, key: str, request: _Request[_Content], frame: _Frame) -> bool:
-    """Say whether a line has other quotes than those of its members: that of one more would be there too."""
-    quotes = frame.quotes
-    for content in request.contents:
-        quotes += 2 if content.role is msgspec.UNSET else 6
-        for part in content.parts:
-            quotes += 2 + bytes(part.text).count(b'"')
-    return '"' in key or line.count(b'"') != quotes  # a key's own quotes have two spellings
+def _are_tidy(lines: Sequence[bytes]) -> bool:
+    """Say whether lines are written as they are sent: nothing around the object but the newline after it."""
+    if not all([line[:1] == b"{" and line[-2:] == b"}\n" for line in lines]):  # noqa: C419 - half the time
+        return False
+    return b"".join(lines).count(b"\n") == len(lines)
+
+
+def _may_have_repeats(
+    lines: Sequence[bytes], keys: Sequence[str], requests: Sequence[_Request[Any]], quotes: int
+) -> bool:
+    """
+    Say whether lines have other quotes than those of their members: that of one more would be there too.
+
+    No line has fewer quotes than its members have. So lines that have, together, as many as all their members have none
+    of them a member twice, and most blocks are asked once.
+
+    :param quotes: Of the frames of all lines; see :class:`_Frame`.
+    """
+    contents = [content for request in requests for content in request.contents]
+    texts = [part.text for content in contents for part in content.parts]
+    quotes += sum([2 if content.role is msgspec.UNSET else 6 for content in contents])
+    quotes += 2 * len(texts) + b"".join(texts).count(b'"')
+    # A key's own quotes have two spellings.
+    return '"' in "".join(keys) or b"".join(lines).count(b'"') != quotes
 
 
 def _has_repeats(text: bytes) -> bool:

@@ -56,7 +56,7 @@ def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[byt
     Check all rows of an input for a job with *settings*. Memory grows by the keys alone.
 
     :param rows: Lines of a file, or dicts.
-    :param see: Shown the lines that can be sent, one or several at a time.
+    :param see: Shown what can be sent but common texts: a line, or what stands around the texts of several.
     """
     found = Validation()
     try:
@@ -64,10 +64,9 @@ def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[byt
         normaliser = Normaliser(replace(settings, skip_bad_rows=True), found.report)
         for outcome in normaliser.outcomes(rows):
             if not isinstance(outcome, RowFault):
-                lines = outcome.lines() if isinstance(outcome, FastBlock) else outcome.line()
-                found.wire_bytes += len(lines)
+                found.wire_bytes += outcome.size if isinstance(outcome, FastBlock) else len(outcome.line())
                 if see is not None:
-                    see(lines)
+                    see(outcome.around if isinstance(outcome, FastBlock) else outcome.line())
                 continue
             found.report.refused += 1
             if len(found.faults) < MAX_FAULTS:

@@ -435,6 +435,14 @@ def test_of_a_member_that_is_there_twice_the_last_one_is_sent(row: bytes) -> Non
     assert json.loads(given[2].line(), object_pairs_hook=once)["key"] == "b"
 
 
+def test_lines_end_as_in_any_world_and_are_sent_with_one_newline() -> None:
+    line = spelled("%d", '"a \\"quoted\\" word"')
+    given = b"".join([line.replace(b"%d", b"1"), b"  " + line.replace(b"%d", b"2"), line.replace(b"%d\n", b"3\r\n")])
+    given = given.replace(b"%d", b"3").removesuffix(b"\n") + b"\r\n"
+    made = [row.line() for row in normalise_rows(io.BytesIO(given), GENERATE)]
+    assert made == [line.replace(b"%d", b"%d" % number) for number in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     "row",
     [
