@@ -52,6 +52,7 @@ def check_connection(session: Session) -> tuple[bool, str]:
     :return: Whether all of it holds, and a text for a person: what was reached, then each need.
     """
     findings = _service(session)
+    # Behind a key that is refused, every further call would only say the same in other words.
     if findings[-1].holds:
         findings += _storage(session)
         findings.append(_models(session))
@@ -72,6 +73,7 @@ def _service(session: Session) -> list[Finding]:
     places = [f"project {settings.project}", f"location {settings.location}"] if settings.project else []
     where = " and ".join(places) or "list of jobs"
     try:
+        # The cheapest call that needs everything: key or token, project, location and the API switched on.
         page = session.run(list_page(session.backend, session.retry, page_size=1))
     except AuthError as error:
         return [Finding(caller, False, str(error))]
@@ -101,6 +103,7 @@ def _storage(session: Session) -> list[Finding]:
         findings.append(Finding(f"{place} is writable", False, str(error)))
     try:
         if findings[0].holds:
+            # The account may write and not read, which shows only when the first answers are to be fetched.
             b"".join(session.read_file(name))
         else:
             session.list_files(page_size=1)
@@ -118,5 +121,6 @@ def _models(session: Session) -> Finding:
     try:
         names = session.run(exchange(session.backend.list_models(), session.backend.read_models, session.retry))
     except GeminiBatchError:
+        # Not every role that may run jobs may list models.
         return Finding("models", None, "")
     return Finding("models", True if names else None, f"{len(names)}, e.g. {', '.join(names[:3])}" if names else "")

@@ -149,6 +149,7 @@ class GeminiBatchClient(Session):
             submission.
         """
         note = remember or (lambda what, value: None)
+        # A caller outside of Airflow has a name for its work and nothing else.
         work = TaskIdentity(task, since, may_have_rivals) if isinstance(task, str) else task
         if may_have_rivals:
             work = replace(work, may_have_rivals=True)
@@ -156,14 +157,17 @@ class GeminiBatchClient(Session):
         with self._source(request, uploaded) as source:
             token = SubmissionToken(work.task, digest or digest_of(source.identity), source.input_digest)
             if work.former and work.may_have_rivals and digest is None:
+                # Reads the whole input once more, so only where an earlier attempt can have left a job by that name.
                 former = digest_of_0_1_0(request, row_settings(request, self.backend.name))
                 work = replace(work, former_digests=frozenset({former} if former else ()))
             if on_token is not None:
+                # Before anything is sent: whoever is killed from here on leaves a note by which its job can be found.
                 on_token(str(token))
             name = request.display_name or f"airflow {request.kind} batch"
             upload = Upload(source, self.backend, self.retry, name)
 
             def place() -> Flow[Placed]:
+                # Between the upload and the create: a create that is refused for a quota then costs no second upload.
                 placed = yield from upload.place()
                 if on_uploaded is not None and (found := uploaded_input(request, source, placed)) is not None:
                     on_uploaded(found)
@@ -185,6 +189,7 @@ class GeminiBatchClient(Session):
                 was_cut_short=self._cut_short(verdicts, note),
                 may_create=None if may_create is None else partial(may_create, source.measure),
             )
+            # Inside the `with`: the prepared copy has no name, and is gone once its file is closed.
             return self.run(upload.removed_if_unused(submitting))
 
     def measure(self, request: JobRequest) -> InputMeasure | None:
@@ -202,6 +207,7 @@ class GeminiBatchClient(Session):
         """Yield the rows as they lie at Google, or else prepared on disk."""
         found = None
         if uploaded is not None:
+            # The rows are not read again, but the arguments may have been changed by a deployment since.
             request.check(self.backend)
             found = self.run(find_again(self.backend, request, uploaded, self.retry, time.time()))
             text = "Going on with the rows in %s." if found else "The rows in %s do not serve any more: preparing anew."
@@ -250,6 +256,7 @@ class GeminiBatchClient(Session):
 
     def paid_twins(self, job: BatchJob) -> tuple[str, ...]:
         """Name the jobs that ran for the same rows as an ended one, that one first; nothing if it is alone."""
+        # Nothing is cancelled with it: it only says which of the jobs have usable answers.
         choice = Choice(self.backend, self.retry, self.retry, self._cut_short(None, lambda what, value: None))
         try:
             return self.run(paid_twins(self.backend, job, choice))

@@ -75,6 +75,7 @@ def prepared(
     request.check(backend)
     if knows_model:
         _say(model_advice(request.model, backend.name, date.today(), is_own_host=is_own_host))
+    # Rows in a table are not read here: they may be terabytes, and the table's name is what identifies them.
     if request.bigquery_uri is not None:
         yield PreparedInput(request.identity(request.bigquery_uri), placed=Placed(bigquery_uri=request.bigquery_uri))
         return
@@ -94,9 +95,11 @@ def prepared(
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
         if backend.inline_limit and request.inlined_requests is not None:
+            # In memory, since rows given as a list are there already, and their size decides which way they go.
             kept = list(normalise_rows(rows, settings, report))
             lines = [row.line() for row in kept]
             if sum(map(len, lines)) <= backend.inline_limit and not _answers_may_be_large(request, report):
+                # Of the lines as a file would have them: the same rows have one token, whichever way they travel.
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 _say_what_was_found(request, backend.name, report, knows_model=knows_model)
@@ -109,6 +112,7 @@ def prepared(
             normalised = kept
         normalised = _shown(normalised, media)
         with write_input(normalised, backend=settings.backend, original=original) as file:
+            # Only after write_input has read all rows through: before, the digest knows nothing.
             mark = digest.mark() if request.input_path is not None else ""
             _say_what_was_found(request, backend.name, report, knows_model=knows_model, is_file=True)
             measured = InputMeasure(report.sent, file.size, report.longest_answer, has_media=media.found)

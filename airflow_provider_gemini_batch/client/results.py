@@ -99,6 +99,7 @@ class ResultReader:
         truncated = read = 0
         is_whole = True
         try:
+            # Not patient: the reasons are a help in an error's text, and the task that fails must not wait for them.
             for result in map(read_result, islice(self.lines(job, patient=False), ROWS_SAMPLED)):
                 read += 1
                 truncated += result.status == "succeeded" and result.finish_reason in TRUNCATING_FINISH_REASONS
@@ -133,13 +134,16 @@ class ResultReader:
         while True:
             found = self._read(job)
             try:
+                # A generator raises at its first item and not when it is made; so the first is taken inside the try.
                 first = next(found, None)
             except (NotFoundError, PermissionDeniedError, ResultsIncompleteError) as error:
                 if not patient or waited + pause > PATIENCE or not self._may_pass(job, error):
                     raise
                 self._log.info("The answers of %s are not there yet; looking again in %g s. %s", job.name, pause, error)
                 self._session.run(_pause(pause))
+                # Doubled, as the first seconds after a job's end are when most answers appear.
                 waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)
+                # The place may be named by now; what is written at a known place changes without the job being read.
                 if job.output is None:
                     job = self._read_job(job)
                 continue
@@ -157,6 +161,7 @@ class ResultReader:
         """Say whether answers that cannot be found may be on their way."""
         if isinstance(error, PermissionDeniedError) and not self._session.backend.hides_missing_files:
             return False
+        # A job that ended long ago and has no answers will have none: to wait would only delay the error.
         ended = epoch(job.end_time)
         return job.is_succeeded and (ended is None or abs(time.time() - ended) < LATELY)
 
@@ -229,6 +234,7 @@ class ResultReader:
     def _objects(self, job: BatchJob, directory: str) -> Iterator[Lines]:
         """Yield the lines of every result object under a job's output directory; a long job leaves several."""
         files = self._session.all_files(prefix=directory.rstrip("/") + "/")
+        # Sorted, so that a second reading comes in the same order; the service promises none.
         names = sorted(file.name for file in files if file.name.endswith(".jsonl"))
         if not names:
             if not job.is_succeeded:

@@ -53,6 +53,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connections to the service; a later call opens new ones."""
+        # A cached_property lives in the instance's dict: to take it out is to have the next call make another.
         transport = self.__dict__.pop("transport", None)
         if transport is not None:
             transport.close()
@@ -73,6 +74,7 @@ class Session:
         """Carry out a conversation without blocking the event loop, over connections of its own."""
         from airflow_provider_gemini_batch.transport.asynchronous import AsyncTransport
 
+        # For one flow and then closed: an event loop of a notebook may be another one at the next call.
         async with AsyncTransport(self.settings, credentials_for(self.settings)) as transport:
             return await transport.arun(flow)
 

@@ -22,6 +22,7 @@ def read_api_key(members: Members, password: str) -> str:
     api_key = password.strip()
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         members.bad("password", "holds blanks or characters that no API key has; copy it again.")
+        # Not empty: that would make the backend Vertex AI, and the complaint one about a missing project.
         return "?"
     return api_key
 
@@ -50,6 +51,7 @@ class Access:
         key = _key_file(members, allow_http)
         key_path = members.text("key_path")
         federation, federation_path = _federation(members)
+        # Two credentials in one connection are an accident, and which of them wins would be another one.
         ways = [name for name in ("keyfile_dict", "key_path", "credential_config_file") if members.raw(name)]
         if len(ways) > 1:
             members.problems.append(f"{', '.join(map(label_of, ways))}: more than one credential; keep one of them.")
@@ -68,6 +70,7 @@ def _key_file(members: Members, allow_http: bool) -> dict[str, Any] | None:
     if key is None:
         return None
     missing = [name for name in _KEY_MEMBERS if not isinstance(key.get(name), str) or not key[name]]
+    # Checked first: a federation file lacks all members of a key, and to list these would mislead.
     kind = key.get("type")
     if kind not in (None, "service_account"):
         others = f"{label_of('key_path')} and {label_of('credential_config_file')}"
@@ -78,6 +81,7 @@ def _key_file(members: Members, allow_http: bool) -> dict[str, Any] | None:
         return None
     # The line ends of a key are often doubled on the way through environment variables.
     key["private_key"] = key["private_key"].replace("\\n", "\n")
+    # A signed assertion is sent there, so it has to be https like every other server.
     read_url(members, "keyfile_dict", key["token_uri"], allow_http=allow_http)
     return key
 
@@ -85,6 +89,7 @@ def _key_file(members: Members, allow_http: bool) -> dict[str, Any] | None:
 def _federation(members: Members) -> tuple[Secret | None, str]:
     """Return content and path of the federation file; one of them at most."""
     value = members.raw("credential_config_file")
+    # One field for a path and for the content itself, as Google's provider has it.
     if isinstance(value, str) and not value.startswith("{"):
         return None, value
     content = members.json_object("credential_config_file")

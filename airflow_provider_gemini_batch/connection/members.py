@@ -60,9 +60,12 @@ class Members:
 
     def raw(self, name: str) -> Any:
         """Return a member under any of its names, None if it is not set; its empty forms count as not set."""
+        # Our own name wins over Google's, and a bare name over a prefixed one: the newer spelling is what a person saw
+        # last.
         for known in (name, OTHER_NAMES.get(name, name)):
             for prefix in ("", *_PREFIXES):
                 value = self._extra.get(f"{prefix}{known}")
+                # Forms send an empty text for an empty field, and pasted values come with blanks around them.
                 if isinstance(value, str):
                     value = value.strip()
                 if value is not None and value not in ("", [], {}):
@@ -160,6 +163,8 @@ class Members:
                 name = name.removeprefix(prefix)
             if name in known or name.startswith("__"):
                 continue
+            # A typo in an extra has no effect and no error: `storage_url` instead of `storage_uri` shows hours later,
+            # as a missing bucket.
             near = difflib.get_close_matches(name.lower().replace("-", "_"), EXTRA_FIELDS, 1, 0.75)
             if near:
                 said.append(f"Extra {name!r} is not known and has no effect; {near[0]!r} may be meant.")
@@ -177,7 +182,9 @@ class Members:
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """Return *text* with *secrets*, and what looks like one, blotted out."""
+    # The longest first, as one secret may be part of another.
     for secret in sorted(set(secrets), key=len, reverse=True):
+        # Anything shorter may be part of ordinary words, and no real key is so short.
         if len(secret) >= 6:
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
     return _LOOKS_SECRET.sub("***", text)

@@ -34,8 +34,11 @@ def read_backend(members: Members, argument: str | None, kind: str, api_key: str
         source = "the argument backend" if argument else label_of("backend")
         known = " and ".join(BACKENDS)
         members.problems.append(f"{source}: there is no backend {shown(asked)}; there is {known}.")
+    # A connection of this type was made for Google Cloud; it has no field for an API key.
     if kind == GOOGLE_CONNECTION_TYPE:
         return VERTEX_AI
+    # An empty connection means Vertex AI with the credentials of the machine, which is what a worker on Google Cloud
+    # has.
     return GEMINI if api_key else VERTEX_AI
 
 

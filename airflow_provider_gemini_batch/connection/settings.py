@@ -39,6 +39,8 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         plain = text.encode("utf-8", "surrogatepass")
+        # Not encryption, as both halves lie side by side. It keeps the plain text out of dumps of frames, out of core
+        # files' strings, and out of an accidental vars().
         self._random = os.urandom(len(plain))
         self._mixed = _mix(plain, self._random)
 
@@ -144,6 +146,8 @@ class ConnectionSettings:
             if member.name in ("conn_id", "notes"):
                 continue
             value = getattr(self, member.name)
+            # Hashed, so a secret in the identity cannot be read back; and a changed key is another identity, whose
+            # token is fetched anew.
             text = value.reveal() if isinstance(value, Secret) else value
             digest.update(json.dumps([member.name, text]).encode())
         return digest.hexdigest()[:32]

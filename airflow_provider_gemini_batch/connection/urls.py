@@ -56,6 +56,7 @@ def vertex_base_url(location: str) -> str:
     """
     if location == "global":
         return "https://aiplatform.googleapis.com"
+    # Multi-regions have hosts of another form; the usual one does not exist for them.
     if location in ("us", "eu"):
         return f"https://aiplatform.{location}.rep.googleapis.com"
     return f"https://{location}-aiplatform.googleapis.com"
@@ -69,6 +70,7 @@ def split_version(base_url: str, api_version: str) -> tuple[str, str]:
     :return: Base URL and version, which may be empty.
     """
     found = _VERSION_AT_END.search(base_url)
+    # The same version said twice is one; two different ones are a person's own idea of a path.
     if found is None or api_version not in ("", found[1]):
         return base_url, api_version
     return base_url[: found.start()], found[1]
@@ -118,6 +120,7 @@ def _parts(members: Members, name: str, text: str) -> SplitResult | None:
     except ValueError:
         members.bad(name, f"is not a URL; {way_out}")
         return None
+    # Said without showing it: what stands before the @ is a key as a rule.
     if "@" in parts.netloc:
         members.bad(name, "holds a user name or a password; put the API key into its own field.")
     elif parts.scheme not in ("http", "https"):

@@ -61,6 +61,7 @@ def disk_full(fault: OSError, path: str, written: int, directory: str) -> DiskFu
     :param written: Bytes that had been written by then.
     :param directory: Where they lay.
     """
+    # Asked at once and only here: by the time a person looks, somebody else has made room.
     free = ""
     with contextlib.suppress(OSError):
         facts = os.statvfs(directory)
@@ -116,6 +117,7 @@ class AtomicFile:
         try:
             if local is not None:
                 # A link stays one, and what it points to is replaced.
+                # Now and not at the end: a folder that cannot be written is told before hours of work go into the file.
                 self._target = resolve_links(local)
             self.directory = os.path.dirname(self._target) if self._target else workdir or tempfile.gettempdir()
             os.makedirs(self.directory, exist_ok=True)
@@ -150,14 +152,17 @@ class AtomicFile:
 
     def _publish(self) -> None:
         self._file.flush()
+        # Before the rename: a crash of the machine may otherwise leave the name with an empty file behind it.
         os.fsync(self._raw.fileno())
         if self._mode is not None:
+            # On the handle, as nobody can put another file under the name in between.
             os.fchmod(self._raw.fileno(), self._mode & output_mode())
         self._file.close()
         if self._target is None:
             self._send()
             return
         os.replace(self.name, self._target)
+        # The rename itself is a change of the directory, and is on the disk only once that is synced.
         directory = os.open(self.directory, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -174,6 +179,7 @@ class AtomicFile:
             path.fs.makedirs(os.path.dirname(path.path), exist_ok=True)
         part = f"{path.path}.{os.path.basename(self.name)}"
         try:
+            # Moved afterwards, as a reader of SFTP or HDFS sees a file grow.
             path.fs.put_file(self.name, part)
             path.fs.mv(part, path.path)
         except BaseException:
@@ -251,6 +257,8 @@ def _part(directory: str, target: str, mode: int) -> tuple[int, str]:
             is_ours = False  # another writer found it before it was locked, and is about to remove it
         except OSError:
             pass  # there are no locks here, and so nobody will take it for abandoned
+        # Between creating and locking, a writer that tidies up may have unlinked it: then there is a handle and no
+        # name.
         if is_ours and os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)
@@ -263,6 +271,8 @@ def _remove_abandoned(directory: str, prefix: str, own: str) -> None:
         names = [name for name in os.listdir(directory) if name.startswith(prefix) and name.endswith(".part")]
         for path in (os.path.join(directory, name) for name in names):
             with contextlib.suppress(OSError), _open_part(path) as file:
+                # A lock that can be had means that the writer is dead. Of another host the age decides besides, since
+                # not every network disk passes locks on.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 age = time.time() - os.fstat(file.fileno()).st_mtime
                 if os.path.basename(path).startswith(own) or age > OTHER_HOST_SECONDS:
@@ -270,6 +280,7 @@ def _remove_abandoned(directory: str, prefix: str, own: str) -> None:
 
 
 def _open_part(path: str) -> io.FileIO:
+    # O_NOFOLLOW: in a shared folder somebody may have put a link under such a name.
     return io.FileIO(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b")
 
 

@@ -61,6 +61,7 @@ class BackgroundHash:
 
     def update(self, data: bytes) -> None:
         """Take bytes in."""
+        # Slices of a view copy nothing, and the one copy into the block lets the caller use its own buffer again.
         rest = memoryview(data)
         while rest:
             count = min(len(rest), DIGEST_BYTES - self._size)
@@ -88,4 +89,5 @@ class BackgroundHash:
             self._block = bytearray(DIGEST_BYTES)
         else:
             oldest, self._block = self._waiting.popleft()
+            # Waiting here bounds the memory: the writer may be faster than the digest.
             oldest.result()

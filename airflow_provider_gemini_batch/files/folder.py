@@ -50,6 +50,7 @@ def list_files(place: str, suffixes: Sequence[str] | None = None) -> list[str]:
             return sorted(_uri(place, name) for name in path.fs.glob(path.path) if _is_data(name, None))
         if path.fs.isfile(path.path):
             return [place]
+        # fsspec keeps listings, and files that another worker has written would stay unseen.
         path.fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             entries = path.fs.ls(path.path, detail=True)
@@ -168,6 +169,8 @@ class Folder:
         match = SCHEME.match(self.place)
         if match is not None and match[1].lower() in _CONDITIONAL:
             try:
+                # One request with a condition (`If-None-Match: *` on S3, generation 0 on Cloud Storage): the store
+                # decides who was first.
                 path.fs.pipe_file(path.path, content, mode="create")
             except FileExistsError:
                 return False
@@ -192,6 +195,7 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             try:
+                # A link fails if the name is taken, also on NFS; a rename would replace the other worker's file.
                 os.link(part, os.path.join(folder, name))
             except FileExistsError:
                 return False
@@ -210,6 +214,8 @@ class Folder:
             return False
         mine = f"{name}{_CANDIDATE}{uuid.uuid4().hex}"
         self._write(mine, content)
+        # As long as the store may need to list what others wrote a moment before. Then each worker sees the same
+        # candidates, and takes the same one.
         self._sleep(self._settle)
         if self.read(name) is not None:
             return False
@@ -244,6 +250,7 @@ class Folder:
             return os.path.join(self._local, name)
         target = os.path.join(into, name)
         if not os.path.exists(target):
+            # A task that is killed in the middle leaves a part, and the next one fetches the file anew.
             part = f"{target}.part"
             with open_read(self.path(name)) as source, open(part, "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
@@ -271,6 +278,7 @@ class Folder:
     def _made(self) -> str:
         assert self._local is not None
         try:
+            # Prompts and answers of somebody's data lie there.
             os.makedirs(self._local, mode=0o700, exist_ok=True)
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault

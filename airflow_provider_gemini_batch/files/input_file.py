@@ -63,6 +63,7 @@ class OpenFile:
         """
         pieces = []
         try:
+            # pread moves no position: the rows may be read through the same stream meanwhile.
             while length > 0 and (piece := os.pread(self.stream.fileno(), length, offset)):
                 pieces.append(piece)
                 offset += len(piece)
@@ -128,6 +129,8 @@ class InputFile:
         else:
             known = sha256 or self._sha256
             # One that was merely touched is the same, where that can be told.
+            # The bytes decide where they can be compared. Size and time alone would fail an upload because a backup
+            # touched the file.
             is_same = not self._file.is_changed or (known != "" and self._digest() == known)
         if not is_same:
             raise self._file.change()
@@ -161,6 +164,7 @@ def open_original(place: str) -> tuple[BinaryIO, OpenFile | None]:
     """
     stream, is_as_it_is = open_lines(place)
     try:
+        # Only local files can be held open under their bytes; an object may be replaced at any moment, and is copied.
         return stream, OpenFile(place, stream) if is_as_it_is and local_path(place) is not None else None
     except BaseException:
         stream.close()
@@ -207,11 +211,14 @@ def write_input(
         for found in rows:
             if isinstance(found, FastBlock):
                 # Rows are numbered by their lines: none was left out up to here.
+                # A block counts as the original's own only if no row before it was left out or rewritten: bytes from
+                # two places are never mixed.
                 writer.write(found.lines(), is_next_in_original=found.is_as_given and found.first == count + 1)
                 count += len(found.keys)
             else:
                 writer.write(found.line())
                 count += 1
+            # Not at each row: the check is cheap, and yet there are millions.
             if writer.size >= checked:
                 check_file_size(writer.size, backend)
                 checked = writer.size + BUFFER_BYTES

@@ -62,6 +62,7 @@ def other_kind(head: bytes) -> tuple[str, str] | None:
         if head.startswith(magic):
             return name, way_out
     if b"\0" in head:
+        # ASCII in UTF-16 has a zero in every second byte, at even or at odd places by its byte order.
         is_wide = len(head) >= 4 and (head[1::2].count(0) > len(head) // 3 or head[::2].count(0) > len(head) // 3)
         if is_wide:
             return "text in UTF-16 without a byte order mark", _TO_UTF_8

@@ -28,6 +28,7 @@ SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _FILE_URI = re.compile(r"^file:(?://(?:localhost)?)?(/(?!/).*)$", re.IGNORECASE | re.DOTALL)
 _NEVER_A_FILE = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP})
+# Named in the message, as a missing file system shows as an error of fsspec that names a Python package of its own.
 _PROVIDERS = {
     "s3": "apache-airflow-providers-amazon[s3fs]",
     "s3a": "apache-airflow-providers-amazon[s3fs]",
@@ -69,6 +70,7 @@ def normalise_path(value: Any, name: str = "A path") -> str:
     except UnicodeEncodeError as fault:
         raise ConfigurationError(f"{name} holds a character that no path may: {text!r}.") from fault
     uri = _ONE_SLASH.match(text)
+    # pathlib makes `s3:/bucket` of `s3://bucket`, which would silently be a folder called "s3:" beside the task.
     if uri is not None and uri[1].lower() != "file":
         raise ConfigurationError(
             f"{name} {text!r} lacks a slash of {uri[1]}://, as URIs do that were made a pathlib.Path: give it as text."

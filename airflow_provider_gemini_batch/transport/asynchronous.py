@@ -78,12 +78,16 @@ class AsyncTransport:
             flow.close()
 
     async def _send(self, request: HttpRequest, sent: SentCredentials) -> HttpReply:
+        # The whole reply, one timeout more for the connection, and what no socket bounds. Only a backstop: the thread's
+        # own bounds end nearly every call before.
         seconds = (REPLY_TIMEOUTS + 1) * (request.timeout or self._timeout) + HANG_SECONDS
         try:
             return await self._threads.call(lambda client: client.send(request, sent), seconds)
         except NoThreadError:
             raise TransportError(
                 f"No connection to {server_of(request.url)}: earlier calls hang for more than {seconds:g} s.",
+                # No thread took the call: nothing of it can have reached the service, so that even a create may be
+                # tried again.
                 sent=False,
             ) from None
         except TimeoutError:

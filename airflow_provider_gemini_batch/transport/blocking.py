@@ -107,6 +107,7 @@ class BlockingTransport:
         :raises TransportError: If the connection keeps breaking without one new byte in between.
         :raises GeminiBatchError: If the file is replaced meanwhile.
         """
+        # A download of hours meets more faults than a call of a second; each new byte starts the count anew.
         policy = retry or RetryPolicy(max_attempts=max(8, self._max_retries))
         got = Got()
         failures = 0
@@ -116,6 +117,7 @@ class BlockingTransport:
             try:
                 with self._open(request_from(got.offset), got) as (pieces, skip):
                     for piece in pieces:
+                        # The service ignored the offset, or began before it: what was handed out already passes by.
                         if skip >= len(piece):
                             skip -= len(piece)
                             continue
@@ -148,6 +150,8 @@ class BlockingTransport:
         # Compressed bodies could not be resumed at an offset of the plain bytes.
         response = self._request(request, extra_headers={"Accept-Encoding": "identity"})
         try:
+            # A head without its end cannot tell a cut body from a complete one, and half a result file looks like a
+            # whole one.
             if not says_its_end(response):
                 raise broken_head(request)
             if response.status_code == 416 and got.ends_here(response):
@@ -156,6 +160,7 @@ class BlockingTransport:
             if not 200 <= response.status_code < 300:
                 raise error_from(self._client.read(request, response, self._sent))
             skip = got.offset - got.first_of(response)
+            # A file may take hours; only its head has to come within the bound of an ordinary reply.
             may_take_long(response)
             yield pieces_of(response, self._timeout), skip
         finally:

@@ -58,6 +58,7 @@ class Unpacker:
                 raise TransportError("The service's reply cannot be unpacked.") from None
             if found:
                 yield found
+            # What is left over because of *most*, or what follows the end of a first packed part.
             piece = self._stream.unconsumed_tail or self._stream.unused_data
             if self._stream.eof:
                 if not piece:
@@ -99,6 +100,8 @@ class Body:
             for found in self._unpacker.unpack(piece):
                 self._size += len(found)
                 self._pieces.append(found)
+                # Counted as it is unpacked: a few kilobytes may unpack to gigabytes, and the triggerer is shared by
+                # all.
                 if self._size > self._limit:
                     raise ReplyTooLargeError(
                         f"The service's reply has more than {self._limit >> 20} MiB and was not read to its end. Where "

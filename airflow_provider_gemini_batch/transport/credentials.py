@@ -16,6 +16,8 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings, Secret
 
+# Bounds a process that reads ever new credentials, such as an API server that tests connections; a worker has one or
+# two.
 _KEPT = 64
 
 
@@ -80,6 +82,7 @@ def without_key(body: bytes, sent: Mapping[str, str]) -> bytes:
         key = sent.get(name, "").removeprefix("Bearer ")
         if len(key) < SHORTEST_KEY:
             continue
+        # A reply may repeat the key as it is, inside JSON, or as part of a URL in both of the usual escapings.
         for written in dict.fromkeys((key, json.dumps(key)[1:-1], quote(key, safe=""), quote(key))):
             body = body.replace(written.encode(), b"***")
     return body
@@ -91,6 +94,8 @@ def credentials_for(settings: ConnectionSettings) -> Credentials:
 
     Nothing is read or sent before the first headers are asked for.
     """
+    # Only the object is made under the lock. The token is fetched later and under the object's own lock, so that one
+    # slow endpoint holds up one connection.
     with _registry.lock:
         kept = _registry.kept.get(settings.identity)
         if kept is None:

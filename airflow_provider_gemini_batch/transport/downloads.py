@@ -29,6 +29,7 @@ READ_BYTES = 256 * 1024
 
 def _content_length(response: requests.Response) -> int | None:
     length = whole_number(response.headers.get("Content-Length"))
+    # A length beside a Content-Encoding counts packed bytes, and ours are counted unpacked.
     return length if length is not None and length >= 0 and not response.headers.get("Content-Encoding") else None
 
 
@@ -85,10 +86,13 @@ class Got:
     def ends_here(self, response: requests.Response) -> bool:
         """Whether a 416 says that nothing lies beyond what we have."""
         total = _content_range(response)[1]
+        # Without a byte in hand, a 416 is no end but an answer to a question that nobody asked.
         return bool(self.offset) and all(size in (None, self.offset) for size in (total, self.size))
 
     def _compare(self, size: int | None, names: dict[str, str]) -> None:
         """Make sure that a reply is of the same file: the halves of two of them must not be joined."""
+        # Three signs, any of which is enough, as not every service tells all: another size, a file shorter than what is
+        # here, another version.
         if self.offset and (
             (size is not None and self.size is not None and size != self.size)
             or (size is not None and size < self.offset)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import ssl
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+# An entry of NO_PROXY may name a port; a URL mostly leaves its own out.
 _PORTS = {"http": 80, "https": 443}
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -64,6 +65,7 @@ class ProxySettings:
         :raises ConfigurationError: If what the environment names cannot be a proxy.
         """
         parts = urlsplit(url)
+        # The scheme's own variable wins over ALL_PROXY, as curl has it.
         given = [self.by_scheme.get(scheme) for scheme in (parts.scheme, "all")]
         found = next((proxy for proxy in given if proxy is not None and proxy.reveal()), None)
         if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)):
@@ -149,6 +151,7 @@ def tls_context() -> ssl.SSLContext:
     from urllib3.util.ssl_ import create_urllib3_context
 
     names, file, folder = _trusted()
+    # A bundle is exchanged under a running triggerer when a company's certificate is renewed.
     stamp = os.stat(file).st_mtime_ns if file else 0
     key = (file, folder, stamp)
     with _contexts.lock:
@@ -163,6 +166,7 @@ def tls_context() -> ssl.SSLContext:
                     f"{names} names {file or folder}, from which no certificates can be loaded ({why}). A file of PEM "
                     "certificates is needed."
                 ) from None
+            # One context at a time: another environment replaces it, and old ones are of no more use.
             _contexts.kept.clear()
             _contexts.kept[key] = context
         return context

@@ -43,6 +43,7 @@ def took_too_long(seconds: float) -> str:
 def linked(error: BaseException) -> list[Any]:
     """Return an error of a library and every error inside it, the outermost first."""
     found: list[Any] = [error]
+    # The list grows while it is walked: each error's own inner ones are put behind it.
     for each in found:
         inside = (*getattr(each, "args", ()), *getattr(each, "exceptions", ()), getattr(each, "reason", None),
                   getattr(each, "original_error", None), getattr(each, "__cause__", None))  # fmt: skip
@@ -59,6 +60,8 @@ def was_sent(error: BaseException) -> bool:
     """
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+    # All of these end a call before the first byte of the request leaves. On this list hangs whether a create is sent
+    # again: what is doubtful must not be on it.
     before = (NewConnectionError, ConnectTimeoutError, ssl.SSLCertVerificationError)
     # Only the standard library's words tell these two from trouble later on.
     words = (_TUNNEL, "handshake operation timed out")
@@ -75,6 +78,7 @@ def cause_of(error: BaseException, timeout: float) -> str:
     :param timeout: Seconds that a connection, or the next bytes, were waited for.
     """
     chain = linked(error)
+    # The order of the causes is that of how much they explain, not that of the chain.
     for kind, words in _CAUSES:
         for each in chain:
             if isinstance(each, kind):

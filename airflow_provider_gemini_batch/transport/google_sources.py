@@ -26,6 +26,7 @@ def google_credentials(settings: ConnectionSettings, send: Any) -> GoogleCredent
         return source
     from google.auth import impersonated_credentials
 
+    # The last account is the one acted as; each before it may make tokens for the next.
     *delegates, target = settings.impersonation_chain
     endpoint = None
     if settings.iam_base_url:
@@ -147,6 +148,7 @@ def read_failure(error: Exception, settings: ConnectionSettings) -> GeminiBatchE
 
     which, advice = credential_name(settings), way_out(settings)
     detail = _without_secrets(_text_of(error))
+    # 429 and 5xx of the token endpoint included: google-auth marks only some of them as retryable.
     if isinstance(error, exceptions.TransportError) or getattr(error, "retryable", False) or _is_server_trouble(error):
         # Nothing went to the API itself, so the call it was for certainly did not happen.
         return TransportError(f"{which} could not get an access token for now: {detail}", sent=False)
@@ -188,6 +190,7 @@ def _text_of(error: Exception) -> str:
 def _without_secrets(text: str) -> str:
     """Cut what looks like a token, an assertion or a key out of a text, and the text to a readable length."""
     text = re.sub(r"-----BEGIN.*?(-----END[^-]*-----|$)", "***", text, flags=re.DOTALL)
+    # Access tokens of Google's begin with ya29., JSON web tokens with eyJ, which is `{"` in base64.
     text = re.sub(r"\b(ya29\.|eyJ)[\w.~+/=-]+", "***", text)
     text = re.sub(r"(?i)((?:assertion|token|secret|password|key)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]{12,}", r"\1***", text)
     text = " ".join(text.split())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RENEW_BEFORE_SECONDS = 225.0
 """How long before its end a token is renewed; google-auth's own threshold. Short tokens: their last quarter."""
 
+# A token endpoint answers in under a second. More patience would only make every call behind the same lock wait.
 _TOKEN_TIMEOUT = 30.0
 
 
@@ -48,6 +49,7 @@ class _Token:
             return cls(headers, float("inf"), float("inf"))
         # google-auth's expiry is UTC without saying so.
         expires_at = calendar.timegm(credentials.expiry.utctimetuple()) + credentials.expiry.microsecond / 1e6
+        # Short tokens exist: an impersonated account's may live for minutes, and 225 s would be all of it.
         return cls(headers, expires_at - min(RENEW_BEFORE_SECONDS, (expires_at - now) / 4), expires_at)
 
     def revealed(self) -> dict[str, str]:
@@ -76,6 +78,7 @@ class GoogleAuthCredentials:
 
     def headers(self) -> dict[str, str]:
         """Return the headers; may block to fetch a token. See :meth:`Credentials.headers` for what it raises."""
+        # Looked at without the lock first: nearly every call finds a good token, and none of them waits for another.
         token = self._token
         if token is not None and self._now() < token.renew_at:
             return token.revealed()
@@ -98,6 +101,8 @@ class GoogleAuthCredentials:
         """Forget the token, unless it was renewed since *refused* was sent; never waits for a renewal."""
         with self._swapping:
             token = self._token
+            # Ten calls that were refused with the same old token come here one after the other; only the first may
+            # throw it away.
             if token is None or (refused is not None and _authorization(refused) != _authorization(token.revealed())):
                 return
             self._token = None

@@ -65,6 +65,7 @@ class HttpClient:
         self._timeout = settings.timeout
         self._most_bytes = most_bytes
         self._session = NetworkSession()
+        # Only what Unpacker can undo: with brotli installed, the library would ask for it as well.
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         self._session.hooks["response"].append(_forget)
 
@@ -108,6 +109,7 @@ class HttpClient:
         body, fault = self._body_of(request, response)
         if fault is not None:
             raise fault
+        # The last piece read may hold more than was wanted.
         content = body.content()[: request.at_most]
         if response.status_code < 200 or (not content and not says_its_end(response)):
             raise broken_head(request)
@@ -122,6 +124,8 @@ class HttpClient:
             while body.fault is None and (piece := response.raw.read(_PIECE_BYTES, decode_content=False)):
                 body.add(piece)
                 if request.at_most is not None and body.size >= request.at_most:
+                    # Enough was read. The rest is dropped with the connection, which costs less than gigabytes nobody
+                    # wants.
                     return body, body.fault
             body.end()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # a chunk of negative size is the latter
@@ -151,11 +155,13 @@ class HttpClient:
                 headers=headers,
                 timeout=timeout,
                 stream=True,
+                # A redirect would carry key or token to whatever host it names.
                 allow_redirects=False,
                 **options,
             )
         except Exception as error:
             return _fault_of(error, request, timeout)
+        # The reply keeps its request, and an error that holds the reply would hold the key.
         response.request.headers.clear()
         return response
 

@@ -25,6 +25,7 @@ class NetworkSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
+        # Otherwise requests would read proxies, certificates and ~/.netrc by rules of its own on top of ours.
         self.trust_env = False
         self._network = ProxySettings.read()
         self.mount("http://", TimedAdapter())

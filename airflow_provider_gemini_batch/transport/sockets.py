@@ -28,6 +28,7 @@ class _TimedStream(io.RawIOBase):
         super().__init__()
         self._raw = raw
         self._sock = sock
+        # Taken from the socket itself, as requests has set it for this call.
         self._timeout = sock.gettimeout() or math.inf
         self._seconds = self._timeout * REPLY_TIMEOUTS
         self.until = time.monotonic() + self._seconds
@@ -38,6 +39,7 @@ class _TimedStream(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int | None:
         left = self.until - time.monotonic()
         if left < self._timeout:
+            # Never zero: a socket with a timeout of 0 does not block at all, and would raise something else.
             self._sock.settimeout(max(left, 0.001))
         try:
             return self._raw.readinto(buffer)  # type: ignore[no-any-return]
@@ -74,6 +76,7 @@ class _TimedResponse(HTTPResponse):
 
 def _timed(pool: Any) -> Any:
     """Return a kind of connection pool, a SOCKS proxy's perhaps, whose replies have to be complete in time."""
+    # Classes of its own for each kind of pool, as a SOCKS proxy's has connections of another class.
     connection = type(pool.ConnectionCls.__name__, (pool.ConnectionCls,), {"response_class": _TimedResponse})
     return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 

@@ -60,6 +60,8 @@ class ThreadedCalls(Generic[Tool]):
         except TimeoutError:
             raise NoThreadError from None
         future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+        # From here on the thread is busy until the call returns, whatever becomes of this task: only then it is
+        # released.
         thread.begin(function, future, self._release)
         async with asyncio.timeout(seconds):
             return await future
@@ -83,6 +85,7 @@ class ThreadedCalls(Generic[Tool]):
         try:
             return await waiter
         except asyncio.CancelledError:
+            # A thread was handed over in the same turn of the loop in which this task was cancelled: it would be lost.
             if waiter.done() and not waiter.cancelled():
                 self._release(waiter.result())
             raise
@@ -90,6 +93,7 @@ class ThreadedCalls(Generic[Tool]):
     def _release(self, thread: _Thread[Tool]) -> None:
         while self._waiting:
             waiter = self._waiting.popleft()
+            # A waiter that was cancelled or ran out of time stays in the queue until its turn.
             if not waiter.done():
                 waiter.set_result(thread)
                 return
@@ -106,6 +110,7 @@ class _Thread(Generic[Tool]):
         self._make = make
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tool: Tool | None = None
+        # A daemon: a call that hangs in a name server must not keep the triggerer from ending.
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def begin(
@@ -130,6 +135,8 @@ class _Thread(Generic[Tool]):
             value, fault = None, None
             try:
                 if self._tool is None:
+                    # Made in the thread, so that building an HTTP client (a TLS context above all) never blocks the
+                    # loop.
                     self._tool = self._make()
                 value = function(self._tool)
             except Exception as error:
@@ -150,6 +157,7 @@ class _Thread(Generic[Tool]):
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
+            # While it waits for the next one, the thread must not keep the last call's arguments alive.
             del task
         close = getattr(self._tool, "close", None)
         if close is not None:

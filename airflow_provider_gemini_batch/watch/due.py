@@ -33,6 +33,7 @@ class Ticks:
     def next_tick(self, now: float, interval: float) -> float:
         """Return the next tick that all waits with this interval share."""
         # All waits of one interval share a clock, so that a round reads all of them with the same pages.
+        # The small addend keeps a poll that came a rounding error early from being due again at the same tick.
         interval = max(interval, SHORTEST_TICK)
         return self._start + (math.floor((now - self._start) / interval + 1e-9) + 1) * interval
 
@@ -42,6 +43,8 @@ class Ticks:
             job.span = 0.0
             job.due = self.next_tick(now, job.poll_interval)
             return
+        # The age by the service's own clock where it is known: a job that was adopted after a day is not polled like a
+        # new one.
         job.span = next_interval(self._utc() - (job.born if job.created is None else job.created))
         job.due = now + job.span
 

@@ -67,6 +67,7 @@ def event_for(
         "job_name": job_name,
         "state": job.state.value if job is not None else JobState.UNKNOWN.value,
         "stats": job.stats.as_dict() if job is not None else BatchStats().as_dict(),
+        # The event is stored in Airflow's database and shown in its UI: bounded, and without anything of the rows.
         "message": message[:MESSAGE_CHARACTERS],
         "error": error,
     }
@@ -85,6 +86,7 @@ def read_event(event: Any) -> WaitEvent:
         job_name = event["job_name"]
         state = JobState(event.get("state") or JobState.UNKNOWN.value)
         stats = _read_stats(event.get("stats"))
+    # A task may be resumed by an event that an older or newer triggerer made. Not understood must not mean ended.
     except (KeyError, ValueError, TypeError) as error:
         raise TriggerEventError(
             f"The task was resumed with an event that this version does not know ({error}); it may stem from another "
@@ -171,6 +173,8 @@ async def next_end(
     until = math.inf if timeout is None else time.time() + timeout
     while True:
         limit, first = _first_limit(watches, subscription)
+        # Never longer than TROUBLE_CHECK, as a poller that cannot reach the service has no updates to give, and the
+        # wait should say so.
         update = await subscription.next_update(min(min(limit, until) - time.time(), TROUBLE_CHECK))
         now = time.time()
         if update is not None:
@@ -221,6 +225,7 @@ async def _take(update: Update, watches: Mapping[str, Watch], now: float, on_sib
 
 def _over_limit(name: str, watch: Watch, subscription: Subscription, now: float) -> End | None:
     """Give a job that is over its limit one more poll: one that has just ended, or begun to run, is not given up."""
+    # What is known may be as old as the last poll. The job is read once more before money that was paid is given up.
     if name not in subscription.last_chances:
         subscription.last_chances[name] = now + LAST_POLL
         subscription.poll_now(name)

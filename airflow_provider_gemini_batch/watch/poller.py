@@ -88,6 +88,7 @@ class Poller:
 
     def subscribe(self, job_names: Iterable[str], poll_interval: float | None) -> Subscription:
         """Take a wait on; see :func:`subscribe`."""
+        # All names first: one that cannot be a job ends this wait before it changes anything for others.
         names = [self._backend.check_job_name(name) for name in job_names]
         poll_interval = seconds(poll_interval, "poll_interval")  # an odd one must not stop the rounds of all
         subscription = Subscription(self)
@@ -101,6 +102,7 @@ class Poller:
     def leave(self, job: WatchedJob) -> None:
         """Let a job of a subscription go."""
         self._schedule.remove(job)
+        # Woken so that it counts LINGER from now, and ends in time.
         if not self._schedule.count:
             self._woken.set()
 
@@ -138,6 +140,7 @@ class Poller:
                 while self._finished:
                     read, task = self._finished.popleft()
                     self._schedule.finish(read, _result_of(task))
+                # What has finished is handed in first, as each step is decided by all that is known.
                 step = self._schedule.next_step()
                 if isinstance(step, Tell):
                     for job, update in step.updates:
@@ -157,6 +160,8 @@ class Poller:
             if self._registry.get(self._settings.identity) is self:
                 del self._registry[self._settings.identity]
             for task in reads:
+                # The connections are closed behind them, and a read that was forgotten would only warn of it in
+                # somebody's log.
                 task.cancel()
             await asyncio.gather(*reads, return_exceptions=True)
             await transport.aclose()
@@ -172,6 +177,7 @@ class Poller:
 
         def done(task: asyncio.Task[Any]) -> None:
             reads.discard(task)
+            # Queued and not handed in: this callback runs in the middle of whatever the loop was doing.
             self._finished.append((read, task))
             self._woken.set()
 
@@ -179,6 +185,8 @@ class Poller:
 
     async def _sleep(self, until: float) -> None:
         # A timer and an event instead of wait_for: no second task for each pause.
+        # Nothing is lost between this and wait(): whoever sets the event runs in this loop, and there is no await in
+        # between.
         self._woken.clear()
         self._asleep_until = until
         timer = None if until == math.inf else self._loop.call_at(until, self._woken.set)

@@ -76,6 +76,7 @@ from airflow_provider_gemini_batch.watch.watched import WatchedJobs
 
 log = logging.getLogger(__name__)
 
+# Few: a triggerer has a poller for each connection, and each of these is a thread with a socket.
 MAX_CONNECTIONS = 2
 GETS_PER_ROUND = 100
 """Single reads in one round at most; further ones stay due for the next, so that no round lasts for ever."""
@@ -142,6 +143,8 @@ class Schedule:
     def add(self, job_name: str, poll_interval: float | None, owner: Any) -> WatchedJob:
         """Take a job on."""
         now = self._now()
+        # The first few are read at once. From then on new ones gather: after a restart of the triggerer a thousand
+        # waits begin within a second.
         due = now
         if len(self._watched) >= FEW:
             due = self._ticks.next_tick(now, min(FIRST_POLLS_TOGETHER, poll_interval or FIRST_POLLS_TOGETHER))
@@ -157,11 +160,13 @@ class Schedule:
 
     def poll_now(self, job: WatchedJob) -> None:
         """Make a job due, and tell its owner whatever the poll shows."""
+        # What was told before does not count: whoever asks for a poll wants to hear its result.
         job.told = None
         job.due = self._now()
 
     def restart(self) -> None:
         """Forget what was under way: the driver has ended and begins anew."""
+        # Nobody will hand over what these reads bring, so their jobs are due again; finish() passes such a result over.
         for read in self._reading:
             if isinstance(read, ReadJob):
                 for job in self._watched.of(read.key):
@@ -205,8 +210,10 @@ class Schedule:
         """Begin a round, or say how long there is nothing to do."""
         now = self._now()
         if self._left_at is not None:
+            # A task that ends and the next one that begins seconds later share the poller with its connections.
             ends = self._left_at + LINGER
             return Stop() if now >= ends else Wait(ends)
+        # One sleep for everybody, and no earlier than the service allows.
         due = max(min(job.due for job in self.jobs()), self.not_before)
         if due > now:
             return Wait(due)
@@ -222,6 +229,7 @@ class Schedule:
             page, self._page = self._page, None
             return self._begin(page, now)
         assert self._singles is not None
+        # A job may have been let go while it stood in the queue.
         while self._singles.queue and is_free:
             key, name = self._singles.queue.popleft()
             if key in self._watched:
@@ -248,6 +256,7 @@ class Schedule:
         due = [job for job in self.jobs() if job.due <= now + COALESCE * job.span]
         # Longest overdue first: where single reads cannot keep up, nobody starves.
         due.sort(key=lambda job: job.due)
+        # A dict and no set: it keeps the order, so that the longest overdue are read first where not all can be.
         self._unseen = {}
         for job in due:
             if job.key in reading:
@@ -286,6 +295,7 @@ class Schedule:
 
     def _begin_singles(self) -> None:
         self._pages = None
+        # The rest stay due, and stand in front of the next round.
         todo = list(self._unseen.items())[:GETS_PER_ROUND]
         self._singles = SingleReads(deque(todo), len(todo))
 
@@ -315,6 +325,7 @@ class Schedule:
         self._recovered()
         now = self._now()
         for listed in page.jobs:
+            # A page under a mask that swallows states would make every job look unknown.
             if not listed.state_text:
                 continue  # a single read may tell more
             key = key_of(listed.name)
@@ -349,6 +360,7 @@ class Schedule:
                 self._take_job(job, result)
             return
         assert isinstance(result, GeminiBatchError)
+        # A quota says nothing of the job: it stays due, and its owner is not told.
         if isinstance(result, RateLimitedError):
             for job in self._watched.of(read.key):
                 job.due = min(job.due, self._now())
@@ -366,6 +378,7 @@ class Schedule:
         job.trouble = None
         job.seen_at = now
         job.complained_at = -math.inf
+        # Worked out once: the difference of the clocks is that of the first poll, and must not make the age jump later.
         if job.created is None:
             job.created = seen.born(self._utc())
         if job.task is None:
@@ -373,6 +386,7 @@ class Schedule:
             if token is not None:
                 self._watched.learn_task(job, token.task)
         self._ticks.plan(job, now)
+        # The counts of done rows are left out: they change with every poll, and nobody decides by them.
         news = (seen.state, seen.state_text, seen.stats.failed)
         if news == job.told and now - job.told_at < REPEAT_SECONDS:
             # Waking thousands for nothing costs more than their polls do; and what stays in memory from one round to
@@ -387,6 +401,7 @@ class Schedule:
         if not error.is_transient:
             self._tell_error(job, error)
             return
+        # Backed off for this job alone; the others' polls show that the service is well.
         job.failures += 1
         job.trouble = error
         job.due = now + (_BACK_OFF.delay_after(error, job.failures) or _BACK_OFF.cap)
@@ -407,6 +422,7 @@ class Schedule:
     def fail(self, error: GeminiBatchError) -> None:
         """End the round with an error that concerns everybody: pause, and tell it if no repetition can help."""
         self._end_round()
+        # A key that was revoked ends no wait here: the owner decides, and a corrected connection is another poller.
         if isinstance(error, AuthError) or not error.is_transient:
             for job in self.jobs():
                 self._tell_error(job, error)
@@ -419,6 +435,7 @@ class Schedule:
         if pause is None:
             pause = _BACK_OFF.cap
         self.not_before = now + pause
+        # Once for each kind of trouble, not once for each try: a night without network would fill the log.
         if self.trouble is None or type(self.trouble) is not type(error):
             log.warning("Polling %d batch jobs pauses for %.1f s: %s", len(self._watched), pause, error)
         self.trouble = error

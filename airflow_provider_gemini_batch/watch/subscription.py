@@ -93,6 +93,7 @@ class Subscription:
         :return: None when the time is over.
         """
         self._poller.keep_running()
+        # An update that is there is returned also when there is no time left.
         if not self._untaken and (timeout is None or timeout > 0):
             loop = asyncio.get_running_loop()
             waiter = self._waiter = loop.create_future()
@@ -109,6 +110,8 @@ class Subscription:
         """Hand an update over; one on the same job that was not taken yet is replaced."""
         if update.job_name not in self._jobs:
             return
+        # The newest one only: a wait that is busy with an old update needs the state that holds, not the history of it.
+        # Siblings are kept apart, as each is news of another job.
         self._untaken[update.job_name, update.sibling.name if update.sibling is not None else ""] = update
         if self._waiter is not None:
             _wake(self._waiter)

@@ -108,6 +108,7 @@ class Sweeper:
     ) -> Generator[ReadPage, JobPage, bool]:
         """Read from *token* on; return whether what is left of *expected* is not in the list, as far as it pays."""
         in_vain = beyond = 0
+        # Written as a race: pages read in vain against single reads that they would have spared.
         while in_vain <= len(expected) if expected else (beyond + 1) * READ_ON <= len(unseen):
             beyond += not expected
             try:
@@ -117,6 +118,7 @@ class Sweeper:
                 return False
             except GeminiBatchError as error:
                 if error.is_transient or isinstance(error, (AuthError, ConfigurationError)):
+                    # The page that failed is asked for again, not the one behind it.
                     self._resume = token
                     raise
                 if token is None:
@@ -139,4 +141,5 @@ def _page(token: str | None) -> Generator[ReadPage, JobPage, JobPage]:
     try:
         return (yield ReadPage(token))
     except ReplyFormatError:
+        # Once more, as a single page may have been garbled on the way.
         return (yield ReadPage(token))
