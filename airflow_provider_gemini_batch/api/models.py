@@ -166,6 +166,21 @@ class BatchJob:
         return not self.is_done
 
     @property
+    def never_ran(self) -> bool:
+        """
+        Whether the job ended before any of its rows ran, so that nothing of it was billed.
+
+        Vertex AI tells when a job began to run. The Developer API does not, but says CANCELLED only of a job that was
+        cancelled before its first row: all rows are pending then, and there is no output. Of one that expired it cannot
+        be known. A list may show counts that are out of date, and shows no output: ask for the job itself.
+        """
+        if self.backend == "vertex_ai":
+            return self.state in (JobState.CANCELLED, JobState.EXPIRED) and self.start_time is None
+        stats = self.stats
+        is_untouched = stats.total is not None and stats.pending == stats.total
+        return self.state is JobState.CANCELLED and self.output is None and is_untouched
+
+    @property
     def expected_answers(self) -> int | None:
         """
         How many result lines the job must have left at least; None if that is not known.

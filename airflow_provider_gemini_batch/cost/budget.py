@@ -63,10 +63,12 @@ def rows_answered(job: BatchJob, rows: int) -> int:
     Return how many rows of a job that has ended may have been billed.
 
     A job that expired has no answers and no counts to go by, and what ran of it may be billed: all its rows count. One
-    that failed and does not say how many rows it answered has asked nothing.
+    that failed and does not say how many rows it answered has asked nothing, nor has one that ended before it ran.
 
     :param rows: Of the job; all of them count where the service does not say.
     """
+    if job.never_ran:
+        return 0
     if job.state.value == "EXPIRED":
         return rows
     if job.stats.succeeded is not None:

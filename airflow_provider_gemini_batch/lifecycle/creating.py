@@ -80,9 +80,14 @@ def _prepared(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[HttpReques
 
 
 def _ask(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[None]:
-    """Ask whether a job may be created; jobs are read for that alone."""
+    """
+    Ask whether a job may be created; jobs are read for that alone.
+
+    Not siblings: who submits those, one after the other, knows what they cost, and would read all of them for each.
+    """
     if wave.may_create is not None:
-        wave.may_create((yield from _earlier(wave)), order.creates)
+        earlier = [] if wave.on_existing_job == "siblings" else (yield from _earlier(wave))
+        wave.may_create(earlier, order.creates)
 
 
 def _earlier(wave: Wave[SourceT]) -> Flow[list[BatchJob]]:

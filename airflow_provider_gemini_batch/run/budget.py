@@ -10,7 +10,8 @@ what is known                                   what counts
 ==============================================  =======================================================================
 the answers are collected                       what they cost; a row of unknown price, and one that may have been
                                                 billed and whose answer was never seen, with its upper end
-the job has ended, and is not collected         the rows that it answered, with their upper end
+the job has ended, and is not collected         the rows that it answered, with their upper end; none of a job that was
+                                                cancelled before it ran
 the job runs, or nothing is known of it         the upper end of all its rows
 a create call without an answer                 the same, for ten minutes: a job that the list does not show by then
                                                 was never made
@@ -23,6 +24,7 @@ third waits; the first one ends and has cost 0.1, so that 0.1 + 0.4 + 0.4 leaves
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,13 @@ from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.run.plan import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.run import plan
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.money import Prices
     from airflow_provider_gemini_batch.run.spec import RunSpec
-    from airflow_provider_gemini_batch.run.workspace import Workspace
 
 
 PIECES = 10
@@ -72,6 +74,16 @@ class Bill:
     tokens: float = 0.0
     held_tokens: float = 0.0
 
+    def add(self, other: Bill) -> None:
+        """Count what another bill says, too."""
+        self.spent += other.spent
+        self.reserved += other.reserved
+        self.tokens += other.tokens
+        self.held_tokens += other.held_tokens
+
+
+ReadJob = Callable[[str], "BatchJob | None"]
+
 
 def estimate(spec: RunSpec, prices: Prices, entry: Mapping[str, Any]) -> float | None:
     """
@@ -99,105 +111,210 @@ def has_caps(spec: RunSpec) -> bool:
     return spec.max_cost is not None or spec.max_input_tokens is not None
 
 
-def check_caps(work: Workspace, shard: plan.Shard, listed: Mapping[str, BatchJob]) -> None:
+class Caps:
     """
-    Refuse a shard that may cost more, or send more tokens, than is left.
+    The caps of one run, and what counts against them.
 
-    :param listed: The run's jobs by name, as the service lists them.
-    :raises CostLimitError: Naming the cap and what the run may come to.
-    :raises WaitForCostError: If there may be room once what is reserved has turned out to cost less.
+    What came of a shard whose answers are collected is counted once: a check looks at new notes and at the shards in
+    flight, however many there were before.
+
+    :param checkpoint: The generation that is worked on.
+    :param read: Returns a job as the service has it now, None if it is gone. A list may show counts that are out of
+        date.
     """
-    spec = work.spec
-    if not has_caps(spec):
-        return
-    _, entry = work.entry(shard.id)
-    bill = bill_of(work, listed)
-    later = work.context.now() + LISTED_WITHIN
-    if spec.max_input_tokens is not None:
-        tokens = bill.tokens + _tokens(entry)
-        if tokens > spec.max_input_tokens:
-            said = (
-                f"max_input_tokens={spec.max_input_tokens}: with what is next, the run may send {tokens:.0f} "
-                "tokens. Raise it, or ask fewer rows (sample=)."
-            )
-            raise (
-                CostLimitError(said)
-                if tokens - bill.held_tokens > spec.max_input_tokens
-                else WaitForCostError(said, later)
-            )
-    upper = estimate(spec, work.context.prices, entry)
-    try:
-        Budget(spec.max_cost, bill.spent, bill.reserved).check(upper, spec.model)
-    except CostLimitError as error:
-        Budget(spec.max_cost, bill.spent).check(upper, spec.model)
-        raise WaitForCostError(str(error), later) from error
+
+    def __init__(self, spec: RunSpec, context: RunContext, checkpoint: Checkpoint, read: ReadJob) -> None:
+        self._spec = spec
+        self._context = context
+        self._read = read
+        # Outside of a task each call has its own cap: what earlier ones spent is no business of this one.
+        self._accounts = [_Account(checkpoint, is_latest=True, counts=True)]
+        self._accounts += [_Account(one, is_latest=False, counts=bool(context.run_claim)) for one in checkpoint.older()]
+
+    def check(self, entry: Mapping[str, Any], listed: Mapping[str, BatchJob], *, look: bool = True) -> None:
+        """
+        Refuse a shard that may cost more, or send more tokens, than is left.
+
+        :param entry: The shard's entry in its round.
+        :param listed: The run's jobs by name, as the service lists them.
+        :param look: Whether to look for what other workers noted meanwhile.
+        :raises CostLimitError: Naming the cap and what the run may come to.
+        :raises WaitForCostError: If there may be room once what is reserved has turned out to cost less.
+        """
+        spec = self._spec
+        if not has_caps(spec):
+            return
+        bill = self.bill(listed, look=look)
+        later = self._context.now() + LISTED_WITHIN
+        if spec.max_input_tokens is not None:
+            tokens = bill.tokens + _tokens(entry)
+            if tokens > spec.max_input_tokens:
+                said = (
+                    f"max_input_tokens={spec.max_input_tokens}: with what is next, the run may send {tokens:.0f} "
+                    "tokens. Raise it, or ask fewer rows (sample=)."
+                )
+                raise (
+                    CostLimitError(said)
+                    if tokens - bill.held_tokens > spec.max_input_tokens
+                    else WaitForCostError(said, later)
+                )
+        upper = estimate(spec, self._context.prices, entry)
+        try:
+            Budget(spec.max_cost, bill.spent, bill.reserved).check(upper, spec.model)
+        except CostLimitError as error:
+            Budget(spec.max_cost, bill.spent).check(upper, spec.model)
+            raise WaitForCostError(str(error), later) from error
+
+    def bill(self, listed: Mapping[str, BatchJob], *, look: bool = True) -> Bill:
+        """Return what all generations of a task's run have asked, those before a clear among them."""
+        bill = Bill()
+        named: set[str] = set()
+        for account in self._accounts:
+            account.catch_up(self._shard_bill, listed, look=look)
+            named |= account.named
+            if account.counts:
+                bill.add(account.settled)
+                for shard in account.open:
+                    bill.add(self._shard_bill(account, shard, listed))
+        last = next((account.last for account in self._accounts if account.last is not None), {"rows": 0, "bytes": 0})
+        for name in listed.keys() - named:  # an attempt died before it noted them, or a twin made them
+            rows = listed[name].stats.total or int(last["rows"])
+            size = int(last["bytes"]) * rows / max(1, int(last["rows"]))
+            self._add_job(bill, {"rows": rows, "bytes": size}, listed[name])
+        return bill
+
+    def _shard_bill(self, account: _Account, shard: str, listed: Mapping[str, BatchJob]) -> Bill:
+        """Return what a shard has asked."""
+        bill, entry = Bill(), account.entries[shard]
+        notes = account.notes_of(shard)
+        upper = estimate(self._spec, self._context.prices, entry) or 0.0
+        collected = {note["job"]: note for note in notes["collected"]}
+        for note in collected.values():
+            unseen = int(note.get("cost_unknown") or 0) + int(note.get("lost") or 0)
+            bill.spent += float(note.get("cost") or 0) + upper * unseen / max(1, int(entry["rows"]))
+        jobs = {note["job"] for note in notes["job"]}
+        for name in jobs - collected.keys():
+            if name not in listed and (collected or not account.is_latest):  # deleted: nobody will read it any more
+                bill.spent += upper
+                bill.tokens += _tokens(entry)
+            else:
+                self._add_job(bill, entry, listed.get(name))
+        bill.tokens += _tokens(entry) * len(jobs & collected.keys())
+        calls_one_by_one = [note for note in notes["intent"] if note.get("flex")]
+        if calls_one_by_one:
+            # Of the last time something is collected; what an attempt had asked before it died is owed.
+            times = len(calls_one_by_one)
+            bill.spent += upper * (times - bool(collected))
+            bill.tokens += _tokens(entry) * times
+            return bill
+        lost = min(sum(1 for _ in _unheard(notes, self._context.now())), _calls_without_a_job(notes))
+        bill.reserved += upper * lost
+        bill.tokens += _tokens(entry) * lost
+        bill.held_tokens += _tokens(entry) * lost
+        return bill
+
+    def _add_job(self, bill: Bill, entry: Mapping[str, Any], job: BatchJob | None) -> None:
+        """Count a job whose answers are not collected."""
+        upper = estimate(self._spec, self._context.prices, entry) or 0.0
+        bill.tokens += _tokens(entry)
+        if job is None or not job.is_done:
+            bill.reserved += upper
+            return
+        job = self._read(job.name) or job
+        bill.spent += upper * rows_answered(job, int(entry["rows"])) / max(1, int(entry["rows"]))
+
+    def small_shards(
+        self, listed: Callable[[], Mapping[str, BatchJob]], rows: int, size: int, limits: Limits
+    ) -> Limits | None:
+        """
+        Return limits of a round's first shards where the cap may not allow all of its rows; None where it does.
+
+        A shard counts with the longest answers, of which few are so long: small ones show soon what a row really costs,
+        and leave less of the cap unused than one large shard that is refused.
+
+        :param listed: Reads the run's jobs as the service lists them, by name: one that was cancelled unbilled leaves
+            room.
+        :param rows, size: Of the round, and the bytes of its requests.
+        """
+        cap = self._spec.max_cost
+        if cap is None or not rows:
+            return None
+        left = cap - self.bill(listed()).spent
+        wanted = estimate(self._spec, self._context.prices, {"rows": rows, "bytes": size})
+        if wanted is None or wanted <= left or left <= 0:
+            return None
+        share = left / wanted / PIECES
+        return Limits(max(1, min(limits.rows, int(rows * share))), max(1, min(limits.input_bytes, int(size * share))))
 
 
-def bill_of(work: Workspace, listed: Mapping[str, BatchJob]) -> Bill:
-    """Return what all generations of a task's run have asked, those before a clear among them."""
-    bill = Bill()
-    named: set[str] = set()
-    entry: Mapping[str, Any] = {"rows": 0, "bytes": 0}
-    for checkpoint in (work.checkpoint, *work.checkpoint.older()):
-        headers = checkpoint.rounds()
-        notes = checkpoint.notes()
-        for entry in (entry for header in headers for entry in header["shards"]):
-            found = {kind: notes[kind].get(entry["id"], ()) for kind in notes}
-            named.update(note["job"] for note in found["job"])
-            if checkpoint is not work.checkpoint and not work.context.run_claim:
-                continue  # outside of a task each call has its own cap
-            _add_shard(bill, work, entry, found, listed, is_latest=checkpoint is work.checkpoint)
-    for name in listed.keys() - named:  # an attempt died before it noted them, or a twin made them
-        rows = listed[name].stats.total or int(entry["rows"])
-        size = int(entry["bytes"]) * rows / max(1, int(entry["rows"]))
-        _add_job(bill, work, {"rows": rows, "bytes": size}, listed[name])
-    return bill
+class _Account:
+    """
+    What the notes of one generation say, sorted into what can change and what cannot.
+
+    :param counts: Whether it counts against the caps.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, is_latest: bool, counts: bool) -> None:
+        self.is_latest = is_latest
+        self.counts = counts
+        self.settled = Bill()
+        self.open: set[str] = set()
+        """Shards that may still come to another sum: in flight, or noted since the last look."""
+        self.entries: dict[str, Mapping[str, Any]] = {}
+        self.named: set[str] = set()
+        """Names of all jobs that are noted."""
+        self.last: Mapping[str, Any] | None = None
+        self._checkpoint = checkpoint
+        self._bills: dict[str, Bill] = {}
+        self._notes: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+        self._rounds = self._noted = 0
+
+    def catch_up(
+        self, bill_of: Callable[[_Account, str, Mapping[str, BatchJob]], Bill], listed: Mapping[str, BatchJob],
+        *, look: bool
+    ) -> None:  # fmt: skip
+        """Read what is new, and settle what cannot change any more."""
+        headers = self._checkpoint.rounds()
+        self._notes = self._checkpoint.notes(look=look)
+        for entry in (entry for header in headers[self._rounds :] for entry in header["shards"]):
+            self.entries[entry["id"]] = self.last = entry
+            if any(self.notes_of(entry["id"]).values()):  # another worker has cut the round, and goes on already
+                self.open.add(entry["id"])
+        self._rounds = len(headers)
+        for kind, shard in self._checkpoint.journal[self._noted :]:
+            if shard in self.entries:
+                self._reopen(shard)
+            if kind == "job":
+                self.named.update(note["job"] for note in self._notes[kind].get(shard, ()))
+        self._noted = len(self._checkpoint.journal)
+        for shard in [shard for shard in self.open if self._is_settled(shard)]:
+            self._bills[shard] = bill_of(self, shard, listed)
+            self.settled.add(self._bills[shard])
+            self.open.discard(shard)
+
+    def _reopen(self, shard: str) -> None:
+        self.open.add(shard)
+        if shard in self._bills:
+            del self._bills[shard]
+            self.settled = Bill()
+            for bill in self._bills.values():
+                self.settled.add(bill)
+
+    def notes_of(self, shard: str) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """Return what is noted of a shard, by kind."""
+        return {kind: found.get(shard, ()) for kind, found in self._notes.items()}
+
+    def _is_settled(self, shard: str) -> bool:
+        """Whether neither time nor a job's end can change what a shard has asked."""
+        notes = self.notes_of(shard)
+        collected = {note["job"] for note in notes["collected"]}
+        is_heard = _calls_without_a_job(notes) == 0 or any(note.get("flex") for note in notes["intent"])
+        return bool(collected) and is_heard and {note["job"] for note in notes["job"]} <= collected
 
 
-def _add_shard(
-    bill: Bill,
-    work: Workspace,
-    entry: Mapping[str, Any],
-    notes: Mapping[str, Sequence[Mapping[str, Any]]],
-    listed: Mapping[str, BatchJob],
-    *,
-    is_latest: bool,
-) -> None:
-    upper = estimate(work.spec, work.context.prices, entry) or 0.0
-    collected = {note["job"]: note for note in notes["collected"]}
-    for note in collected.values():
-        unseen = int(note.get("cost_unknown") or 0) + int(note.get("lost") or 0)
-        bill.spent += float(note.get("cost") or 0) + upper * unseen / max(1, int(entry["rows"]))
-    jobs = {note["job"] for note in notes["job"]}
-    for name in jobs - collected.keys():
-        if name not in listed and (collected or not is_latest):  # deleted, and nobody will read it any more
-            bill.spent += upper
-            bill.tokens += _tokens(entry)
-        else:
-            _add_job(bill, work, entry, listed.get(name))
-    bill.tokens += _tokens(entry) * len(jobs & collected.keys())
-    calls_one_by_one = [note for note in notes["intent"] if note.get("flex")]
-    if calls_one_by_one:
-        # Of the last time something is collected; what an attempt had asked before it died is owed.
-        times = len(calls_one_by_one)
-        bill.spent += upper * (times - bool(collected))
-        bill.tokens += _tokens(entry) * times
-        return
-    unheard = sum(1 for _ in _unheard(notes, work.context.now()))
-    lost = min(unheard, max(0, len(notes["intent"]) - len(notes["void"]) - len(jobs)))
-    bill.reserved += upper * lost
-    bill.tokens += _tokens(entry) * lost
-    bill.held_tokens += _tokens(entry) * lost
-
-
-def _add_job(bill: Bill, work: Workspace, entry: Mapping[str, Any], job: BatchJob | None) -> None:
-    """Count a job whose answers are not collected."""
-    upper = estimate(work.spec, work.context.prices, entry) or 0.0
-    bill.tokens += _tokens(entry)
-    if job is None or not job.is_done:
-        bill.reserved += upper
-        return
-    bill.spent += upper * rows_answered(job, int(entry["rows"])) / max(1, int(entry["rows"]))
+def _calls_without_a_job(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
+    """Return how many create calls of a shard may have made a job that nobody knows of."""
+    return max(0, len(notes["intent"]) - len(notes["void"]) - len({note["job"] for note in notes["job"]}))
 
 
 def _unheard(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> Iterator[Mapping[str, Any]]:
@@ -210,26 +327,3 @@ def _unheard(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> It
 
 def _tokens(entry: Mapping[str, Any]) -> float:
     return InputMeasure(int(entry["rows"]), int(entry["bytes"])).tokens.high or 0.0
-
-
-def small_shards(
-    work: Workspace, listed: Callable[[], Mapping[str, BatchJob]], rows: int, size: int, limits: Limits
-) -> Limits | None:
-    """
-    Return limits of a round's first shards where the cap may not allow all of its rows; None where it does.
-
-    A shard counts with the longest answers, of which few are so long: small ones show soon what a row really costs, and
-    leave less of the cap unused than one large shard that is refused.
-
-    :param listed: Reads the run's jobs as the service lists them, by name: one that was cancelled unbilled leaves room.
-    :param rows, size: Of the round, and the bytes of its requests.
-    """
-    cap = work.spec.max_cost
-    if cap is None or not rows:
-        return None
-    left = cap - bill_of(work, listed()).spent
-    wanted = estimate(work.spec, work.context.prices, {"rows": rows, "bytes": size})
-    if wanted is None or wanted <= left or left <= 0:
-        return None
-    share = left / wanted / PIECES
-    return Limits(max(1, min(limits.rows, int(rows * share))), max(1, min(limits.input_bytes, int(size * share))))

@@ -25,6 +25,7 @@ is there. Nothing depends on the order in which files are listed, and a file tha
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import re
 import time
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 TARGETS = "_targets"
 """Name of the folder in which the files that a task's runs write are claimed."""
+
+KINDS = ("intent", "void", "job", "collected")
+"""Kinds of notes about a shard."""
 
 _GENERATION = re.compile(r"g([1-9]\d*)")
 _ROUND = re.compile(r"round-([1-9]\d*)\.json")
@@ -117,6 +121,13 @@ class Checkpoint:
         self.folder = folder.below(f"g{number}")
         self._names: set[str] = set()
         """Notes that this worker has written or seen: no listing takes them back."""
+        self._notes: dict[str, dict[str, list[dict[str, Any]]]] = {kind: {} for kind in KINDS}
+        self._known: dict[tuple[str, str], list[str]] = {}
+        self._unread: set[str] = set()
+        self._kept: dict[str, dict[str, Any]] = {}
+        """Files that are created once, as read before."""
+        self.journal: list[tuple[str, str]] = []
+        """Kind and shard of each note, in the order in which this worker learnt of them."""
 
     @classmethod
     def latest(cls, folder: Folder) -> Checkpoint:
@@ -173,17 +184,35 @@ class Checkpoint:
         content = _encode(value)
         name = f"{kind}-{shard}-{hashlib.sha256(content).hexdigest()[:16]}.json"
         self.folder.create(name, content)
-        self._names.add(name)
+        self._learn(name)
 
-    def notes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """Return all facts about shards: by kind, then by shard."""
-        self._names.update(name for name in self.folder.names() if _SHARD_FILE.fullmatch(name))
-        found: dict[str, dict[str, list[dict[str, Any]]]] = {"intent": {}, "void": {}, "job": {}, "collected": {}}
-        for name in sorted(self._names):
+    def _learn(self, *names: str) -> None:
+        new = {name for name in names if name not in self._names and _SHARD_FILE.fullmatch(name)}
+        self._names |= new
+        self._unread |= new
+
+    def notes(self, *, look: bool = True) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """
+        Return all facts about shards: by kind, then by shard.
+
+        A note never changes, so that each is read once, however many there are.
+
+        :param look: Whether to look for notes of other workers; without it, what is known already.
+        """
+        if look:
+            self._learn(*self.folder.names())
+        for name in sorted(self._unread):
             match = _SHARD_FILE.fullmatch(name)
             if match is not None and (value := self.get(name)) is not None:
-                found[match[1]].setdefault(match[2], []).append(value)
-        return found
+                self._unread.discard(name)
+                kind, shard = match[1], match[2]
+                # In the order of their names, whoever learns of them when: all workers choose alike.
+                names = self._known.setdefault((kind, shard), [])
+                place = bisect.bisect(names, name)
+                names.insert(place, name)
+                self._notes[kind].setdefault(shard, []).insert(place, value)
+                self.journal.append((kind, shard))
+        return {kind: dict(found) for kind, found in self._notes.items()}
 
     def noted(self) -> list[str]:
         """Return the names of the notes that say whose answers there are."""
@@ -197,7 +226,7 @@ class Checkpoint:
 
     def collected(self) -> list[dict[str, Any]]:
         """Return what notes say of all answers of a generation that has ended."""
-        self._names.update((self.end or {}).get("notes") or ())
+        self._learn(*((self.end or {}).get("notes") or ()))
         return [note for found in self.notes()["collected"].values() for note in found]
 
     # --- the parts that are created once ------------------------------------------------------------------------------
@@ -205,21 +234,27 @@ class Checkpoint:
     @property
     def snapshot(self) -> dict[str, Any] | None:
         """The snapshot's header, or None before the input was read."""
-        return self.get("snapshot.json")
+        return self._once("snapshot.json")
 
     @property
     def end(self) -> dict[str, Any] | None:
         """How the generation ended, or None while it has not."""
-        return self.get("end.json")
+        return self._once("end.json")
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the rounds that are published, in order."""
         found: list[dict[str, Any]] = []
-        while (value := self.get(f"round-{len(found) + 1}.json")) is not None:
+        while (value := self._once(f"round-{len(found) + 1}.json")) is not None:
             # Each round was cut when all answers before it were noted, also where they are listed late.
-            self._names.update(value.get("notes") or ())
+            self._learn(*(value.get("notes") or ()))
             found.append(value)
         return found
+
+    def _once(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a file that never changes once it is there."""
+        if name not in self._kept and (value := self.get(name)) is not None:
+            self._kept[name] = value
+        return self._kept.get(name)
 
 
 ABANDONED = 37 * 24 * 3600.0

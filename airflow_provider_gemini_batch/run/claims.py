@@ -44,6 +44,12 @@ class ClaimedError(GeminiBatchError):
         self.until = until
 
 
+def patience(context: RunContext) -> float:
+    """Return the seconds after a create call within which its job is listed, or never will be."""
+    policy = context.submit_policy or SubmitPolicy()
+    return sum(policy.reconcile) + policy.in_flight
+
+
 class Claims:
     """The claims of one attempt at a run."""
 
@@ -65,8 +71,6 @@ class Claims:
         :return: The claim's name.
         :raises ClaimedError: If another create call may still make a job.
         """
-        policy = self._context.submit_policy or SubmitPolicy()
-        patience = sum(policy.reconcile) + policy.in_flight
         number = 1
         while True:
             name = f"claim-{shard_id}-{number}.json"
@@ -79,7 +83,7 @@ class Claims:
             claim = self._checkpoint.create(name, mine)
             if claim.get("call") == mine["call"]:
                 return name
-            until = float(claim["at"]) + patience
+            until = float(claim["at"]) + patience(self._context)
             # A claim of this attempt's is as good as new if its create call was refused.
             is_refused = claim["owner"] == self._owner and name in self._refused
             if not is_refused and looked_at < until:

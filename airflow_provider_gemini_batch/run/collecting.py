@@ -24,7 +24,7 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
-from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps, has_caps
+from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.times import epoch
 
@@ -57,7 +57,7 @@ def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
     _say_estimate(work, shard)
 
 
-def ask_flex(work: Workspace, shard: plan.Shard, listed: Mapping[str, BatchJob]) -> float | None:
+def ask_flex(work: Workspace, shard: plan.Shard, caps: Caps, listed: Mapping[str, BatchJob]) -> float | None:
     """
     Ask a shard's rows one by one.
 
@@ -68,7 +68,7 @@ def ask_flex(work: Workspace, shard: plan.Shard, listed: Mapping[str, BatchJob])
 
     expected = work.expected(shard)
     try:
-        check_caps(work, shard, listed)
+        caps.check(work.entry(shard.id)[1], listed)
     except WaitForCostError as full:
         log.info("%s waits: %s", shard.id, full)
         return full.until
@@ -143,9 +143,10 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
     """
     Return how many answers a job may have made, and billed, that nobody can read any more: an upper bound.
 
-    A cancelled job that shows answers shows all it made. One that expired, or was deleted, shows none.
+    A cancelled job that shows answers shows all it made, and one that never ran has made none. One that expired, or was
+    deleted, shows none.
     """
-    if not shard.job:
+    if not shard.job or (job is not None and job.never_ran):
         return 0
     if job is None:
         return shard.rows
@@ -158,7 +159,7 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
 def _say_estimate(work: Workspace, shard: plan.Shard) -> None:
     """Say what the answers so far let the rest of their round cost."""
     header, _ = work.entry(shard.id)
-    collected = work.checkpoint.notes()["collected"]
+    collected = work.checkpoint.notes(look=False)["collected"]
     notes = [note for entry in header["shards"] for note in collected.get(entry["id"], ())[:1]]
     line = Sampled.of_notes(notes).so_far(sum(int(entry["rows"]) for entry in header["shards"]))
     if line is not None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run import plan
-from airflow_provider_gemini_batch.run.budget import has_caps, small_shards
+from airflow_provider_gemini_batch.run.budget import Caps, has_caps
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.collecting import ask_flex, collect, remove_remote
 from airflow_provider_gemini_batch.run.facts import FactReader
@@ -32,7 +32,10 @@ from airflow_provider_gemini_batch.run.tables import engine, require_extra
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_gemini_batch.run.context import RunContext
+    from airflow_provider_gemini_batch.run.plan import Limits
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -72,12 +75,15 @@ class Run:
         self._is_told = False
         self._is_leaving = False
         """Whether the generation worked on asked otherwise, and only its jobs are waited for."""
+        self._sought: set[str] = set()
+        """Shards of such a generation that have no job for certain."""
         self.checkpoint = self._generation(generation)
         self._open()
 
     def _open(self) -> None:
         self.reader = FactReader(self.context, self.checkpoint, self.jobs)
-        self._submitter = Submitter(self.context, self.checkpoint, self.jobs)
+        self._caps = Caps(self.spec, self.context, self.checkpoint, self.reader.job)
+        self._submitter = Submitter(self.context, self.checkpoint, self.jobs, self._caps)
 
     # --- generations --------------------------------------------------------------------------------------------------
 
@@ -164,7 +170,9 @@ class Run:
             self.context.stop()
             self._tell()
             facts = self.reader.facts()
-            step = plan.leaving_step(facts) if self._is_leaving else plan.next_step(facts, self.spec.policy)
+            step = (
+                plan.leaving_step(facts, self._sought) if self._is_leaving else plan.next_step(facts, self.spec.policy)
+            )
             log.debug("Next step: %r", step)
             if isinstance(step, plan.Wait):
                 return Waiting(tuple(shard.job for shard in step.shards), step.wake)
@@ -189,15 +197,19 @@ class Run:
             if isinstance(step, plan.TakeSnapshot):
                 _take_snapshot(work)
             elif isinstance(step, plan.CutRound):
-                _cut_round(work, step, self.jobs)
+                _cut_round(work, step, partial(self._caps.small_shards, self.jobs.listed))
             elif isinstance(step, plan.Submit):
                 until = self._submitter.submit(work, step.shards)
+                if until is not None:
+                    return self._until(until)
+            elif isinstance(step, plan.Adopt):
+                until = self._submitter.adopt(work, step.shards, self._sought)
                 if until is not None:
                     return self._until(until)
             elif isinstance(step, plan.Collect):
                 collect(work, step.shard, self.reader.job(step.shard.job))
             elif isinstance(step, plan.AskFlex):
-                until = ask_flex(work, step.shard, self.jobs.listed() if has_caps(self.spec) else {})
+                until = ask_flex(work, step.shard, self._caps, self.jobs.listed() if has_caps(self.spec) else {})
                 if until is not None:
                     return self._until(until)
             elif isinstance(step, plan.WriteOutputs):
@@ -250,11 +262,11 @@ def _take_snapshot(work: Workspace) -> None:
     log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
 
 
-def _cut_round(work: Workspace, step: plan.CutRound, jobs: RunJobs) -> None:
-    """Put what is to be asked into shards."""
+def _cut_round(work: Workspace, step: plan.CutRound, small: Callable[[int, int, Limits], Limits | None]) -> None:
+    """Put what is to be asked into shards; *small* says how large the first ones may be under a cap."""
     cutter = RoundCutter(work.spec, work.checkpoint, work.snapshot, work.database, work.folder)
     limits = job_limits(work.spec, settings_for(work.spec, work.backend))
-    header = cutter.cut(step.number, step.tier, limits, partial(small_shards, work, jobs.listed))
+    header = cutter.cut(step.number, step.tier, limits, small)
     rows = sum(shard["rows"] for shard in header["shards"])
     if rows:
         log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))

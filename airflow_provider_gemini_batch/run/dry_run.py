@@ -38,11 +38,13 @@ def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
     rows = sum(shard["rows"] for shard in shards)
     costs = [estimate(spec, context.prices, shard) for shard in shards]
     known = [cost for cost in costs if cost is not None]
+    reused = snapshot.reused
     return {
         "total": snapshot.rows,
         "input_rows": snapshot.total_rows,
         "rows_to_ask": rows,
-        "rows_reused": snapshot.rows - rows - snapshot.unsent,
+        "rows_reused": reused,
+        "rows_duplicate": snapshot.rows - rows - reused - snapshot.unsent,
         "rows_unsent": snapshot.unsent,
         "jobs": len(shards),
         "waves": -(-len(shards) // spec.max_jobs),

@@ -54,7 +54,9 @@ class FactReader:
             return replace(shard, state="collected")
         names = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ()))
         if not names:
-            return shard
+            void = {note["claim"] for note in notes["void"].get(shard.id, ())}
+            calls = [note for note in notes["intent"].get(shard.id, ()) if not note.get("flex")]
+            return replace(shard, is_called=any(note.get("claim") not in void for note in calls))
         name = names[0][1]
         return replace(shard, job=name, state="ended" if self.has_ended(name) else "live")
 

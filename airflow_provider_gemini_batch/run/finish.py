@@ -17,6 +17,7 @@ from airflow_provider_gemini_batch.run import errors_file
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
+from airflow_provider_gemini_batch.run.overwriting import check_outputs
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.tables import quoted
 
@@ -123,6 +124,7 @@ class Finisher:
         outputs = self._spec.outputs
         if outputs.errors_path and outputs.errors_path == outputs.path:
             raise ConfigurationError(f"output_path and errors_path are both {outputs.path!r}: give each its own file.")
+        check_outputs(self._spec, self._context.source())
         for place in filter(None, (outputs.path, outputs.errors_path)):
             if form_of(place) != "folder" and not self._context.is_trial:
                 self._claim(place)
@@ -171,6 +173,7 @@ class Finisher:
         self, snapshot: Snapshot, files: Sequence[AnswerFile], notes: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> RunOutcome:
         """Write the outputs, and return the outcome."""
+        check_outputs(self._spec, self._context.source())  # the arguments may have been edited since the input was read
         merge = Merge(self._engine, self._checkpoint, snapshot, self._spec, files, self._folder)
         parts = merge.parts()
         json_columns = [name for name, kind in self._spec.answer_columns.items() if kind.kind == "json"]

@@ -113,7 +113,7 @@ class RunJobs:
         *,
         intent_at: float | None,
         remember: Callable[[str, str], None],
-        may_create: Callable[[], None] = lambda: None,
+        may_create: Callable[[], None] | None = None,
     ) -> BatchJob:
         """
         Find or create a shard's job.
@@ -139,7 +139,7 @@ class RunJobs:
             intent_at=intent_at,
             policy=self._policy,
             remember=remember,
-            may_create=lambda measure, jobs, lost: may_create(),
+            may_create=None if may_create is None else lambda measure, jobs, lost: may_create(),
         )
         log.info("%s", submission.reason)
         if submission.uncancelled:

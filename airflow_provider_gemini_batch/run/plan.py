@@ -48,12 +48,14 @@ class Shard:
     :param rows: How many.
     :param state: ``open`` before its job is known, ``live`` while that runs, ``ended``, ``collected``.
     :param job: Name of its job.
+    :param is_called: Whether an attempt was about to create its job.
     """
 
     id: str
     rows: int
     state: ShardState = "open"
     job: str = ""
+    is_called: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ class Submit:
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Look for the jobs of these shards: somebody was about to create them, and did not say what came of it."""
+
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
 class Collect:
     """Bring in the answers of an ended job."""
 
@@ -154,7 +163,7 @@ class Finished:
     """There is nothing left to do."""
 
 
-Step = TakeSnapshot | CutRound | Submit | Collect | AskFlex | Wait | WriteOutputs | Finished
+Step = TakeSnapshot | CutRound | Submit | Adopt | Collect | AskFlex | Wait | WriteOutputs | Finished
 
 
 def next_step(facts: Facts, policy: Policy) -> Step:
@@ -173,11 +182,19 @@ def next_step(facts: Facts, policy: Policy) -> Step:
     return CutRound(current.number + 1, policy.retry_tier)
 
 
-def leaving_step(facts: Facts) -> Step:
-    """Return the step to take in a generation that is given up: what its jobs are paid for is brought in."""
+def leaving_step(facts: Facts, sought: Collection[str] = ()) -> Step:
+    """
+    Return the step to take in a generation that is given up: what its jobs are paid for is brought in.
+
+    :param sought: Shards whose jobs were looked for, and are nowhere.
+    """
     shards = [shard for found in facts.rounds for shard in found.shards]
     if ended := next((shard for shard in shards if shard.state == "ended"), None):
         return Collect(ended)
+    if unheard := tuple(
+        shard for shard in shards if shard.state == "open" and shard.is_called and shard.id not in sought
+    ):
+        return Adopt(unheard)
     live = tuple(shard for shard in shards if shard.state == "live")
     return Wait(live, "all") if live else Finished()
 

@@ -26,7 +26,7 @@ def progress_of(run: Run) -> dict[str, Any]:
         ``ended``, ``stats``, ``counts``, ``cost`` and ``estimate``.
     """
     checkpoint = run.checkpoint
-    notes, snapshot, rounds = checkpoint.notes(), checkpoint.snapshot or {}, checkpoint.rounds()
+    notes, snapshot, rounds = checkpoint.notes(look=False), checkpoint.snapshot or {}, checkpoint.rounds()
     carried = snapshot.get("carried") or ()
     jobs = [_job(run, header, entry, notes) for header in rounds for entry in header["shards"]]
     known = [job for job in jobs if job["job"] or job["counts"] is not None]
@@ -36,7 +36,7 @@ def progress_of(run: Run) -> dict[str, Any]:
         "model": run.spec.model,
         "total": int(snapshot.get("rows") or 0),
         "counts": _outcomes(jobs, carried),
-        "reused": sum(sum(note["counts"].values()) for note in carried),
+        "reused": sum(sum(note["counts"].values()) for note in carried if not note.get("unsent")),
         "spent": _sum([job["cost"] for job in known if job["counts"] is not None]),
         "reserved": _sum([job["estimate"] for job in flying]),
         "max_cost": run.spec.max_cost,
@@ -50,7 +50,7 @@ def progress_of(run: Run) -> dict[str, Any]:
 
 def rows_done(run: Run) -> tuple[int, int]:
     """Return how many rows are done, and how many there are."""
-    notes = run.checkpoint.notes()
+    notes = run.checkpoint.notes(look=False)
     snapshot = run.checkpoint.snapshot or {}
     done = sum(sum(note["counts"].values()) for found in notes["collected"].values() for note in found)
     done += sum(sum(note["counts"].values()) for note in snapshot.get("carried") or ())

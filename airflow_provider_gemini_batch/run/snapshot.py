@@ -69,6 +69,11 @@ class Snapshot:
         known["json_columns"] = tuple(header.get("json_columns") or ())
         return cls(**known)
 
+    @property
+    def reused(self) -> int:
+        """Rows that take an answer which is there already."""
+        return sum(sum(note["counts"].values()) for note in self.carried if not note.get("unsent"))
+
     def header(self) -> dict[str, Any]:
         """Return the snapshot as plain JSON values."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}

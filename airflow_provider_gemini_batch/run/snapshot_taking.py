@@ -17,7 +17,7 @@ from airflow_provider_gemini_batch.run.input_table import ROW
 from airflow_provider_gemini_batch.run.plan import STATUSES
 from airflow_provider_gemini_batch.run.request_chunks import RequestChunks
 from airflow_provider_gemini_batch.run.snapshot import NUMBERED_KEY, Snapshot
-from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted
+from airflow_provider_gemini_batch.run.tables import copy_to_parquet, names, quoted, text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -105,7 +105,7 @@ def take(
         host=host,
         carried=tuple(carried),
         asked=spec.request_fingerprint,
-        unsent=unsent.rows,
+        unsent=unsent.kept,
         json_columns=tuple(name for name in (*keys, *columns.kept) if name in table.json_columns),
         changing=columns.changing,
     )
@@ -155,6 +155,8 @@ class Unsent:
         self._folder = folder
         self._writer: AnswerWriter | None = None
         self.rows = 0
+        self.kept = 0
+        """Those of them that get a row in the output, once that is known."""
         self.first = ""
 
     def add(self, n: int, why: Exception) -> None:
@@ -167,8 +169,13 @@ class Unsent:
         self._writer.add(record, "", passing=False, cost=0.0, asked=False)
 
     def finish(self, checkpoint: Checkpoint, engine: DuckDBPyConnection, narrow: str) -> list[Mapping[str, Any]]:
-        """Publish the rows, and return what a note says of their file; none without rows."""
-        return [] if self._writer is None else [self._writer.finish(checkpoint, engine, narrow)]
+        """Publish the rows of a sample, or all, and return what a note says of their file; none without rows."""
+        if self._writer is None:
+            return []
+        found = engine.execute(f"SELECT count(*) FROM read_parquet({text(narrow)}) WHERE d IS NULL").fetchone()
+        self.kept = int(found[0]) if found else 0
+        note = self._writer.finish(checkpoint, engine, narrow)
+        return [{**note, "counts": {"failed": self.kept}, "unsent": True}] if self.kept else []
 
     def close(self) -> None:
         """Close what is open."""

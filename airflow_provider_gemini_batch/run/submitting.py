@@ -18,8 +18,8 @@ from airflow_provider_gemini_batch.api.retry import QUOTA
 from airflow_provider_gemini_batch.client.measure import MediaWatch
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import RateLimitedError
-from airflow_provider_gemini_batch.run.budget import WaitForCostError, check_caps, has_caps
-from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
+from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
+from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, patience
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.jobs import shard_digest
@@ -41,10 +41,11 @@ log = logging.getLogger(__name__)
 class Submitter:
     """Submits the shards of one run; it remembers this attempt's claims and its tries for quota."""
 
-    def __init__(self, context: RunContext, checkpoint: Checkpoint, jobs: RunJobs) -> None:
+    def __init__(self, context: RunContext, checkpoint: Checkpoint, jobs: RunJobs, caps: Caps) -> None:
         self._context = context
         self._checkpoint = checkpoint
         self._jobs = jobs
+        self._caps = caps
         self._claims = Claims(context, checkpoint)
         self._tries = 0
 
@@ -61,8 +62,7 @@ class Submitter:
         notes = self._checkpoint.notes()
         for shard in shards:
             expected = work.expected(shard)
-            keys = (wire_key(n, digest.hex()) for n, digest in expected)
-            digest = shard_digest(self._checkpoint.number, shard.id, keys)
+            digest = self._digest(shard, expected)
             known = present.get(digest, [])
             if known:
                 self._adopt(shard, known)
@@ -81,6 +81,29 @@ class Submitter:
                 return self._without_quota(error)
         self._tries = 0
         return None
+
+    def _digest(self, shard: plan.Shard, expected: AskedRows) -> str:
+        return shard_digest(self._checkpoint.number, shard.id, (wire_key(n, one.hex()) for n, one in expected))
+
+    def adopt(self, work: Workspace, shards: Sequence[plan.Shard], sought: set[str]) -> float | None:
+        """
+        Find the jobs of shards for which somebody was about to create one, and create none.
+
+        :param sought: Gets the shards that have no job.
+        :return: UTC epoch second at which to look again, as a job may not be listed yet; None if nothing is left open.
+        """
+        looked_at, later = self._context.now(), []
+        present, calls = self._jobs.by_digest(), self._checkpoint.notes()["intent"]
+        for shard in shards:
+            known = present.get(self._digest(shard, work.expected(shard)), [])
+            until = max((float(note["at"]) for note in calls.get(shard.id, ())), default=0.0) + patience(self._context)
+            if known:
+                self._adopt(shard, known)
+            elif looked_at < until:
+                later.append(until)
+            else:
+                sought.add(shard.id)
+        return min(later, default=None)
 
     def _without_quota(self, error: RateLimitedError) -> float:
         self._tries += 1
@@ -111,7 +134,8 @@ class Submitter:
         looked_at: float,
         listed: Mapping[str, BatchJob],
     ) -> None:
-        check_caps(work, shard, listed)
+        _, entry = work.entry(shard.id)
+        self._caps.check(entry, listed, look=False)  # refused before its rows are written out
         intent_at = max((float(note["at"]) for note in intents), default=None)
         path = os.path.join(work.folder, f"{shard.id}.jsonl")
         has_media = _write_input(work, shard, expected, path)
@@ -138,7 +162,7 @@ class Submitter:
                 digest,
                 intent_at=intent_at,
                 remember=remember,
-                may_create=lambda: check_caps(work, shard, listed),
+                may_create=(lambda: self._caps.check(entry, listed)) if has_caps(work.spec) else None,
             )
         except RateLimitedError:
             self._claims.release(claims)

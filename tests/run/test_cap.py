@@ -89,12 +89,57 @@ def test_rows_asked_over_flex_keep_the_cap(world):
     assert sum(row["answer_source"] == "flex" for row in world.table()) <= 1
 
 
-@pytest.mark.parametrize("state", ["EXPIRED", "CANCELLED"])
-def test_answers_that_a_job_took_with_it_are_counted(both, state):
-    both.emulator.script(mode="at_once", times=1, end={"state": state, "share": 0.0})
-    both.emulator.script(mode="at_once")
-    manifest = run(both, 10, longest(both, 100))
+@pytest.mark.parametrize(
+    ("backend", "state"), [("gemini", "EXPIRED"), ("vertex_ai", "EXPIRED"), ("vertex_ai", "CANCELLED")]
+)
+def test_answers_that_a_job_took_with_it_are_counted(gemini_batch_emulator, tmp_path, backend, state):
+    world = World(gemini_batch_emulator, tmp_path, backend)
+    world.emulator.script(mode="at_once", times=1, end={"state": state, "share": 0.0})
+    world.emulator.script(mode="at_once")
+    manifest = run(world, 10, longest(world, 100))
     assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 10}, 10)
+
+
+def test_job_cancelled_before_it_ran_costs_nothing(both):
+    slowly(both)
+    spec = both.spec(generation_config=CONFIG, max_cost=longest(both, 10))
+    attempt = Run(spec, both.context(rows(10), prices=PRICES))
+    came = attempt.proceed()
+    assert isinstance(came, Waiting)
+    attempt.context.client.cancel_batch(came.jobs[0])
+    both.emulator.advance(3600)
+    manifest = both.attempt(spec, rows(10), prices=PRICES)
+    assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 10}, 0)
+    assert both.rows_run() == 10
+
+
+def test_job_cancelled_before_it_ran_leaves_the_cap_to_another_prompt(both):
+    slowly(both)
+    cap = longest(both, 15)
+    context = both.context(rows(10), prices=PRICES, run_claim="dag run")
+    assert isinstance(Run(both.spec(generation_config=CONFIG, max_cost=cap), context).proceed(), Waiting)
+    manifest = run(both, 10, cap, claim="dag run", prompt="Shout {{ row.word }}")
+    assert manifest["counts"] == {"succeeded": 10}
+    # All rows fit at their longest: no small shards are needed.
+    assert both.emulator.ledger()["totals"]["created"] == 2
+
+
+def test_answers_that_a_list_does_not_show_count(both):
+    both.emulator.script(mode="time", pending_seconds=10, running_seconds=100, output_tokens=900)
+    both.emulator.configure(cancel_outcome="cancelled_partial", stale_list_stats=True)
+    cap = longest(both, 10)
+    attempt = Run(
+        both.spec(generation_config=CONFIG, max_cost=cap),
+        both.context(rows(10), prices=PRICES, run_claim="dag run"),
+    )
+    came = attempt.proceed()
+    assert isinstance(came, Waiting)
+    both.emulator.advance(100)  # nine rows are answered
+    attempt.context.client.cancel_batch(came.jobs[0])
+    both.emulator.advance(600)
+    with pytest.raises(RunFailedError, match="Not all rows were asked"):
+        run(both, 10, cap, claim="dag run", prompt="Shout {{ row.word }}")
+    assert both.rows_run() <= 11
 
 
 def test_answers_of_a_cancelled_job_are_kept_and_none_is_lost(both):
@@ -114,3 +159,24 @@ def test_answers_of_a_deleted_job_are_counted(world):
     attempt.context.client.delete_batch(came.jobs[0])
     manifest = world.attempt(world.spec(), rows(3))
     assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 3}, 3)
+
+
+def test_flex_round_waits_for_room_that_a_lost_call_holds(world):
+    schema = ResponseSchema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    world.emulator.script(mode="at_once", rows=[{"outcome": "invalid", "output_tokens": 900, "first": 1}])
+    # The first create call gets no reply: for ten minutes it may still make a job, and holds room for that.
+    world.emulator.fault(match={"method": "POST", "path": ":batchGenerateContent$"}, times=1, action="close")
+    manifest = run(world, 10, longest(world, 25), retry_tier="flex", schema=schema)
+    assert manifest["counts"] == {"succeeded": 10}
+    assert {row["answer_source"] for row in world.table()} == {"flex"}
+
+
+def test_flex_round_counts_nothing_for_a_job_cancelled_unbilled(world):
+    world.emulator.script(times=1, mode="time", pending_seconds=60, running_seconds=60)
+    world.emulator.script(mode="at_once", rows=[{"pattern": "word-0-", "outcome": "error", "code": 13, "first": 1}])
+    cap = longest(world, 10)
+    context = world.context(rows(10), prices=PRICES, run_claim="dag run")
+    assert isinstance(Run(world.spec(generation_config=CONFIG, max_cost=cap), context).proceed(), Waiting)
+    manifest = run(world, 10, cap, claim="dag run", prompt="Shout {{ row.word }}", retry_tier="flex")
+    assert manifest["counts"] == {"succeeded": 10}
+    assert [row["answer_source"] for row in world.table()].count("flex") == 1

@@ -15,6 +15,7 @@ import pytest
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import QUICK, TASK, World, rows
@@ -211,6 +212,32 @@ def test_changed_prompt_in_mid_run_cancels_and_begins_anew(world):
     other = Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3)))
     assert other.checkpoint.number == 2
     assert {job["state"] for job in world.emulator.ledger()["jobs"]} <= {"CANCELLED", "CANCELLING"}
+
+
+class NamesNoJob(Folder):
+    """A folder whose writer dies when it is to note the name of a job."""
+
+    def below(self, name: str) -> Folder:
+        return NamesNoJob(self.path(name), settle=0.0)
+
+    def create(self, name: str, content: bytes) -> bool:
+        if name.startswith("job-"):
+            raise Killed
+        return super().create(name, content)
+
+
+@pytest.mark.parametrize("lag", [0.0, 40.0])
+def test_job_that_nobody_noted_is_adopted_though_the_columns_change(both, lag):
+    both.emulator.script(mode="time", pending_seconds=10, running_seconds=10)
+    both.emulator.configure(listing_lag=lag)
+    patient = {"submit_policy": SubmitPolicy(rivals=()), "identity": TaskIdentity(TASK, None, may_have_rivals=True)}
+    dying = NamesNoJob(both.path("checkpoint"), settle=0.0)
+    with pytest.raises(Killed):
+        Run(both.spec(), both.context(rows(3), checkpoint=dying)).proceed()
+    both.emulator.advance(30)
+    manifest = both.attempt(both.spec(keep_columns=()), rows(3), **patient)
+    assert (manifest["counts"], manifest["reused"]) == ({"succeeded": 3}, 3)
+    assert both.emulator.executions()["rows"] == 3
 
 
 def test_worker_that_cannot_see_the_checkpoint_names_who_wrote_it(world):

@@ -81,6 +81,26 @@ def test_plan_tells_the_rows_that_cannot_be_sent(world):
     assert (plan["rows_to_ask"], plan["rows_unsent"], plan["rows_reused"]) == (8, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("sample", "facts"), [(2, (2, 0, 0)), (9, (8, 0, 1)), (10, (8, 0, 2))], ids=["sendable", "some", "all"]
+)
+def test_plan_of_a_sample_counts_the_rows_of_the_sample(world, sample, facts):
+    plan = plan_of(world.spec(on_bad_row="land", sample=sample), world.context(with_bad_rows(3, 7)))
+    assert (plan["rows_to_ask"], plan["rows_reused"], plan["rows_unsent"]) == facts
+
+
+def test_sample_lands_the_unsent_rows_that_it_holds(world):
+    world.emulator.script(mode="at_once")
+    manifest = world.attempt(world.spec(on_bad_row="land", sample=9), with_bad_rows(3, 7))
+    assert (manifest["counts"], manifest["reused"]) == ({"succeeded": 8, "failed": 1}, 0)
+
+
+def test_plan_tells_duplicates_from_reused_rows(world):
+    source = [*rows(3), {"id": "again", "word": "word-0-"}]
+    plan = plan_of(world.spec(deduplicate=True), world.context(source))
+    assert (plan["rows_to_ask"], plan["rows_reused"], plan["rows_duplicate"]) == (3, 0, 1)
+
+
 def test_choice_that_is_none_is_an_error(world):
     with pytest.raises(ConfigurationError, match="on_bad_row must be fail or land, not 'skip'"):
         world.attempt(world.spec(on_bad_row="skip"), rows(2))
