@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Waiting for the jobs of a run in the triggerer: one trigger for all of them, over the shared poller.
+Waiting for the jobs of a run in the triggerer: one trigger and one subscription for all of them, at the shared poller.
 
 It only watches. Its arguments name the jobs in flight, since the triggerer and the API server cannot see the run's
 checkpoint and must be able to cancel all of them.
@@ -13,7 +13,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
@@ -119,35 +119,27 @@ class BatchJobsTrigger(WatchTrigger):
                 await asyncio.to_thread(importlib.import_module, name)
         settings = self._settings = await self._find_connection(deadline)
         await self._prepare_for_kill()
-        waits = {asyncio.ensure_future(self._wait_for(name, settings, deadline)): name for name in self.job_names}
-        try:
-            return {"ended": await self._until_woken(waits, deadline)}
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        return {"ended": await self._until_woken(settings, deadline)}
 
-    async def _until_woken(self, waits: Mapping[asyncio.Task[None], str], deadline: float) -> list[str]:
-        """Return the names of the jobs whose wait is over when the task is to go on."""
-        pending = set(waits)
+    async def _until_woken(self, settings: ConnectionSettings, deadline: float) -> list[str]:
+        """Return the names of the jobs whose wait is over, well or badly, when the task is to go on."""
+        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.watch.event import next_end
+        from airflow_provider_gemini_batch.watch.poller import subscribe_many
+
         ended: list[str] = []
-        while pending and (left := deadline - time.time()) > 0:
-            timeout = None if math.isinf(left) else left
-            done, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            ended += [waits[wait] for wait in done]
-            if ended and self.wake == "any":
-                break
-            if ended:
+        # One subscription: the jobs cost this wait one timer, and no task of the event loop each.
+        with subscribe_many(settings, self.job_names, self.poll_interval) as subscription:
+            watches = {}
+            for name in subscription.job_names:
+                report = ProgressReport(self.log.info, self.started)
+                watches[name] = Watch(WaitLimits(deadline), self.started, report.see, report.fault)
+            while subscription.job_names and (left := deadline - time.time()) > 0:
+                end = await next_end(watches, subscription, None if math.isinf(left) else left)
+                if end is None:
+                    break
+                ended.append(end.job_name)
+                if self.wake == "any":
+                    break
                 deadline = min(deadline, time.time() + COLLECT_WITHIN)
         return ended
-
-    async def _wait_for(self, job_name: str, settings: ConnectionSettings, deadline: float) -> None:
-        """Wait for one job; whatever else goes wrong ends the wait, too."""
-        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
-        from airflow_provider_gemini_batch.watch.event import watch_until_over
-        from airflow_provider_gemini_batch.watch.poller import subscribe
-
-        report = ProgressReport(self.log.info, self.started)
-        watch = Watch(WaitLimits(deadline), self.started, report.see, report.fault)
-        with subscribe(settings, job_name, self.poll_interval) as subscription:
-            await watch_until_over(watch, subscription)
