@@ -60,6 +60,16 @@ _OPTIONS: dict[str, dict[str, str]] = {
         "example": "/opt/airflow/prices.json",
         "default": "",
     },
+    "monthly_budget": {
+        "description": (
+            "Dollars that all batches of a calendar month should cost at most. The page's view of spend draws it; "
+            "nothing is held back by it."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "1200",
+        "default": "",
+    },
     "history_path": {
         "description": (
             "Where each finished task leaves its manifest as a small file, for the spend command: a "

@@ -51,6 +51,7 @@ def test_config_options_have_all_that_airflow_requires() -> None:
         "settle_seconds",
         "checkpoint_path",
         "prices_path",
+        "monthly_budget",
         "history_path",
         "output_mode",
     }

@@ -293,7 +293,7 @@ def test_either_driver_of_postgresql_will_do(world, database, sql):
 def test_page_reads_a_table_and_cannot_write_to_it(sql, database):
     sql.execute(
         "CREATE TABLE answers (id int PRIMARY KEY, said jsonb, status text, error_message text, finish_reason text, "
-        "model_version text, answered_at timestamptz DEFAULT now())"
+        'model_version text, answered_at timestamptz DEFAULT now(), "share % s" int)'
     )
     sql.execute(
         """INSERT INTO answers SELECT n, '{"mood": "100% Glad"}',

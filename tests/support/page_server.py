@@ -39,7 +39,8 @@ def environment(home: Path) -> dict[str, str]:
         "LOGGING__LOGGING_LEVEL": "WARNING",
     }
     ours = {f"AIRFLOW__{name}": value for name, value in options.items()}
-    return {**kept, **ours, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore", "_AIRFLOW_PROCESS_CONTEXT": "server"}
+    return {**kept, **ours, "AIRFLOW_HOME": str(home), "HOME": str(home), "PYTHONWARNINGS": "ignore",
+            "_AIRFLOW_PROCESS_CONTEXT": "server"}  # fmt: skip
 
 
 class PageServer:
@@ -125,8 +126,10 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
     ``connections``: ``conn_id`` and the members of a JSON connection. ``tasks``: ``dag_id``, ``run_id``, ``task_id``,
     ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``arguments`` (rendered ones), ``trigger`` (classpath
-    and kwargs), ``kept`` (what the task state store holds). ``states``: asks for the states of tasks by address.
-    ``release``: drops what the page keeps, as it does when nobody looks.
+    and kwargs), ``kept`` (what the task state store holds), ``earlier`` (states of earlier attempts), ``asks`` (what it
+    asks a person). ``states``: asks for the states of tasks by address.
+    ``release``: drops what the page keeps, as it does when nobody looks. ``dags``: DAGs as the scheduler has them, each
+    ``dag_id`` with a ``task_id``. ``cleaned``: names of tables, as for ``airflow db clean``.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -138,7 +141,11 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             session.add(Connection.from_json(json.dumps(each), conn_id=name))
         for each in things.get("tasks", []):
             _add_task(session, each)
+        for each in things.get("dags", []):
+            _add_dag(session, **each)
         session.flush()
+        if "cleaned" in things:
+            _clean(things["cleaned"])
         if "release" in things:
             _release()
         return {"states": [_state_of(session, each) for each in things.get("states", [])]}
@@ -149,6 +156,24 @@ def _release() -> None:
 
     job_lists.drop_unused(lambda: float("inf"))
     answers_file.release()
+
+
+def _add_dag(session: Any, dag_id: str, task_id: str) -> None:
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+
+    with DAG(dag_id, schedule=None) as dag:
+        EmptyOperator(task_id=task_id)
+    SerializedDagModel.write_dag(LazyDeserializedDAG.from_dag(dag), bundle_name="tests", session=session)
+
+
+def _clean(tables: list[Any]) -> None:
+    from airflow._shared.timezones import timezone
+    from airflow.utils.db_cleanup import run_cleanup
+
+    run_cleanup(clean_before_timestamp=timezone.utcnow(), table_names=tables, confirm=False, skip_archive=True)
 
 
 def _state_of(session: Any, where: dict[str, Any]) -> Any:
@@ -200,7 +225,8 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
     values = {
         "id": uuid.uuid4(), "dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index,
         "state": what.get("state", "success"), "try_number": what.get("try_number", 1), "max_tries": 0,
-        "start_date": began, "end_date": began + timedelta(seconds=60) if what.get("state") == "success" else None,
+        "start_date": began,
+        "end_date": began + timedelta(seconds=60) if what.get("state", "success") == "success" else None,
         "operator": what.get("operator", "RunBatchOperator"), "pool": "default_pool", "pool_slots": 1,
         "queue": "default",
         "priority_weight": 1, "trigger_id": trigger_id, "dag_version_id": version.id, "hostname": "", "unixname": "",
@@ -208,6 +234,8 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
     }  # fmt: skip
     session.execute(TaskInstance.__table__.insert().values({k: v for k, v in values.items() if k in columns}))
     session.flush()
+    if "earlier" in what or "asks" in what:
+        _add_around(session, values, what)
     if "arguments" in what:
         from airflow.models.renderedtifields import RenderedTaskInstanceFields
 
@@ -218,6 +246,27 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
         XComModel.set(
             key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, session=session
         )
+    # A task pushes them before its end.
+    where = (XComModel.dag_id == dag_id, XComModel.run_id == run_id, XComModel.task_id == task_id)
+    pushed = began + timedelta(seconds=50)
+    session.query(XComModel).filter(*where, XComModel.map_index == map_index).update({"timestamp": pushed})
+
+
+def _add_around(session: Any, values: dict[str, Any], what: dict[str, Any]) -> None:
+    """Add earlier attempts of a task, and the question that it asks."""
+    import uuid
+
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+
+    table = TaskInstanceHistory.__table__
+    for number, state in enumerate(what.get("earlier", []), start=1):
+        row = {**values, "task_instance_id": uuid.uuid4(), "try_number": number, "state": state, "trigger_id": None,
+               "end_date": values["start_date"]}  # fmt: skip
+        session.execute(table.insert().values({k: v for k, v in row.items() if k in table.columns}))
+    if "asks" in what:
+        session.add(HITLDetail(ti_id=values["id"], options=["Approve", "Reject"], subject=what["asks"]))
+        session.flush()
 
 
 def main(home: str) -> None:

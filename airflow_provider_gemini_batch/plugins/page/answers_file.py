@@ -11,8 +11,6 @@ that is not one of ours: its name must end as an output does, and its rows must 
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import threading
 import time
@@ -21,15 +19,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.folder import list_files
-from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.files.paths import local_path, remote_path
 from airflow_provider_gemini_batch.plugins.page import answers_lines, answers_tables
+from airflow_provider_gemini_batch.plugins.page.answers_pass import csv_rows
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError
 from airflow_provider_gemini_batch.plugins.page.kept import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 LONGEST = 4_000
 """Characters of a value that are shown."""
@@ -52,18 +50,14 @@ def read_page(place: str, wanted: Wanted) -> AnswerPage:
     """
     began = time.monotonic()
     files = files_of(place)
-    kind = next(suffix for suffix in KINDS if _plain(files[0]).endswith(suffix))
+    kind = kind_of(files[0])
     state = tuple((each, *_state_of(each)) for each in files)
     if kind == ".jsonl":
         index: Any = _kept.get((state, wanted.filters), lambda: answers_lines.LineIndex(files, wanted))
     elif answers_tables.has_duckdb() and (kind == ".parquet" or all(local_path(each) is not None for each in files)):
         index = _kept.get((state, wanted.filters), lambda: answers_tables.TableIndex(files, kind, wanted))
     elif kind == ".parquet":
-        raise PageError(
-            501,
-            "Parquet cannot be read here",
-            "Install airflow-provider-gemini-batch[tables] where the API server runs.",
-        )
+        raise PageError(501, *answers_tables.NO_DUCKDB)
     else:
         return replace(_by_csv(files, wanted), took=time.monotonic() - began)
     with _readers:
@@ -74,6 +68,16 @@ def read_page(place: str, wanted: Wanted) -> AnswerPage:
 def release() -> None:
     """Drop all that is kept of files, at once."""
     _kept.drop()
+
+
+def touch() -> None:
+    """Have all that is kept dropped some time after now, as after a page."""
+    _kept.touch()
+
+
+def kind_of(path: str) -> str:
+    """Return which of :data:`KINDS` a file is of, by its name."""
+    return next(suffix for suffix in KINDS if _plain(path).endswith(suffix))
 
 
 def _state_of(path: str) -> tuple[Any, ...]:
@@ -119,7 +123,7 @@ def _by_csv(files: Sequence[str], wanted: Wanted) -> AnswerPage:
     prefix: str | None = None
     rows: list[Mapping[str, Any]] = []
     columns: list[str] = []
-    with closing(_csv_rows(files)) as source:
+    with closing(csv_rows(files)) as source:
         for seen, row in enumerate(source, start=1):
             if prefix is None:
                 columns = list(row)
@@ -134,10 +138,3 @@ def _by_csv(files: Sequence[str], wanted: Wanted) -> AnswerPage:
             if seen % 500 == 0 and time.monotonic() > until:
                 return AnswerPage(rows, prefix, stopped=seen, columns=columns)
     return AnswerPage(rows, prefix or "", False, columns=columns)
-
-
-def _csv_rows(files: Sequence[str]) -> Generator[Mapping[str, Any], None, None]:
-    for each in files:
-        stream, _ = open_lines(each)
-        with io.TextIOWrapper(stream, "utf-8", errors="replace", newline="") as text:
-            yield from csv.DictReader(text)

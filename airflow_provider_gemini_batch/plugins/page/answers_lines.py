@@ -15,16 +15,14 @@ A search ends after :data:`SECONDS`. The next request goes on where it ended.
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.kinds import open_lines
-from airflow_provider_gemini_batch.plugins.page.answers_rows import NO_COLUMNS, PAGE, AnswerPage, is_wanted, prefix_in
-from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, is_wanted, prefix_in
+from airflow_provider_gemini_batch.plugins.page.answers_search import blocks, candidates, decoded, finder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,13 +107,13 @@ class LineIndex:
                 self.done = True
                 break
             with _opened(self.files[file], offset) as stream:
-                for begin, block in _blocks(stream, offset):
+                for begin, block in blocks(stream, offset, BLOCK):
                     self._look_at_first(block)
                     if self._is_all:
                         self._add_all(block, (file << _FILE) + begin)
                     else:
-                        for start, line in _candidates(block, self._finder):
-                            if is_wanted(_decoded(line), self.prefix or "", self.wanted, words):
+                        for start, line in candidates(block, self._finder):
+                            if is_wanted(decoded(line), self.prefix or "", self.wanted, words):
                                 self._add((file << _FILE) + begin + start)
                     self._next = (file << _FILE) + begin + len(block)
                     self.lines += block.count(b"\n")
@@ -132,10 +130,10 @@ class LineIndex:
 
     def _look_at_first(self, block: bytes) -> None:
         """Take the columns from the first row; refuse a file that is none of ours."""
-        if self.prefix is None and (first := next(_candidates(block, None), None)) is not None:
-            self.columns = list(_decoded(first[1]))
+        if self.prefix is None and (first := next(candidates(block, None), None)) is not None:
+            self.columns = list(decoded(first[1]))
             self.prefix = prefix_in(self.columns)
-            self._finder = _finder(self.wanted, self.prefix, block)
+            self._finder = finder_of(self.wanted, self.prefix, block)
 
     def _add_all(self, block: bytes, place: int) -> None:
         """Add each line that is not blank; a million of them in a third of a second."""
@@ -169,7 +167,7 @@ class LineIndex:
                     _skip(stream, at, offset)
                     line = stream.readline()
                     at = offset + len(line)
-                    rows.append(_decoded(line))
+                    rows.append(decoded(line))
         return rows
 
     def _from(self, place: int, count: int) -> list[Mapping[str, Any]]:
@@ -180,9 +178,9 @@ class LineIndex:
         words = self.wanted.words
         while file < len(self.files):
             with _opened(self.files[file], offset) as stream:
-                for _, block in _blocks(stream, offset, FAR_APART):
-                    for _, line in _candidates(block, self._finder):
-                        row = _decoded(line)
+                for _, block in blocks(stream, offset, FAR_APART):
+                    for _, line in candidates(block, self._finder):
+                        row = decoded(line)
                         if is_wanted(row, self.prefix or "", self.wanted, words):
                             rows.append(row)
                         if len(rows) == count:
@@ -191,7 +189,7 @@ class LineIndex:
         return rows
 
 
-# --- blocks, lines, hits ----------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def _opened(path: str, offset: int) -> BinaryIO:
@@ -215,94 +213,3 @@ def _skip(stream: BinaryIO, at: int, offset: int) -> None:
         if not piece:
             return
         at += len(piece)
-
-
-def _blocks(stream: BinaryIO, offset: int, size: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines, about a block at a time, each with the offset at which it begins."""
-    rest = b""
-    while piece := stream.read(size or BLOCK):
-        end = piece.rfind(b"\n") + 1
-        if not end:
-            rest += piece
-            continue
-        block = rest + piece[:end]
-        rest = piece[end:]
-        yield offset, block
-        offset += len(block)
-    if rest:
-        yield offset, rest
-
-
-def _candidates(block: bytes, finder: Callable[[bytes], Iterator[int]] | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines in which *finder* has a hit, each with its offset in the block; all of them without one."""
-    if finder is None:
-        start = 0
-        while start < len(block):
-            end = block.find(b"\n", start)
-            end = len(block) if end < 0 else end
-            line = block[start:end]
-            if line.strip():
-                yield start, line
-            start = end + 1
-        return
-    seen = -1
-    for hit in finder(block):
-        if hit <= seen:
-            continue
-        start = block.rfind(b"\n", 0, hit) + 1
-        end = block.find(b"\n", hit)
-        seen = len(block) if end < 0 else end
-        yield start, block[start:seen]
-
-
-def _finder(wanted: Wanted, prefix: str, sample: bytes) -> Callable[[bytes], Iterator[int]] | None:
-    """
-    Return what finds, in a block, bytes that each row that fits must hold; None if nothing is sure.
-
-    :param sample: Tells which word of a search is the rarest: others may be names of columns.
-
-    A letter may stand in JSON as itself or as an escape, so only what has one form is searched for as bytes.
-    """
-    sure = [word for word in wanted.words if re.fullmatch(r"[!#-.0-\[\]-~]+", word)]
-    if sure:
-        words = sorted((word.encode() for word in sure), key=sample.lower().count)
-        return lambda block: _lines_with(block.lower(), words)
-    if wanted.words or not prefix.isascii():
-        return None
-    pattern = ""
-    if wanted.status == "failing":
-        pattern = _member(prefix + "status") + '"(?!succeeded")'
-    elif wanted.status:
-        pattern = _member(prefix + "status") + re.escape(json.dumps(wanted.status))
-    elif wanted.version and wanted.version.isascii():
-        pattern = _member(prefix + "model_version") + re.escape(json.dumps(wanted.version))
-    if not pattern:
-        return None
-    compiled = re.compile(pattern.encode())
-    return lambda block: (hit.start() for hit in compiled.finditer(block))
-
-
-def _lines_with(block: bytes, words: Sequence[bytes]) -> Iterator[int]:
-    """Yield a place in each line that holds all words, of which the first one leads."""
-    rarest, *others = words
-    at = block.find(rarest)
-    while at >= 0:
-        start, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)
-        end = len(block) if end < 0 else end
-        if all(block.find(word, start, end) >= 0 for word in others):
-            yield at
-        at = block.find(rarest, end)
-
-
-def _member(name: str) -> str:
-    return re.escape(json.dumps(name)) + r"\s*:\s*"
-
-
-def _decoded(line: bytes) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise PageError(415, "These are no answers", "The file is not JSON, line by line.") from None
-    if not isinstance(row, dict):
-        raise PageError(415, "These are no answers", NO_COLUMNS)
-    return row

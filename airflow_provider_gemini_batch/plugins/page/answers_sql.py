@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SECONDS = 5
 
+_MARK = "\0"
+"""Stands for a parameter until the driver is known: no name holds it."""
+
 
 def table_of(manifest: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[str, str] | None:
     """
@@ -74,13 +77,17 @@ def page_of(cursor: Any, table: str, wanted: Wanted) -> AnswerPage:
     cursor.execute(f"SELECT * FROM {name} LIMIT 0")
     columns = [str(each[0]) for each in cursor.description]
     prefix = prefix_in(columns)
-    mark = "?" if type(cursor).__module__.startswith("sqlite3") else "%s"
     where, values = condition(
-        columns, prefix, wanted, mark, f"lower(CAST({{}} AS TEXT)) LIKE {mark} ESCAPE '!'", _pattern
+        columns, prefix, wanted, _MARK, f"lower(CAST({{}} AS TEXT)) LIKE {_MARK} ESCAPE '!'", _pattern
     )
     where = where and f" WHERE {where}"
     first = (wanted.page - 1) * PAGE
-    cursor.execute(f"SELECT * FROM {name}{where} ORDER BY 1 LIMIT {PAGE + 1} OFFSET {first}", values)
+    query = f"SELECT * FROM {name}{where} ORDER BY 1 LIMIT {PAGE + 1} OFFSET {first}"
+    if type(cursor).__module__.startswith("sqlite3"):
+        query = query.replace(_MARK, "?")
+    elif values:  # a column may be called "share %"
+        query = query.replace("%", "%%").replace(_MARK, "%s")
+    cursor.execute(query, values) if values else cursor.execute(query)
     rows = cursor.fetchall()
     named = [dict(zip(columns, row, strict=True)) for row in rows[:PAGE]]
     return AnswerPage(named, prefix, len(rows) > PAGE, columns=columns)

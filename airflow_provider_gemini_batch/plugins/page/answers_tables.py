@@ -9,18 +9,29 @@ the next page, and the next person, need no second search.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import threading
 from array import array
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.files.paths import local_path, open_read, remote_path
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, condition, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+NO_DUCKDB = (
+    "Parquet cannot be read here",
+    "Install airflow-provider-gemini-batch[tables] where the API server runs.",
+)
+
+MOST_FETCHED = 512 * 1024 * 1024
+"""Bytes that are copied from object storage."""
 
 KEPT_ROWS = 5_000
 """Rows of a filter whose numbers are kept; pages after them are searched for anew."""
@@ -64,26 +75,13 @@ class TableIndex:
                 self._shared.clear()
 
     def _read(self, page: int) -> AnswerPage:
-        import tempfile
-
-        import duckdb
-
         wanted = Wanted(self.wanted.status, self.wanted.search, self.wanted.version, page)
-        try:
-            if all(local_path(each) is not None for each in self.files):
-                with closing(_cursor()) as cursor:
-                    return self._queried(cursor, [local_path(each) or each for each in self.files], wanted)
-            with tempfile.TemporaryDirectory(prefix="gemini-batch-page-") as folder, closing(_cursor()) as cursor:
-                return self._queried(cursor, _fetched(self.files, folder), wanted)
-        except duckdb.Error as error:
-            raise PageError(502, "The results file cannot be read", str(error).splitlines()[0][:300]) from error
+        with fetched(self.files, self.kind) as paths, asked() as cursor:
+            return self._queried(cursor, paths, wanted)
 
     def _queried(self, cursor: Any, paths: Sequence[str], wanted: Wanted) -> AnswerPage:
         """Ask for one row more than a page has: that there are more is known without counting them."""
-        source = _source(paths, self.kind)
-        columns = [str(row[0]) for row in cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
-        prefix = prefix_in(columns)
-        where, values = _condition(columns, prefix, wanted)
+        source, columns, prefix, where, values = _asked_for(cursor, paths, self.kind, wanted)
         first = (wanted.page - 1) * PAGE
         if any(wanted.filters) and self.kind == ".parquet" and len(paths) == 1 and first + PAGE < KEPT_ROWS:
             numbered = _source(paths, self.kind, ", file_row_number=true")
@@ -134,14 +132,44 @@ def has_duckdb() -> bool:
     return find_spec("duckdb") is not None
 
 
-def _cursor() -> Any:
+@contextmanager
+def asked() -> Iterator[Any]:
+    """
+    Give a cursor.
+
+    :raises PageError: For what DuckDB cannot read.
+    """
     import duckdb
 
     with _making:
         if not _databases:
             config: dict[str, Any] = {"memory_limit": "128MB", "threads": "1", "temp_directory": ""}
             _databases.append(duckdb.connect(config=config))
-        return _databases[0].cursor()
+        made = _databases[0].cursor()
+    try:
+        with closing(made) as cursor:
+            yield cursor
+    except duckdb.Error as error:
+        raise PageError(502, "The results file cannot be read", str(error).splitlines()[0][:300]) from error
+
+
+def query_of(cursor: Any, paths: Sequence[str], kind: str, wanted: Wanted) -> tuple[list[str], str, list[Any]]:
+    """
+    Return the columns of local files, the query of the rows that fit, and its values.
+
+    :raises PageError: If these are no answers of ours.
+    """
+    source, columns, _, where, values = _asked_for(cursor, paths, kind, wanted)
+    return columns, f"SELECT * FROM {source} WHERE {where}", values
+
+
+def _asked_for(
+    cursor: Any, paths: Sequence[str], kind: str, wanted: Wanted
+) -> tuple[str, list[str], str, str, list[Any]]:
+    source = _source(paths, kind)
+    columns = [str(row[0]) for row in cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    prefix = prefix_in(columns)
+    return source, columns, prefix, *_condition(columns, prefix, wanted)
 
 
 def close() -> None:
@@ -167,21 +195,25 @@ def _condition(columns: Sequence[str], prefix: str, wanted: Wanted) -> tuple[str
     return where or "TRUE", values
 
 
-def _fetched(files: Sequence[str], folder: str) -> list[str]:
-    """Copy files of object storage to *folder*, up to half a gigabyte."""
-    import os
-    import shutil
+@contextmanager
+def fetched(files: Sequence[str], kind: str) -> Iterator[list[str]]:
+    """
+    Give local paths of files: copies of those in object storage, for the time of the block.
 
-    from airflow_provider_gemini_batch.files.paths import open_read, remote_path
-
+    :raises PageError: If that would be more than half a gigabyte.
+    """
+    if all(local_path(each) is not None for each in files):
+        yield [local_path(each) or each for each in files]
+        return
     sizes = [int(remote_path(each).stat().st_size) for each in files]
-    if sum(sizes) > 512 * 1024 * 1024:
+    if sum(sizes) > MOST_FETCHED:
         raise PageError(
             413, "These answers are too large to be shown", "More than 512 MB in object storage: read them there."
         )
-    paths = []
-    for number, each in enumerate(files):
-        paths.append(os.path.join(folder, f"{number}.parquet"))
-        with open_read(each) as source, open(paths[-1], "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-    return paths
+    with tempfile.TemporaryDirectory(prefix="gemini-batch-page-") as folder:
+        paths = []
+        for number, each in enumerate(files):
+            paths.append(os.path.join(folder, f"{number}{kind}"))
+            with open_read(each) as source, open(paths[-1], "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        yield paths

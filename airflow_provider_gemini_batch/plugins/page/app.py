@@ -4,9 +4,9 @@ The app that serves the page, made in the API server alone.
 
 Theory of operation. Each route is wrapped by :func:`_endpoint`: Airflow's ``get_user`` says who asks (401 if nobody),
 the route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views
-read databases and storage, so they block; they get threads of their own, so that fifty people on a slow storage take
-none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart from the other
-views. All are few: Python runs one thread at a time, and each one more would take its share from Airflow's own routes.
+read databases and storage, so they block; they get threads of their own (:mod:`.threads`), so that fifty people on a
+slow storage take none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart
+from the other views.
 Whatever happens, the answer is HTML with the same headers.
 """
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-THREADS = 3
-"""Views that run at once in one process: so many that read files, and so many others."""
-
 MAX_BODY = 1_000_000
 """Bytes of a form."""
 
@@ -48,9 +45,9 @@ HEADERS = {
 
 def routes() -> list[Route]:
     """Return all routes, view by view."""
-    from airflow_provider_gemini_batch.plugins.page.views import answers, jobs, run, spend
+    from airflow_provider_gemini_batch.plugins.page.views import answers, jobs, run, sample, spend
 
-    return [*run.ROUTES, *answers.ROUTES, *jobs.ROUTES, *spend.ROUTES]
+    return [*run.ROUTES, *answers.ROUTES, *sample.ROUTES, *jobs.ROUTES, *spend.ROUTES]
 
 
 def create_app() -> FastAPI:
@@ -81,19 +78,17 @@ def create_app() -> FastAPI:
 
 
 def _endpoint(route: Route) -> Callable[..., Any]:
-    from functools import partial
-
-    import anyio.to_thread
     from airflow.api_fastapi.core_api.security import GetUserDep
     from starlette.requests import Request
 
+    from airflow_provider_gemini_batch.plugins.page import threads
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
     from airflow_provider_gemini_batch.plugins.page.visit import Visit
 
     async def endpoint(request: Any, user: Any) -> Any:
         form = await _form(request) if route.method != "GET" else {}
         visit = Visit(request, Viewer(user), form)
-        return await anyio.to_thread.run_sync(partial(_serve, route, visit), limiter=_limiter(route.reads_files))
+        return await threads.run("answers" if route.reads_files else "views", _serve, route, visit)
 
     # As objects: names that only this function knows could not be looked up.
     endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
@@ -109,22 +104,6 @@ def _serve(route: Route, visit: Visit) -> Any:
         security.check_token(visit.text("token"), visit.viewer.user_id)
     route.needs(visit)
     return route.view(visit)
-
-
-_limiters: dict[Any, Any] = {}
-
-
-def _limiter(reads_files: bool) -> Any:
-    """Return the limiter of this event loop's views, those that read files or the others."""
-    import asyncio
-
-    import anyio
-
-    loop = asyncio.get_running_loop()
-    if loop not in _limiters:
-        _limiters.clear()
-        _limiters[loop] = (anyio.CapacityLimiter(THREADS), anyio.CapacityLimiter(THREADS))
-    return _limiters[loop][reads_files]
 
 
 async def _form(request: Any) -> dict[str, list[str]]:

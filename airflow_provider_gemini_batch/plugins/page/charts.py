@@ -22,6 +22,9 @@ SERIES = 4
 FEWEST = 7
 """Days that are drawn at least: a single bar as wide as the page tells nothing."""
 
+FLAT = 4
+"""How many times the highest bar a limit may be, and still be drawn."""
+
 OTHERS = "others"
 
 
@@ -54,20 +57,25 @@ class Chart:
 
     :param lines: Values that have a line, with its distance from the top in per cent.
     :param legend: Class, name and sum of each series.
+    :param limit: Distance from the top of the line that bars should stay below; None without one.
     """
 
     bars: Sequence[Bar]
     lines: Sequence[tuple[float, float]]
     legend: Sequence[tuple[str, str, float]]
+    limit: float | None = None
 
 
-def by_day(parts: Iterable[Mapping[str, Any]], by: str, value: str, today: date, days: int) -> Chart | None:
+def by_day(
+    parts: Iterable[Mapping[str, Any]], by: str, value: str, today: date, days: int, limit: float | None = None
+) -> Chart | None:
     """
     Return a chart of the last *days*, stacked by a member; None where nothing is to be drawn.
 
     :param parts: Each with ``day`` as ISO date, and numbers.
     :param by: Member that is stacked, the largest below.
     :param value: Member that is summed up.
+    :param limit: What a day should not exceed. It is drawn unless it is so high that the bars would be flat beside it.
     """
     known = [part for part in parts if part[value]]
     sums = Counter[str]()
@@ -83,13 +91,23 @@ def by_day(parts: Iterable[Mapping[str, Any]], by: str, value: str, today: date,
     oldest = min(min(map(_date, daily)), today - timedelta(days=FEWEST - 1))
     first = max(today - timedelta(days=days - 1), oldest)
     count = (today - first).days + 1
-    top = _round_up(max(day.total() for day in daily.values()))
+    highest = max(day.total() for day in daily.values())
+    limit = limit if limit is not None and limit <= FLAT * highest else None
+    top = _round_up(max(highest, limit or 0.0))
     bars = [_bar(first + timedelta(days=number), number, count, daily, series, top) for number in range(count)]
     legend = [(series[name], name, sums[name]) for name in named]
     rest = sums.total() - sum(sums[name] for name in named)
     if rest > 0:
         legend.append(("s5", f"{len(sums) - len(named)} others", rest))
-    return Chart(bars, [(top * part / 4, 100 - 25 * part) for part in range(5)], legend)
+    lines = [(top * part / 4, 100 - 25 * part) for part in range(5)]
+    return Chart(bars, lines, legend, None if limit is None else round(100 - 100 * limit / top, 3))
+
+
+def tokens_by_day(parts: Iterable[Mapping[str, Any]], today: date, days: int) -> Chart | None:
+    """Return a chart of tokens, those of answers below those of prompts."""
+    kinds = {"output_tokens": "out", "input_tokens": "in"}
+    flat = [{"day": part["day"], "kind": kinds[name], "tokens": part[name]} for part in parts for name in kinds]
+    return by_day(flat, "kind", "tokens", today, days)
 
 
 def _bar(

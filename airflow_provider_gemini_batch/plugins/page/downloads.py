@@ -2,52 +2,68 @@
 """
 A task's rows for a person's disk: streamed a piece at a time, never held.
 
-A path comes from an XCom, so the first page is read before anything is sent: a file that is none of ours is refused
-there (:func:`~.answers_file.read_page`). All rows are the file itself; a folder and a filter are JSON lines.
+A path comes from an XCom, so the columns are looked at before anything is sent: a file that is none of ours is refused
+there. All rows are the file itself; a folder and a filter are JSON lines. A download may last for minutes, so each
+piece of it takes a thread of the downloads alone (:mod:`.threads`), and between two pieces none.
 """
 
 from __future__ import annotations
 
-import json
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.files.paths import open_read
-from airflow_provider_gemini_batch.plugins.page import answers_file
+from airflow_provider_gemini_batch.files.paths import base_name, local_path, open_read
+from airflow_provider_gemini_batch.plugins.page import answers_file, threads
+from airflow_provider_gemini_batch.plugins.page.answers_pass import pieces_of
 from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted
+from airflow_provider_gemini_batch.plugins.page.answers_tables import fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Generator
 
 PIECE = 1 << 18
 
 
-def open_rows(place: str, status: str) -> tuple[str, Iterator[bytes]]:
+def open_rows(place: str, status: str) -> tuple[str, Generator[bytes, None, None]]:
     """
-    Return a file's name and its content.
+    Return a file's name and its content, some pieces of which may be empty.
 
     :param status: As in :class:`~.answers_rows.Wanted`; empty for all rows.
     :raises PageError: If there is nothing, or nothing of ours.
     """
-    answers_file.read_page(place, Wanted(status))
     files = answers_file.files_of(place)
-    name = place.rstrip("/").rsplit("/", 1)[-1]
-    if not status and files[0].rstrip("/").endswith(f"/{name}"):
-        return name, _content(files[0])
+    kind = answers_file.kind_of(files[0])
+    name = base_name(place)
+    is_whole = not status and len(files) == 1 and base_name(files[0]) == name
+    pieces = _whole(files[0], kind) if is_whole else pieces_of(files, kind, Wanted(status))
+    answers_file.touch()
+    next(pieces, None)
     stem = name.partition(".")[0]
-    return f"{stem}-{status}.jsonl" if status else f"{stem}.jsonl", _rows(place, status)
+    return name if is_whole else (f"{stem}-{status}.jsonl" if status else f"{stem}.jsonl"), pieces
 
 
-def _content(path: str) -> Iterator[bytes]:
+async def sent(pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+    """Yield the pieces that hold something, each read in a thread of the downloads; close them in any case."""
+    import anyio
+
+    try:
+        while (piece := await threads.run("downloads", next, pieces, None)) is not None:
+            if piece:
+                yield piece
+    finally:
+        with anyio.CancelScope(shield=True):
+            await threads.run("downloads", pieces.close)
+
+
+def _whole(path: str, kind: str) -> Generator[bytes, None, None]:
+    """Yield an empty piece once the columns are known to be ours, then the bytes of the file."""
+    if kind == ".parquet" and local_path(path) is None:  # its columns stand at its end: it is fetched once for both
+        with fetched([path], kind) as (copy,):
+            yield from _whole(copy, kind)
+        return
+    with closing(pieces_of([path], kind, Wanted())) as looked:
+        next(looked, None)
+    yield b""
     with open_read(path) as stream:
         while piece := stream.read(PIECE):
             yield piece
-
-
-def _rows(place: str, status: str) -> Iterator[bytes]:
-    page, more = 1, True
-    while more:
-        found = answers_file.read_page(place, Wanted(status, page=page))
-        if found.stopped and not found.more:  # it goes on from where it stopped
-            continue
-        yield b"".join(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in found.rows)
-        page, more = page + 1, found.more

@@ -60,14 +60,17 @@ class Kept(Generic[V]):
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """Return the entry of a key, a new one if there is none."""
         with self._lock:
-            self._used = time.monotonic()
+            self._touch()
             entry = self._entries.pop(key, None) or make()
             self._entries[key] = entry
             while len(self._entries) > MAX_ENTRIES or (self.size > MAX_BYTES and len(self._entries) > 1):
                 self._entries.popitem(last=False)
-            if self._timer is None:
-                self._wait(IDLE_SECONDS)
         return entry
+
+    def touch(self) -> None:
+        """Count the time until all is dropped from now."""
+        with self._lock:
+            self._touch()
 
     @property
     def size(self) -> int:
@@ -83,6 +86,11 @@ class Kept(Generic[V]):
             self._timer = None
         self._released()
         give_back()
+
+    def _touch(self) -> None:
+        self._used = time.monotonic()
+        if self._timer is None:
+            self._wait(IDLE_SECONDS)
 
     def _wait(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds, self._drop_if_idle)

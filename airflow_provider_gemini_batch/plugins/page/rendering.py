@@ -61,6 +61,14 @@ def tokens(value: Any) -> str:
     return f"{count / 1000:,.1f} k" if count >= 10_000 else f"{count:,}"
 
 
+def short(value: float) -> str:
+    """Return a number for an axis, e.g. ``1.5 M``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a length of time in the two units that matter, e.g. ``2 h 05 m``."""
     if seconds is None:
@@ -79,12 +87,15 @@ def clock(epoch: float | None, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Return a moment in UTC; the script shows it in the zone of the browser."""
     from datetime import UTC, datetime
 
-    return "–" if epoch is None else datetime.fromtimestamp(epoch, UTC).strftime(pattern)
+    try:
+        return "–" if epoch is None else datetime.fromtimestamp(epoch, UTC).strftime(pattern)
+    except (ValueError, OverflowError, OSError):  # a number that is no moment, as an XCom may hold
+        return "–"
 
 
 def iso(epoch: float | None) -> str:
     """Return a moment for the attribute ``datetime``."""
-    return "" if epoch is None else clock(epoch, "%Y-%m-%dT%H:%M:%SZ")
+    return "" if epoch is None else clock(epoch, "%Y-%m-%dT%H:%M:%SZ").removeprefix("–")
 
 
 def short_name(job_name: Any) -> str:
@@ -112,7 +123,7 @@ def environment() -> Environment:
     )
     made.filters.update(
         plain=plain, number=number, dollars=dollars, tokens=tokens, duration=duration, clock=clock, iso=iso,
-        short_name=short_name,
+        short=short, short_name=short_name,
     )  # fmt: skip
     return made
 

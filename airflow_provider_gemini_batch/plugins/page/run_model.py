@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.spend import parts_of
+from airflow_provider_gemini_batch.plugins.page.run_history import happened
 from airflow_provider_gemini_batch.plugins.page.run_view import UNDER_WAY, JobLine, Money, RunView
 from airflow_provider_gemini_batch.plugins.page.run_words import notes_of, waits_of
 from airflow_provider_gemini_batch.plugins.page.values import count_of, counts_of, number_of, text_of
@@ -53,6 +54,7 @@ def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]]
         rounds=count_of(manifest.get("rounds") or progress.get("rounds")) or 0,
         money=_money(facts),
         notes=notes_of(facts),
+        happened=happened(facts, looks),
         output=str(manifest.get("output_path") or manifest.get("output_table") or manifest.get("output") or ""),
     )
     return replace(view, waits=waits_of(view, now))

@@ -80,6 +80,7 @@ class RunView:
     :param reported: Pending rows that Google says are answered.
     :param waits: Sentences on what it waits for: icon, sentence, what follows from it.
     :param notes: Notes on top: kind, title, text.
+    :param happened: Moments, newest first: when, a sentence, what follows from it.
     """
 
     facts: TaskFacts
@@ -100,6 +101,7 @@ class RunView:
     money: Money = Money()
     notes: Sequence[tuple[str, str, str]] = ()
     output: str = ""
+    happened: Sequence[tuple[float, str, str]] = ()
 
     @property
     def under_way(self) -> list[JobLine]:

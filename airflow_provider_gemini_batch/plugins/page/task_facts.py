@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.plugins.page.attempts import attempts_of
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere
 from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from airflow_provider_gemini_batch.plugins.page.attempts import Attempt
     from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class TaskFacts:
     :param watched: Arguments of the trigger it waits in; empty if it does not.
     :param arguments: Rendered template fields, as far as Airflow keeps them.
     :param noted: What the task state store holds (3.3 and later).
+    :param attempts: Of Airflow, the last one last.
     """
 
     address: TaskAddress
@@ -51,6 +54,7 @@ class TaskFacts:
     watched: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     noted: Mapping[str, Any] = field(default_factory=dict)
+    attempts: Sequence[Attempt] = ()
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -92,7 +96,7 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
     from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
     from sqlalchemy import select
 
-    query = select(TaskInstance).where(*_where(TaskInstance, address))
+    query = select(TaskInstance).where(*of_task(TaskInstance, address))
     if hasattr(TaskInstance, "working_set"):  # Airflow 3.4 keeps the rows of earlier tries beside it
         query = query.where(TaskInstance.working_set.is_(True))
     found = session.scalars(query.limit(1)).first()
@@ -111,6 +115,7 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
         watched=_watched(found),
         arguments=_arguments(session, address, found.id),
         noted=_noted(session, address),
+        attempts=attempts_of(session, found),
     )
 
 
@@ -123,7 +128,7 @@ def map_indexes(session: Session, address: TaskAddress) -> list[int]:
 
     model: Any = TaskInstance
     index = getattr(model, _index_of(model))
-    query = select(index).where(*_where(model, address)[:3], index >= 0).distinct().order_by(index).limit(1000)
+    query = select(index).where(*of_task(model, address)[:3], index >= 0).distinct().order_by(index).limit(1000)
     return [int(found) for found in session.scalars(query)]
 
 
@@ -136,7 +141,7 @@ def read_xcoms(session: Session, address: TaskAddress, keys: Sequence[str]) -> t
     from sqlalchemy import select
 
     model = xcom_model()
-    query = select(model).where(*_where(model, address), model.key.in_(list(keys)))
+    query = select(model).where(*of_task(model, address), model.key.in_(list(keys)))
     values: dict[str, Any] = {}
     unreadable = []
     for row in session.scalars(query):
@@ -204,7 +209,8 @@ def moment(value: datetime | None) -> float | None:
     return None if value is None else value.timestamp()
 
 
-def _where(model: Any, address: TaskAddress) -> list[Any]:
+def of_task(model: Any, address: TaskAddress) -> list[Any]:
+    """Return the conditions by which a model's row belongs to a task instance."""
     return [
         model.dag_id == address.dag_id,
         model.run_id == address.run_id,
@@ -231,7 +237,7 @@ def _arguments(session: Session, address: TaskAddress, instance_id: Any) -> dict
     model: Any = RenderedTaskInstanceFields
     # Airflow 3.4 keeps them for each attempt, by the id of its task instance.
     by_id = hasattr(model, "task_instance_id")
-    where = [model.task_instance_id == instance_id] if by_id else _where(model, address)
+    where = [model.task_instance_id == instance_id] if by_id else of_task(model, address)
     found = session.scalars(select(model.rendered_fields).where(*where).limit(1)).first()
     return dict(found) if isinstance(found, dict) else {}
 
@@ -246,7 +252,7 @@ def _noted(session: Session, address: TaskAddress) -> dict[str, Any]:
     from sqlalchemy import select
 
     model = TaskStateStoreModel
-    query = select(model.value).where(*_where(model, address), model.key == "gemini_batch_submission")
+    query = select(model.value).where(*of_task(model, address), model.key == "gemini_batch_submission")
     found = session.scalars(query.limit(1)).first()
     try:
         noted = json.loads(found or "")

@@ -52,6 +52,11 @@ def answers_path(address: TaskAddress, **filters: Any) -> str:
     return _path("/answers", {**address.query(), **filters})
 
 
+def sample_path(address: TaskAddress) -> str:
+    """Return the path of what a sample says of the whole."""
+    return _path("/sample", address.query())
+
+
 def jobs_path(conn_id: str | None = None, **filters: Any) -> str:
     """Return the path of the jobs of a connection, the default one if none is named."""
     return _path("/jobs", {"conn_id": conn_id, **filters})
@@ -67,6 +72,11 @@ def airflow_task_path(address: TaskAddress) -> str:
     dag_id, run_id, task_id = (quote(each, safe="") for each in (address.dag_id, address.run_id, address.task_id))
     mapped = f"/mapped/{address.map_index}" if address.map_index >= 0 else ""
     return f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}{mapped}"
+
+
+def airflow_action_path(address: TaskAddress) -> str:
+    """Return the path of Airflow's own page where a person answers what a task asks."""
+    return f"{airflow_task_path(address)}/required_actions"
 
 
 def base_url() -> str:

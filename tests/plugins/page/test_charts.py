@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.plugins.page.charts import by_day
+from airflow_provider_gemini_batch.plugins.page.charts import by_day, tokens_by_day
+from airflow_provider_gemini_batch.plugins.page.month import month_of, monthly_budget
 from airflow_provider_gemini_batch.plugins.page.urls import spend_path
 
 if TYPE_CHECKING:
@@ -58,6 +59,42 @@ def test_day_that_is_no_date_is_passed_over() -> None:
     assert by_day([part("", "a", 1.0)], "dag", "cost", TODAY, 30) is not None
 
 
+def test_limit_is_a_line_within_the_scale_unless_bars_would_be_flat() -> None:
+    parts = [part("2026-11-27", "a", 3.0)]
+    chart = by_day(parts, "dag", "cost", TODAY, 30, 6.0)
+    assert chart is not None
+    assert (chart.limit, chart.lines[-1][0], chart.bars[-1].pieces[0].height) == (0.0, 6.0, 50.0)
+    assert (by_day(parts, "dag", "cost", TODAY, 30, 1.0) or chart).limit == 75.0
+    assert (by_day(parts, "dag", "cost", TODAY, 30, 40.0) or chart).limit is None
+
+
+def test_tokens_of_answers_and_prompts_stand_on_each_other() -> None:
+    chart = tokens_by_day([{"day": "2026-11-27", "input_tokens": 300, "output_tokens": 100}], TODAY, 7)
+    assert chart is not None
+    assert sorted((name, value) for _, name, value in chart.legend) == [("in", 300), ("out", 100)]
+    assert tokens_by_day([{"day": "2026-11-27", "input_tokens": 0, "output_tokens": 0}], TODAY, 7) is None
+
+
+def test_month_is_summed_up_and_carried_on_at_its_pace() -> None:
+    parts = [part("2026-11-30", "a", 5.0), part("2026-11-02", "a", 10.0), part("2026-10-31", "a", 99.0)]
+    month = month_of(parts, datetime(2026, 11, 11, tzinfo=UTC), 60.0)
+    assert (month.name, month.spent, month.pace, month.a_day, month.left) == ("November", 15.0, 45.0, 2.0, 15.0)
+    first = month_of(parts, datetime(2026, 11, 1, 9, tzinfo=UTC), 60.0)
+    assert (first.pace, first.left) == (None, 45.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"), [("1200", 1200.0), ("", None), ("much", None), ("-3", None), ("inf", None)]
+)
+def test_budget_is_a_number_or_said_to_be_none(
+    monkeypatch: pytest.MonkeyPatch, text: str, budget: float | None
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__MONTHLY_BUDGET", text)
+    found, fault = monthly_budget()
+    assert found == budget
+    assert bool(fault) == (text not in ("", "1200"))
+
+
 @pytest.mark.newest_airflow
 def test_spend_is_drawn_without_markup_from_names(page: PageServer) -> None:
     cost = {"actual": 2.5, "rows_of_unknown_cost": 0}
@@ -69,4 +106,6 @@ def test_spend_is_drawn_without_markup_from_names(page: PageServer) -> None:
     html = page.client("viewer").get(spend_path()).text
     assert '<rect class="s' in html
     assert "chart&lt;script&gt;" in html
+    assert "Tokens a day" in html
+    assert " so far</dt><dd>$" in html
     assert "style=" not in html, "the content policy allows no style attribute"

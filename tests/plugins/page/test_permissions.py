@@ -28,6 +28,7 @@ MAY: dict[tuple[str, str], set[str]] = {
     ("POST", "/run/cancel"): EDITORS,
     ("GET", "/answers"): ALL,
     ("GET", "/answers/download"): ALL,
+    ("GET", "/sample"): ALL,
     ("GET", "/spend"): ALL,
     ("GET", "/spend.csv"): ALL,
     ("GET", "/jobs"): OPERATORS,
@@ -40,8 +41,10 @@ MAY: dict[tuple[str, str], set[str]] = {
 }
 
 
-def landed(page: PageServer, folder: Path, dag_id: str, text: str, **row: Any) -> tuple[TaskAddress, str]:
-    """Land an answer of a DAG; return the task's address, and the file's path."""
+def landed(
+    page: PageServer, folder: Path, dag_id: str, text: str, *, task: dict[str, Any] | None = None, **row: Any
+) -> tuple[TaskAddress, str]:
+    """Land an answer of a DAG, by a task with more members than it needs; return its address, and the file's path."""
     place = folder / f"{dag_id}-{next(_numbers)}.jsonl"
     ours = {"key": "r1", "status": "succeeded", "text": text, "finish_reason": "STOP", "error_message": None,
             "model_version": "gemini-3.5-flash-lite"}  # fmt: skip
@@ -49,7 +52,7 @@ def landed(page: PageServer, folder: Path, dag_id: str, text: str, **row: Any) -
     address = TaskAddress(dag_id, f"run_{next(_numbers)}", "classify")
     manifest = {"output_path": str(place), "total": 1, "counts": {"succeeded": 1}}
     page.fill(tasks=[{"dag_id": dag_id, "run_id": address.run_id, "task_id": "classify",
-                      "xcoms": {"gemini_batch_manifest": manifest}}])  # fmt: skip
+                      "xcoms": {"gemini_batch_manifest": manifest}, **(task or {})}])  # fmt: skip
     return address, str(place)
 
 
@@ -91,39 +94,6 @@ def test_change_needs_the_pages_own_form(page: PageServer, method: str, path: st
         client.post(path, content=b"token=x", headers={"Content-Type": "text/plain"}),
     ]
     assert [reply.status_code for reply in answers] == [403, 403, 403, 415, 415]
-
-
-def test_answers_of_another_dag_are_not_read_through_an_xcom_that_a_person_wrote(
-    page: PageServer, tmp_path: Path
-) -> None:
-    _, theirs = landed(page, tmp_path, "theirs", "the secret answer")
-    mine, _ = landed(page, tmp_path, "mine", "my answer")
-    url = f"/api/v2/dags/mine/dagRuns/{mine.run_id}/taskInstances/classify/xcomEntries/gemini_batch_manifest"
-    stolen = {"output_path": theirs, "total": 1, "counts": {"succeeded": 1}}
-    written = page.api("op").patch(url, params={"run_id": "elsewhere"}, json={"value": stolen})
-    assert written.status_code == 200, written.text
-    reply = page.client("op").get(answers_path(mine))
-    assert reply.status_code == 403
-    assert "written by hand (op, " in reply.text
-    assert "the secret answer" not in reply.text
-    sent = page.client("op").get("/answers/download", params=mine.query())
-    assert (sent.status_code, "the secret answer" in sent.text) == (403, False)
-
-
-@pytest.mark.parametrize("kind", ["application/json", "application/x+json", "Application/JSON"])
-def test_a_manifest_written_anew_in_any_kind_of_body_is_not_believed(
-    page: PageServer, tmp_path: Path, kind: str
-) -> None:
-    _, theirs = landed(page, tmp_path, "theirs", "the secret answer")
-    mine, _ = landed(page, tmp_path, "mine", "my answer")
-    entries = f"/api/v2/dags/mine/dagRuns/{mine.run_id}/taskInstances/classify/xcomEntries"
-    removed = page.api("admin").delete(f"{entries}/gemini_batch_manifest")
-    assert removed.status_code in (200, 204), removed.text
-    stolen = {"output_path": theirs, "total": 1, "counts": {"succeeded": 1}}
-    body = json.dumps({"key": "gemini_batch_manifest", "value": stolen, "map_index": -1})
-    page.api("op").post(entries, content=body, headers={"content-type": kind})
-    reply = page.client("op").get(answers_path(mine))
-    assert "the secret answer" not in reply.text
 
 
 def test_markup_and_terminal_codes_in_rows_and_names_stay_text(page: PageServer, tmp_path: Path) -> None:

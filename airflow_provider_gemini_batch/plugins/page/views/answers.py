@@ -224,7 +224,7 @@ def download(visit: Visit) -> Response:
             502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}"
         ) from error
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
-    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(downloads.sent(pieces), media_type="application/octet-stream", headers=headers)
 
 
 ROUTES = [
