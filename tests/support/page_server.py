@@ -129,7 +129,7 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     and kwargs), ``kept`` (what the task state store holds), ``earlier`` (states of earlier attempts), ``asks`` (what it
     asks a person). ``states``: asks for the states of tasks by address.
     ``release``: drops what the page keeps, as it does when nobody looks. ``dags``: DAGs as the scheduler has them, each
-    ``dag_id`` with a ``task_id``. ``cleaned``: names of tables, as for ``airflow db clean``.
+    ``dag_id`` with a ``task_id``. ``cleaned``: each a ``table`` that ``airflow db clean`` empties.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -145,7 +145,7 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             _add_dag(session, **each)
         session.flush()
         if "cleaned" in things:
-            _clean(things["cleaned"])
+            _clean([each["table"] for each in things["cleaned"]])
         if "release" in things:
             _release()
         return {"states": [_state_of(session, each) for each in things.get("states", [])]}
@@ -169,7 +169,7 @@ def _add_dag(session: Any, dag_id: str, task_id: str) -> None:
     SerializedDagModel.write_dag(LazyDeserializedDAG.from_dag(dag), bundle_name="tests", session=session)
 
 
-def _clean(tables: list[Any]) -> None:
+def _clean(tables: list[str]) -> None:
     from airflow._shared.timezones import timezone
     from airflow.utils.db_cleanup import run_cleanup
 
@@ -247,9 +247,8 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
             key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, session=session
         )
     # A task pushes them before its end.
-    where = (XComModel.dag_id == dag_id, XComModel.run_id == run_id, XComModel.task_id == task_id)
-    pushed = began + timedelta(seconds=50)
-    session.query(XComModel).filter(*where, XComModel.map_index == map_index).update({"timestamp": pushed})
+    own = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+    session.query(XComModel).filter_by(**own).update({"timestamp": began + timedelta(seconds=50)})
 
 
 def _add_around(session: Any, values: dict[str, Any], what: dict[str, Any]) -> None:

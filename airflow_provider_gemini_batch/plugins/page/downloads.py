@@ -19,7 +19,7 @@ from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted
 from airflow_provider_gemini_batch.plugins.page.answers_tables import fetched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncGenerator, Generator
 
 PIECE = 1 << 18
 
@@ -42,7 +42,7 @@ def open_rows(place: str, status: str) -> tuple[str, Generator[bytes, None, None
     return name if is_whole else (f"{stem}-{status}.jsonl" if status else f"{stem}.jsonl"), pieces
 
 
-async def sent(pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+async def sent(pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
     """Yield the pieces that hold something, each read in a thread of the downloads; close them in any case."""
     import anyio
 

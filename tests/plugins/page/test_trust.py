@@ -71,7 +71,7 @@ def test_manifest_written_after_the_end_is_not_believed_once_the_log_is_cleaned(
     _, theirs = landed(page, tmp_path, "theirs", SECRET)
     mine, _ = landed(page, tmp_path, "mine", "my answer")
     assert rewrite(page, mine, theirs) == 200
-    page.fill(cleaned=["log"])
+    page.fill(cleaned=[{"table": "log"}])
     assert not page.api().get("/api/v2/eventLogs", params={"event": "update_xcom_entry"}).json()["event_logs"]
     reply = page.client("op").get(answers_path(mine))
     assert (reply.status_code, SECRET in reply.text) == (403, False)
