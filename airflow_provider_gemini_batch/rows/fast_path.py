@@ -17,6 +17,10 @@
 #     frame     before = {"contents":[..."text":      after = }]}],"systemInstruction":...}
 #     written   {"key":"afgb:a","request": + before + "Why?" + after + }
 #
+# Most files are written by a program, and nothing but key and text changes from line to line. A line that may stay, and
+# has no member twice, is cut at the two. A block that is, to the byte, that line with other keys and texts has no
+# member twice either, and is asked nothing more (_Likeness).
+#
 # A block with one row that is not common goes through the slow path row by row; that path also words what is wrong. A
 # row never depends on those beside it: the same rows must make the same bytes, or a retry would be another submission.
 #
@@ -31,11 +35,12 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from airflow_provider_gemini_batch.rows.keys import KEY_PREFIX, MAX_KEY_LENGTH
+from airflow_provider_gemini_batch.rows.line_template import LineTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +166,14 @@ class _Frame:
         return self.before + self.after
 
 
+class _Likeness(NamedTuple):
+    """A line in wire form that is sent as it came: lines like it are sent so, too."""
+
+    template: LineTemplate
+    frame: _Frame
+    is_prefilled: bool
+
+
 class FastPath:
     """
     Reads common rows.
@@ -182,6 +195,7 @@ class FastPath:
         self._is_legacy = settings.is_legacy_embedding
         self._is_vertex = settings.rules.is_imported
         self._frames: dict[bytes | None, _Frame] = {}
+        self._likeness: _Likeness | None = None
 
     def read(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         """
@@ -219,6 +233,8 @@ class FastPath:
         if self._is_embedding:
             return None
         rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
+        if (found := self._alike(lines, rows, first)) is not None:
+            return found
         requests = [row.request for row in rows]
         texts = [[part.text for content in request.contents for part in content.parts] for request in requests]
         if not _are_texts([text for some in texts for text in some], lines):
@@ -235,27 +251,34 @@ class FastPath:
                 return None
             frames[kind] = frame
         keys = list(map(_keys_of, rows))
-        self._note_prefilled(requests, first)
-        around = b"\n".join([frame.text for frame in frames.values()])
-        if (
-            all([frame.may_stay for frame in frames.values()])  # noqa: C419 - half the time
-            and _are_tidy(lines)
-            and not _may_have_repeats(lines, keys, requests, sum([frames[kind].quotes for kind in kinds]))
-        ):
-            return FastBlock(keys, first, lines, is_as_given=True, around=around)
         made: list[bytes | msgspec.Raw] = list(lines)
         # Each row for itself: were it to depend on those beside it, the same rows could be another submission.
         for place, (line, key, kind) in enumerate(zip(lines, keys, kinds, strict=True)):
             if line.find(b"\n", 0, -1) >= 0:
                 return None  # a row that was not read from lines
             frame = frames[kind]
-            if not frame.may_stay or (
-                _may_have_repeats([line], [key], [requests[place]], frame.quotes) and _has_repeats(line)
-            ):
+            if not frame.may_stay or (_may_have_repeats(line, key, requests[place], frame) and _has_repeats(line)):
                 made[place] = b"".join(self._framed([key], [_encode(requests[place].contents)], frame))
             elif line[:1] != b"{" or line[-2:] != b"}\n":
                 made[place] = line.strip() + b"\n"
+        self._note_prefilled(requests, first)
+        if made[0] is lines[0]:
+            self._likeness = _likeness_of(lines[0], rows[0], frames[kinds[0]])
+        around = b"\n".join([frame.text for frame in frames.values()])
         return FastBlock(keys, first, made, is_as_given=all(map(is_, made, lines)), around=around)
+
+    def _alike(self, lines: Sequence[bytes], rows: Sequence[_Row[Any]], first: int) -> FastBlock | None:
+        """Return rows that are, but for key and text, the last line that could stay; None if one of them is not."""
+        known = self._likeness
+        if known is None or not all([line[-1:] == b"\n" for line in lines]):  # noqa: C419 - half the time
+            return None
+        keys, whole = list(map(_keys_of, rows)), b"".join(lines)
+        texts = [row.request.contents[0].parts[0].text for row in rows]
+        if known.template.fill(map(_encode, keys), texts) != whole or not _are_texts(texts, [whole]):
+            return None
+        if known.is_prefilled:
+            self._report.note_prefilled(len(keys), first)
+        return FastBlock(keys, first, lines, is_as_given=True, around=known.frame.text)
 
     def _note_prefilled(self, requests: Sequence[_Request[Any]], first: int) -> None:
         ends = [place for place, request in enumerate(requests) if request.contents[-1].role == "model"]
@@ -317,30 +340,31 @@ def _are_texts(values: Sequence[msgspec.Raw], lines: Sequence[bytes]) -> bool:
     return not doubtful or all(_decode(value).strip() for value in values if _head_of(value)[0] in doubtful)
 
 
-def _are_tidy(lines: Sequence[bytes]) -> bool:
-    """Say whether lines are written as they are sent: nothing around the object but the newline after it."""
-    if not all([line[:1] == b"{" and line[-2:] == b"}\n" for line in lines]):  # noqa: C419 - half the time
-        return False
-    return b"".join(lines).count(b"\n") == len(lines)
+def _likeness_of(line: bytes, row: _Row[Any], frame: _Frame) -> _Likeness | None:
+    """Cut a line that may stay; None where it does not show where its key and its text stand, or has several texts."""
+    contents = row.request.contents
+    if len(contents) > 1 or len(contents[0].parts) > 1 or not line.endswith(b"\n"):
+        return None
+    template = LineTemplate.cut(line, _encode(row.key), contents[0].parts[0].text)
+    if template is None:
+        return None
+    try:
+        again = _read_row(template.fill([_encode(_PLACE)], [_encode(_PLACE * 2)]))
+    except msgspec.MsgspecError:
+        return None
+    if again.key != _PLACE or _decode(again.request.contents[0].parts[0].text) != _PLACE * 2:
+        return None
+    return _Likeness(template, frame, is_prefilled=contents[0].role == "model")
 
 
-def _may_have_repeats(
-    lines: Sequence[bytes], keys: Sequence[str], requests: Sequence[_Request[Any]], quotes: int
-) -> bool:
-    """
-    Say whether lines have other quotes than those of their members: that of one more would be there too.
-
-    No line has fewer quotes than its members have. So lines that have, together, as many as all their members have none
-    of them a member twice, and most blocks are asked once.
-
-    :param quotes: Of the frames of all lines; see :class:`_Frame`.
-    """
-    contents = [content for request in requests for content in request.contents]
-    texts = [part.text for content in contents for part in content.parts]
-    quotes += sum([2 if content.role is msgspec.UNSET else 6 for content in contents])
-    quotes += 2 * len(texts) + b"".join(texts).count(b'"')
-    # A key's own quotes have two spellings.
-    return '"' in "".join(keys) or b"".join(lines).count(b'"') != quotes
+def _may_have_repeats(line: bytes, key: str, request: _Request[_Content], frame: _Frame) -> bool:
+    """Say whether a line has other quotes than those of its members: that of one more would be there too."""
+    quotes = frame.quotes
+    for content in request.contents:
+        quotes += 2 if content.role is msgspec.UNSET else 6
+        for part in content.parts:
+            quotes += 2 + bytes(part.text).count(b'"')
+    return '"' in key or line.count(b'"') != quotes  # a key's own quotes have two spellings
 
 
 def _has_repeats(text: bytes) -> bool:
