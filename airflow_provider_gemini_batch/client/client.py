@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from contextlib import contextmanager
@@ -231,6 +232,7 @@ class GeminiBatchClient(Session):
         exclude: Collection[str] = frozenset(),
         keep: bool = False,
         hold_until_age: float = 0.0,
+        hold_until: float = math.inf,
         verdicts: Mapping[str, bool] | None = None,
         remember: Callable[[str, str], None] | None = None,
     ) -> Reconciled:
@@ -251,6 +253,7 @@ class GeminiBatchClient(Session):
                 exclude=exclude,
                 keep=keep,
                 hold_until_age=hold_until_age,
+                hold_until=hold_until,
             )
         )
 

@@ -58,6 +58,17 @@ class Budget:
             )
 
 
+def calls_in_doubt(calls: int, found: int) -> int:
+    """
+    Return how many create calls may have made a job that nobody has seen: each call makes one at most.
+
+    :param calls: Without an answer, and not refused.
+    :param found: Jobs that came of these calls, as far as a look at the service has shown them: they are counted
+        themselves.
+    """
+    return max(0, calls - found)
+
+
 def rows_answered(job: BatchJob, rows: int) -> int:
     """
     Return how many rows of a job that has ended may have been billed.

@@ -72,6 +72,16 @@ EARLY = 30.0
 """Seconds, at most a tenth of it, by which we end before ``execution_timeout``: Airflow's own alarm would cut the
 task off before it can deal with its job."""
 
+
+def execution_deadline(now: float, limit: float | None) -> float | None:
+    """
+    Return the UTC epoch second at which a task that begins *now* has to end by itself, or None.
+
+    :param limit: Airflow's ``execution_timeout`` in seconds, or None.
+    """
+    return None if limit is None else now + limit - min(EARLY, limit / 10)
+
+
 OnTimeout = Literal["leave", "cancel"]
 OnStuck = Literal["fail", "wait", "resubmit"]
 T = TypeVar("T")
@@ -205,12 +215,11 @@ class AttemptPolicy:
 
     def begin(self, now: float) -> Attempt:
         """Start an attempt."""
-        limit = self.execution_timeout
         return Attempt(
             started=now,
             deadline=now + self.timeout,
             submit_deadline=now + self.submit_timeout,
-            execution_deadline=None if limit is None else now + limit - min(EARLY, limit / 10),
+            execution_deadline=execution_deadline(now, self.execution_timeout),
         )
 
     def limits(self, attempt: Attempt) -> WaitLimits:

@@ -87,7 +87,7 @@ def _ask(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[None]:
     """
     if wave.may_create is not None:
         earlier = [] if wave.on_existing_job == "siblings" else (yield from _earlier(wave))
-        wave.may_create(earlier, order.creates)
+        wave.may_create(earlier, len(order.unheard))
 
 
 def _earlier(wave: Wave[SourceT]) -> Flow[list[BatchJob]]:
@@ -108,11 +108,12 @@ def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest
     while True:
         # If we die right after this line, the next attempt knows that a job of ours may exist, and by which token.
         wave.remember("intent", str(order.token))
+        called_at = wave.now()
         try:
             job = yield from exchange(request, wave.backend.read_job, NO_RETRY)
         except GeminiBatchError as error:
             if error.may_have_taken_effect:
-                order.creates += 1
+                order.unheard.append(called_at)
                 order.lost = error
                 wave.may_have_rivals = True  # the lost call may still be carried out
                 return
@@ -141,13 +142,13 @@ def _reconcile_lost(wave: Wave[SourceT]) -> Flow[None]:
         for order in lost:
             if not order.is_open:
                 continue
-            if order.creates < wave.policy.max_creates:
+            if len(order.unheard) < wave.policy.max_creates:
                 yield from _ask(wave, order)
                 order.lost = None
                 yield from _create(wave, order, wave.requests[order.token.digest])
                 continue
             order.error = SubmitError(
-                f"{order.creates} create calls ended without a clear answer (the last: {order.lost}), and no job "
+                f"{len(order.unheard)} create calls ended without a clear answer (the last: {order.lost}), and no job "
                 f"showed up in the list. Look for [airflow {order.token}] among the jobs; the next attempt at this "
                 "task takes such a job if there is one by then."
             )
@@ -190,7 +191,8 @@ def _found(wave: Wave[SourceT], order: OpenOrder[SourceT], job: BatchJob) -> Non
     reason = f"The answer to the create call was lost; {job.name} was found in the list by its token."
     order.take(job, "replaced" if wave.replaced else "adopted", reason)
     order.is_new = True
-    order.creates -= 1  # this call is heard of now, and made no other job
+    # The job of another attempt, listed late, says nothing of our calls: they may have made one more.
+    order.hear(job.born(wave.now()), is_alone=not wave.identity.may_have_rivals)
     wave.note(order)
     if wave.replaced:
         order.reason += f" Cancelled to be replaced: {', '.join(wave.replaced)}."

@@ -61,7 +61,8 @@ class Submission:
     :param uncancelled: Names of surplus jobs whose cancel call failed: they may still run and bill.
     :param paid_twice: Names of all jobs that ran for the same rows, the one taken first; empty if it is alone.
     :param settled: Names of jobs about which nothing more is to be done while the task waits.
-    :param may_have_twin: Whether another attempt may have created a job that was not listed yet.
+    :param in_doubt_since: UTC epoch seconds of the last create call that may have made a job which was not listed yet:
+        another attempt's, or one without an answer. None if there is none.
     :param owned: Task halves whose jobs are certainly this task's own.
     :param spares_others: Whether live jobs of this task with other input are left alone: they may be another index's.
     """
@@ -73,9 +74,14 @@ class Submission:
     uncancelled: tuple[str, ...] = ()
     paid_twice: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
-    may_have_twin: bool = False
+    in_doubt_since: float | None = None
     owned: tuple[str, ...] = ()
     spares_others: bool = False
+
+    @property
+    def may_have_twin(self) -> bool:
+        """Whether another job for the same rows may exist that was not listed yet."""
+        return self.in_doubt_since is not None
 
 
 @dataclass(frozen=True)

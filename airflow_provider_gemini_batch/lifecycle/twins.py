@@ -20,6 +20,7 @@ that A and B were both paid for (``paid_twice``).
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,12 @@ How old in seconds the job of an attempt with rivals has to be for the last look
 
 A job that ends sooner is held back until then: its twin may not be listed yet, and nobody would hear that two were paid
 for. Longer than two minutes of lag and a create call of another minute.
+"""
+
+SETTLED_AGE = 2 * LAST_LOOK_AGE
+"""
+How old in seconds a job is that no attempt can have missed a moment ago: it is listed within LAST_LOOK_AGE of its
+creation, and so is what an attempt has created that did not find it.
 """
 
 _FIRST = 15.0
@@ -251,6 +258,7 @@ def reconcile(
     exclude: Collection[str] = frozenset(),
     keep: bool = False,
     hold_until_age: float = 0.0,
+    hold_until: float = math.inf,
 ) -> Flow[Reconciled]:
     """
     Look once for twins of a job, and leave one of them.
@@ -260,15 +268,16 @@ def reconcile(
     :param keep: Go on with this very job as long as it lives or has answers, though a twin may be older: others know
         it by name.
     :param hold_until_age: If the job has ended, wait before the look until it is so many seconds old.
+    :param hold_until: UTC epoch seconds at which no look is waited for any longer.
     :raises GeminiBatchError: If the job itself cannot be read. A list that cannot be read costs nothing but the look.
     """
     own = yield from get_job(backend, job_name, reads)
-    born = own.born(now())
+    hold = _Hold(own.born(now()), hold_until_age, hold_until, now)
     token = token_of(own)
     if token is None:
         return Reconciled(own)
     if own.is_succeeded:
-        yield from _held_back(own, born, hold_until_age, now)
+        yield from _held_back(own, hold)
     choice = Choice(backend, reads, cancels, was_cut_short)
     own_jobs = _own_jobs(backend, own, token.task, reads, exclude)
     winner = own
@@ -282,7 +291,7 @@ def reconcile(
             if same:
                 winner = yield from _winner(choice, own, same, keep)
             yield from choice.cancel_all(job for job in (own, *twins) if job.name != winner.name)
-            pause = yield from _until_next_look(choice, winner, own, born, hold_until_age, now)
+            pause = yield from _until_next_look(choice, winner, own, hold)
             if not pause:
                 break
             yield Pause(pause, f"{own.name} was cancelled. Looking for a job that took its place in {pause:.0f} s.")
@@ -299,20 +308,41 @@ def reconcile(
     )
 
 
-def _until_next_look(
-    choice: Choice, winner: BatchJob, own: BatchJob, born: float | None, age: float, now: Callable[[], float]
-) -> Flow[float]:
+@dataclass(frozen=True)
+class _Hold:
+    """
+    How long an ended job is held back for a twin that is listed late.
+
+    :param born: When the job was created, by our clock.
+    :param age: How old it has to be for the last look; 0 for no wait.
+    :param until: UTC epoch seconds at which the wait ends in any case.
+    """
+
+    born: float | None
+    age: float
+    until: float
+    now: Callable[[], float]
+
+    @property
+    def missing(self) -> float:
+        """Seconds that are still to be waited."""
+        if self.born is None:
+            return 0.0
+        now = self.now()
+        return max(0.0, min(self.age, self.born + self.age - now, self.until - now))
+
+
+def _until_next_look(choice: Choice, winner: BatchJob, own: BatchJob, hold: _Hold) -> Flow[float]:
     """
     Return the seconds until another look at the list; 0 for none.
 
     A job that somebody cancelled may have been the younger of two, and the list may not show the other one yet.
     """
-    if not age or winner.name != own.name or not own.is_done or own.state is JobState.FAILED:
+    if not hold.age or winner.name != own.name or not own.is_done or own.state is JobState.FAILED:
         return 0.0
     if (yield from choice.is_useful(own)):
         return 0.0
-    missing = 0.0 if born is None else min(age, born + age - now())
-    return max(0.0, min(_STEP, missing))
+    return min(_STEP, hold.missing)
 
 
 def _winner(choice: Choice, own: BatchJob, twins: list[BatchJob], keep: bool) -> Flow[BatchJob]:
@@ -324,8 +354,8 @@ def _winner(choice: Choice, own: BatchJob, twins: list[BatchJob], keep: bool) ->
     return own
 
 
-def _held_back(own: BatchJob, born: float | None, age: float, now: Callable[[], float]) -> Iterator[Pause]:
-    missing = 0.0 if born is None else min(age, born + age - now())
+def _held_back(own: BatchJob, hold: _Hold) -> Iterator[Pause]:
+    missing = hold.missing
     if missing > 0:
         why = f"{own.name} ended early, and another attempt may have submitted a job that is not listed yet."
         yield Pause(missing, f"{why} Looking for it in {missing:.0f} s.")

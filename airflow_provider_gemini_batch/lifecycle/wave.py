@@ -10,7 +10,7 @@ changes this state: :mod:`~.lifecycle.existing` (rule 1), :mod:`~.lifecycle.crea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic
 
 from airflow_provider_gemini_batch.api.wire import Pause
@@ -23,7 +23,7 @@ from airflow_provider_gemini_batch.lifecycle.submission import (
     Submission,
     SubmitPolicy,
 )
-from airflow_provider_gemini_batch.lifecycle.twins import Choice
+from airflow_provider_gemini_batch.lifecycle.twins import SETTLED_AGE, Choice
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
@@ -44,8 +44,8 @@ class OpenOrder(Generic[SourceT]):
     error: GeminiBatchError | None = None
     lost: GeminiBatchError | None = None
     """Why the last create call has no clear answer, while that is so."""
-    creates: int = 0
-    """Create calls whose outcome nobody has heard of."""
+    unheard: list[float] = field(default_factory=list)
+    """UTC epoch seconds of the create calls whose outcome nobody has heard of."""
     is_new: bool = False
     """Whether the job is what came of a create call of ours."""
     noted: str = ""
@@ -63,6 +63,19 @@ class OpenOrder(Generic[SourceT]):
     def take(self, job: BatchJob, action: Action, reason: str) -> None:
         """Settle on a job."""
         self.job, self.action, self.reason, self.lost = job, action, reason, None
+
+    def hear(self, born: float | None, *, is_alone: bool) -> None:
+        """
+        Take a listed job for what came of a call without an answer, unless it is older than each of them.
+
+        :param born: When the job was created, by our clock.
+        :param is_alone: Whether no other attempt can have made it, whatever the clocks say.
+        """
+        before = [at for at in self.unheard if born is not None and at <= born]
+        if before:
+            self.unheard.remove(max(before))
+        elif is_alone and self.unheard:
+            self.unheard.remove(min(self.unheard))
 
 
 class Wave(Generic[SourceT]):
@@ -127,6 +140,21 @@ class Wave(Generic[SourceT]):
             earlier = int(self.identity.may_have_rivals)
         return self.own_count >= earlier
 
+    def in_doubt_since(self, order: OpenOrder[SourceT]) -> float | None:
+        """
+        Return when the last create call was made that may have left a twin which nobody has seen yet.
+
+        :return: UTC epoch seconds: now, if nobody knows; None if there is no such call.
+        """
+        unheard = [at for one in self.orders for at in one.unheard]
+        if not self.may_have_rivals or (not unheard and self.all_accounted_for):
+            return None
+        if unheard or self.intent_at is not None:
+            return max(unheard, default=self.intent_at)
+        born = order.job.born(self.now()) if order.job is not None and not order.is_new else None
+        # Whoever did not find a job that is so old called long ago, and what came of it is listed by now.
+        return None if born is not None and self.now() - born >= SETTLED_AGE else self.now()
+
     def listed(self) -> Flow[list[BatchJob]]:
         """Read the jobs of this task in the list."""
         return (yield from self.own.read([order.token.digest for order in self.orders]))
@@ -171,7 +199,7 @@ class Wave(Generic[SourceT]):
             tuple(choice.uncancelled),
             (order.job.name, *paid) if paid and order.job.state.has_results else (),
             tuple(dict.fromkeys([*choice.rejected, *choice.cancelled, *self.replaced])),
-            self.may_have_rivals and (any(one.creates for one in self.orders) or not self.all_accounted_for),
+            self.in_doubt_since(order),
             self.identity.owned,
             self.identity.may_be_reordered,
         )

@@ -8,9 +8,10 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow_provider_gemini_batch.errors import EmptyInputError, GeminiBatchError
 from airflow_provider_gemini_batch.links import InputLink, place_url
 from airflow_provider_gemini_batch.operators.base import (
@@ -117,6 +118,20 @@ class RunOperator(RunArguments):
         require_extra()
         return self._go_on(context, self._deadline(), None)
 
+    def _ends_at(self, deadline: float, carried: Mapping[str, Any] | None) -> tuple[float, float | None]:
+        """
+        Return the UTC epoch seconds of the run's deadline, and of the attempt's if ``execution_timeout`` sets one.
+
+        :param carried: What this attempt carried over a wait; None if it begins.
+        """
+        from airflow_provider_gemini_batch.lifecycle.attempt import execution_deadline
+        from airflow_provider_gemini_batch.triggers.deferral import execution_timeout_of
+
+        kept = (carried or {}).get("execution_deadline")
+        if isinstance(kept, (int, float)):
+            return deadline, float(kept)
+        return deadline, execution_deadline(time.time(), execution_timeout_of(self))
+
     def resume(
         self, context: Any, event: Any = None, state: Mapping[str, Any] | None = None, **others: Any
     ) -> dict[str, Any]:
@@ -152,6 +167,7 @@ class RunOperator(RunArguments):
         if carried is None:
             warn_of_change(prices, spec.model, log)
         world = self._context(context, carried, prices)
+        deadline, attempt_ends = self._ends_at(deadline, carried)
         try:
             if self.plan_only:  # before there is a run, which cancels the jobs of one that asked otherwise
                 self._push(plan_of(spec, world))
@@ -161,9 +177,13 @@ class RunOperator(RunArguments):
             manifest = run_to_end(
                 run,
                 deadline=deadline,
+                execution_deadline=attempt_ends,
                 poll_interval=interval,
-                on_wait=lambda run, waiting: self._wait(run, waiting, deadline),
+                on_wait=lambda run, waiting: self._wait(run, waiting, deadline, attempt_ends),
             )
+        except AirflowTaskTimeout:
+            log.warning("execution_timeout is over. The jobs of the run go on; a retry or a clear finds them.")
+            raise
         except EmptyInputError as error:
             if self.on_empty_input == "skip":
                 raise AirflowSkipException(str(error)) from None
@@ -177,11 +197,13 @@ class RunOperator(RunArguments):
         self._sweep(run)
         return manifest
 
-    def _wait(self, run: Run, waiting: Waiting, deadline: float) -> None:
+    def _wait(self, run: Run, waiting: Waiting, deadline: float, attempt_ends: float | None) -> None:
         """Wait in the triggerer, or say what is waited for; the link leads to one of the jobs."""
         for job_name in waiting.jobs[:1]:
             self.show_job_name(self._ti, job_name, self.hook.settings)
-        (self._defer if self.deferrable else self._tell)(run, waiting, deadline)
+        self._tell(run, waiting)
+        if self.deferrable:
+            self._defer(run, waiting, deadline, attempt_ends)
 
     def _sweep(self, run: Run) -> None:
         """Remove checkpoints of this task's earlier runs; one that stays is a nuisance, not a failure."""
@@ -204,6 +226,8 @@ class RunOperator(RunArguments):
 
         if self._ti is not None:
             self._ti.xcom_push(key=MANIFEST_KEY, value=dict(manifest))
+            if manifest.get("paid_twice_jobs"):
+                self._ti.xcom_push(key="paid_twice", value=list(manifest["paid_twice_jobs"]))
             if manifest.get("output_path") or manifest.get("output_table"):
                 self.show_landed(self._ti, manifest.get("output_path"))
                 for job_name in (manifest.get("jobs") or [])[-1:]:
@@ -212,7 +236,7 @@ class RunOperator(RunArguments):
                 tell_landed(self, self._task_context, manifest, inputs=[self.input_path], outputs=outputs)
             leave_in_history(self._task_context, manifest)
 
-    def _tell(self, run: Run, waiting: Waiting, deadline: float) -> None:
+    def _tell(self, run: Run, waiting: Waiting) -> None:
         from airflow_provider_gemini_batch.run.progress import rows_done
 
         done, total = rows_done(run)
@@ -230,13 +254,15 @@ class RunOperator(RunArguments):
         except Exception as error:  # the run goes on, whatever people can see of it
             log.warning("How far the run is could not be pushed: %s: %s", type(error).__name__, error)
 
-    def _defer(self, run: Run, waiting: Waiting, deadline: float) -> None:
+    def _defer(self, run: Run, waiting: Waiting, deadline: float, attempt_ends: float | None) -> None:
+        from airflow_provider_gemini_batch.lifecycle.attempt import LEAST_DEFERRAL, SLACK
         from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger
 
-        self._tell(run, waiting, deadline)
-        if time.time() >= deadline:
+        ends_at = deadline if attempt_ends is None else min(deadline, attempt_ends)
+        left_to_wait = ends_at - time.time()
+        if left_to_wait <= 0:
             return  # the loop says so
-        until = deadline if waiting.until is None else min(deadline, waiting.until)
+        until = ends_at if waiting.until is None else min(ends_at, waiting.until)
         trigger = BatchJobsTrigger(
             list(waiting.jobs),
             self.gemini_batch_conn_id,
@@ -246,8 +272,17 @@ class RunOperator(RunArguments):
             cancel_on_kill=self.cancel_on_kill,
         )
         left = run.left()
-        state = {"deadline": deadline, **(asdict(left) if left is not None else {})}
-        self.defer(trigger=trigger, method_name="resume", kwargs={"state": state})
+        state = {
+            "deadline": deadline,
+            "execution_deadline": attempt_ends,
+            **(asdict(left) if left is not None else {}),
+        }
+        self.defer(
+            trigger=trigger,
+            method_name="resume",
+            kwargs={"state": state},
+            timeout=timedelta(seconds=max(LEAST_DEFERRAL, left_to_wait + SLACK)),
+        )
 
     # --- killed -------------------------------------------------------------------------------------------------------
 

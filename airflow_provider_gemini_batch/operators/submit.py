@@ -26,7 +26,7 @@ from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.cost.estimate import InputMeasure
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
     from airflow_provider_gemini_batch.task.caps import Caps
+    from airflow_provider_gemini_batch.task.store import SubmissionStore
     from airflow_provider_gemini_batch.triggers.deferral import TwinRules
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class SubmitOperator(SubmitArguments):
         self._ti: Any = None
         self._unwanted: str | None = None
         self._paid_twice: list[str] = []
-        self._intents = 0
-        self._earlier_intent: float | None = None
+        self._unheard_calls = 0
+        self._in_doubt_since: float | None = None
         self._end = TaskEnd()
 
     # --- entered by Airflow -------------------------------------------------------------------------------------------
@@ -100,10 +101,21 @@ class SubmitOperator(SubmitArguments):
         raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
 
     def _may_create(
-        self, caps: Caps, unheard: int, measure: InputMeasure | None, jobs: Sequence[BatchJob], lost: int
+        self,
+        caps: Caps,
+        store: SubmissionStore,
+        noted: Mapping[str, Any],
+        measure: InputMeasure | None,
+        jobs: Sequence[BatchJob],
+        lost: int,
     ) -> None:
-        """Say what a job may cost before it is created, and refuse one over a cap."""
-        from airflow_provider_gemini_batch.task.caps import estimate_of, tell
+        """
+        Say what a job may cost before it is created, and refuse one over a cap.
+
+        :param noted: What earlier attempts noted.
+        :param lost: Create calls of this attempt without an answer.
+        """
+        from airflow_provider_gemini_batch.task.caps import estimate_of, tell, unheard_lately
         from airflow_provider_gemini_batch.task.prices import price_list
 
         asked_for = "max_cost" if caps.max_cost is not None else "max_input_tokens" if caps.are_set else ""
@@ -111,7 +123,8 @@ class SubmitOperator(SubmitArguments):
         found = estimate_of(prices, self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
             tell(found, prices, self.log, self._push)
-            caps.check(found, jobs, lost + unheard)
+            caps.check(found, jobs, lost + unheard_lately(noted, jobs, time.time()))
+        store.note_listed(job.name for job in jobs)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:
         """Go on after the wait in the triggerer."""
@@ -176,10 +189,11 @@ class SubmitOperator(SubmitArguments):
         except RateLimitedError as error:
             if placed:
                 attempt = replace(attempt, uploaded=placed[-1])
-            if self._intents > 1:  # an earlier call without an answer may have made a job that is listed late
+            if self._unheard_calls:  # an earlier call without an answer may have made a job that is listed late
                 attempt = replace(attempt, last_look_age=LAST_LOOK_AGE)
             return next_step(attempt, error, None, policy, time.time())
         self._announce(submission)
+        self._in_doubt_since = submission.in_doubt_since
         attempt = replace(
             attempt,
             job_name=submission.job.name,
@@ -207,7 +221,6 @@ class SubmitOperator(SubmitArguments):
         self._push(key, value)
 
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
-        from airflow_provider_gemini_batch.task.caps import unheard_lately
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.store import SubmissionStore
 
@@ -216,12 +229,11 @@ class SubmitOperator(SubmitArguments):
         noted = store.recall()
         work = task_identity(context, self.submission_salt, noted)
 
-        self._intents = 0
-        self._earlier_intent = noted.get("intent_at")
+        self._unheard_calls = 0
 
         def remember(what: str, value: str) -> None:
             store.note(what, value)
-            self._intents += what == "intent"
+            self._unheard_calls += {"intent": 1, "refused": -1}.get(what, 0)
             if what == "job":
                 self._know_job(value)
             self._stop_if_unwanted()
@@ -234,7 +246,7 @@ class SubmitOperator(SubmitArguments):
             known_names=names,
             on_existing_job=self.on_existing_job,
             may_have_rivals=bool(noted),
-            intent_at=self._earlier_intent,
+            intent_at=noted.get("intent_at"),
             exclude=frozenset(attempt.exclude),
             verdicts=noted.get("verdicts"),
             policy=submit_policy(),
@@ -242,7 +254,7 @@ class SubmitOperator(SubmitArguments):
             on_token=lambda token: self._push("submission_token", token),
             uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
-            may_create=partial(self._may_create, caps, unheard_lately(noted, time.time())),
+            may_create=partial(self._may_create, caps, store, noted),
         )
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:
@@ -280,15 +292,16 @@ class SubmitOperator(SubmitArguments):
             return step_after_wait(hook, attempt, outcome, policy, self.log, self._twin_rules)
 
     def _left(self, attempt: Attempt) -> str:
-        """Return the job's name; if it may have a twin, stay first until that would be listed: nobody else knows."""
+        """
+        Return the job's name; if it may have a twin, stay first until that would be listed: nobody else knows.
+
+        Not beyond ``execution_timeout``, which would end the task for a job that is submitted.
+        """
         from airflow_provider_gemini_batch.triggers.deferral import settle
 
         if attempt.last_look_age:
-            is_dated = self._earlier_intent is not None and self._intents <= 1  # the one call is that of our own job
             with self._end.waiting():
-                attempt = settle(
-                    self.hook, attempt, self.log, self._twin_rules, since=self._earlier_intent if is_dated else None
-                )
+                attempt = settle(self.hook, attempt, self.log, self._twin_rules, since=self._in_doubt_since)
         return str(attempt.job_name)
 
     def _pause(self, step: Pause) -> None:

@@ -28,7 +28,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.budget import LISTED_WITHIN, Budget, CostLimitError, rows_answered
+from airflow_provider_gemini_batch.cost.budget import (
+    LISTED_WITHIN,
+    Budget,
+    CostLimitError,
+    calls_in_doubt,
+    rows_answered,
+)
 from airflow_provider_gemini_batch.cost.estimate import InputMeasure
 from airflow_provider_gemini_batch.run.plan import Limits
 
@@ -314,7 +320,7 @@ class _Account:
 
 def _calls_without_a_job(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
     """Return how many create calls of a shard may have made a job that nobody knows of."""
-    return max(0, len(notes["intent"]) - len(notes["void"]) - len({note["job"] for note in notes["job"]}))
+    return calls_in_doubt(len(notes["intent"]) - len(notes["void"]), len({note["job"] for note in notes["job"]}))
 
 
 def _unheard(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> Iterator[Mapping[str, Any]]:

@@ -7,10 +7,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live
 from airflow_provider_gemini_batch.run import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
@@ -33,6 +35,7 @@ class FactReader:
         self._jobs = jobs
         self._read: dict[str, BatchJob] = {}
         self._skew = 0.0
+        self._cancelled: set[str] = set()
 
     def facts(self) -> plan.Facts:
         """Return what the checkpoint and the service say now."""
@@ -50,15 +53,48 @@ class FactReader:
 
     def _shard(self, entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> plan.Shard:
         shard = plan.Shard(str(entry["id"]), int(entry["rows"]))
-        if notes["collected"].get(shard.id):
+        collected = {note["job"] for note in notes["collected"].get(shard.id, ())}
+        found = sorted({(note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ())})
+        names = [name for _, name in found]
+        if len(names) > 1 or (collected and not collected.issuperset(names)):
+            return self._of_several(shard, names, collected)
+        if collected:
             return replace(shard, state="collected")
-        names = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ()))
         if not names:
             void = {note["claim"] for note in notes["void"].get(shard.id, ())}
             calls = [note for note in notes["intent"].get(shard.id, ()) if not note.get("flex")]
             return replace(shard, is_called=any(note.get("claim") not in void for note in calls))
-        name = names[0][1]
-        return replace(shard, job=name, state="ended" if self.has_ended(name) else "live")
+        return replace(shard, job=names[0], state="ended" if self.has_ended(names[0]) else "live")
+
+    def _of_several(self, shard: plan.Shard, names: Sequence[str], collected: Collection[str]) -> plan.Shard:
+        """
+        Say which of a shard's jobs counts, and cancel those that need not run.
+
+        Answers of each that has run are brought in, also if the shard has answers already: they are paid for.
+        """
+        jobs = [job for name in names if (job := self.job(name)) is not None]
+        useful = [job for job in jobs if job.state.has_results]
+        live = [job for job in jobs if is_live(job)]
+        chosen = None if useful or collected else next(iter(live), None)
+        for job in live:
+            if job is not chosen:
+                self._cancel_surplus(shard, job)
+        unread = [job.name for job in useful if job.name not in collected]
+        if unread:
+            return replace(shard, job=unread[0], state="ended")
+        if collected:
+            return replace(shard, state="collected")
+        return replace(shard, job=chosen.name if chosen else names[0], state="live" if chosen else "ended")
+
+    def _cancel_surplus(self, shard: plan.Shard, job: BatchJob) -> None:
+        if job.name in self._cancelled:
+            return
+        self._cancelled.add(job.name)
+        log.warning("%s: %s is one job too many and is cancelled.", shard.id, job.name)
+        try:
+            self._context.client.cancel_batch(job.name)
+        except GeminiBatchError as error:
+            log.error("%s could not be cancelled, and may bill: %s", job.name, error)
 
     def job(self, name: str) -> BatchJob | None:
         """

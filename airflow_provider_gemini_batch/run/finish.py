@@ -37,6 +37,15 @@ log = logging.getLogger(__name__)
 FIRST_ERRORS = 10
 
 
+def _jobs_of_equal_rows(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the names of jobs that have answered rows of one shard, where there are several."""
+    names: list[str] = []
+    for found in notes.values():
+        jobs = sorted({note["job"] for note in found if note.get("job") and note["counts"].get("succeeded")})
+        names += jobs if len(jobs) > 1 else []
+    return names
+
+
 class RunFailedError(GeminiBatchError):
     """
     The run has ended and its outputs are published, but its outcome is a failure; a retry would not change it.
@@ -232,8 +241,9 @@ class Finisher:
         versions = self._counted(table, meta("model_version"), f"{quoted(meta('status'))} = 'succeeded'")
         if len(versions) > 1:
             log.warning("Answers come from several versions of the model: %s", ", ".join(sorted(versions)))
+        twins = _jobs_of_equal_rows(notes)
         if paid_twice:
-            log.warning("%d rows were answered twice, and paid for twice.", paid_twice)
+            log.error("%d rows were answered twice, and paid for twice, by %s.", paid_twice, ", ".join(twins) or "jobs")
         projected = {} if self._spec.sample is None else {"projection": self._projection(table, snapshot)}
         return {
             **written,
@@ -255,6 +265,7 @@ class Finisher:
             "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"]},
             "costs": self._costs(table),
             "paid_twice": paid_twice,
+            "paid_twice_jobs": twins[:50],
             "answers_lost": sum(int(note.get("lost") or 0) for found in notes.values() for note in found),
             "jobs": jobs[:50],
             "job_count": len(jobs),

@@ -174,6 +174,8 @@ def next_step(facts: Facts, policy: Policy) -> Step:
         return TakeSnapshot()
     if not facts.rounds:
         return CutRound(1)
+    if late := _ended(facts.rounds[:-1]):
+        return Collect(late)
     current = facts.rounds[-1]
     if not current.is_closed:
         return _work_on(current, policy)
@@ -189,7 +191,7 @@ def leaving_step(facts: Facts, sought: Collection[str] = ()) -> Step:
     :param sought: Shards whose jobs were looked for, and are nowhere.
     """
     shards = [shard for found in facts.rounds for shard in found.shards]
-    if ended := next((shard for shard in shards if shard.state == "ended"), None):
+    if ended := _ended(facts.rounds):
         return Collect(ended)
     if unheard := tuple(
         shard for shard in shards if shard.state == "open" and shard.is_called and shard.id not in sought
@@ -197,6 +199,11 @@ def leaving_step(facts: Facts, sought: Collection[str] = ()) -> Step:
         return Adopt(unheard)
     live = tuple(shard for shard in shards if shard.state == "live")
     return Wait(live, "all") if live else Finished()
+
+
+def _ended(rounds: Iterable[Round]) -> Shard | None:
+    """Return the first shard whose job has answers to bring in; one of a closed round has a second job (.twins)."""
+    return next((shard for found in rounds for shard in found.shards if shard.state == "ended"), None)
 
 
 def _work_on(current: Round, policy: Policy) -> Step:

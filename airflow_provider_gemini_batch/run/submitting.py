@@ -18,11 +18,13 @@ from airflow_provider_gemini_batch.api.retry import QUOTA
 from airflow_provider_gemini_batch.client.measure import MediaWatch
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import RateLimitedError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, patience
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.jobs import shard_digest
+from airflow_provider_gemini_batch.run.twins import note_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,13 +117,12 @@ class Submitter:
         job, *others = known
         log.info("%s: %s (%s) was submitted by an earlier attempt.", shard.id, job.name, job.state.value)
         for twin in others:
-            if twin.is_running:
-                log.warning("%s is a twin of %s and is cancelled.", twin.name, job.name)
-                self._context.client.cancel_batch(twin.name)
+            if is_live_or_useful(twin):  # which of them counts is decided in :mod:`.facts`
+                note_job(self._checkpoint, shard.id, twin)
         self._know(shard, job)
 
     def _know(self, shard: plan.Shard, job: BatchJob) -> None:
-        self._checkpoint.note("job", shard.id, {"job": job.name, "created": job.create_time, "shard": shard.id})
+        note_job(self._checkpoint, shard.id, job)
         self._context.on_job(job.name)
 
     def _create(
@@ -148,7 +149,12 @@ class Submitter:
             if what == "intent":
                 self._context.stop()
                 claims.append(self._claims.claim(shard.id, looked_at))
-                made = {"at": self._context.now(), "host": self._context.host, "claim": claims[-1]}
+                made = {
+                    "at": self._context.now(),
+                    "host": self._context.host,
+                    "claim": claims[-1],
+                    "digest": digest,
+                }
                 self._checkpoint.note("intent", shard.id, made)
             elif what == "refused" and claims:
                 self._checkpoint.note("void", shard.id, {"claim": claims[-1]})

@@ -33,6 +33,7 @@ def run_to_end(
     run: Run,
     *,
     deadline: float,
+    execution_deadline: float | None = None,
     poll_interval: float | None = None,
     on_wait: Callable[[Run, Waiting], None] = lambda run, waiting: None,
     sleeping: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -41,12 +42,15 @@ def run_to_end(
     Go on with a run until it has ended, sleeping while jobs run.
 
     :param deadline: UTC epoch seconds.
+    :param execution_deadline: The same, for Airflow's limit of one attempt; None without one.
     :param poll_interval: Seconds between polls; None grows with the time waited.
     :param on_wait: Called before each wait.
     :param sleeping: Entered for each sleep, which may be ended at any moment.
     :return: The manifest.
-    :raises JobTimeoutError: At the deadline; the jobs are cancelled, and what has been collected is kept.
+    :raises JobTimeoutError: At the deadline; the jobs are cancelled, and what has been collected is kept. At
+        *execution_deadline* they run on, as another attempt goes on with them.
     """
+    ends_at = deadline if execution_deadline is None else min(deadline, execution_deadline)
     context = run.context
     started = context.now()
     while True:
@@ -56,12 +60,12 @@ def run_to_end(
         on_wait(run, came)
         while not run.is_over(came):
             now = context.now()
-            if now >= deadline:
-                raise timed_out(run, now - started)
+            if now >= ends_at:
+                raise (timed_out if now >= deadline else left_running)(run, now - started)
             pause = next_interval(now - started, poll_interval)
             context.stop()
             with sleeping():
-                context.sleep(min(pause, max(0.0, deadline - now)))
+                context.sleep(min(pause, max(0.0, ends_at - now)))
 
 
 def timed_out(run: Run, waited: float) -> GeminiBatchError:
@@ -71,6 +75,16 @@ def timed_out(run: Run, waited: float) -> GeminiBatchError:
     return JobTimeoutError(
         f"The run was not done within run_timeout ({duration(waited)}): its jobs are cancelled, and the answers so far "
         f"are kept in {run.checkpoint.folder.place}. Clear the task to go on.{left}"
+    )
+
+
+def left_running(run: Run, waited: float) -> GeminiBatchError:
+    """Return the error for a run whose attempt is over, and whose jobs are not."""
+    names = ", ".join(run.live_jobs())
+    return JobTimeoutError(
+        f"The run was not done within execution_timeout (this worker has waited for {duration(waited)}). Its jobs "
+        f"run on, and bill: {names or 'none'}. A retry or a clear goes on with them; run_timeout would cancel them.",
+        limit="execution_timeout",
     )
 
 

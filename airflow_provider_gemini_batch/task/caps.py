@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.budget import LISTED_WITHIN, Budget, CostLimitError, rows_answered
+from airflow_provider_gemini_batch.cost.budget import (
+    LISTED_WITHIN,
+    Budget,
+    CostLimitError,
+    calls_in_doubt,
+    rows_answered,
+)
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.task.store import unheard_of
+from airflow_provider_gemini_batch.task.store import jobs_heard_of, unheard_of
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 
 if TYPE_CHECKING:
@@ -87,15 +93,20 @@ class Caps:
         return number
 
 
-def unheard_lately(noted: Mapping[str, Any], now: float) -> int:
+def unheard_lately(noted: Mapping[str, Any], jobs: Iterable[BatchJob], now: float) -> int:
     """
     Return how many create calls of earlier attempts may have made a job that the list does not show yet.
 
+    A listed job that no attempt has heard of came of such a call, and is counted itself.
+
     :param noted: What the task state store keeps (Airflow 3.3 and later).
+    :param jobs: Jobs of this task instance that are known now.
     """
     at = noted.get("intent_at")
-    is_late = isinstance(at, (int, float)) and now - at < LISTED_WITHIN
-    return unheard_of(noted) if is_late else 0
+    if not isinstance(at, (int, float)) or now - at >= LISTED_WITHIN:
+        return 0
+    heard = jobs_heard_of(noted)
+    return calls_in_doubt(unheard_of(noted), sum(job.name not in heard for job in jobs))
 
 
 def _share_answered(job: BatchJob, rows: int) -> float:

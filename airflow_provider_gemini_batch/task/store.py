@@ -12,9 +12,12 @@ from airflow_provider_gemini_batch.errors import SubmitError
 from airflow_provider_gemini_batch.run.checkpoint import Left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 log = logging.getLogger(__name__)
+
+MOST_HEARD = 100
+"""Names of jobs that the store keeps: more than one task instance has."""
 
 
 class SubmissionStore:
@@ -49,7 +52,8 @@ class SubmissionStore:
         Keep an ``intent`` (a token, right before a create), that its create was ``refused``, a ``job`` (its name), or
         whether a named job was ``cut_short`` or is ``whole``.
 
-        A new intent outdates the job noted before it. ``unheard`` counts the create calls of which nothing was heard.
+        A new intent outdates the job noted before it. ``unheard`` counts the create calls of which nothing was heard,
+        ``heard`` names the jobs that came of none of them.
 
         :raises SubmitError: For an intent, if the supervisor is gone: whatever this process submits nobody will hear
             of, and Airflow starts another attempt beside it.
@@ -59,7 +63,7 @@ class SubmissionStore:
         before = self.recall()
         verdicts = before.get("verdicts")
         verdicts = dict(verdicts) if isinstance(verdicts, dict) else {}
-        calls = unheard_of(before)
+        calls, heard = unheard_of(before), jobs_heard_of(before)
         if what in ("cut_short", "whole"):
             noted = {**before, "verdicts": {**verdicts, value: what == "cut_short"}}
         elif what == "intent":
@@ -67,13 +71,33 @@ class SubmissionStore:
                 "intent": value,
                 "intent_at": self._now(),
                 "unheard": calls + 1,
+                **({"heard": heard} if heard else {}),
                 **({"verdicts": verdicts} if verdicts else {}),
             }
         elif what == "refused":
             noted = {**before, "unheard": max(0, calls - 1)}
         else:
-            is_heard = before.get(what) != value
-            noted = {**before, what: value, "unheard": max(0, calls - is_heard)}
+            is_news = value not in heard
+            heard = [*(name for name in heard if name != value), value]
+            noted = {**before, what: value, "unheard": max(0, calls - is_news), "heard": heard[-MOST_HEARD:]}
+        self._keep(what, noted)
+
+    def note_listed(self, names: Iterable[str]) -> None:
+        """
+        Keep the names of jobs that are known before a create: unless a call is unheard of, they came of none.
+
+        Example: a clear has emptied the store, and a job of before the clear is listed. The next create call is lost.
+        Without the name, that job would pass for what came of the call.
+        """
+        before = self.recall()
+        heard = jobs_heard_of(before)
+        new = [name for name in names if name not in heard]
+        if new and not unheard_of(before):
+            self._keep("heard", {**before, "heard": [*heard, *new][-MOST_HEARD:]})
+
+    def _keep(self, what: str, noted: Mapping[str, Any]) -> None:
+        if self._store is None:
+            return
         try:
             self._store.set(self.KEY, noted)
         except (EOFError, ConnectionError) as error:
@@ -84,6 +108,13 @@ class SubmissionStore:
                 ) from error
         except Exception as error:  # the service's list decides
             log.warning("The task state store could not be written (%s).", type(error).__name__)
+
+
+def jobs_heard_of(noted: Mapping[str, Any]) -> list[str]:
+    """Return the names of the jobs that attempts have heard of, or knew before they made a call."""
+    heard = noted.get("heard")
+    names = heard if isinstance(heard, list) else [noted.get("job")]  # an older version noted the last one alone
+    return [name for name in names if isinstance(name, str)]
 
 
 def unheard_of(noted: Mapping[str, Any]) -> int:

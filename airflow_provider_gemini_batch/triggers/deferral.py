@@ -171,6 +171,7 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
             exclude=frozenset(attempt.exclude),
             keep=rules.keep,
             hold_until_age=attempt.last_look_age,
+            hold_until=attempt.ends_at,
         )
     except GeminiBatchError as error:
         if not error.is_transient:
@@ -194,12 +195,13 @@ def settle(
     Look for twins for ``attempt.last_look_age`` seconds, for a task that does not wait for its job's end.
 
     Whoever waits for the job later does not know that there may be one: a short job would be paid for twice unsaid.
+    The attempt's own limits end the look, as the job is submitted and its task must not fail for it.
 
     :param since: UTC epoch seconds of the last create call that may have made a twin; now, if nobody knows. One that is
         older than that is listed by now, and the submission itself has looked.
     """
     now = time.time()
-    until = (now if since is None else min(since, now)) + attempt.last_look_age
+    until = min((now if since is None else min(since, now)) + attempt.last_look_age, attempt.ends_at)
     if until <= now:
         return attempt
     log.info("Another attempt may have submitted a job, too. Looking for it for %.0f s.", until - now)

@@ -14,9 +14,21 @@ from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
 from airflow_provider_gemini_batch.lifecycle.attempt import AttemptPolicy
 from airflow_provider_gemini_batch.triggers.deferral import read_wait
-from tests.lifecycle.test_submit import SETTINGS, START, TOKEN, Memory, Service, drive
+from tests.lifecycle.test_submit import (
+    OTHER_INPUT,
+    SETTINGS,
+    START,
+    TOKEN,
+    Memory,
+    Service,
+    drive,
+    reply_lost,
+    request_lost,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
 
 
@@ -68,6 +80,44 @@ def test_an_adopted_job_may_have_a_twin_of_an_attempt_without_one(number: int, i
     service = Service()
     service.add(TOKEN, "RUNNING", 20)
     assert submitted(service, number).may_have_twin is is_held
+
+
+def test_a_third_attempt_is_not_held_for_a_job_that_none_can_have_missed() -> None:
+    service = Service()
+    service.add(TOKEN, "RUNNING", 3 * 3600)
+    assert not submitted(service, 3).may_have_twin
+
+
+def test_a_rivals_job_answers_for_no_lost_call_after_it() -> None:
+    service = Service(lambda: 120)
+
+    def loses(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
+        rival = service.add(TOKEN, "PENDING", 5)
+        rival.listed = service.time + 8
+        return reply_lost(request, send)
+
+    done = drive(Memory().flow(service, identity=attempt_number(2)), service, [loses])
+    assert (done.job.name, service.creates) == ("batches/j0", 1)
+    assert done.in_doubt_since == pytest.approx(service.jobs[1].created, abs=1)
+
+
+def test_a_retry_whose_lost_call_is_listed_is_in_doubt_no_longer() -> None:
+    service = Service(lambda: 8)
+    service.add(TOKEN, "FAILED", 900)
+    done = drive(Memory().flow(service, identity=attempt_number(2)), service, [reply_lost])
+    assert (done.job.name, service.creates, done.in_doubt_since) == ("batches/j1", 1, None)
+
+
+def test_what_is_in_doubt_is_the_last_call_of_which_nothing_is_heard() -> None:
+    service = Service()
+    service.add(OTHER_INPUT, "FAILED", 900)
+    first = submitted(service, 3, intent_at=service.time - 30)
+    assert first.in_doubt_since == START - 30
+    service = Service()
+    done = drive(Memory().flow(service), service, [request_lost, request_lost])
+    assert (done.action, service.creates) == ("created", 1)
+    assert done.in_doubt_since is not None
+    assert START + 40 < done.in_doubt_since < START + 60
 
 
 def test_a_job_of_a_former_identity_accounts_for_the_attempt_before() -> None:

@@ -244,3 +244,38 @@ def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
         create(max_cost=1.5 * upper()).execute({**attempt(2), "task_state_store": store})
     noted["intent_at"] -= 400
     assert create(max_cost=1.5 * upper()).execute({**attempt(3), "task_state_store": store})
+
+
+def failed_unasked(emulator: EmulatorHandle, context: dict[str, Any]) -> None:
+    """Let an attempt submit a job that fails before it answers a row."""
+    emulator.script(mode="at_once", times=1, end={"state": "FAILED", "message": "No luck."})
+    create(max_cost=1.5 * upper()).execute(context)
+    emulator.advance(10)
+
+
+def test_a_job_of_an_unheard_call_that_is_listed_counts_once(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+    failed_unasked(emulator, attempt())
+    noted = {"intent": "0123456789abcdef.0123456789abcdef", "intent_at": time.time() - 60, "unheard": 1}
+    context = {**attempt(2), "task_state_store": Store({SubmissionStore.KEY: noted})}
+    assert create(max_cost=1.5 * upper()).execute(context)
+    assert emulator.ledger()["totals"]["created"] == 2
+
+
+@pytest.mark.parametrize("is_cleared", [False, True], ids=["retried", "cleared"])
+def test_a_job_that_was_heard_of_answers_for_no_lost_call(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, is_cleared: bool
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+    store = Store()
+    failed_unasked(emulator, {**attempt(), "task_state_store": store})
+    if is_cleared:
+        store.clear()
+    path = "batchGenerateContent$|/batchPredictionJobs$"
+    emulator.fault(match={"method": "POST", "path": path}, action="close", times=1)
+    for number in (2, 3):
+        with pytest.raises(AirflowFailException, match="reserved"):
+            create(max_cost=1.5 * upper()).execute({**attempt(number), "task_state_store": store})
+    assert emulator.ledger()["totals"]["created"] == 1

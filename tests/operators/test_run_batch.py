@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from datetime import timedelta
 from functools import partial
 from typing import ClassVar
 
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
-from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobTimeoutError
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
 from airflow_provider_gemini_batch.run import driver
@@ -69,6 +71,35 @@ def test_deferred_task_goes_on_after_each_wait(emulator, tmp_path):
     emulator.advance(7200)
     assert operator.resume(context, None, **second.value.kwargs)["succeeded"] == 5
     assert emulator.ledger()["totals"]["created"] == 3
+
+
+def test_execution_timeout_bounds_a_runs_deferrals_and_leaves_its_jobs(emulator, tmp_path):
+    limited = partial(run_batch, tmp_path, deferrable=True, rows_per_job=3, execution_timeout=timedelta(hours=1))
+    began = time.time()
+    with pytest.raises(TaskDeferred) as deferred:
+        limited().execute(attempt())
+    ends_at = deferred.value.trigger.serialize()[1]["deadline"]
+    assert began + 3500 < ends_at < began + 3600
+    assert timedelta(hours=1) < deferred.value.timeout < timedelta(hours=1.5)
+    state = deferred.value.kwargs["state"]
+    assert state["execution_deadline"] == ends_at
+    over = {"state": {**state, "execution_deadline": time.time() - 1}}
+    with pytest.raises(JobTimeoutError, match=r"within execution_timeout .* run on, and bill: batches/") as caught:
+        limited().resume(attempt(), None, **over)
+    assert caught.value.limit == "execution_timeout"
+    assert [job.cancelled for job in emulator.state.all_jobs] == [None, None]
+    emulator.advance(7200)
+    assert limited().execute(attempt(2))["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 2
+
+
+def test_answers_that_are_there_are_taken_though_the_time_is_over(emulator, tmp_path):
+    operator = run_batch(tmp_path, deferrable=True, execution_timeout=timedelta(hours=1))
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(attempt())
+    emulator.advance(7200)
+    over = {"state": {**deferred.value.kwargs["state"], "execution_deadline": time.time() - 1}}
+    assert operator.resume(attempt(), None, **over)["succeeded"] == 5
 
 
 def test_what_a_deferral_carries_does_not_grow_with_rows(emulator, tmp_path):

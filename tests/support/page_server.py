@@ -24,12 +24,14 @@ USERS = ("viewer", "user", "op", "admin")
 def environment(home: Path) -> dict[str, str]:
     """Return what the server's process gets."""
     passwords = home / "passwords.json"
-    passwords.write_text(json.dumps(dict.fromkeys(USERS, "secret")))
+    roles = {**{name: name for name in USERS}, "tasks_only": "op"}
+    passwords.write_text(json.dumps(dict.fromkeys(roles, "secret")))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     options = {
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_FOLDER": str(home / "dags"),
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{name}" for name in USERS),
+        "CORE__AUTH_MANAGER": "tests.support.narrow_auth.NarrowAuthManager",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in roles.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "CORE__FERNET_KEY": "c2l4dGVlbi1ieXRlcy1hbmQtc2l4dGVlbi1ieXRlcy0=",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",

@@ -96,6 +96,15 @@ def test_change_needs_the_pages_own_form(page: PageServer, method: str, path: st
     assert [reply.status_code for reply in answers] == [403, 403, 403, 415, 415]
 
 
+@pytest.mark.parametrize("path", ["/run", "/answers", "/answers/download"])
+def test_answers_need_leave_to_read_the_dags_xcoms(page: PageServer, tmp_path: Path, path: str) -> None:
+    address, _ = landed(page, tmp_path, "xcoms", "the secret answer")
+    task = f"/api/v2/dags/xcoms/dagRuns/{address.run_id}/taskInstances/classify"
+    assert page.api("tasks_only").get(task).status_code == 200
+    reply = page.client("tasks_only").get(path, params=address.query())
+    assert (reply.status_code, "the secret answer" in reply.text) == (403, False)
+
+
 def test_markup_and_terminal_codes_in_rows_and_names_stay_text(page: PageServer, tmp_path: Path) -> None:
     row = {"key": HOSTILE, "status": "failed", "error_message": HOSTILE, "finish_reason": HOSTILE, HOSTILE: HOSTILE}
     address, _ = landed(page, tmp_path, "hostile", HOSTILE, **row)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Has a shard a second job, which the service's list showed late?
+
+Claims (:mod:`.claims`) make attempts take turns: whoever finds a claim waits for as long as its job may need to be
+listed, and looks again. Where the list lags longer than that, a shard gets a second job. The checkpoint knows where
+this may be: each create call is noted before it is made, and what came of it after it. A shard with more calls than
+jobs and refusals is *in doubt*, and the list is read for it where that costs next to nothing: when an attempt begins or
+is resumed, now and then while it waits, before a job's answers are brought in, and at the run's end, which waits until
+such a job would be listed.
+
+A job that turns up is noted as one more job of its shard; :class:`~.facts.FactReader` says which of them is waited for,
+cancels the others, and has the answers of all brought in that have run. Rows that were answered by two are counted in
+the manifest as ``paid_twice``.
+
+Example, with a list that lags 300 s and a patience of 107 s.
+
+====  ======================================================================================
+ s    what happens
+====  ======================================================================================
+ 0    attempt 1 notes its call for r1.s0, creates A, and is killed
+110   attempt 2 finds the claim of 0 s and no job; it notes its own call, and creates B
+111   two calls, one job: r1.s0 is in doubt. The wait reads the list now and then
+300+  the list shows A, which is noted. A is older: it is waited for, and B is cancelled. Had
+      both run by then, the answers of both would be brought in, and counted
+====  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.api.identity import token_of
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
+from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE, list_look_due
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+    from airflow_provider_gemini_batch.run.jobs import RunJobs
+
+log = logging.getLogger(__name__)
+
+FRESH = 15.0
+"""Seconds for which a look at the list is not repeated."""
+
+
+class TwinLooks:
+    """
+    The looks of one process for second jobs of shards.
+
+    :param read: Returns a job as it was read last, reading it if need be.
+    :param now: UTC epoch seconds.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        jobs: RunJobs,
+        read: Callable[[str], BatchJob | None],
+        now: Callable[[], float],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._jobs = jobs
+        self._read = read
+        self._now = now
+        self._looked_at = float("-inf")
+        self._doubts: dict[str, float] = {}
+        self._digests: dict[str, set[str]] = {}
+
+    def update(self) -> None:
+        """Read the notes: which shards are in doubt?"""
+        notes = self._checkpoint.notes()
+        self._doubts, self._digests = {}, {}
+        for shard, intents in notes["intent"].items():
+            void = {note["claim"] for note in notes["void"].get(shard, ())}
+            calls = [note for note in intents if not note.get("flex") and note.get("claim") not in void]
+            known = {note["job"] for note in notes["job"].get(shard, ())}
+            # Which of the calls made the known jobs is not known: the last one may be the one without an answer.
+            if len(calls) > len(known):
+                self._doubts[shard] = max(float(note["at"]) for note in calls)
+                self._digests[shard] = {note["digest"] for note in calls if "digest" in note}
+
+    @property
+    def in_doubt_until(self) -> float:
+        """UTC epoch second at which the second job of any shard would be listed; the past if there is no doubt."""
+        return max(self._doubts.values(), default=float("-inf")) + LAST_LOOK_AGE
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a wait should look now; asks nobody."""
+        now = self._now()
+        return any(list_look_due(max(0.0, self._looked_at - at), now - at) for at in self._doubts.values())
+
+    def look(self) -> bool:
+        """
+        Read the list, if there is a doubt, and note second jobs of shards.
+
+        :return: Whether there was one.
+        """
+        self.update()
+        if not self._doubts or self._now() - self._looked_at < FRESH:
+            return False
+        try:
+            listed = self._jobs.by_digest()
+            found = [self._note(shard, listed) for shard in self._doubts]
+        except GeminiBatchError as error:
+            log.info("Whether a shard has a second job could not be checked: %s", error)
+            return False
+        self._looked_at = self._now()
+        return any(found)
+
+    def _note(self, shard: str, listed: dict[str, list[BatchJob]]) -> bool:
+        """Note the jobs of a shard that are listed and not known."""
+        known = {note["job"] for note in self._checkpoint.notes()["job"].get(shard, ())}
+        digests = self._digests[shard] or self._digests_of(known)
+        found = False
+        for job in (job for digest in digests for job in listed.get(digest, ())):
+            if job.name not in known and is_live_or_useful(job):
+                beside = f" beside {', '.join(sorted(known))}" if known else ""
+                log.warning("%s: %s turned up%s.", shard, job.name, beside)
+                note_job(self._checkpoint, shard, job)
+                found = True
+        return found
+
+    def _digests_of(self, names: Collection[str]) -> set[str]:
+        """Return what jobs carry, for calls that an older version noted without it."""
+        tokens = [token_of(job) for name in names if (job := self._read(name)) is not None]
+        return {token.digest for token in tokens if token is not None}
+
+
+def note_job(checkpoint: Checkpoint, shard: str, job: BatchJob) -> None:
+    """Note a job of a shard."""
+    checkpoint.note("job", shard, {"job": job.name, "created": job.create_time, "shard": shard})

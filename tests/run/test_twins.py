@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shard whose first job was listed so late that a second one was made: one is paid for, or both are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from tests.run.world import World, rows
+
+LAG = 150.0
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+def killed_after_its_create(world: World, spec: Any, count: int = 5) -> None:
+    """Let an attempt die once its job is made, before that is noted."""
+
+    def die(name: str) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        Run(spec, world.context(rows(count), on_job=die)).proceed()
+
+
+def second_attempt(world: World, spec: Any, count: int = 5) -> tuple[Run, Any]:
+    """Let an attempt create a second job, as the list does not show the first one."""
+    run = Run(spec, world.context(rows(count)))
+    waiting: Any = run.proceed()
+    assert isinstance(waiting, Waiting)
+    assert len(world.emulator.state.all_jobs) == 2
+    return run, waiting
+
+
+@pytest.fixture
+def twins(both: World) -> World:
+    """A world whose list lags, for a shard with two jobs."""
+    both.emulator.configure(listing_lag=LAG)
+    return both
+
+
+def test_a_job_that_is_listed_late_stays_and_its_younger_twin_is_cancelled(twins):
+    twins.emulator.script(pending_seconds=400, running_seconds=400)
+    spec = twins.spec()
+    killed_after_its_create(twins, spec)
+    twins.emulator.advance(5)
+    run, waiting = second_attempt(twins, spec)
+    for _ in range(3):
+        twins.emulator.advance(60)
+        if run.is_over(waiting):
+            waiting = run.proceed()
+    older, younger = twins.emulator.state.all_jobs
+    assert (older.cancelled, younger.cancelled is None) == (None, False)
+    assert waiting.jobs == (older.name,)
+    twins.emulator.advance(3600)
+    manifest: Any = run.proceed()
+    assert (manifest["succeeded"], manifest["paid_twice"], manifest["paid_twice_jobs"]) == (5, 0, [])
+
+
+def test_a_resumed_run_looks_for_a_job_that_was_listed_meanwhile(twins):
+    twins.emulator.script(pending_seconds=4000, running_seconds=400)
+    spec = twins.spec()
+    killed_after_its_create(twins, spec)
+    second_attempt(twins, spec)
+    twins.emulator.advance(1000)
+    resumed = Run(spec, twins.context(rows(5)), 1)
+    waiting: Any = resumed.proceed()
+    older, younger = twins.emulator.state.all_jobs
+    assert (older.cancelled, younger.cancelled is None, waiting.jobs) == (None, False, (older.name,))
+
+
+def test_two_jobs_that_have_run_are_named(twins, caplog):
+    twins.emulator.script(pending_seconds=5, running_seconds=10)
+    spec = twins.spec()
+    killed_after_its_create(twins, spec)
+    run, waiting = second_attempt(twins, spec)
+    twins.emulator.advance(20)
+    assert run.is_over(waiting)
+    held: Any = run.proceed()
+    assert isinstance(held, Waiting)
+    assert (held.jobs, held.until is not None) == ((), True)
+    twins.emulator.advance(held.until - twins.emulator.state.clock.now() + 0.1)
+    manifest: Any = run.proceed()
+    names = sorted(job.name for job in twins.emulator.state.all_jobs)
+    assert (manifest["succeeded"], manifest["paid_twice"]) == (5, 5)
+    assert manifest["paid_twice_jobs"] == names
+    assert all(name in caplog.text for name in names)
+    assert manifest["attempts"] == 10
+
+
+def test_a_late_job_of_a_closed_round_is_told_in_a_later_one(twins):
+    failing = {"pattern": "word-3-", "outcome": "error", "code": 13}
+    twins.emulator.script(pending_seconds=5, running_seconds=10, rows=[failing])
+    spec = twins.spec(max_row_attempts=2)
+    killed_after_its_create(twins, spec)
+    run, came = second_attempt(twins, spec)
+    for _ in range(40):
+        if not isinstance(came, Waiting):
+            break
+        twins.emulator.advance(20)
+        if run.is_over(came):
+            came = run.proceed()
+    assert isinstance(came, dict)
+    assert (came["succeeded"], came["paid_twice"], len(came["paid_twice_jobs"])) == (4, 4, 2)
+
+
+def test_a_run_whose_calls_were_all_heard_is_held_for_nothing(world):
+    world.emulator.script(mode="at_once")
+    spec = world.spec()
+    run = Run(spec, world.context(rows(5)))
+    came = run.proceed()
+    assert isinstance(came, dict) or run.is_over(came)
+    manifest: Any = run.proceed()
+    assert manifest["paid_twice_jobs"] == []
+    assert len([entry for entry in world.emulator.journal(method="GET") if entry["path"].endswith("batches")]) <= 3
