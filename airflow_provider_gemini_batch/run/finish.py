@@ -19,6 +19,7 @@ from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
 from airflow_provider_gemini_batch.run.overwriting import check_outputs
 from airflow_provider_gemini_batch.run.projection import Sampled
+from airflow_provider_gemini_batch.run.sql_fit import written_by
 from airflow_provider_gemini_batch.run.tables import quoted
 
 if TYPE_CHECKING:
@@ -143,18 +144,19 @@ class Finisher:
         if outputs.table and self._context.sql is None:
             raise ConfigurationError("output_table needs output_conn_id: the connection of its database.")
 
-    def check_columns(self, keys: Mapping[str, str], kept: Mapping[str, str], is_good: bool) -> None:
+    def check_columns(self, keys: Mapping[str, str], kept: Mapping[str, str], data: str | None) -> None:
         """
-        Refuse a database table that has not the columns, the unique index or the rights that are needed.
+        Refuse a database table that has not the columns, their types, the unique index or the rights that are needed.
 
-        :param is_good: Whether the input is: the table is then created if it is not there, but for a dry run.
+        :param data: Local file with these columns, once the input is known to be good: the table is then created if it
+            is not there, but for a dry run.
         """
         if self._spec.outputs.errors_path:
             errors_file.check_columns((*keys, *kept))
         if self._spec.outputs.table and self._context.sql is not None:
-            columns = self._spec.output_columns(keys, kept)
-            may_create = is_good and not self._context.is_trial
-            self._context.sql.check(self._table_name(), columns, list(keys), may_create=may_create)
+            written = written_by(self._spec, keys, kept, self._engine, data)
+            may_create = data is not None and not self._context.is_trial
+            self._context.sql.check(self._table_name(), written, may_create=may_create)
 
     def _claim(self, place: str) -> None:
         if not self._context.run_claim:

@@ -31,10 +31,10 @@ Carry = Callable[["DuckDBPyConnection", str], Sequence[Mapping[str, Any]]]
 """Given the engine and the narrow file's path, brings in answers that are there already; returns their files."""
 
 
-Check = Callable[[Mapping[str, str], Mapping[str, str], bool], None]
+Check = Callable[[Mapping[str, str], Mapping[str, str], "str | None"], None]
 """
 Given types of the key columns and of the kept ones, raises ConfigurationError if the outputs cannot take them; the last
-argument says whether the input is known to be good, so that an output may be made.
+argument is a file with these columns once the input is known to be good, so that an output may be made.
 """
 
 
@@ -48,7 +48,7 @@ def take(
     carry: Carry = lambda engine, narrow: (),
     warn: Callable[[str], None] = lambda text: None,
     host: str = "",
-    check: Check = lambda keys, kept, is_good: None,
+    check: Check = lambda keys, kept, data: None,
 ) -> Snapshot:
     """
     Read the input and publish it as the generation's snapshot; what another worker has published first wins.
@@ -65,7 +65,7 @@ def take(
         raise EmptyInputError("The input has no rows. on_empty_input='skip' skips the task then.")
     columns = InputColumns.choose(spec, table)
     keys = columns.keys or {NUMBERED_KEY: "VARCHAR"}
-    check(keys, columns.kept, False)  # told before millions of rows are rendered
+    check(keys, columns.kept, None)  # told before millions of rows are rendered
     _check_keys(engine, table, columns.keys)
     if columns.changing:
         warn(
@@ -89,7 +89,7 @@ def take(
     if unsent.rows:
         warn(f"{unsent.rows} of {table.rows} rows cannot be sent, and land as failed. The first: {unsent.first}")
     # Before the snapshot is published: an attempt that finds one goes on without looking at the outputs again.
-    check(keys, columns.kept, True)
+    check(keys, columns.kept, data)
     snapshot = Snapshot(
         rows=rows,
         total_rows=table.rows,

@@ -8,50 +8,28 @@ take their locks in the same order; a deadlock is tried again, three times in al
 
 from __future__ import annotations
 
-import csv
-import datetime
-import decimal
-import io
 import re
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
-from airflow_provider_gemini_batch.run.tables import quoted, rows_of
+from airflow_provider_gemini_batch.run.sql_faults import first_line, is_deadlock, passes, without_values
+from airflow_provider_gemini_batch.run.sql_fit import Fit
+from airflow_provider_gemini_batch.run.sql_values import CsvStream, copy_in, type_in, values_of
+from airflow_provider_gemini_batch.run.tables import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.run.outputs import Table
+    from airflow_provider_gemini_batch.run.sql_fit import Written
 
 TRIES = 3
 VALUES_ROWS = 500
-_COPY_BYTES = 1 << 16
 STAGING = "gemini_batch_staging"
 
-_INT64 = 1 << 63
-_DIGITS = re.compile(r"DECIMAL\((\d+),")
 _NAME = re.compile(r"[^\x00.\"]+")
-_ZONED = ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
-# What is in neither list is text.
-_POSTGRES = {
-    "BLOB": "BYTEA", "DOUBLE": "DOUBLE PRECISION", "FLOAT": "REAL", "BOOLEAN": "BOOLEAN", "TINYINT": "SMALLINT",
-    "UTINYINT": "SMALLINT", "SMALLINT": "SMALLINT", "USMALLINT": "INTEGER", "INTEGER": "INTEGER", "UINTEGER": "BIGINT",
-    "BIGINT": "BIGINT", "UBIGINT": "NUMERIC(20)", "HUGEINT": "NUMERIC(39)", "UHUGEINT": "NUMERIC(39)", "DATE": "DATE",
-    "TIME": "TIME", "TIMESTAMP": "TIMESTAMP", "TIMESTAMP_NS": "TIMESTAMP", "INTERVAL": "INTERVAL", "UUID": "UUID",
-    "JSON": "JSON", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP WITH TIME ZONE",
-}  # fmt: skip
-_SQLITE = {
-    "BOOLEAN": "INTEGER", "DOUBLE": "REAL", "FLOAT": "REAL", "BLOB": "BLOB", "TINYINT": "INTEGER",
-    "UTINYINT": "INTEGER", "SMALLINT": "INTEGER", "USMALLINT": "INTEGER", "INTEGER": "INTEGER", "UINTEGER": "INTEGER",
-    "BIGINT": "INTEGER",
-}  # fmt: skip
-_AS_THEY_ARE = frozenset({*_SQLITE, "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP_NS", "UBIGINT", "JSON"})
-"""Types whose values a driver takes; the values of all others are given as text."""
-
-SQLITE_DIGITS = 15
-"""Digits of a number that SQLite keeps; decimals with more are text there."""
 
 
 class SqlTarget:
@@ -74,14 +52,16 @@ class SqlTarget:
         self._dialect = dialect
         self._sleep = sleep
 
-    def check(self, table: str, columns: Mapping[str, str], keys: Sequence[str], *, may_create: bool = True) -> None:
+    def check(self, table: str, written: Written, *, may_create: bool = True) -> None:
         """
         Make sure that the table can take the rows, and create it if it is not there.
 
+        :param written: What comes there.
         :param may_create: False changes nothing: a table that is not there is fine.
-        :raises ConfigurationError: Naming the column, the index or the right that is missing.
+        :raises ConfigurationError: Naming the column, the index or the right that is missing, or the type that does not
+            fit.
         """
-        name = qualified(table)
+        name, columns, keys = qualified(table), written.columns, written.keys
         connection = self._connect()
         try:
             present = _columns_of(connection, name)
@@ -104,12 +84,14 @@ class SqlTarget:
                     f"The table {table} needs a unique index on ({', '.join(keys)}) and nothing else, for the upsert."
                 )
             self._try_writing(connection, name, columns, keys)
+            self._try_values(connection, name, written)
         finally:
             connection.close()
 
     def _create(self, connection: Any, table: str, columns: Mapping[str, str], keys: Sequence[str]) -> None:
         typed = ", ".join(
-            f"{quoted(name)} {self._type(sql)}{' NOT NULL' if name in keys else ''}" for name, sql in columns.items()
+            f"{quoted(name)} {type_in(self._dialect, sql)}{' NOT NULL' if name in keys else ''}"
+            for name, sql in columns.items()
         )
         key = ", ".join(map(quoted, keys))
         try:
@@ -118,21 +100,11 @@ class SqlTarget:
         except Exception as fault:
             connection.rollback()
             if passes(fault):
-                raise _without_values(fault) from None
+                raise without_values(fault) from None
             raise ConfigurationError(
-                f"The table {table} can be neither read nor created: {_first_line(fault)}. Create it with the columns "
+                f"The table {table} can be neither read nor created: {first_line(fault)}. Create it with the columns "
                 f"{', '.join(columns)} and a unique index on ({', '.join(keys)}), and grant the right to write it."
             ) from None
-
-    def _type(self, sql: str) -> str:
-        """Return a column's type; one that the database lacks is text, which loses nothing."""
-        if self._dialect == "postgresql":
-            known = _POSTGRES.get(sql) or (sql if sql.startswith("DECIMAL") else "TEXT")
-            return "JSONB" if _is_nested(sql) else known
-        digits = _DIGITS.match(sql)
-        if digits is not None and int(digits[1]) <= SQLITE_DIGITS:
-            return "NUMERIC"
-        return _SQLITE.get(sql, "TEXT")
 
     def _has_unique_index(self, connection: Any, table: str, keys: Sequence[str]) -> bool:
         cursor = connection.cursor()
@@ -172,8 +144,21 @@ class SqlTarget:
             )
         except Exception as fault:
             if passes(fault):
-                raise _without_values(fault) from None
-            raise ConfigurationError(f"{name} cannot be written: {_first_line(fault)}.") from None
+                raise without_values(fault) from None
+            raise ConfigurationError(f"{name} cannot be written: {first_line(fault)}.") from None
+        finally:
+            connection.rollback()
+
+    def _try_values(self, connection: Any, name: str, written: Written) -> None:
+        try:
+            cursor = connection.cursor()
+            if self._dialect == "sqlite":
+                cursor.execute("BEGIN")  # the driver begins none before a SAVEPOINT, which then would commit
+            Fit(cursor, self._dialect, name).check(written)
+        except ConfigurationError:
+            raise
+        except Exception as fault:
+            raise without_values(fault) from None
         finally:
             connection.rollback()
 
@@ -193,9 +178,9 @@ class SqlTarget:
                 return
             except Exception as fault:
                 connection.rollback()
-                if attempt == TRIES or not _is_deadlock(fault):
+                if attempt == TRIES or not is_deadlock(fault):
                     # A driver's text may hold a row's values, which are nobody's business in a log.
-                    raise _without_values(fault) from None
+                    raise without_values(fault) from None
             finally:
                 connection.close()
             self._sleep(attempt * 1.0)
@@ -205,10 +190,10 @@ class SqlTarget:
         listed = ", ".join(map(quoted, rows.columns))
         cursor.execute(f"CREATE TEMPORARY TABLE {STAGING} AS SELECT {listed} FROM {name} WHERE 1 = 0")
         if self._dialect == "postgresql":
-            _copy(
+            copy_in(
                 cursor,
                 f"COPY {STAGING} ({listed}) FROM STDIN WITH (FORMAT csv, NULL '\\N')",
-                _CsvStream(self._values(rows)),
+                CsvStream(values_of(rows, self._dialect)),
             )
         else:
             self._insert(cursor, rows, listed)
@@ -223,26 +208,10 @@ class SqlTarget:
     def _insert(self, cursor: Any, rows: Table, listed: str) -> None:
         marks = f"({', '.join('?' * len(rows.columns))})"
         per_statement = max(1, min(VALUES_ROWS, 30_000 // max(1, len(rows.columns))))
-        values = self._values(rows)
+        values = values_of(rows, self._dialect)
         while batch := list(islice(values, per_statement)):
             flat = [value for row in batch for value in row]
             cursor.execute(f"INSERT INTO {STAGING} ({listed}) VALUES {', '.join([marks] * len(batch))}", flat)
-
-    def _values(self, rows: Table) -> Iterator[tuple[Any, ...]]:
-        """Yield rows as the database takes them: lists and structs as JSON text, times in UTC."""
-        selected = []
-        for name, sql in rows.columns.items():
-            column = quoted(name)
-            if _is_nested(sql):
-                selected.append(f"CAST(to_json({column}) AS VARCHAR)")
-            elif sql in _ZONED:
-                selected.append(f"strftime(CAST({column} AS TIMESTAMP), '%Y-%m-%d %H:%M:%S.%f+00')")
-            elif sql in _AS_THEY_ARE or sql.startswith("DECIMAL"):
-                selected.append(column)
-            else:
-                selected.append(f"CAST({column} AS VARCHAR)")
-        for row in rows_of(rows.engine, f"SELECT {', '.join(selected)} FROM ({rows.query})"):
-            yield tuple(map(_plain, row)) if self._dialect == "sqlite" else row
 
 
 def _columns_of(connection: Any, name: str) -> list[str] | None:
@@ -252,71 +221,10 @@ def _columns_of(connection: Any, name: str) -> list[str] | None:
         cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")
     except Exception as fault:
         if passes(fault):
-            raise _without_values(fault) from None
+            raise without_values(fault) from None
         connection.rollback()
         return None
     return [str(column[0]) for column in cursor.description]
-
-
-def _is_nested(sql: str) -> bool:
-    return "[" in sql or sql.startswith(("STRUCT", "MAP", "UNION"))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as SQLite's driver takes it."""
-    if isinstance(value, (datetime.date, datetime.datetime)):
-        return value.isoformat()
-    is_long = isinstance(value, int) and not -_INT64 <= value < _INT64
-    return str(value) if is_long or isinstance(value, decimal.Decimal) else value
-
-
-class _CsvStream(io.RawIOBase):
-    """Rows as a CSV file that is read while it is made."""
-
-    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
-        super().__init__()
-        self._rows = rows
-        self._text = io.StringIO()
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to *size* bytes."""
-        while size < 0 or len(self._rest) < size:
-            batch = list(islice(self._rows, 500))
-            if not batch:
-                break
-            for row in batch:
-                self._writer.writerow([_csv_value(value) for value in row])
-            self._rest = memoryview(bytes(self._rest) + self._text.getvalue().encode())
-            self._text.seek(0)
-            self._text.truncate()
-        end = len(self._rest) if size < 0 else size
-        found, self._rest = bytes(self._rest[:end]), self._rest[end:]  # a view: what is left is not copied at each read
-        return found
-
-
-def _copy(cursor: Any, statement: str, rows: _CsvStream) -> None:
-    """Send rows by COPY, which psycopg2 and psycopg 3 spell differently; Airflow's hook may have either."""
-    if hasattr(cursor, "copy_expert"):
-        cursor.copy_expert(statement, rows, _COPY_BYTES)
-        return
-    with cursor.copy(statement) as copy:
-        while block := rows.read(_COPY_BYTES):
-            copy.write(block)
-
-
-def _csv_value(value: Any) -> Any:
-    if value is None:
-        return "\\N"
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "\\x" + bytes(value).hex()
-    if isinstance(value, str) and "\x00" in value:
-        return value.replace("\x00", "")
-    return value
 
 
 def qualified(table: str) -> str:
@@ -329,36 +237,3 @@ def qualified(table: str) -> str:
     if len(parts) > 3 or not all(_NAME.fullmatch(part) for part in parts):
         raise ConfigurationError(f"output_table must be a table's name, as table or schema.table, not {table!r}.")
     return ".".join(map(quoted, parts))
-
-
-def _is_deadlock(fault: Exception) -> bool:
-    code = getattr(fault, "pgcode", None) or getattr(fault, "sqlstate", None)
-    return code in ("40P01", "40001") or "database is locked" in str(fault)
-
-
-_PASSING_CLASSES = ("08", "40", "53", "57", "58")
-"""Classes of SQLSTATE: connection, rollback, resources, an operator's intervention, the system."""
-_LOCK_NOT_AVAILABLE = "55P03"
-
-
-def passes(fault: Exception) -> bool:
-    """Say whether a database's fault may be gone at the next attempt: a lock, a lost connection, a full server."""
-    code = getattr(fault, "pgcode", None) or getattr(fault, "sqlstate", None)
-    if code:
-        return code[:2] in _PASSING_CLASSES or code == _LOCK_NOT_AVAILABLE
-    if type(fault).__module__.startswith("psycopg"):
-        return type(fault).__name__ in ("OperationalError", "InterfaceError")  # no code: the link itself
-    return "database is locked" in str(fault)
-
-
-def _first_line(fault: Exception) -> str:
-    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
-
-
-def _without_values(fault: Exception) -> Exception:
-    """Return a database's error without the lines in which it shows values."""
-    from airflow_provider_gemini_batch.errors import GeminiBatchError
-
-    if isinstance(fault, GeminiBatchError):
-        return fault
-    return GeminiBatchError(f"The database refused; nothing was changed: {_first_line(fault)}.")

@@ -13,7 +13,7 @@ from airflow_provider_gemini_batch.compat import AirflowException, BaseHook
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.run.input_table import Table
 from airflow_provider_gemini_batch.run.sources import CursorSource
-from airflow_provider_gemini_batch.run.sql import passes
+from airflow_provider_gemini_batch.run.sql_faults import passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -98,9 +98,9 @@ def test_rows_are_streamed_with_their_types(world, database, sql):
     ]  # fmt: skip
 
 
-def refused(world, database, why, **more):
+def refused(world, database, why, source=None, **more):
     with pytest.raises(ConfigurationError, match=why):
-        run(world, database, rows(2), **more)
+        run(world, database, source or rows(2), **more)
     assert world.emulator.ledger()["totals"]["created"] == 0
 
 
@@ -115,6 +115,78 @@ def test_table_without_a_unique_index_is_refused_before_money(world, database, s
 def test_table_without_a_column_is_refused_before_money(world, database, sql):
     sql.execute("CREATE TABLE answers (id text PRIMARY KEY, mood text)")
     refused(world, database, "has no column stars, tags, status")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("ALTER stars TYPE boolean USING NULL", "stars is of type boolean, and .* which is bigint"),
+        ("ALTER tags TYPE text[] USING NULL", r"tags is of type text\[\], and .* which is jsonb"),
+        ("ALTER mood TYPE varchar(3)", r"mood is of type character varying\(3\), and .* which is text"),
+        ("ALTER answered_at TYPE date", ""),
+        ("ALTER error_message TYPE varchar(20)", r"error_message is of type character varying\(20\)"),
+        ("ALTER id TYPE integer USING 1", "id is of type integer, and .* which is text"),
+        ("ALTER stars SET NOT NULL", "stars is NOT NULL, and a row without an answer has none"),
+        ("ADD extra text NOT NULL", "extra is NOT NULL without a default, and the run does not write it"),
+        ("ADD extra text NOT NULL DEFAULT ''", ""),
+        ("ALTER mood TYPE varchar(4)", ""),
+        ("ALTER stars TYPE smallint", ""),
+        ("ALTER cost TYPE numeric(12,6)", ""),
+        ("ALTER note TYPE varchar(8)", ""),
+        ("ALTER note TYPE varchar(7)", r"note is of type character varying\(7\)"),
+    ],
+)
+def test_table_of_other_types_is_refused_before_money_or_fits(world, database, sql, changes, said):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1, note="a note"))
+    sql.execute(f"DELETE FROM answers; ALTER TABLE answers {changes}")
+    world.emulator.reset()
+    world.emulator.script(**answering(ANSWER))
+    source = rows(3, note="12345678")
+    if said:
+        refused(world, database, said, occasion="2", source=source)
+    else:
+        assert run(world, database, source, occasion="2")["succeeded"] == 3
+
+
+def test_value_that_no_check_foresees_names_its_column_and_not_itself(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1))
+    sql.execute("DELETE FROM answers; ALTER TABLE answers ALTER stars TYPE smallint")
+    world.emulator.reset()
+    world.emulator.script(**answering(ANSWER.replace("4", "123456")))
+    with pytest.raises(GeminiBatchError, match=r"\(column stars\).* The answers are kept") as caught:
+        run(world, database, [{"id": "other", "word": "another"}], occasion="2")
+    assert "123456" not in str(caught.value)
+    sql.execute("ALTER TABLE answers ALTER stars TYPE bigint")
+    ran = world.rows_run()
+    assert run(world, database, [{"id": "other", "word": "another"}], occasion="2")["succeeded"] == 1
+    assert world.rows_run() == ran
+
+
+def test_texts_that_a_table_reads_as_its_own_types_fit(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    run(world, database, rows(1, day="2026-01-31"))
+    sql.execute(
+        "DELETE FROM answers; ALTER TABLE answers ALTER id TYPE integer USING 1, ALTER day TYPE date USING NULL"
+    )
+    source = [{"id": str(n), "word": f"word-{n}-", "day": "2026-01-31"} for n in range(3)]
+    assert run(world, database, source, occasion="2")["succeeded"] == 3
+    world.emulator.reset()
+    refused(world, database, "day is of type date", occasion="3", source=[{**source[0], "day": "soon"}])
+
+
+def test_strict_table_of_sqlite_is_refused_before_money(world):
+    path = world.path("w.db")
+    target = SqlTarget(lambda: sqlite3.connect(path), "sqlite")
+    world.emulator.script(**answering(ANSWER))
+    run(world, None, rows(1), target=target)
+    with sqlite3.connect(path) as connection:
+        [(made,)] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'answers'")
+        connection.execute("DROP TABLE answers")
+        connection.execute(made.replace('"mood" TEXT', '"mood" INTEGER') + " STRICT")
+    world.emulator.reset()
+    refused(world, None, "mood is of type INTEGER, and .* which is TEXT", occasion="2", target=target)
 
 
 def as_role(database, role):
