@@ -163,7 +163,8 @@ async def _own_route(server: Any, seconds: float, until: asyncio.Event | None = 
 
     times: list[float] = []
     headers = {"Authorization": f"Bearer {server.token('admin')}"}
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
+    limits = httpx.Limits(keepalive_expiry=2)
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60, limits=limits) as client:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and (until is None or not until.is_set()):
             began = time.perf_counter()
@@ -181,7 +182,8 @@ async def _crowd(server: Any, paths: list[str], clicks: int = 3) -> tuple[list[f
     times: list[float] = []
     faults = 0
     cookies = {"_token": server.token("admin")}
-    limits = httpx.Limits(max_connections=None)
+    # Shorter than the server keeps a connection, so that none is used in the moment in which it is closed.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
     async with httpx.AsyncClient(
         base_url=f"{server.url}/gemini-batch", cookies=cookies, timeout=60, limits=limits
     ) as c:

@@ -88,7 +88,11 @@ class PageServer:
 
         if user not in self._clients:
             cookies = {} if user is None else {"_token": self.token(user)}
-            self._clients[user] = httpx.Client(base_url=f"{self.url}/gemini-batch", cookies=cookies, timeout=30)
+            # The server closes a connection after five seconds; one that is used in that moment is lost.
+            limits = httpx.Limits(keepalive_expiry=2)
+            self._clients[user] = httpx.Client(
+                base_url=f"{self.url}/gemini-batch", cookies=cookies, timeout=30, limits=limits
+            )
         return self._clients[user]
 
     def api(self, user: str = "admin") -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.plugins.page import threads
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.rendering import HERE, render
 
@@ -73,7 +74,7 @@ def create_app() -> FastAPI:
     app.add_exception_handler(404, _answer_http)
     app.add_exception_handler(405, _answer_http)
     app.add_exception_handler(Exception, _answer_fault)
-    app.middleware("http")(_with_headers)
+    app.add_middleware(OneByOne)
     return app
 
 
@@ -81,14 +82,18 @@ def _endpoint(route: Route) -> Callable[..., Any]:
     from airflow.api_fastapi.core_api.security import GetUserDep
     from starlette.requests import Request
 
-    from airflow_provider_gemini_batch.plugins.page import threads
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
     from airflow_provider_gemini_batch.plugins.page.visit import Visit
 
     async def endpoint(request: Any, user: Any) -> Any:
         form = await _form(request) if route.method != "GET" else {}
         visit = Visit(request, Viewer(user), form)
-        return await threads.run("answers" if route.reads_files else "views", _serve, route, visit)
+        door = request.scope["gemini_batch_door"]
+        door.leave()
+        try:
+            return await threads.run("answers" if route.reads_files else "views", _serve, route, visit)
+        finally:
+            await door.enter()
 
     # As objects: names that only this function knows could not be looked up.
     endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
@@ -128,12 +133,41 @@ async def _form(request: Any) -> dict[str, list[str]]:
 # --- what is answered instead of a view -------------------------------------------------------------------------------
 
 
-async def _with_headers(request: Any, call_next: Any) -> Any:
-    response = await call_next(request)
-    response.headers.update(HEADERS)
-    if "/static/" not in request.url.path:
-        response.headers["Cache-Control"] = "no-store"
-    return response
+class OneByOne:
+    """
+    Sends our headers with everything, and lets one request at a time through the event loop (:class:`.threads.Door`).
+
+    :param app: What is asked, as ASGI has it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        from starlette.datastructures import MutableHeaders
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        door = scope["gemini_batch_door"] = threads.Door()
+        is_static = "/static/" in scope["path"]
+
+        async def send_ours(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if not is_static:
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+            if message["type"] == "http.response.body":
+                door.leave()
+
+        try:
+            await door.enter()
+            await self._app(scope, receive, send_ours)
+        finally:
+            door.leave()
 
 
 def _message(request: Any, error: PageError) -> Any:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.plugins.page.threads import Courtesy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -105,7 +107,11 @@ def short_name(job_name: Any) -> str:
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Render a template of :data:`HERE` ``/templates``."""
-    return environment().get_template(template).render(context)
+    courtesy, pieces = Courtesy(20), []
+    for piece in environment().get_template(template).generate(context):
+        pieces.append(piece)
+        courtesy.give_way()
+    return "".join(pieces)
 
 
 @cache
