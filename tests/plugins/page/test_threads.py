@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page lets Airflow's own routes go first: its threads rest, its requests take turns on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+
+import pytest
+
+from airflow_provider_gemini_batch.plugins.page import threads
+from airflow_provider_gemini_batch.plugins.page.threads import Courtesy, Door
+
+
+def test_thread_that_computes_rests_after_each_millisecond_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = itertools.count(step=0.0004)
+    rested: list[float] = []
+    monkeypatch.setattr(time, "thread_time", lambda: next(computed))
+    monkeypatch.setattr(time, "sleep", rested.append)
+    courtesy = Courtesy(every=2)
+    for _ in range(24):
+        courtesy.give_way()
+    assert rested == [threads.SLICE] * 3, "12 looks at the clock, every fourth finds a millisecond gone"
+
+
+def test_requests_take_turns_on_the_event_loop_and_leave_it_while_a_thread_works() -> None:
+    on_the_loop: list[str] = []
+
+    async def request(name: str) -> None:
+        door = Door()
+        await door.enter()
+        on_the_loop.append(f"{name} in")
+        await asyncio.sleep(0.01)
+        on_the_loop.append(f"{name} out")
+        door.leave()
+        door.leave()  # twice does no harm: the next one stays alone
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*map(request, "abc"))
+
+    asyncio.run(all_at_once())
+    assert on_the_loop == [f"{name} {way}" for name in "abc" for way in ("in", "out")]
+
+
+def test_request_that_is_given_up_lets_the_next_one_in() -> None:
+    async def given_up() -> bool:
+        first, second = Door(), Door()
+        await first.enter()
+        waiting = asyncio.create_task(second.enter())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        second.leave()  # as it does in any case; it has not entered
+        third = Door()
+        entered = asyncio.create_task(third.enter())
+        await asyncio.sleep(0)
+        assert not entered.done(), "the first one is still inside"
+        first.leave()
+        await asyncio.wait_for(entered, 5)
+        third.leave()
+        return True
+
+    assert asyncio.run(given_up())
+
+
+def test_no_more_threads_run_than_there_are_for_their_kind() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    async def many() -> None:
+        await asyncio.gather(*(threads.run("answers", work) for _ in range(8)))
+
+    asyncio.run(many())
+    assert most == threads.THREADS["answers"]
