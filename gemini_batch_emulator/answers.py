@@ -51,11 +51,13 @@ def answers(state: EmulatorState, job: Job, *, shuffle: bool = False) -> Iterato
     order = None
     if script.shuffle if script.shuffle is not None else shuffle:
         order = list(range(job.source.count))
+        # By the job's own facts, so that a second run of the same test sees the same order.
         random.Random(f"{script.seed}|{job.display_name}|{job.source.count}").shuffle(order)
     answering = Answering(state, script=script, kind=job.kind, model=job.model)
     record = state.executions.record(job)
     for row in job.source.rows(order):
         if job.ran_limit is None or row.index < job.ran_limit:
+            # Before it is answered: what is kept is what ran, not what succeeded.
             record.add(row.index, row.content)
             found = answering.row(row)
         else:
@@ -75,6 +77,7 @@ def answers(state: EmulatorState, job: Job, *, shuffle: bool = False) -> Iterato
 
 def _not_run(job: Job, row: InputRow) -> list[Answer]:
     """What is written of a row that had not run when its job was cancelled."""
+    # Vertex AI writes nothing of rows that did not run; the Developer API writes a line with code 1 for each.
     if job.raw_state == "CANCELLING" or job.cancelled is None:
         return []
     return [Answer(row.key, row, error={"code": 1, "message": "The operation was cancelled."})]
@@ -109,6 +112,8 @@ class Answering:
             if problem:
                 return [Answer(row.key, row, error={"code": 3, "message": problem})]
             manner = self._usual
+            # The live service answers responseJsonSchema in batches with broken JSON (0 of 502 rows right in one
+            # report), and responseSchema as it should.
             if self._degrades and row.prompt.settings.is_json_schema:
                 manner = replace(manner, outcome="invalid", how="extra")
             return [Answer(row.key, row, respond(self._kind, self.model, row, manner))]

@@ -53,6 +53,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """Hand the request's body on, up to where a fault cuts it."""
+        # The handler sees what a server sees of a dead client: the body ends in the middle, and nobody is there.
         if self.upload_left is not None and self.upload_left <= 0:
             self.is_cut = True
             return {"type": "http.disconnect"}
@@ -84,6 +85,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.started = True
             self.entry.status = message["status"]
+            # Clients reckon a job's age by this header. The server's own would tell real time, and the emulated clock
+            # may run a thousand times as fast.
             date = formatdate(self._now(), usegmt=True).encode("ascii")
             message = {**message, "headers": [(b"date", date), *message.get("headers", ())]}
         elif message["type"] == "http.response.body":
@@ -113,12 +116,14 @@ class Exchange:
         if reset:
             sock = transport.get_extra_info("socket")
             if sock is not None:
+                # Linger of zero: closing then sends a reset and drops what was not read, as a crashed proxy does.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
         elif flush:
             transport.close()
         else:
             transport.abort()
+        # Until the transport has noticed: the next request of the test must not meet a connection that is about to end.
         for _ in range(200):
             if getattr(getattr(self._send, "__self__", None), "disconnected", True):
                 return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROWS_A_PASS = 2_000_000
 _BUFFERED = 8192
+# A job's number and a row's index in one word of 64 bits: sixteen million jobs with a trillion rows each.
 _INDEX_BITS = 40
 
 
@@ -104,6 +105,7 @@ class Executions:
             counts: Counter[int] = Counter()
             for entries in self._read():
                 contents = entries[::2]
+                # Each pass takes the hashes of one remainder, so that no count has more than about ROWS_A_PASS members.
                 counts.update(contents if passes == 1 else [one for one in contents if one % passes == number])
             requests += len(counts)
             repeated.update((content, count) for content, count in counts.items() if count > 1)

@@ -73,6 +73,7 @@ class Fault:
         if unknown:
             raise ControlError(f"A fault matches by {', '.join(self.MATCHES)}, not by {', '.join(unknown)}.")
         self._regex = {name: re.compile(str(text)) for name, text in self.match.items() if name != "method"}
+        # Each rule has its own draws, so that another rule beside it does not change which calls fail.
         self._random = random.Random(self.seed)
 
     @property
@@ -95,6 +96,7 @@ class Fault:
 
     def take(self) -> bool:
         """Count a match and say whether the rule fires for it."""
+        # Used up before it counts: `skip` and `times` of rules that follow each other then add up as one reads them.
         if self.times is not None and self.fired >= self.times:
             return False
         self.matched += 1

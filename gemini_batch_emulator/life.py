@@ -54,6 +54,8 @@ def cancel(state: Surroundings, job: Job) -> None:
     if job.started is None:
         end(state, job, _cancel_ending(state, job, is_started=False), now)
         return
+    # How far it came is fixed now, although the job settles some seconds later: the service stops handing out rows at
+    # once.
     job.ran_limit = int(job.progress(now) * job.source.count)
     if job.backend == "vertex_ai":
         _move(job, "CANCELLING", now)
@@ -64,6 +66,7 @@ def finish(state: Surroundings, job: Job, ending: Ending) -> None:
     if job.is_ended:
         return
     now = state.now()
+    # A script may ask for an end with answers of a job that has not begun; answers need a start.
     if job.started is None and states.has_results(ending.state):
         _start(state, job, now)
     if not job.is_ended:
@@ -75,12 +78,15 @@ def _step(state: Surroundings, job: Job, now: float) -> bool:
     if job.started is None:
         return _first_step(state, job, now)
     if job.cancelled is not None:
+        # Jobs of the live service were seen to settle three to seven seconds after a cancel.
         settled = job.cancelled + state.config.cancel_settle_seconds
         if now < settled and job.script.mode == "time":
             return False
         end(state, job, _cancel_ending(state, job, is_started=True), min(settled, now))
         return True
     due = _end_time(job, now)
+    # On the Developer API a job expires 48 hours after its creation, running or not; on Vertex AI its wait in the queue
+    # does.
     expiry = job.created + _lifetime(state, job)
     if job.backend == "gemini" and expiry <= now and (due is None or expiry <= due):
         end(state, job, Ending("EXPIRED"), expiry)
@@ -167,12 +173,16 @@ def _cancel_ending(state: Surroundings, job: Job, *, is_started: bool) -> Ending
     if job.backend == "vertex_ai":
         return Ending("CANCELLED", 1, "CANCELED", share)
     if not is_started or state.config.cancel_outcome == "cancelled_partial":
+        # Code 13, though 1 is documented: three independent captures show it for a job that no row of had run.
         return Ending("CANCELLED", 13, f"Batch {job.name} was cancelled.", share)
+    # Not CANCELLED: a job that had begun ends well, and rows that did not run carry error code 1. Clients that look at
+    # the state alone take it for whole.
     return Ending("SUCCEEDED", 0, "", share)
 
 
 def end(state: Surroundings, job: Job, ending: Ending, when: float) -> None:
     """Write results where the ending has some, then make it so."""
+    # What ran is billed, however the job ends; so the share is settled before anything is written.
     share = _share_run(job, ending, when)
     job.rows_run = job.source.count if share >= 1.0 else round(share * job.source.count)
     if share < 1.0:

@@ -67,9 +67,11 @@ class EmulatorState:
         self.clock = Clock(self._speed)
         self.random = random.Random(self._seed)
         self.jobs: dict[str, Job] = {}
+        # Kept in order of creation for each project and place: a list call goes backwards from the end and never sorts.
         self.order: dict[str, list[Job]] = {}
         self.all_jobs: list[Job] = []
         self._active: dict[str, set[Job]] = {}
+        # Steps of large jobs write files for seconds; requests that may trigger one are answered from a worker thread.
         self._heavy: set[Job] = set()
         self.faults: list[Fault] = []
         self.scripts: list[PendingScript] = []
@@ -201,6 +203,7 @@ class EmulatorState:
         :param scope: What lists go by, e.g. ``projects/p/locations/l``; empty on the Developer API.
         """
         script = script or self.script_for(backend=backend, kind=kind, model=model, display_name=display_name)
+        # A new job was reported to be 404 for a moment after its create call had answered.
         hidden = script.not_found_polls if script.not_found_polls is not None else self.config.not_found_polls
         with self.lock:
             self._numbers += 1
@@ -260,6 +263,7 @@ class EmulatorState:
     def active_jobs(self, backend: str) -> list[Job]:
         """Return the jobs of *backend* that have not ended, after advancing them."""
         with self.lock:
+            # Copied under the state's lock and advanced outside of it: a job's step takes the job's lock first.
             candidates = list(self._active.get(backend, ()))
         for job in candidates:
             self.look_at(job)
@@ -285,11 +289,14 @@ class EmulatorState:
         except ValueError:
             raise GoogleError(400, "Invalid page token.") from None
         lag = self._listing_lag()
+        # A new job shows up in lists late. How late is not known, so it is a knob, and a list of lags plays replicas
+        # that differ.
         newest = self.now() - lag
         with self.lock:
             jobs = list(self.order.get(backend + "|" + scope, ()))
         page: list[Job] = []
         for job in reversed(jobs):
+            # The token is a number and not a position: jobs that are created between two pages move nothing.
             if job.deleted or (below is not None and job.number >= below):
                 continue
             if lag and job.created > newest:
@@ -321,6 +328,7 @@ class EmulatorState:
         with job.lock:
             life.advance(self, job)
             if not job.is_ended:
+                # To delete a running job stops it, and does not undo what ran.
                 job.rows_run = int(job.progress(self.now()) * job.source.count)
                 if job.rows_run:
                     self.executions.add_unanswered(job)

@@ -124,6 +124,7 @@ def _check_schema(schema: Any) -> None:
         raise RowProblem(f"no such field: '{name}'", name)
     for name in ("items", "anyOf", "oneOf", "allOf", "prefixItems", "additionalProperties"):
         _check_schema(member(schema, name))
+    # Below these the names are the user's, and only the values are schemas.
     for name in ("properties", "$defs", "defs"):
         inner = schema.get(name)
         _check_schema(list(inner.values()) if isinstance(inner, dict) else None)
@@ -177,6 +178,7 @@ class LineCheck:
             return False
         for line in lines:
             config = bytes(line.request.generationConfig)
+            # Rows of one job share their settings as a rule: each spelling is checked once.
             if config and config not in self._known_settings:
                 try:
                     check_request(self._kind, {"contents": [], "generationConfig": msgspec.json.decode(config)})

@@ -214,6 +214,7 @@ class Creation:
             )
         check = LineCheck(self._kind, bare_rows=state.config.bare_rows)
         if stored.size > SMALL_FILE:
+            # Off the event loop: a file of 2 GB takes seconds to check, and other clients must not wait for it.
             checked = await asyncio.to_thread(check.run, stored.path)
         else:
             checked = check.run(stored.path)
@@ -235,6 +236,7 @@ class Creation:
             )
         ceiling = state.config.enqueued_tokens
         if ceiling is not None:
+            # The quota is one of each model: tokens in jobs of that model that have not ended.
             queued = sum(job.source.tokens for job in active if job.model == self._model)
             if queued + tokens > ceiling:
                 raise _quota(
@@ -248,6 +250,7 @@ class Creation:
         limit = state.config.spend_limit
         if limit is None:
             return
+        # A rolling window, so that the limit frees up by waiting and not by ending jobs.
         since = state.now() - SPEND_WINDOW
         recent = sum(job.source.tokens for job in state.all_jobs if job.backend == BACKEND and job.created > since)
         if (recent + tokens) * state.config.spend_per_million_tokens / 1e6 > limit:

@@ -57,6 +57,7 @@ class DeveloperRun:
         path = state.new_path(".results")
         if script.result_file is not None:
             path.unlink(missing_ok=True)
+            # A prepared file may have gigabytes: it is served, not copied.
             path.symlink_to(script.result_file)
             job.succeeded = job.source.count
         elif script.result_bytes is not None:
@@ -68,6 +69,8 @@ class DeveloperRun:
             self._write(job, path, is_inline=is_inline)
         if not is_inline:
             self._spoil(job, path)
+            # 42 characters behind the slash, two more than get and delete of a file accept: only the download works, as
+            # with the service.
             name = f"files/batch-{job.name.partition('/')[2]}"
             file_store(state).outputs[name] = (path, job)
             job.output["responsesFile"] = name
@@ -107,6 +110,7 @@ def file_row(answer: Answer) -> dict[str, Any]:
     key = {} if answer.key is None else {"key": answer.key}
     if answer.error is not None:
         return {**key, "error": answer.error}
+    # The key last, as captures show it; others have it first, so nobody may count on either.
     return {"response": answer.response, **key}
 
 

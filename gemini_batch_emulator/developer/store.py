@@ -71,6 +71,7 @@ class FileStore:
         found = self.files.get(name)
         if found is None:
             return None
+        # Expired when it is looked at: 48 hours after its upload, and nothing runs in the background.
         if self._state.now() >= found.created + self._state.config.file_lifetime_seconds:
             self.remove(found)
             return None
@@ -91,6 +92,7 @@ class FileStore:
             )
         found = self.find(name)
         if found is None:
+            # 403 and not 404: the service does not tell a file that is gone from one of somebody else's.
             raise GoogleError(403, f"You do not have permission to access the File {file_id} or it may not exist.")
         return found
 
@@ -146,6 +148,7 @@ def file_resource(state: EmulatorState, stored: StoredFile, base_url: str, versi
         "createTime": timestamp(stored.created, 6),
         "updateTime": timestamp(stored.created, 6),
         "expirationTime": timestamp(stored.created + state.config.file_lifetime_seconds),
+        # As captured; the reference says base64 of the raw bytes.
         "sha256Hash": base64.b64encode(stored.sha256.encode()).decode(),
         "uri": f"{base_url}/{version}/{stored.name}",
         "state": file_store(state).state_of(stored),

@@ -52,6 +52,7 @@ class _Receipt:
         self._pieces.append(piece)
         self._size += len(piece)
         self.arrived += len(piece)
+        # One piece is on its way to the disk while the next one arrives; more would let a fast client fill the memory.
         if self._size >= RECEIPT_BYTES:
             await self._settle()
             pieces, self._pieces, self._size = self._pieces, [], 0
@@ -99,6 +100,7 @@ class Uploads:
     async def handle(self, request: Request) -> Response:
         """Tell the kinds of upload apart."""
         upload_id = request.query_params.get("upload_id")
+        # A session's URL needs no key: whoever has it may write, as with the service.
         if upload_id:
             return await self._continued(request, upload_id)
         require_key(self._state, request)
@@ -151,6 +153,7 @@ class Uploads:
             raise GoogleError(404, "Upload session not found.", headers={"x-goog-upload-status": "cancelled"})
         try:
             async with asyncio.timeout(SESSION_IS_BUSY_FOR):
+                # A client that was cut off asks again while the server still believes in the old connection.
                 await session.lock.acquire()
         except TimeoutError:
             raise GoogleError(409, "Another request of this upload is under way.", "ABORTED") from None
@@ -201,6 +204,7 @@ class Uploads:
             offset = int(request.headers.get("x-goog-upload-offset", ""))
         except ValueError:
             raise GoogleError(400, "X-Goog-Upload-Offset is missing or not a number.") from None
+        # Read to its end first: a reply in the middle of a body would be lost with the connection.
         if offset != session.received:
             async for _ in request.stream():
                 pass
@@ -214,6 +218,7 @@ class Uploads:
                 pass
             raise GoogleError(400, f"Chunks but the last must be a multiple of {granularity} bytes, not {length}.")
         with session.path.open("ab") as file:
+            # What arrived before a cut counts, to the byte; the query that follows tells it.
             receipt = _Receipt(session, file)
             try:
                 async for chunk in request.stream():
@@ -243,6 +248,7 @@ class Uploads:
         session.outcome = {"file": file_resource(self._state, stored, base_url(request), self._version)}
 
     def _final(self, session: UploadSession) -> Response:
+        # Reported of the service: a final answer, HTTP 200, and no file in it.
         body = {} if self._state.config.upload_final_without_file else session.outcome
         answer = reply(self._state, None, body)
         answer.headers["x-goog-upload-status"] = "final"

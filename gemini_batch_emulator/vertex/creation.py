@@ -91,6 +91,7 @@ def read_body(body: dict[str, Any]) -> dict[str, Any]:
     if len(str(job["displayName"])) > 128:
         raise invalid("display_name", "must be at most 128 characters long.")
     _check_labels(job.get("labels") or {})
+    # Documented for other models of the same resource, and refused for Gemini.
     if job.get("encryptionSpec") or job.get("serviceAccount"):
         raise GoogleError(400, "CMEK and custom service accounts are not supported for Gemini batch prediction.")
     job["inputConfig"] = _source(job["inputConfig"])

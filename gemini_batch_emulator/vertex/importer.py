@@ -71,6 +71,7 @@ class Columns:
             if member is None:
                 if name in self._null_names:
                     raise ImportProblem(f"Field {where} must not be null.")
+                # A null makes a column without saying of what type; it comes back as null in every other row.
                 column.members.setdefault(name, _Column())
                 continue
             below = column.members.get(name)
@@ -117,7 +118,9 @@ class Columns:
             if name == "request":
                 out[name] = _filled(column, value)
             elif isinstance(value, (dict, list)):
+                # Reported: arrays and objects beside the request come back, and are empty.
                 out[name] = type(value)() if empty_containers else value
+            # One row with a letter in it keeps the whole column text; so a key like "007" survives only by luck.
             elif coerce and column.numeric and isinstance(value, str):
                 number = float(value)
                 out[name] = int(number) if number.is_integer() else number

@@ -55,6 +55,8 @@ class VertexRun:
         try:
             target = job.resource["outputConfig"]
             if "gcsDestination" in target:
+                # Only that the bucket is there: whether it may be written to shows when the first result is, hours
+                # later.
                 check_bucket(state, split_uri(target["gcsDestination"]["outputUriPrefix"])[0])
             else:
                 output_table(state, job)
@@ -74,10 +76,12 @@ class VertexRun:
                 return failure.ending
             return None
         prefix = target["gcsDestination"]["outputUriPrefix"].rstrip("/")
+        # The service names it by the creation time alone, so that jobs of one moment with one prefix share it.
         directory = f"{prefix}/prediction-model-{timestamp(job.created, 6)}"
         job.output["outputInfo"] = {"gcsOutputDirectory": directory}
         bucket, folder = split_uri(directory)
         if bucket in state.config.unwritable_buckets or not bucket_exists(state, bucket):
+            # Run and billed, and then thrown away.
             for _ in answers(state, job):
                 pass
             return Ending(
