@@ -16,7 +16,7 @@ from gemini_batch_emulator.models import answering_for
 from gemini_batch_emulator.rows import Answer, make_row, problem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gemini_batch_emulator.jobs import Job
     from gemini_batch_emulator.rows import InputRow
@@ -81,6 +81,23 @@ def _not_run(job: Job, row: InputRow) -> list[Answer]:
     if job.raw_state == "CANCELLING" or job.cancelled is None:
         return []
     return [Answer(row.key, row, error={"code": 1, "message": "The operation was cancelled."})]
+
+
+def filler(total: int, line_bytes: int, ends: Callable[[int], tuple[str, str]]) -> Iterator[bytes]:
+    """
+    Yield result lines of *line_bytes* each, for keys ``row-0``, ..., until at least *total* bytes are there.
+
+    :param ends: What stands around the text of the line with a number.
+    """
+    written = number = 0
+    while written < total:
+        block = bytearray()
+        while len(block) < 1 << 20 and written + len(block) < total:
+            head, tail = ends(number)
+            block += (head + "x" * max(1, line_bytes - len(head) - len(tail)) + tail).encode()
+            number += 1
+        written += len(block)
+        yield bytes(block)
 
 
 class Answering:

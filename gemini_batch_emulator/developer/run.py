@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gemini_batch_emulator.answering.requests import member
-from gemini_batch_emulator.answers import answers
+from gemini_batch_emulator.answers import answers, filler
 from gemini_batch_emulator.developer import openai
 from gemini_batch_emulator.developer.store import file_store
 from gemini_batch_emulator.rows import InputRow, make_row
@@ -62,7 +62,7 @@ class DeveloperRun:
             job.succeeded = job.source.count
         elif script.result_bytes is not None:
             with path.open("wb", buffering=1 << 20) as file:
-                for block in _filler(script.result_bytes, script.result_line_bytes):
+                for block in filler(script.result_bytes, script.result_line_bytes, _ends):
                     file.write(block)
             job.succeeded = job.source.count
         else:
@@ -133,19 +133,11 @@ def _truncate_last_line(path: Path) -> None:
         file.truncate(start + begin + (len(tail) - begin) // 2)
 
 
-def _filler(total: int, line_bytes: int) -> Iterator[bytes]:
-    """Result lines of *line_bytes* each with keys ``row-0``, ... until at least *total* bytes are there."""
-    written = number = 0
-    while written < total:
-        block = bytearray()
-        while len(block) < 1 << 20 and written + len(block) < total:
-            head = '{"response":{"candidates":[{"content":{"role":"model","parts":[{"text":"'
-            tail = (
-                '"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":4,'
-                '"candidatesTokenCount":4,"totalTokenCount":8}},"key":"row-'
-                f'{number}"}}\n'
-            )
-            block += (head + "x" * max(1, line_bytes - len(head) - len(tail)) + tail).encode()
-            number += 1
-        written += len(block)
-        yield bytes(block)
+def _ends(number: int) -> tuple[str, str]:
+    """What stands around the text of a line that fills a file."""
+    return (
+        '{"response":{"candidates":[{"content":{"role":"model","parts":[{"text":"',
+        '"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":4,'
+        '"candidatesTokenCount":4,"totalTokenCount":8}},"key":"row-'
+        f'{number}"}}\n',
+    )

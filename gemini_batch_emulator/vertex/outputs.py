@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gemini_batch_emulator.answers import answers
+from gemini_batch_emulator.answers import answers, filler
 from gemini_batch_emulator.bigquery.store import table_store
 from gemini_batch_emulator.clock import timestamp
 from gemini_batch_emulator.errors import STATUS_WORDS
@@ -144,7 +144,7 @@ class _Objects:
                     writers[0].write(block)
             return
         if script.result_bytes:
-            for block in _filler(int(script.result_bytes), int(script.result_line_bytes)):
+            for block in filler(int(script.result_bytes), int(script.result_line_bytes), _ends):
                 writers[0].write(block)
             return
         limit = round(script.results_share * job.source.count) if script.results_share < 1.0 else None
@@ -248,21 +248,13 @@ def write_table(state: EmulatorState, job: Job) -> None:
     job.output["outputInfo"] = {"bigqueryOutputDataset": f"bq://{project}.{dataset}", "bigqueryOutputTable": name}
 
 
-def _filler(total: int, line_bytes: int) -> Iterator[bytes]:
-    """Result lines of *line_bytes* each with keys ``row-0``, ... until *total* bytes are there."""
-    written = number = 0
-    while written < total:
-        block = bytearray()
-        while len(block) < 1 << 20 and written + len(block) < total:
-            head = (
-                '{"status":"","key":"row-%d","request":{"contents":[{"role":"user","parts":[{"text":"Row %d"}]}]},'
-                '"response":{"candidates":[{"content":{"role":"model","parts":[{"text":"'
-            ) % (number, number)
-            tail = '"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":4,"totalTokenCount":8}}}\n'
-            block += (head + "x" * max(1, line_bytes - len(head) - len(tail)) + tail).encode()
-            number += 1
-        written += len(block)
-        yield bytes(block)
+def _ends(number: int) -> tuple[str, str]:
+    """What stands around the text of a line that fills a file."""
+    return (
+        '{"status":"","key":"row-%d","request":{"contents":[{"role":"user","parts":[{"text":"Row %d"}]}]},'
+        '"response":{"candidates":[{"content":{"role":"model","parts":[{"text":"' % (number, number),
+        '"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":4,"totalTokenCount":8}}}\n',
+    )
 
 
 def status_text(answer: Answer) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from tests.support.emulator_serving import Served, serve
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -122,4 +124,11 @@ def one(gemini_batch_emulator: EmulatorHandle) -> Iterator[Caller]:
     """A caller of one version, where the version makes no difference."""
     made = Caller(gemini_batch_emulator)
     with made.http:
+        yield made
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """An emulator of its own, and a caller with a token."""
+    with serve() as made:
         yield made

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.emulator.conftest import generate_line, inlined
-from tests.support.emulator_serving import Served, generate_row, serve
+from tests.support.emulator_serving import Served, generate_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.emulator.conftest import Caller
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    """An emulator and a caller with a token."""
-    with serve() as made:
-        yield made
 
 
 def file_job(caller: Caller, count: int = 10) -> dict[str, Any]:

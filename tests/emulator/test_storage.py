@@ -17,19 +17,12 @@ import requests
 
 from gemini_batch_emulator.storage import GRANULE, glob_pattern, object_store
 from tests.support.discovery import schema_problems, schemas_of
-from tests.support.emulator_serving import Served, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.support.emulator_serving import Served
 
 UPLOAD = "/upload/storage/v1/b/emulator/o"
 OBJECTS = "/storage/v1/b/emulator/o"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serve() as server:
-        yield server
 
 
 def start(served: Served, name: str = "big.jsonl", **params: str) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import requests
@@ -12,18 +12,9 @@ from airflow_provider_gemini_batch.api.job_filter import FilterError, parse_filt
 from airflow_provider_gemini_batch.api.states import JobState
 from gemini_batch_emulator.storage import object_store
 from tests.support.discovery import schema_problems, schemas_of
-from tests.support.emulator_serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row, serve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support.emulator_serving import FLASH, LOCATION, PROJECT, SCOPE, Served, generate_row
 
 JOBS = f"/v1/{SCOPE}/batchPredictionJobs"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,25 +4,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gemini_batch_emulator.bigquery import table_store
 from gemini_batch_emulator.storage import object_store
 from tests.support.discovery import schema_problems, schemas_of
-from tests.support.emulator_serving import PROJECT, Served, generate_row, serve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support.emulator_serving import PROJECT, Served, generate_row
 
 TABLES = f"/bigquery/v2/projects/{PROJECT}/datasets/emulator/tables"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serve() as server:
-        yield server
 
 
 def nested(levels: int) -> Any:

@@ -13,18 +13,12 @@ from google.oauth2 import service_account
 
 from gemini_batch_emulator.bigquery import table_store
 from gemini_batch_emulator.token import token_desk
-from tests.support.emulator_serving import LOCATION, PROJECT, Served, generate_row, serve
+from tests.support.emulator_serving import LOCATION, PROJECT, Served, generate_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

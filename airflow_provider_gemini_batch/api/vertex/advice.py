@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import ApiError, NotFoundError, PermissionDeniedError
@@ -73,66 +73,90 @@ def explain_job(job: BatchJob) -> str:
     return ""
 
 
+class _Connection(NamedTuple):
+    """What of a connection's settings an advice names."""
+
+    project: str
+    location: str
+    storage: str
+    payer: str
+
+    @classmethod
+    def of(cls, settings: ConnectionSettings | None) -> _Connection:
+        if settings is None:
+            return cls("the connection's", "the connection's", "", "")
+        storage = f" ({settings.storage_uri})" if settings.storage_uri else ""
+        return cls(settings.project, settings.location, storage, settings.quota_project)
+
+
 def explain_error(error: ApiError, settings: ConnectionSettings | None) -> str:
     """Say what to do about a refused call; empty if the service's own words will do."""
-    text = str(error)
-    low = text.lower()
-    project = settings.project if settings else "the connection's"
-    location = settings.location if settings else "the connection's"
-    storage = f" ({settings.storage_uri})" if settings and settings.storage_uri else ""
-    reasons = {str(detail.get("reason") or "") for detail in error.details}
-    permission = _PERMISSION.search(text)
+    ours = _Connection.of(settings)
+    low = str(error).lower()
     if isinstance(error, PermissionDeniedError):
-        if permission:
-            return (
-                f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of "
-                f"this file, or use another bucket than the connection's storage_uri{storage}."
-            )
-        if "USER_PROJECT_DENIED" in reasons:
-            payer = settings.quota_project if settings else ""
-            return (
-                f"The connection's account may not use {payer or 'that project'} for quota: grant it "
-                "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
-            )
-        if "vpcservicecontrols" in low:
-            return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
-        if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
-            return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {project}."
-        if "permission denied on 'locations/" in low:
-            return (
-                f"The location {location} of the connection does not exist, or is closed to project {project}: "
-                "correct the connection's location (for example us-central1 or global)."
-            )
-        if "CONSUMER_INVALID" in reasons or "resource project" in low:
-            return (
-                f"The project {project} of the connection does not exist, or its account has no access to it: correct "
-                "the connection's project."
-            )
-        return (
-            f"The connection's account needs roles/aiplatform.user in project {project}; check also that this is the "
-            "right project."
-        )
+        return _of_permission(error, ours)
     # The service answers 404, and for some locations 400, for a model that it does not serve there; its text alone says
     # that it is the model. A job that is missing is a 404 too and names itself.
     names_model = any(word in low for word in ("publishermodel", "publisher model", "the model"))
     if names_model and "batchpredictionjob" not in low and (error.status == 404 or "location" in low):
         return (
-            f"The model does not exist, or is not served in location {location} of the connection: check its name, or "
-            "use a connection with a location that has it (for most Gemini models global or us-central1)."
+            f"The model does not exist, or is not served in location {ours.location} of the connection: check its "
+            "name, or use a connection with a location that has it (for most Gemini models global or us-central1)."
         )
-    if isinstance(error, NotFoundError):
-        if "batchpredictionjob" in low:
-            return (
-                f"The job was deleted, or belongs to another project or location than the connection's ({project}, "
-                f"{location})."
-            )
-        if "bucket does not exist" in low:
-            return (
-                "Create the bucket, or correct its name in the file's place or in the connection's "
-                f"storage_uri{storage}."
-            )
-        if "no such object" in low:
-            return "The object was deleted or never written; check its name."
+    if isinstance(error, NotFoundError) and (advice := _of_missing(low, ours)):
+        return advice
     if error.reason == "FAILED_PRECONDITION" and "delet" in low:
         return "A job can be deleted once it has ended: cancel it first and wait for that."
+    return ""
+
+
+def _of_permission(error: PermissionDeniedError, ours: _Connection) -> str:
+    text = str(error)
+    low = text.lower()
+    reasons = {str(detail.get("reason") or "") for detail in error.details}
+    permission = _PERMISSION.search(text)
+    # From the most exact word to the least: a text that names a permission may hold the words of the others, too.
+    if permission:
+        return (
+            f"The connection's account lacks {permission[0]}: grant it roles/storage.objectUser on the bucket of this "
+            f"file, or use another bucket than the connection's storage_uri{ours.storage}."
+        )
+    if "USER_PROJECT_DENIED" in reasons:
+        return (
+            f"The connection's account may not use {ours.payer or 'that project'} for quota: grant it "
+            "roles/serviceusage.serviceUsageConsumer there, or correct the connection's quota_project."
+        )
+    if "vpcservicecontrols" in low:
+        return "A perimeter of VPC Service Controls forbids it: no role of the connection's account helps."
+    if reasons & {"SERVICE_DISABLED", "API_DISABLED"} or "has not been used in project" in low:
+        return f"Enable the Vertex AI API (aiplatform.googleapis.com) in project {ours.project}."
+    if "permission denied on 'locations/" in low:
+        return (
+            f"The location {ours.location} of the connection does not exist, or is closed to project {ours.project}: "
+            "correct the connection's location (for example us-central1 or global)."
+        )
+    if "CONSUMER_INVALID" in reasons or "resource project" in low:
+        return (
+            f"The project {ours.project} of the connection does not exist, or its account has no access to it: correct "
+            "the connection's project."
+        )
+    return (
+        f"The connection's account needs roles/aiplatform.user in project {ours.project}; check also that this is the "
+        "right project."
+    )
+
+
+def _of_missing(low: str, ours: _Connection) -> str:
+    if "batchpredictionjob" in low:
+        return (
+            f"The job was deleted, or belongs to another project or location than the connection's ({ours.project}, "
+            f"{ours.location})."
+        )
+    if "bucket does not exist" in low:
+        return (
+            "Create the bucket, or correct its name in the file's place or in the connection's "
+            f"storage_uri{ours.storage}."
+        )
+    if "no such object" in low:
+        return "The object was deleted or never written; check its name."
     return ""
