@@ -15,7 +15,6 @@ from gemini_batch_emulator.rows import InputRow, make_row
 from gemini_batch_emulator.scripts import PROXY_PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gemini_batch_emulator.jobs import Job
