@@ -25,6 +25,7 @@ from airflow_provider_gemini_batch.api.models import JobSpec
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
     GeminiBatchError,
     JobConflictError,
     RateLimitedError,
@@ -355,6 +356,32 @@ def test_other_input_follows_on_existing_job() -> None:
         assert (service.creates, old.state) == (0, state)
 
 
+def test_nothing_is_created_beside_a_job_that_cannot_be_cancelled() -> None:
+    def keeps_running(request: HttpRequest) -> HttpReply:
+        return answer(request) if ":cancel" not in request.url else status(400)(request, answer)
+
+    service = Service()
+    answer, service.answer = service.answer, keeps_running  # type: ignore[method-assign]
+    service.add(OTHER_INPUT, "RUNNING")
+    with pytest.raises(RequestRejectedError):
+        drive(Memory().flow(service), service)
+    assert service.creates == 0
+
+
+def test_a_surplus_job_that_ends_before_its_cancel_is_not_called_cancelled() -> None:
+    def ends_first(request: HttpRequest) -> HttpReply:
+        if ":cancel" in request.url:
+            surplus.state, surplus.stats = "SUCCEEDED", {"requestCount": "2", "successfulRequestCount": "2"}
+        return answer(request)
+
+    service = Service()
+    answer, service.answer = service.answer, ends_first  # type: ignore[method-assign]
+    older, surplus = service.add(TOKEN, "RUNNING", 100), service.add(TOKEN, "RUNNING", 50)
+    done = drive(Memory().flow(service), service)
+    assert done.job.name == older.name
+    assert (done.surplus, done.settled) == ((), ())  # it was paid for: the end of the wait has to look at it again
+
+
 def test_a_sibling_is_neither_taken_nor_cancelled() -> None:
     for state in ("RUNNING", "SUCCEEDED"):
         service = Service()
@@ -395,6 +422,31 @@ def test_a_lost_request_is_repeated_only_after_the_whole_settle(fault: Fault) ->
     done = drive(Memory().flow(service), service, [fault])
     assert (done.action, service.creates, done.may_have_twin) == ("created", 1, True)
     assert service.time - START > sum(SubmitPolicy().reconcile)
+
+
+def test_a_repeated_create_asks_anew_whether_it_may() -> None:
+    def may_create(before: object, creates: int) -> None:
+        asked.append(creates)
+        if creates == 2:
+            raise ConfigurationError("the cap is reached")
+
+    service, asked = Service(), list[int]()
+    with pytest.raises(ConfigurationError):
+        drive(Memory().flow(service, may_create=may_create), service, [request_lost] * 3)
+    assert (asked, service.creates) == ([0, 1, 2], 0)
+
+
+def test_each_create_call_notes_its_intent_anew() -> None:
+    def is_lost(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
+        assert memory.intent is not None
+        ages.append(service.time - memory.intent[0])
+        raise TransportError("timeout")
+
+    service, memory, ages = Service(), Memory(), list[float]()
+    with pytest.raises(SubmitError):
+        drive(memory.flow(service), service, [is_lost] * 3)
+    assert len(ages) == 3
+    assert max(ages) < 1  # a next attempt waits for the list from the last call on, not from the first
 
 
 def test_a_job_that_failed_at_once_is_the_outcome_even_if_its_answer_was_lost() -> None:
