@@ -121,6 +121,8 @@ class BatchJob:
     :param read_at: When it was read by the service's own clock, in UTC epoch seconds; None if no reply said so.
     :param advice: What to do about a job that failed, where its error leaves that open; else empty.
     :param input_place: ``files/...``, ``gs://...`` or ``bq://...`` where the rows lie; None for inline rows.
+    :param never_ran: Whether the job ended before any of its rows ran, so that nothing of it was billed, as far as that
+        can be known. A list may show counts that are out of date, and shows no output: ask for the job itself.
     :param answers_every_row: Whether such a job, if it ended well, has left a line for each of its rows, also where its
         counts were not brought up to date.
     """
@@ -142,6 +144,7 @@ class BatchJob:
     state_text: str = ""
     partial_failures: tuple[JobErrorInfo, ...] = ()
     advice: str = ""
+    never_ran: bool = False
     answers_every_row: bool = True
     read_at: float | None = field(default=None, compare=False, repr=False)
 
@@ -164,21 +167,6 @@ class BatchJob:
     def is_running(self) -> bool:
         """Whether the job has not ended (it may still be waiting for its turn)."""
         return not self.is_done
-
-    @property
-    def never_ran(self) -> bool:
-        """
-        Whether the job ended before any of its rows ran, so that nothing of it was billed.
-
-        Vertex AI tells when a job began to run. The Developer API does not, but says CANCELLED only of a job that was
-        cancelled before its first row: all rows are pending then, and there is no output. Of one that expired it cannot
-        be known. A list may show counts that are out of date, and shows no output: ask for the job itself.
-        """
-        if self.backend == "vertex_ai":
-            return self.state in (JobState.CANCELLED, JobState.EXPIRED) and self.start_time is None
-        stats = self.stats
-        is_untouched = stats.total is not None and stats.pending == stats.total
-        return self.state is JobState.CANCELLED and self.output is None and is_untouched
 
     @property
     def expected_answers(self) -> int | None:

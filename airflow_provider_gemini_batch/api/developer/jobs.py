@@ -299,12 +299,16 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
         # Inline answers are left out of masked replies, so their presence cannot be asked for.
         if state.has_results and not input_file:
             output = JobOutput("inline", name)
+    counts = _read_stats(stats, state) if isinstance(stats, dict) else BatchStats()
+    # Nobody tells when a job began to run. But CANCELLED is said only of one that was cancelled before its first row:
+    # all rows are pending then, and there is no output. Of one that expired it cannot be known.
+    is_untouched = counts.total is not None and counts.pending == counts.total
     return BatchJob(
         name=name,
         display_name=str(metadata.get("displayName") or ""),
         model=str(metadata.get("model") or ""),
         state=state,
-        stats=_read_stats(stats, state) if isinstance(stats, dict) else BatchStats(),
+        stats=counts,
         error=error,
         create_time=text_or_none(metadata.get("createTime")),
         end_time=text_or_none(metadata.get("endTime")),
@@ -312,6 +316,7 @@ def read_operation(item: Mapping[str, Any], reply: HttpReply, *, is_listed: bool
         output=output,
         input_place=str(input_file) if input_file else None,
         state_text=state_text,
+        never_ran=state is JobState.CANCELLED and output is None and is_untouched,
     )
 
 

@@ -49,6 +49,9 @@ def read_batch_job(body: Any, reply: HttpReply) -> BatchJob:
         partial_failures=tuple(item for item in failures if item is not None),
         answers_every_row=False,
     )
+    # The service tells when a job began to run; one without that time ended in the queue.
+    if job.state in (JobState.CANCELLED, JobState.EXPIRED) and job.start_time is None:
+        job = replace(job, never_ran=True)
     return replace(job, advice=explain_job(job))
 
 
