@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -146,11 +147,18 @@ class RunOperator(RunArguments):
         carried = state if isinstance(state, Mapping) else {}
         generation, deadline = carried.get("generation"), carried.get("deadline")
         known = {**carried, "generation": generation if isinstance(generation, int) else None}
+        twins = event.get("twins") if isinstance(event, Mapping) else None
         with fail_without_retry():
             until = float(deadline) if isinstance(deadline, (int, float)) and deadline else self._deadline()
-            return self._go_on(context, until, known)
+            return self._go_on(context, until, known, twins if isinstance(twins, Mapping) else {})
 
-    def _go_on(self, context: Any, deadline: float, carried: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _go_on(
+        self,
+        context: Any,
+        deadline: float,
+        carried: Mapping[str, Any] | None,
+        twins: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Any]:
         from airflow_provider_gemini_batch.run.driver import Run
         from airflow_provider_gemini_batch.run.dry_run import plan_of
         from airflow_provider_gemini_batch.run.finish import RunFailedError
@@ -173,6 +181,7 @@ class RunOperator(RunArguments):
                 self._push(plan_of(spec, world))
                 raise AirflowSkipException("dry_run: nothing was submitted; the plan is in XCom.")
             run = self._run = Run(spec, world, (carried or {}).get("generation"))
+            run.twins.take(twins)
             interval = seconds(self.poll_interval, "poll_interval")
             manifest = run_to_end(
                 run,
@@ -270,6 +279,7 @@ class RunOperator(RunArguments):
             poll_interval=seconds(self.poll_interval, "poll_interval"),
             deadline=min(until, run.reader.next_limit(waiting.jobs)),
             cancel_on_kill=self.cancel_on_kill,
+            known=run.twins.beside(waiting.jobs),
         )
         left = run.left()
         state = {

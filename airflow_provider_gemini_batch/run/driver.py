@@ -85,7 +85,7 @@ class Run:
         self.reader = FactReader(self.context, self.checkpoint, self.jobs)
         self._caps = Caps(self.spec, self.context, self.checkpoint, self.reader.job)
         self._submitter = Submitter(self.context, self.checkpoint, self.jobs, self._caps)
-        self._twins = TwinLooks(self.checkpoint, self.jobs, self.reader.job, self.context.now)
+        self.twins = TwinLooks(self.checkpoint, self.jobs, self.reader.job, self.context.now)
 
     # --- generations --------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class Run:
         :raises ConfigurationError: For what cannot work, before money is spent.
         """
         require_extra()
-        self._twins.look()
+        self.twins.look()
         while True:
             self.context.stop()
             self._tell()
@@ -177,13 +177,13 @@ class Run:
                 plan.leaving_step(facts, self._sought) if self._is_leaving else plan.next_step(facts, self.spec.policy)
             )
             log.debug("Next step: %r", step)
-            if isinstance(step, (plan.Collect, plan.WriteOutputs)) and self._twins.look():
+            if isinstance(step, (plan.Collect, plan.WriteOutputs)) and self.twins.look():
                 continue
-            if isinstance(step, plan.WriteOutputs) and self.context.now() < self._twins.in_doubt_until:
+            if isinstance(step, plan.WriteOutputs) and self.context.now() < self.twins.in_doubt_until:
                 log.info("A job of an earlier attempt may be listed late: the run ends once it would be.")
-                return Waiting(until=self._twins.in_doubt_until)
+                return Waiting(until=self.twins.in_doubt_until)
             if isinstance(step, plan.Wait):
-                self._twins.update()
+                self.twins.update()
                 return Waiting(tuple(shard.job for shard in step.shards), step.wake)
             if isinstance(step, plan.Finished) and self._is_leaving:
                 self.checkpoint, self._is_leaving, self._is_told = self._replaced(self.checkpoint), False, False
@@ -232,7 +232,7 @@ class Run:
         """Read the jobs of a wait, and say whether it is over."""
         if waiting.until is not None and self.context.now() >= waiting.until:
             return True
-        if self._twins.is_due and self._twins.look():
+        if self.twins.is_due and self.twins.look():
             return True
         ended = [self.reader.has_ended(name) for name in waiting.jobs]
         return bool(ended) and (any(ended) if waiting.wake == "any" else all(ended))

@@ -37,7 +37,7 @@ from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE, list_look_due
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
@@ -113,6 +113,30 @@ class TwinLooks:
             return False
         self._looked_at = self._now()
         return any(found)
+
+    def take(self, told: Mapping[str, str]) -> None:
+        """
+        Note second jobs that a wait has met in the list; another replica may not show them yet.
+
+        :param told: Their names, and that of the known job for whose rows they are.
+        """
+        for twin, own in told.items():
+            notes = self._checkpoint.notes()["job"]
+            shards = [shard for shard, found in notes.items() if own in {note["job"] for note in found}]
+            try:
+                known, job = self._read(own), self._read(twin)
+            except GeminiBatchError as error:
+                log.warning("%s could not be read: %s", twin, error)
+                continue
+            is_twin = known is not None and job is not None and token_of(known) == token_of(job) is not None
+            if shards and job is not None and is_twin and is_live_or_useful(job):
+                log.warning("%s: %s turned up beside %s.", shards[0], twin, own)
+                note_job(self._checkpoint, shards[0], job)
+
+    def beside(self, names: Collection[str]) -> list[str]:
+        """Return the other known jobs of the shards of some jobs."""
+        found = [{note["job"] for note in notes} for notes in self._checkpoint.notes()["job"].values()]
+        return sorted(name for jobs in found if jobs.intersection(names) for name in jobs.difference(names))
 
     def _note(self, shard: str, listed: dict[str, list[BatchJob]]) -> bool:
         """Note the jobs of a shard that are listed and not known."""

@@ -21,7 +21,9 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+    from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 
 _NEEDED = (
     "airflow_provider_gemini_batch.watch.event",
@@ -47,6 +49,8 @@ class BatchJobsTrigger(WatchTrigger):
     :param started: UTC epoch seconds when the wait began; None is now.
     :param cancel_on_kill: Whether the jobs are cancelled when a person ends the deferred task.
     :param backend: Overrides the connection's backend.
+    :param known: Names of jobs that are known to be for the same rows as one of these: they end no wait. None if no
+        such job does, as an older version left it.
     :param retired: Arguments of other versions: stored triggers outlive an upgrade.
     """
 
@@ -61,6 +65,7 @@ class BatchJobsTrigger(WatchTrigger):
         started: float | None = None,
         cancel_on_kill: bool = True,
         backend: str | None = None,
+        known: Sequence[str] | None = None,
         **retired: Any,
     ) -> None:
         super().__init__()
@@ -73,6 +78,8 @@ class BatchJobsTrigger(WatchTrigger):
         self.started = time.time() if started is None else started
         self.cancel_on_kill = cancel_on_kill
         self.backend = backend
+        self.known = known
+        self._twins: dict[str, str] = {}
 
     @property
     def watched_jobs(self) -> Sequence[str]:
@@ -93,6 +100,7 @@ class BatchJobsTrigger(WatchTrigger):
                 "started": self.started,
                 "cancel_on_kill": self.cancel_on_kill,
                 "backend": self.backend,
+                "known": self.known,
             },
         )
 
@@ -119,11 +127,25 @@ class BatchJobsTrigger(WatchTrigger):
                 await asyncio.to_thread(importlib.import_module, name)
         settings = self._settings = await self._find_connection(deadline)
         await self._prepare_for_kill()
-        return {"ended": await self._until_woken(settings, deadline)}
+        ended = await self._until_woken(settings, deadline)
+        return {"ended": ended, "twins": self._twins}
+
+    async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
+        """End the wait for a second job of the same rows, which the list showed late: the resumed task leaves one."""
+        from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+
+        if own is None or not isinstance(self.known, (list, tuple)):
+            return None
+        if not TwinWatch(settled=frozenset(map(str, self.known))).is_twin(own, sibling):
+            return None
+        self.log.info("%s turned up beside %s: the run settles on one of them.", sibling.name, job_name)
+        self._twins[sibling.name] = job_name
+        return Outcome.TWIN
 
     async def _until_woken(self, settings: ConnectionSettings, deadline: float) -> list[str]:
         """Return the names of the jobs whose wait is over, well or badly, when the task is to go on."""
-        from airflow_provider_gemini_batch.lifecycle.waiting import ProgressReport, WaitLimits, Watch
+        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch
         from airflow_provider_gemini_batch.watch.event import next_end
         from airflow_provider_gemini_batch.watch.poller import subscribe_many
 
@@ -135,8 +157,9 @@ class BatchJobsTrigger(WatchTrigger):
                 report = ProgressReport(self.log.info, self.started)
                 watches[name] = Watch(WaitLimits(deadline), self.started, report.see, report.fault)
             while subscription.job_names and (left := deadline - time.time()) > 0:
-                end = await next_end(watches, subscription, None if math.isinf(left) else left)
-                if end is None:
+                timeout = None if math.isinf(left) else left
+                end = await next_end(watches, subscription, timeout, self._on_sibling)
+                if end is None or end.outcome is Outcome.TWIN:
                     break
                 ended.append(end.job_name)
                 if self.wake == "any":

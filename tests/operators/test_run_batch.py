@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from airflow_provider_gemini_batch.task import installation
 from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
 from tests.run.world import MODEL, read_table, rows
 from tests.support.airflow_side import attempt, set_connection
+from tests.triggers.test_batch_jobs import first_event
 
 
 @pytest.fixture
@@ -91,6 +93,46 @@ def test_execution_timeout_bounds_a_runs_deferrals_and_leaves_its_jobs(emulator,
     emulator.advance(7200)
     assert limited().execute(attempt(2))["succeeded"] == 5
     assert emulator.ledger()["totals"]["created"] == 2
+
+
+def test_a_deferred_run_settles_on_one_of_two_jobs_that_its_wait_met(emulator, tmp_path, monkeypatch):
+    emulator.configure(listing_lag=1e6)
+    emulator.script(pending_seconds=1e5)
+    first, second = (partial(run_batch, tmp_path / name, deferrable=True) for name in ("one", "two"))
+    with pytest.raises(TaskDeferred) as lost:
+        first().execute(attempt())
+    emulator.advance(60)
+    with pytest.raises(TaskDeferred) as deferred:
+        second().execute(attempt())  # on another worker's disk, and the list shows no job
+    emulator.configure(listing_lag=0)
+    emulator.advance(60)
+    older, younger = (one.value.trigger.serialize()[1]["job_names"][0] for one in (lost, deferred))
+    trigger = deferred.value.trigger
+    monkeypatch.setattr(time, "time", emulator.state.now)
+    trigger.poll_interval, trigger.deadline = 0.2, time.time() + 10
+    event = asyncio.run(first_event(trigger))
+    assert event == {"ended": [], "twins": {older: younger}}
+    with pytest.raises(TaskDeferred) as again:
+        second().resume(attempt(), event, **deferred.value.kwargs)
+    kept = again.value.trigger.serialize()[1]
+    assert (kept["job_names"], kept["known"]) == ([older], [younger])
+    assert [job.name for job in emulator.state.all_jobs if job.cancelled is None] == [older]
+
+
+def test_two_jobs_that_ran_are_in_xcom(emulator, tmp_path):
+    emulator.configure(listing_lag=1e6)
+    context = attempt()
+    first, second = (partial(run_batch, tmp_path / name, deferrable=True) for name in ("one", "two"))
+    with pytest.raises(TaskDeferred) as lost:
+        first().execute(attempt())
+    with pytest.raises(TaskDeferred) as deferred:
+        second().execute(context)
+    emulator.advance(7200)
+    older, younger = (one.value.trigger.serialize()[1]["job_names"][0] for one in (lost, deferred))
+    event = {"ended": [younger], "twins": {older: younger}}
+    manifest = second().resume(context, event, **deferred.value.kwargs)
+    assert (manifest["paid_twice"], set(manifest["paid_twice_jobs"])) == (5, {older, younger})
+    assert set(context["ti"].xcoms["paid_twice"]) == {older, younger}
 
 
 def test_answers_that_are_there_are_taken_though_the_time_is_over(emulator, tmp_path):
