@@ -70,6 +70,16 @@ _OPTIONS: dict[str, dict[str, str]] = {
         "example": "1200",
         "default": "",
     },
+    "count_tokens": {
+        "description": (
+            "Whether the tokens of a few rows are counted by the service before a job is estimated, "
+            "which costs nothing. Without it, and where it fails, tokens are estimated by bytes."
+        ),
+        "version_added": "0.2.0",
+        "type": "boolean",
+        "example": "False",
+        "default": "True",
+    },
     "history_path": {
         "description": (
             "Where each finished task leaves its manifest as a small file, for the spend command: a "

@@ -116,6 +116,16 @@ class Backend(Protocol):
     def read_models(self, reply: HttpReply) -> tuple[str, ...]:
         """Read their names."""
 
+    def count_tokens(self, model: str, request: Mapping[str, Any]) -> HttpRequest | None:
+        """
+        Build the call that counts the input tokens of one row's request, or None where they cannot be counted.
+
+        :raises ConfigurationError: If *model* cannot be one of this backend.
+        """
+
+    def read_token_count(self, reply: HttpReply) -> int:
+        """Read the count."""
+
     def upload_name(self, source: Digested, mark: str = "") -> str:
         """
         Return the place that bytes are uploaded to; empty where the service names files itself.

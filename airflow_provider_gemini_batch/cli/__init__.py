@@ -2,7 +2,8 @@
 """
 Commands: ``validate`` and ``plan`` a file of rows, list and cancel ``jobs``, sum up what was ``spend``-t.
 
-``validate`` and ``plan`` read a file and nothing else; ``jobs`` reads; ``cancel`` alone changes something.
+``validate`` and ``plan`` read a file and nothing else, but that ``plan --conn-id`` has tokens counted; ``jobs`` reads;
+``cancel`` alone changes something.
 """
 
 from __future__ import annotations

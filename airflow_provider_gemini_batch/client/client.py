@@ -9,7 +9,6 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,12 +16,14 @@ from airflow_provider_gemini_batch.api import flows
 from airflow_provider_gemini_batch.api.identity import SubmissionToken, TaskIdentity, digest_of
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.client.check import check_connection
+from airflow_provider_gemini_batch.client.counting import with_counts
 from airflow_provider_gemini_batch.client.former_digest import digest_of_0_1_0
 from airflow_provider_gemini_batch.client.prepare import prepared, row_settings
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.connection.urls import is_google
+from airflow_provider_gemini_batch.cost.row_sample import sample_of
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow
     from airflow_provider_gemini_batch.client.session import Log
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
-    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.request import EmbedArguments, GenerateArguments, Placed
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.twins import Reconciled, TwinWatch
@@ -132,6 +133,7 @@ class GeminiBatchClient(Session):
         uploaded: UploadedInput | None = None,
         on_uploaded: Callable[[UploadedInput], None] | None = None,
         may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None] | None = None,
+        counts_tokens: bool = False,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -148,6 +150,7 @@ class GeminiBatchClient(Session):
         :param may_create: Told what is known of the rows (None where they were not read), and this task's own jobs of
             before, and how many create calls had no answer, if a job has to be created; what it raises ends the
             submission.
+        :param counts_tokens: Whether the tokens of a few rows are counted first (``countTokens``), for *may_create*.
         """
         note = remember or (lambda what, value: None)
         # A caller outside of Airflow has a name for its work and nothing else.
@@ -188,20 +191,44 @@ class GeminiBatchClient(Session):
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
-                may_create=None if may_create is None else partial(may_create, source.measure),
+                may_create=None if may_create is None else self._asking(may_create, request, source, counts_tokens),
             )
             # Inside the `with`: the prepared copy has no name, and is gone once its file is closed.
             return self.run(upload.removed_if_unused(submitting))
 
-    def measure(self, request: JobRequest) -> InputMeasure | None:
+    def measure(self, request: JobRequest, *, counts_tokens: bool = False) -> InputMeasure | None:
         """
-        Read and check a request's rows without sending anything; None for rows that lie at Google.
+        Read and check a request's rows without making anything; None for rows that lie at Google.
 
+        :param counts_tokens: Whether the tokens of a few rows are counted (``countTokens``); else nothing is sent.
         :raises ConfigurationError: For what cannot work.
         """
         self._say_what_is_ignored(request)
         with self._source(request, None) as source:
+            return self._measured(request, source, counts_tokens)
+
+    def _measured(self, request: JobRequest, source: PreparedInput, counts_tokens: bool) -> InputMeasure | None:
+        if source.measure is None or not counts_tokens:
             return source.measure
+        lines = source.sample if source.file is None else sample_of(source.file)
+        return with_counts(self, request.model, source.measure, lines, self._log)
+
+    def _asking(
+        self,
+        may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None],
+        request: JobRequest,
+        source: PreparedInput,
+        counts_tokens: bool,
+    ) -> Callable[[Sequence[BatchJob], int], None]:
+        """Return *may_create* with what is known of the rows: found out when it is first asked, and not again."""
+        known: list[InputMeasure | None] = []
+
+        def ask(jobs: Sequence[BatchJob], lost: int) -> None:
+            if not known:
+                known.append(self._measured(request, source, counts_tokens))
+            may_create(known[0], jobs, lost)
+
+        return ask
 
     @contextmanager
     def _source(self, request: JobRequest, uploaded: UploadedInput | None) -> Iterator[PreparedInput]:

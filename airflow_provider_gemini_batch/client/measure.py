@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
+from airflow_provider_gemini_batch.cost.row_sample import RowSample
 from airflow_provider_gemini_batch.rows.normalise import Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.validate import Validation, validate
@@ -25,10 +26,12 @@ class Measured:
 
     :param checked: What is wrong with the input, and what is worth a word.
     :param has_media: Whether a row holds media or names some.
+    :param sample: Some of the rows as they are sent, to count their tokens.
     """
 
     checked: Validation
     has_media: bool = False
+    sample: tuple[bytes, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -57,6 +60,29 @@ class MediaWatch:
         self.found = self.found or any(name in lines for name in _MEDIA)
 
 
+class RowWatch:
+    """Notes of rows that pass what an estimate needs: whether there are media, and a few that stand for all."""
+
+    def __init__(self) -> None:
+        self._media = MediaWatch()
+        self._sample = RowSample()
+
+    @property
+    def has_media(self) -> bool:
+        """Whether a row holds media or names some."""
+        return self._media.found
+
+    @property
+    def sample(self) -> tuple[bytes, ...]:
+        """Some of the rows."""
+        return self._sample.rows
+
+    def see(self, lines: bytes) -> None:
+        """Take one row, or the lines of several."""
+        self._media.see(lines)
+        self._sample.see(lines)
+
+
 def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     """
     Read all rows, in memory that does not grow with them.
@@ -64,6 +90,6 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     :raises ConfigurationError: If *settings* cannot be applied to any row.
     """
     Normaliser(settings, RowReport())  # validate() would tell it among the problems of the file
-    media = MediaWatch()
-    checked = validate(rows, settings, media.see)
-    return Measured(checked, media.found)
+    watch = RowWatch()
+    checked = validate(rows, settings, watch.see)
+    return Measured(checked, watch.has_media, watch.sample)

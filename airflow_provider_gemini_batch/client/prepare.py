@@ -18,8 +18,9 @@ from airflow_provider_gemini_batch.client.advice import (
     settings_advice,
 )
 from airflow_provider_gemini_batch.client.measure import MediaWatch
-from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.cost.model_table import model_kind
+from airflow_provider_gemini_batch.cost.row_sample import RowSample
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
@@ -107,7 +108,12 @@ def prepared(
                 for line in lines:
                     media.see(line)
                 measured = InputMeasure(len(kept), size, report.longest_answer, has_media=media.found)
-                yield PreparedInput(request.identity(sha256), len(kept), placed=placed, measure=measured)
+                sample = RowSample()
+                for line in lines:
+                    sample.see(line)
+                yield PreparedInput(
+                    request.identity(sha256), len(kept), placed=placed, measure=measured, sample=sample.rows
+                )
                 return
             normalised = kept
         normalised = _shown(normalised, media)

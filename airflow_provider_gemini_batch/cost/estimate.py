@@ -2,9 +2,7 @@
 """
 What requests will cost: a range, and what it rests on.
 
-Input. ``countTokens`` on a sample of rows gives tokens for each byte, which the rest of the rows share. Without it, a
-token is taken for 4 bytes of request, and the range goes from 8 bytes a token (JSON and markup around little text) to 2
-(scripts beyond ASCII). Media that a row names by URI is not among the bytes: such rows have no upper end.
+Input: :mod:`~airflow_provider_gemini_batch.cost.input_measure`.
 
 Output. Until :data:`ENOUGH` answers are known, an answer is between 1 token and ``maxOutputTokens``, thoughts included,
 else the longest that models write. From then on the mean of the known answers stands for the rest, plus and minus
@@ -21,44 +19,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.cost.ranges import Range, money
 from airflow_provider_gemini_batch.cost.tokens import Tokens
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.cost.prices import PriceList, Rates, Tier
 
 ENOUGH = 30
 """Known answers from which on their mean stands for the rest."""
 
-BYTES_A_TOKEN = 4.0
-MOST_BYTES_A_TOKEN = 8.0
-LEAST_BYTES_A_TOKEN = 2.0
-
 LONGEST_ANSWER = 65_536
 """Output tokens of an answer where ``maxOutputTokens`` does not say: the most that models of today write."""
 
+EXPECTED_DAYS = 2
+"""Days that a job may take: a price that changes within them is worth a word."""
+
 _ERRORS = 3.0
-
-
-@dataclass(frozen=True)
-class Range:
-    """From *low* to *high*, and what is most *likely*; None where there is no upper end, or nothing is likely."""
-
-    low: float
-    likely: float | None
-    high: float | None
-
-    def times(self, factor: float) -> Range:
-        """Return the range of a multiple."""
-        return Range(
-            self.low * factor,
-            None if self.likely is None else self.likely * factor,
-            None if self.high is None else self.high * factor,
-        )
 
 
 @dataclass
@@ -99,38 +80,6 @@ class AnswerStats:
 
 
 @dataclass(frozen=True)
-class InputMeasure:
-    """
-    What is known of the rows before they are sent.
-
-    :param rows: How many.
-    :param size: Bytes of all requests, as JSON.
-    :param max_output_tokens: The largest ``maxOutputTokens`` of a row, or None if a row has none.
-    :param counted_size: Bytes of the rows that ``countTokens`` counted.
-    :param counted_tokens: Their tokens.
-    :param has_media: Whether a row names media by URI.
-    """
-
-    rows: int
-    size: int
-    max_output_tokens: int | None = None
-    counted_size: int = 0
-    counted_tokens: int = 0
-    has_media: bool = False
-
-    @property
-    def tokens(self) -> Range:
-        """Input tokens of all rows."""
-        if self.counted_size:
-            likely = self.size * self.counted_tokens / self.counted_size
-            spread = 0.0 if self.counted_size >= self.size else 0.25
-            high = None if self.has_media else likely * (1 + spread)
-            return Range(likely * (1 - spread), likely, high)
-        high = None if self.has_media else self.size / LEAST_BYTES_A_TOKEN
-        return Range(self.size / MOST_BYTES_A_TOKEN, self.size / BYTES_A_TOKEN, high)
-
-
-@dataclass(frozen=True)
 class Estimate:
     """
     What requests will cost.
@@ -151,21 +100,14 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return it for XCom: plain numbers, dollars rounded to a ten-thousandth of a cent."""
-
-        def ends(what: Range | None, digits: int) -> dict[str, float | None] | None:
-            if what is None:
-                return None
-            numbers = {"low": what.low, "likely": what.likely, "high": what.high}
-            return {name: None if each is None else round(each, digits) for name, each in numbers.items()}
-
         return {
             "model": self.model,
             "tier": self.tier,
             "rows": self.rows,
-            "input_tokens": ends(self.input_tokens, 0),
-            "output_tokens": ends(self.output_tokens, 0),
-            "dollars": ends(self.dollars, 6),
-            "dollars_in_single_calls": ends(self.single, 6),
+            "input_tokens": self.input_tokens.rounded(0),
+            "output_tokens": self.output_tokens.rounded(0),
+            "dollars": None if self.dollars is None else self.dollars.rounded(6),
+            "dollars_in_single_calls": None if self.single is None else self.single.rounded(6),
             "basis": self.basis,
         }
 
@@ -177,14 +119,6 @@ class Estimate:
         likely = "" if self.dollars.likely is None else f", about {money(self.dollars.likely)}"
         low = f"at least {money(self.dollars.low)}"
         return f"{self.rows} rows with {self.model}: {low}, {high}{likely} ({self.basis})."
-
-
-def money(dollars: float | Decimal) -> str:
-    """Write dollars for people: two digits, more for less than a dollar."""
-    value = float(dollars)
-    if value and abs(value) < 0.0001:
-        return "less than 0.0001 USD"
-    return f"{value:,.2f} USD" if abs(value) >= 1 else f"{value:.4f} USD"
 
 
 def estimate(
@@ -202,52 +136,62 @@ def estimate(
 
     :param embeds: Embeddings have no output tokens.
     :param known: Lengths of earlier answers to like requests.
-    :param at: When the requests run; now by default. A job that runs into a price change costs what it did before.
+    :param at: When the requests are sent; now by default. A price that changes within :data:`EXPECTED_DAYS` counts in
+        the upper end where it is the higher one, as no source says which day of a job is billed.
     """
     from airflow_provider_gemini_batch.cost.prices import utc_day
 
     day = utc_day(at or datetime.now(UTC))
     inputs = measure.tokens
-    how = "input counted on a sample" if measure.counted_size else "input estimated at a token for 4 bytes"
-    if embeds:
-        outputs = Range(0, 0, 0)
-    else:
-        found = known.rest(measure.rows) if known is not None else None
-        if found is not None and known is not None:
-            outputs, how = found, f"{how}, output by {known.count} known answers"
-        else:
-            longest = measure.max_output_tokens or LONGEST_ANSWER
-            outputs = Range(measure.rows, None, float(measure.rows * longest))
-            how = f"{how}, output of up to {longest} tokens a row"
-    rates, single = prices.rates(model, day, tier), prices.rates(model, day, "standard")
-    return Estimate(
-        model,
-        tier,
-        measure.rows,
-        inputs,
-        outputs,
-        None if rates is None else _dollars(rates, measure.rows, inputs, outputs),
-        None if single is None else _dollars(single, measure.rows, inputs, outputs),
-        how,
-    )
+    outputs, how = _outputs(measure, embeds, known)
+    days = [day + timedelta(days=number) for number in range(EXPECTED_DAYS + 1)]
 
-
-def _dollars(rates: Rates, rows: int, inputs: Range, outputs: Range) -> Range:
-    """Price the ends; the upper one by the dearest rates that such rows may meet."""
-
-    def cost(read: float | None, written: float | None, *, dearest: bool) -> float | None:
-        if read is None or written is None:
+    def dollars(tier: Tier) -> Range | None:
+        rates = prices.rates(model, day, tier)
+        if rates is None:
             return None
-        by = rates.long if dearest and rates.long is not None and read > rates.long_above else rates
-        mean = Tokens(prompt=0, text_in=math.ceil(read), text_out=math.ceil(written))
-        return float(by.cost(mean))
+        later = [each for each in (prices.rates(model, on, tier) for on in days) if each is not None]
+        highs = [_dollars(_dearest(each, measure), inputs.high, outputs.high) for each in later]
+        return Range(
+            _dollars(rates, inputs.low, outputs.low) or 0.0,
+            _dollars(rates, inputs.likely, outputs.likely),
+            max((high for high in highs if high is not None), default=None),
+        )
 
-    low = cost(inputs.low, outputs.low, dearest=False) or 0.0
-    return Range(
-        low,
-        cost(inputs.likely, outputs.likely, dearest=False),
-        cost(inputs.high, outputs.high, dearest=rows > 0),
+    return Estimate(
+        model, tier, measure.rows, inputs, outputs, dollars(tier), dollars("standard"), f"{measure.basis}{how}"
     )
+
+
+def _outputs(measure: InputMeasure, embeds: bool, known: AnswerStats | None) -> tuple[Range, str]:
+    """Return the output tokens of all rows, and what they rest on."""
+    if embeds:
+        return Range(0, 0, 0), ""
+    found = known.rest(measure.rows) if known is not None else None
+    if found is not None and known is not None:
+        return found, f", output by {known.count} known answers"
+    longest = measure.max_output_tokens or LONGEST_ANSWER
+    return Range(measure.rows, None, float(measure.rows * longest)), f", output of up to {longest} tokens a row"
+
+
+def _dearest(rates: Rates, measure: InputMeasure) -> Rates:
+    """
+    Return the dearest rates that such rows may meet: media where there may be some, and long prompts' rates.
+
+    Example: a picture costs ten times what as many tokens of text do, and only its tokens' count tells them apart.
+    """
+    high = measure.tokens.high
+    if rates.long is not None and high is not None and high > rates.long_above:
+        rates = rates.long
+    read = [rates.input, *(rates.media_in.values() if measure.has_media else ())]
+    written = [rate for rate in (rates.output, *rates.media_out.values()) if rate is not None]
+    return replace(rates, input=max(read), output=max(written, default=None), long=None)
+
+
+def _dollars(rates: Rates, read: float | None, written: float | None) -> float | None:
+    if read is None or written is None:
+        return None
+    return float(rates.cost(Tokens(prompt=0, text_in=math.ceil(read), text_out=math.ceil(written))))
 
 
 class RunPrices:
@@ -266,13 +210,9 @@ class RunPrices:
         cost = self._prices.cost_of(usage, model, moment, tier)
         return None if cost is None else float(cost)
 
-    def at_most(
-        self, kind: str, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: Tier
-    ) -> float | None:
-        """Return the dollars that so many requests may cost at most, or None if the price is not known."""
-        measure = InputMeasure(rows, input_bytes, max_output_tokens)
-        found = estimate(self._prices, model, measure, embeds=kind == "embed", tier=tier).dollars
-        return None if found is None else found.high
+    def before(self, kind: str, model: str, measure: InputMeasure, *, tier: Tier = "batch") -> Estimate:
+        """Return what requests will cost."""
+        return estimate(self._prices, model, measure, embeds=kind == "embed", tier=tier)
 
 
 def _moment(text: str) -> datetime:

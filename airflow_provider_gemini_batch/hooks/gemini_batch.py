@@ -209,11 +209,11 @@ class GeminiBatchHook(BaseHook):
         :raises RunFailedError: If too many rows have no answer; the outputs are written.
         """
         from airflow_provider_gemini_batch.run.waiting import run_batch
-        from airflow_provider_gemini_batch.task.prices import run_prices
+        from airflow_provider_gemini_batch.task.prices import counts_tokens, run_prices
 
         return run_batch(
             self.client, "generate", run_key=run_key, checkpoint_path=checkpoint_path, progress=progress,
-            prices=run_prices(), **arguments,
+            prices=run_prices(), counts_tokens=counts_tokens(), **arguments,
         )  # fmt: skip
 
     # --- answers ------------------------------------------------------------------------------------------------------

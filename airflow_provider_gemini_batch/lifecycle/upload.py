@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
-    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
 
 MIME_TYPE = "application/jsonl"
@@ -59,6 +59,7 @@ class PreparedInput:
     :param rows: Number of rows, or None for rows at Google.
     :param input_digest: Names the lines of the user's file (``SubmissionToken.input``); empty for other sources.
     :param measure: What an estimate of the cost needs to know; None for rows that were not read.
+    :param sample: Some of the rows, to count their tokens; empty for rows on disk.
     """
 
     identity: Mapping[str, Any]
@@ -67,6 +68,7 @@ class PreparedInput:
     placed: Placed | None = None
     input_digest: str = ""
     measure: InputMeasure | None = None
+    sample: tuple[bytes, ...] = ()
 
     def place(self, backend: Backend, retry: RetryPolicy, display_name: str) -> Flow[Placed]:
         """Bring the rows to where the backend wants them; a file with the same bytes that lies there is used."""

@@ -22,12 +22,13 @@ from airflow_provider_gemini_batch.operators.base import (
 )
 from airflow_provider_gemini_batch.operators.run_arguments import RunArguments
 from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
-from airflow_provider_gemini_batch.task.xcom_keys import PROGRESS_KEY
+from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY, PROGRESS_KEY
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_gemini_batch.cost.estimate import Estimate
     from airflow_provider_gemini_batch.cost.prices import PriceList
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.driver import Run, Waiting
@@ -66,6 +67,7 @@ class RunOperator(RunArguments):
         from airflow_provider_gemini_batch.run.checkpoint import Left, folder_of, half_in_use
         from airflow_provider_gemini_batch.run.context import JobLimits, RunContext
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
+        from airflow_provider_gemini_batch.task.prices import counts_tokens
         from airflow_provider_gemini_batch.task.sql import sql_target, table_source
         from airflow_provider_gemini_batch.task.store import CheckpointStore
         from airflow_provider_gemini_batch.task.variables import occasion_of, template_variables
@@ -107,6 +109,8 @@ class RunOperator(RunArguments):
             stop=self._stop_if_unwanted,
             left=store.recall() if left is None else Left.read(left),
             on_checkpoint=store.note,
+            on_estimate=self._push_estimate,
+            counts_tokens=counts_tokens(),
             host=getattr(self._ti, "hostname", None) or socket.gethostname(),
         )
 
@@ -244,6 +248,10 @@ class RunOperator(RunArguments):
                 outputs = [manifest.get("output_path"), manifest.get("errors_path")]
                 tell_landed(self, self._task_context, manifest, inputs=[self.input_path], outputs=outputs)
             leave_in_history(self._task_context, manifest)
+
+    def _push_estimate(self, found: Estimate) -> None:
+        if self._ti is not None:
+            self._ti.xcom_push(key=ESTIMATE_KEY, value=found.to_json())
 
     def _tell(self, run: Run, waiting: Waiting) -> None:
         from airflow_provider_gemini_batch.run.progress import rows_done

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
@@ -90,15 +90,16 @@ class SubmitOperator(SubmitArguments):
     def _plan(self, context: Any, caps: Caps) -> NoReturn:
         """Say what the job would cost, and skip."""
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell
-        from airflow_provider_gemini_batch.task.prices import price_list
+        from airflow_provider_gemini_batch.task.prices import counts_tokens, price_list
 
         self._ti = context.get("ti") or context.get("task_instance")
         request, prices = self.request(), price_list()
-        found = estimate_of(prices, request.kind, self.model, self.hook.client.measure(request), asked_for="dry_run")
+        measure = self.hook.client.measure(request, counts_tokens=counts_tokens())
+        found = estimate_of(prices, request.kind, self.model, measure, asked_for="dry_run")
         assert found is not None
         tell(found, prices, self.log, self._push)
         caps.check(found, ())
-        raise AirflowSkipException("dry_run: nothing was sent; the estimate is in XCom.")
+        raise AirflowSkipException("dry_run: no job was made; the estimate is in XCom.")
 
     def _may_create(
         self,
@@ -222,6 +223,7 @@ class SubmitOperator(SubmitArguments):
 
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
+        from airflow_provider_gemini_batch.task.prices import counts_tokens
         from airflow_provider_gemini_batch.task.store import SubmissionStore
 
         self._ti = context.get("ti") or context.get("task_instance")
@@ -255,6 +257,7 @@ class SubmitOperator(SubmitArguments):
             uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
             may_create=partial(self._may_create, caps, store, noted),
+            counts_tokens=counts_tokens(),
         )
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:

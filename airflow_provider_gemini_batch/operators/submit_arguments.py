@@ -73,7 +73,7 @@ class SubmitArguments(GeminiBatchOperator):
     :param submit_timeout: Longest time to wait for quota (HTTP 429 on create), default one day.
     :param max_cost: Dollars that this task instance may spend at most, by the upper end of the estimate.
     :param max_input_tokens: Tokens of input that it may send at most.
-    :param dry_run: Check the rows, push the estimate as ``gemini_batch_estimate`` and skip; nothing is sent.
+    :param dry_run: Check the rows, push the estimate as ``gemini_batch_estimate`` and skip; nothing is made.
     """
 
     page_view = "run"

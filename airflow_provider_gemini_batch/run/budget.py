@@ -35,13 +35,15 @@ from airflow_provider_gemini_batch.cost.budget import (
     calls_in_doubt,
     rows_answered,
 )
-from airflow_provider_gemini_batch.cost.estimate import InputMeasure
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.run.plan import Limits
+from airflow_provider_gemini_batch.run.snapshot import counted_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.cost.input_measure import Counted
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.money import Prices
@@ -91,25 +93,30 @@ class Bill:
 ReadJob = Callable[[str], "BatchJob | None"]
 
 
-def estimate(spec: RunSpec, prices: Prices, entry: Mapping[str, Any]) -> float | None:
+def measure_of(spec: RunSpec, rows: int, size: int, counted: Counted = (), **facts: bool) -> InputMeasure:
+    """
+    Return what is known of rows before they are asked.
+
+    :param facts: As :class:`~airflow_provider_gemini_batch.cost.input_measure.InputMeasure` names them.
+    """
+    # Rows without a template may set a limit of their own, above the run's.
+    config = (spec.generation_config or {}) if spec.prompt is not None else {}
+    limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
+    return InputMeasure(rows, size, limit if isinstance(limit, int) else None, counted, **facts)
+
+
+def estimate(spec: RunSpec, prices: Prices, entry: Mapping[str, Any], counted: Counted = ()) -> float | None:
     """
     Return the dollars that a shard may cost at most, or None where the price is not known.
 
     Each row counts with the longest answer, whatever the answers so far have cost: a cap is kept, not likely kept.
 
     :param entry: The shard's entry in its round.
+    :param counted: Of rows of the whole input.
     """
-    # Rows without a template may set a limit of their own, above the run's.
-    config = (spec.generation_config or {}) if spec.prompt is not None else {}
-    limit = config.get("maxOutputTokens", config.get("max_output_tokens"))
-    return prices.at_most(
-        spec.kind,
-        spec.model,
-        rows=int(entry["rows"]),
-        input_bytes=int(entry["bytes"]),
-        max_output_tokens=limit if isinstance(limit, int) else None,
-        tier="batch",
-    )
+    measure = measure_of(spec, int(entry["rows"]), int(entry["bytes"]), counted, is_part=True)
+    found = prices.before(spec.kind, spec.model, measure)
+    return None if found is None or found.dollars is None else found.dollars.high
 
 
 def has_caps(spec: RunSpec) -> bool:
@@ -133,6 +140,7 @@ class Caps:
         self._spec = spec
         self._context = context
         self._read = read
+        self._checkpoint = checkpoint
         # Outside of a task each call has its own cap: what earlier ones spent is no business of this one.
         self._accounts = [_Account(checkpoint, is_latest=True, counts=True)]
         self._accounts += [_Account(one, is_latest=False, counts=bool(context.run_claim)) for one in checkpoint.older()]
@@ -153,7 +161,7 @@ class Caps:
         bill = self.bill(listed, look=look)
         later = self._context.now() + LISTED_WITHIN
         if spec.max_input_tokens is not None:
-            tokens = bill.tokens + _tokens(entry)
+            tokens = bill.tokens + self._tokens(entry)
             if tokens > spec.max_input_tokens:
                 said = (
                     f"max_input_tokens={spec.max_input_tokens}: with what is next, the run may send {tokens:.0f} "
@@ -164,7 +172,7 @@ class Caps:
                     if tokens - bill.held_tokens > spec.max_input_tokens
                     else WaitForCostError(said, later)
                 )
-        upper = estimate(spec, self._context.prices, entry)
+        upper = self._upper(entry)
         try:
             Budget(spec.max_cost, bill.spent, bill.reserved).check(upper, spec.model)
         except CostLimitError as error:
@@ -193,7 +201,7 @@ class Caps:
         """Return what a shard has asked."""
         bill, entry = Bill(), account.entries[shard]
         notes = account.notes_of(shard)
-        upper = estimate(self._spec, self._context.prices, entry) or 0.0
+        upper = self._upper(entry) or 0.0
         collected = {note["job"]: note for note in notes["collected"]}
         for note in collected.values():
             unseen = int(note.get("cost_unknown") or 0) + int(note.get("lost") or 0)
@@ -202,32 +210,40 @@ class Caps:
         for name in jobs - collected.keys():
             if name not in listed and (collected or not account.is_latest):  # deleted: nobody will read it any more
                 bill.spent += upper
-                bill.tokens += _tokens(entry)
+                bill.tokens += self._tokens(entry)
             else:
                 self._add_job(bill, entry, listed.get(name))
-        bill.tokens += _tokens(entry) * len(jobs & collected.keys())
+        bill.tokens += self._tokens(entry) * len(jobs & collected.keys())
         calls_one_by_one = [note for note in notes["intent"] if note.get("flex")]
         if calls_one_by_one:
             # Of the last time something is collected; what an attempt had asked before it died is owed.
             times = len(calls_one_by_one)
             bill.spent += upper * (times - bool(collected))
-            bill.tokens += _tokens(entry) * times
+            bill.tokens += self._tokens(entry) * times
             return bill
         lost = min(sum(1 for _ in _unheard(notes, self._context.now())), _calls_without_a_job(notes))
         bill.reserved += upper * lost
-        bill.tokens += _tokens(entry) * lost
-        bill.held_tokens += _tokens(entry) * lost
+        bill.tokens += self._tokens(entry) * lost
+        bill.held_tokens += self._tokens(entry) * lost
         return bill
 
     def _add_job(self, bill: Bill, entry: Mapping[str, Any], job: BatchJob | None) -> None:
         """Count a job whose answers are not collected."""
-        upper = estimate(self._spec, self._context.prices, entry) or 0.0
-        bill.tokens += _tokens(entry)
+        upper = self._upper(entry) or 0.0
+        bill.tokens += self._tokens(entry)
         if job is None or not job.is_done:
             bill.reserved += upper
             return
         job = self._read(job.name) or job
         bill.spent += upper * rows_answered(job, int(entry["rows"])) / max(1, int(entry["rows"]))
+
+    def _upper(self, entry: Mapping[str, Any]) -> float | None:
+        return estimate(self._spec, self._context.prices, entry, counted_in(self._checkpoint.snapshot))
+
+    def _tokens(self, entry: Mapping[str, Any]) -> float:
+        rows, size = int(entry["rows"]), int(entry["bytes"])
+        measure = InputMeasure(rows, size, counted=counted_in(self._checkpoint.snapshot), is_part=True)
+        return measure.tokens.high or 0.0
 
     def small_shards(
         self, listed: Callable[[], Mapping[str, BatchJob]], rows: int, size: int, limits: Limits
@@ -246,7 +262,7 @@ class Caps:
         if cap is None or not rows:
             return None
         left = cap - self.bill(listed()).spent
-        wanted = estimate(self._spec, self._context.prices, {"rows": rows, "bytes": size})
+        wanted = self._upper({"rows": rows, "bytes": size})
         if wanted is None or wanted <= left or left <= 0:
             return None
         share = left / wanted / PIECES
@@ -329,7 +345,3 @@ def _unheard(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> It
     for note in notes["intent"]:
         if note.get("claim") not in void and now - float(note["at"]) < LISTED_WITHIN:
             yield note
-
-
-def _tokens(entry: Mapping[str, Any]) -> float:
-    return InputMeasure(int(entry["rows"]), int(entry["bytes"])).tokens.high or 0.0

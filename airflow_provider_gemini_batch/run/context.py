@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+    from airflow_provider_gemini_batch.cost.estimate import Estimate
     from airflow_provider_gemini_batch.files.folder import Folder
     from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
     from airflow_provider_gemini_batch.run.checkpoint import Left
@@ -69,6 +70,8 @@ class RunContext:
     :param host: This worker's name, for the one who cannot see what it wrote.
     :param left: What an earlier attempt said of the checkpoint that it left.
     :param on_checkpoint: Called once the snapshot is there, before anything is submitted, so that it can be said.
+    :param on_estimate: Told what a round may cost, before its first job.
+    :param counts_tokens: Whether tokens of a few rows are counted (``countTokens``) when the input is read.
     :param is_trial: Whether nothing may be changed, for a dry run.
     :param history: Folder whose generations have answers to take over; None for *checkpoint* itself.
     :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
@@ -95,3 +98,5 @@ class RunContext:
     host: str = field(default_factory=socket.gethostname)
     left: Left | None = None
     on_checkpoint: Callable[[Left], None] = lambda left: None
+    on_estimate: Callable[[Estimate], None] = lambda found: None
+    counts_tokens: bool = False

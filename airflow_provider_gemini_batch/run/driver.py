@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from airflow_provider_gemini_batch.client.counting import counted
 from airflow_provider_gemini_batch.run import plan
-from airflow_provider_gemini_batch.run.budget import Caps, has_caps
+from airflow_provider_gemini_batch.run.budget import Caps, has_caps, measure_of
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.collecting import ask_flex, collect, remove_remote
 from airflow_provider_gemini_batch.run.facts import FactReader
@@ -25,7 +28,7 @@ from airflow_provider_gemini_batch.run.jobs import RunJobs
 from airflow_provider_gemini_batch.run.merge import AnswerFile
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
-from airflow_provider_gemini_batch.run.rounds import RoundCutter, job_limits
+from airflow_provider_gemini_batch.run.rounds import KEY_BYTES, RoundCutter, job_limits
 from airflow_provider_gemini_batch.run.snapshot_taking import take
 from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import engine, require_extra
@@ -33,7 +36,7 @@ from airflow_provider_gemini_batch.run.twins import TwinLooks
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.plan import Limits
@@ -268,9 +271,17 @@ def _take_snapshot(work: Workspace) -> None:
     carrier = Carrier(work.spec, work.checkpoint, work.folder, work.context.reuse_tables, say=log.info, older=older)
     snapshot = take(
         work.context.source(), work.spec, work.checkpoint, work.database, work.folder, work.context.variables, carrier,
-        log.warning, host=work.context.host, check=finisher.check_columns,
+        log.warning, host=work.context.host, check=finisher.check_columns, count=partial(_count, work),
     )  # fmt: skip
     log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
+
+
+def _count(work: Workspace, requests: Sequence[bytes]) -> Sequence[tuple[int, int]]:
+    """Have the tokens of a few requests counted, where that may be."""
+    if not work.context.counts_tokens:
+        return ()
+    rows = ((len(body) + KEY_BYTES, msgspec.json.decode(body)) for body in requests)
+    return counted(work.context.client, work.spec.model, rows, log)
 
 
 def _cut_round(work: Workspace, step: plan.CutRound, small: Callable[[int, int, Limits], Limits | None]) -> None:
@@ -281,6 +292,12 @@ def _cut_round(work: Workspace, step: plan.CutRound, small: Callable[[int, int, 
     rows = sum(shard["rows"] for shard in header["shards"])
     if rows:
         log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))
+        size = sum(shard["bytes"] for shard in header["shards"])
+        measure = measure_of(work.spec, rows, size, work.snapshot.counted, has_media=work.snapshot.has_media)
+        found = work.context.prices.before(work.spec.kind, work.spec.model, measure)
+        if found is not None:
+            log.info("What it may cost: %s", found.line())
+            work.context.on_estimate(found)
 
 
 def _write_outputs(work: Workspace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run import plan
-from airflow_provider_gemini_batch.run.budget import estimate
+from airflow_provider_gemini_batch.run.budget import measure_of
 from airflow_provider_gemini_batch.run.driver import Run
 from airflow_provider_gemini_batch.run.snapshot import Snapshot
 from airflow_provider_gemini_batch.run.tables import require_extra
@@ -36,8 +36,10 @@ def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
         snapshot, (header,) = Snapshot.read(trial.checkpoint.snapshot or {}), trial.checkpoint.rounds()
     shards = header["shards"]
     rows = sum(shard["rows"] for shard in shards)
-    costs = [estimate(spec, context.prices, shard) for shard in shards]
-    known = [cost for cost in costs if cost is not None]
+    size = sum(shard["bytes"] for shard in shards)
+    measure = measure_of(spec, rows, size, snapshot.counted, has_media=snapshot.has_media)
+    found = context.prices.before(spec.kind, spec.model, measure)
+    dollars = None if found is None else found.dollars
     reused = snapshot.reused
     return {
         "total": snapshot.rows,
@@ -48,6 +50,7 @@ def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
         "rows_unsent": snapshot.unsent,
         "jobs": len(shards),
         "waves": -(-len(shards) // spec.max_jobs),
-        "input_bytes": sum(shard["bytes"] for shard in shards),
-        "cost_at_most": sum(known) if len(known) == len(costs) else None,
+        "input_bytes": size,
+        "cost_at_most": None if dollars is None else dollars.high,
+        "estimate": None if found is None else found.to_json(),
     }

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.estimate import money
+from airflow_provider_gemini_batch.cost.ranges import money
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_gemini_batch.api.models import Kind
+    from airflow_provider_gemini_batch.cost.estimate import Estimate
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.run.plan import Tier
 
 
@@ -30,10 +32,8 @@ class Prices(Protocol):
         """
         ...
 
-    def at_most(
-        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: Tier
-    ) -> float | None:
-        """Return the dollars that so many requests may cost at most, or None if the price is not known."""
+    def before(self, kind: Kind, model: str, measure: InputMeasure, *, tier: Tier = "batch") -> Estimate | None:
+        """Return what requests will cost; None where nothing is known of prices."""
         ...
 
 
@@ -44,8 +44,6 @@ class UnknownPrices:
         """Return None."""
         return None
 
-    def at_most(
-        self, kind: Kind, model: str, *, rows: int, input_bytes: int, max_output_tokens: int | None, tier: Tier
-    ) -> float | None:
+    def before(self, kind: Kind, model: str, measure: InputMeasure, *, tier: Tier = "batch") -> Estimate | None:
         """Return None."""
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.budget import estimate
+from airflow_provider_gemini_batch.run.snapshot import counted_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,9 +83,13 @@ def _job(
         "stats": job.stats.as_dict() if job is not None else None,
         "counts": None if collected is None else dict(collected["counts"]),
         "cost": None if collected is None or unknown_cost else float(collected["cost"]),
-        "estimate": estimate(run.spec, run.context.prices, entry) if collected is None else None,
+        "estimate": _upper(run, entry) if collected is None else None,
         "refused": str((collected or {}).get("refused") or ""),
     }
+
+
+def _upper(run: Run, entry: Mapping[str, Any]) -> float | None:
+    return estimate(run.spec, run.context.prices, entry, counted_in(run.checkpoint.snapshot))
 
 
 def _outcomes(jobs: Sequence[Mapping[str, Any]], carried: Sequence[Mapping[str, Any]]) -> dict[str, int]:

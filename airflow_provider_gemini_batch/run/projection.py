@@ -16,7 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.estimate import ENOUGH, Range, money
+from airflow_provider_gemini_batch.cost.estimate import ENOUGH
+from airflow_provider_gemini_batch.cost.ranges import Range, money
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ class Sampled:
 
     def of(self, total: int) -> dict[str, Any]:
         """Return the projection to *total* rows as plain JSON values."""
-        return {"rows": total, "cost": _ends(self.cost_of(total), 6), "failed": _ends(self.failed_of(total), 0)}
+        return {"rows": total, "cost": _rounded(self.cost_of(total), 6), "failed": _rounded(self.failed_of(total), 0)}
 
     def so_far(self, total: int) -> str | None:
         """Return what the first answers of *total* say of the rest, as a line for the log; None if it is nothing."""
@@ -103,8 +104,5 @@ def _told(what: Range, shown: Any) -> str:
     return f"{likely}, at most {shown(what.high)}" if what.high is not None else likely
 
 
-def _ends(what: Range | None, digits: int) -> dict[str, float | None] | None:
-    if what is None:
-        return None
-    ends = {"low": what.low, "likely": what.likely, "high": what.high}
-    return {name: None if value is None else round(value, digits or None) for name, value in ends.items()}
+def _rounded(what: Range | None, digits: int) -> dict[str, float | None] | None:
+    return None if what is None else what.rounded(digits)

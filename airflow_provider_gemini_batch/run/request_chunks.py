@@ -7,6 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.client.measure import RowWatch
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, text
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class RequestChunks:
     """Writes requests into chunks, and number, digest and size of each into the narrow file."""
 
     def __init__(self, checkpoint: Checkpoint, folder: str, digester: RequestDigester) -> None:
+        self.watch = RowWatch()
         self.chunks: list[tuple[int, str]] = []
         self._checkpoint = checkpoint
         self._folder = folder
@@ -69,7 +71,9 @@ class RequestChunks:
         self._packed = zstandard.ZstdCompressor(level=3).stream_writer(self._raw)
 
     def _flush(self) -> None:
-        self._packed.write(b"".join(self._lines))
+        lines = b"".join(self._lines)
+        self._packed.write(lines)
+        self.watch.see(lines)
         self._lines.clear()
 
     def _close(self) -> None:
@@ -80,6 +84,11 @@ class RequestChunks:
         self.chunks.append((self._first, self._checkpoint.put("requests", ".jsonl.zst", self._path)))
         os.unlink(self._path)
         self._size = self._rows = 0
+
+    @property
+    def sample(self) -> list[bytes]:
+        """Some of the requests, to count their tokens."""
+        return [line.split(b" ", 2)[2].rstrip(b"\n") for line in self.watch.sample]
 
     def finish(self, engine: DuckDBPyConnection, sample: int | None) -> tuple[str, int, int]:
         """

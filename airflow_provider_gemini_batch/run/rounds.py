@@ -24,7 +24,7 @@ MAX_ROWS = 200_000
 FLEX_ROWS = 500
 """Rows of a flex shard: what a crash in the middle may cost."""
 
-_KEY_BYTES = 80
+KEY_BYTES = 80
 """What key and punctuation add to a request on the wire, at most."""
 
 
@@ -71,8 +71,8 @@ class RoundCutter:
             rows_file = self._checkpoint.put("rows", ".parquet", path)
         found = self._engine.execute(f"SELECT count(*), coalesce(sum(size), 0) FROM ({query})").fetchone()
         assert found is not None
-        first = small(int(found[0]), int(found[1]) + _KEY_BYTES * int(found[0]), limits)
-        sizes = ((n, size + _KEY_BYTES) for n, size in rows_of(self._engine, query))
+        first = small(int(found[0]), int(found[1]) + KEY_BYTES * int(found[0]), limits)
+        sizes = ((n, size + KEY_BYTES) for n, size in rows_of(self._engine, query))
         shards = [
             {
                 "id": f"r{number}.s{place}",

@@ -35,6 +35,8 @@ class Snapshot:
     :param asked: Digest of what decides over requests, see :attr:`~.spec.RunSpec.request_fingerprint`.
     :param unsent: Rows that cannot be sent, and land as failed.
     :param json_columns: Key and kept columns that hold JSON text.
+    :param counted: Bytes and tokens of the rows whose tokens were counted.
+    :param has_media: Whether a request holds media or names some.
     :param changing: Variables of the template whose value differs in the next DAG run.
     """
 
@@ -56,6 +58,8 @@ class Snapshot:
     asked: str = ""
     unsent: int = 0
     json_columns: tuple[str, ...] = ()
+    counted: tuple[tuple[int, int], ...] = ()
+    has_media: bool = False
 
     @classmethod
     def read(cls, header: Mapping[str, Any]) -> Snapshot:
@@ -66,6 +70,7 @@ class Snapshot:
         known["keys"], known["kept"] = dict(header["keys"]), dict(header["kept"])
         known["carried"] = tuple(header.get("carried") or ())
         known["changing"] = tuple(header.get("changing") or ())
+        known["counted"] = counted_in(header)
         known["json_columns"] = tuple(header.get("json_columns") or ())
         return cls(**known)
 
@@ -99,6 +104,11 @@ class Snapshot:
                         return
                     if n >= first:
                         yield n, digest.decode(), body
+
+
+def counted_in(header: Mapping[str, Any] | None) -> tuple[tuple[int, int], ...]:
+    """Return bytes and tokens of the rows that were counted, as a snapshot's header tells; None where there is none."""
+    return tuple((int(size), int(tokens)) for size, tokens in (header or {}).get("counted") or ())
 
 
 def _lines(stream: Any) -> Iterator[bytes]:

@@ -49,6 +49,7 @@ def take(
     warn: Callable[[str], None] = lambda text: None,
     host: str = "",
     check: Check = lambda keys, kept, data: None,
+    count: Callable[[Sequence[bytes]], Sequence[tuple[int, int]]] = lambda requests: (),
 ) -> Snapshot:
     """
     Read the input and publish it as the generation's snapshot; what another worker has published first wins.
@@ -57,6 +58,7 @@ def take(
     :param variables: For the template, see :data:`~.prompts.VARIABLES`.
     :param host: Who writes it.
     :param check: Of the outputs.
+    :param count: Given a few of the requests, returns bytes and tokens of each.
     :raises EmptyInputError: If there are no rows.
     :raises ConfigurationError: Naming column, row and key.
     """
@@ -108,8 +110,15 @@ def take(
         unsent=unsent.kept,
         json_columns=tuple(name for name in (*keys, *columns.kept) if name in table.json_columns),
         changing=columns.changing,
+        has_media=writer.watch.has_media,
+        counted=tuple(count(writer.sample)) if rows > _answered(carried) else (),
     )
     return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
+
+
+def _answered(carried: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many rows are not asked."""
+    return sum(sum(note["counts"].values()) for note in carried)
 
 
 def _check_keys(engine: DuckDBPyConnection, table: Table, keys: Mapping[str, str]) -> None:

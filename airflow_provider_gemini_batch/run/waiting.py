@@ -96,12 +96,14 @@ def run_batch(
     checkpoint_path: str,
     progress: bool = True,
     prices: Prices | None = None,
+    counts_tokens: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
     """
     Run outside of a task; see ``GeminiBatchHook.run_batch``.
 
     :param run_key: Names the run: the same key resumes it, and its answers are never paid for twice.
+    :param counts_tokens: Whether the tokens of a few rows are counted (``countTokens``) for the estimate.
     :return: The manifest; with ``dry_run`` the plan.
     :raises ConfigurationError: Also for an argument that does not exist, or that only a task knows.
     """
@@ -123,6 +125,7 @@ def run_batch(
         variables={"params": arguments.get("params") or {}},
         # Each call is an occasion of its own: a run that has ended begins anew and asks what has no answer.
         occasion=repr(time.time()),
+        counts_tokens=counts_tokens,
         limits=JobLimits(
             *(seconds(arguments.get(name), name) for name in ("timeout", "pending_timeout", "running_timeout"))
         ),

@@ -28,11 +28,9 @@ from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.cost.estimate import Estimate, InputMeasure
+    from airflow_provider_gemini_batch.cost.estimate import Estimate
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.cost.prices import PriceList
-
-EXPECTED_DAYS = 2
-"""Days that a job may take: a price that changes within them is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,8 @@ def tell(found: Estimate, prices: PriceList, log: Any, push: Callable[[str, Any]
 
 def warn_of_change(prices: PriceList, model: str, log: Any) -> None:
     """Warn where a model's price changes while a job that begins now may still run."""
+    from airflow_provider_gemini_batch.cost.estimate import EXPECTED_DAYS
+
     change = prices.changes(model, datetime.now(UTC).date(), EXPECTED_DAYS)
     if change is not None:
         log.warning("The price of %s changes on %s, while this job may still run.", model, change.isoformat())

@@ -28,6 +28,11 @@ def price_list() -> PriceList:
         return PriceList(read_price_file(file.read().decode(), place))
 
 
+def counts_tokens() -> bool:
+    """Say whether tokens are counted (``countTokens``) before a job is estimated: ``[gemini_batch] count_tokens``."""
+    return bool(conf.getboolean("gemini_batch", "count_tokens", fallback=True))
+
+
 def run_prices() -> Prices:
     """
     Return the same as a run asks it.

@@ -151,7 +151,7 @@ def test_a_dry_run_changes_nothing_and_skips(emulator: EmulatorHandle, tmp_path:
     )
     for operator in (create(dry_run=True), embedding):
         context = attempt()
-        with pytest.raises(AirflowSkipException, match="nothing was sent"):
+        with pytest.raises(AirflowSkipException, match="no job was made"):
             operator.execute(context)
         assert context["ti"].xcoms[ESTIMATE_KEY]["dollars"]["high"] > 0
     assert changing_calls(emulator) == []

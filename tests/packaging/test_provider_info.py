@@ -52,6 +52,7 @@ def test_config_options_have_all_that_airflow_requires() -> None:
         "checkpoint_path",
         "prices_path",
         "monthly_budget",
+        "count_tokens",
         "history_path",
         "output_mode",
     }

@@ -37,6 +37,7 @@ from airflow_provider_gemini_batch.api.replies import (
     whole_number,
 )
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.api.token_counts import counted_members, read_token_count
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.errors import (
     ApiError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 MAX_INLINE_BYTES = 20_971_520
 """The service's limit for the whole body of a create call."""
 
+_COUNTED = ("systemInstruction", "tools", "toolConfig", "generationConfig", "cachedContent")
 _ITEM_FIELDS = (
     "name,done,error,metadata(state,displayName,model,batchStats,createTime,endTime,updateTime,"
     "inputConfig/fileName,output/responsesFile),response/responsesFile"
@@ -165,6 +167,19 @@ class DeveloperBackend(DeveloperFiles):
         body = {**request, "serviceTier": "flex"}
         call = json_request("POST", f"{self._base}/{model_path(model)}:generateContent", body)
         return replace(call, timeout=timeout)
+
+    def count_tokens(self, model: str, request: Mapping[str, Any]) -> HttpRequest | None:
+        """Build the call that counts a whole request; None for tuned models, which have no such method."""
+        members = counted_members(request, _COUNTED)
+        path = model_path(model)
+        if members is None or not path.startswith("models/"):
+            return None
+        body = {"generateContentRequest": {"model": path, **members}}
+        return json_request("POST", f"{self._base}/{path}:countTokens", body, about=f"the token count of {path}")
+
+    def read_token_count(self, reply: HttpReply) -> int:
+        """Read the count."""
+        return read_token_count(reply)
 
     def get_job(self, job_name: str, *, masked: bool = True) -> HttpRequest:
         """Build the read of one job; *masked* asks to leave out inline answers."""

@@ -32,6 +32,7 @@ from airflow_provider_gemini_batch.api.models import (
 )
 from airflow_provider_gemini_batch.api.replies import error_from, error_info, expect_success, model_names
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
+from airflow_provider_gemini_batch.api.token_counts import counted_members, read_token_count
 from airflow_provider_gemini_batch.api.vertex.advice import explain_error
 from airflow_provider_gemini_batch.api.vertex.replies import BIGQUERY_SOURCE, read_batch_job
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage, join_gs_uri, parse_gs_uri
@@ -57,6 +58,7 @@ READ_MASK = (
 )
 """What :class:`BatchJob` is made of, as a field mask."""
 
+_COUNTED = ("systemInstruction", "tools", "generationConfig")
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"
 _JOB_NAME = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/batchPredictionJobs/[A-Za-z0-9_-]+")
 _MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
@@ -256,6 +258,22 @@ class VertexBackend:
     def explain(self, error: ApiError) -> str:
         """Say what to do, naming the connection's project, location and storage_uri."""
         return explain_error(error, self._settings)
+
+    def count_tokens(self, model: str, request: Mapping[str, Any]) -> HttpRequest | None:
+        """Build the call that counts a request; None for tuned models, which count at an endpoint alone."""
+        members = counted_members(request, _COUNTED)
+        path = self._model_path(model)
+        if members is None or _TUNED_MODEL.fullmatch(path):
+            return None
+        members["contents"] = [
+            {"role": "user", **content} if isinstance(content, dict) else content for content in members["contents"]
+        ]
+        url = f"{self._root}/{self._parent}/{path[path.index('publishers/') :]}:countTokens"
+        return json_request("POST", url, members, about=f"the token count of {path}")
+
+    def read_token_count(self, reply: HttpReply) -> int:
+        """Read the count."""
+        return read_token_count(self._accepted(reply))
 
     # --- files --------------------------------------------------------------------------------------------------------
 

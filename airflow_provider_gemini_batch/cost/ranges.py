@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A number that is not known yet, as a range; dollars as people read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+
+@dataclass(frozen=True)
+class Range:
+    """From *low* to *high*, and what is most *likely*; None where there is no upper end, or nothing is likely."""
+
+    low: float
+    likely: float | None
+    high: float | None
+
+    def rounded(self, digits: int) -> dict[str, float | None]:
+        """Return it as plain JSON values."""
+        numbers = {"low": self.low, "likely": self.likely, "high": self.high}
+        return {name: None if each is None else round(each, digits or None) for name, each in numbers.items()}
+
+
+def money(dollars: float | Decimal) -> str:
+    """Write dollars for people: two digits, more for less than a dollar."""
+    value = float(dollars)
+    if value and abs(value) < 0.0001:
+        return "less than 0.0001 USD"
+    return f"{value:,.2f} USD" if abs(value) >= 1 else f"{value:.4f} USD"
