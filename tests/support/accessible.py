@@ -74,3 +74,63 @@ def unseen_focus(window: Any, steps: int) -> list[str]:
         if not focused["seen"]:
             unseen.append(str(focused["what"]))
     return unseen if reached else ["nothing"]
+
+
+class Tree:
+    """
+    What the browser tells a screen reader of a document: Chromium's own accessibility tree.
+
+    :param window: A page of Playwright's.
+    """
+
+    def __init__(self, window: Any) -> None:
+        session = window.context.new_cdp_session(window)
+        told = session.send("Accessibility.getFullAXTree")["nodes"]
+        session.detach()
+        self._by_id = {node["nodeId"]: node for node in told}
+        self.nodes = [node for node in told if not node.get("ignored")]
+
+    def named(self, *roles: str) -> list[str]:
+        """Return the names of all things of some roles, in order; empty for one that has none."""
+        return [_value(node, "name") for node in self.nodes if _value(node, "role") in roles]
+
+    def headings(self) -> list[tuple[int, str]]:
+        """Return level and name of each heading."""
+        found = [node for node in self.nodes if _value(node, "role") == "heading"]
+        return [(int(_property(node, "level")), _value(node, "name")) for node in found]
+
+    def tables(self) -> list[tuple[list[str], list[int]]]:
+        """Return the column headers of each table, and how many cells each of its rows has."""
+        found = []
+        for table in (node for node in self.nodes if _value(node, "role") == "table"):
+            inside = list(self._below(table))
+            headers = [_value(node, "name") for node in inside if _value(node, "role") == "columnheader"]
+            rows = [node for node in inside if _value(node, "role") == "row"]
+            cells = [sum(_value(each, "role") in ("cell", "gridcell") for each in self._below(row)) for row in rows]
+            found.append((headers, [count for count in cells if count]))
+        return found
+
+    def live(self) -> list[str]:
+        """Return what is read aloud by itself when it changes: how, and its words."""
+        found = [node for node in self.nodes if _property(node, "live") in ("polite", "assertive")]
+        roots = [node for node in found if _value(node, "role") in ("status", "alert", "log")]
+        return [f"{_value(node, 'role')}: {self._words(node)}" for node in roots]
+
+    def _below(self, node: Any) -> Any:
+        for child in node.get("childIds", []):
+            if (found := self._by_id.get(child)) is not None:
+                yield found
+                yield from self._below(found)
+
+    def _words(self, node: Any) -> str:
+        texts = [_value(each, "name") for each in self._below(node) if _value(each, "role") == "StaticText"]
+        return " ".join(" ".join(texts).split())
+
+
+def _value(node: Any, member: str) -> str:
+    return str(node.get(member, {}).get("value") or "").strip()
+
+
+def _property(node: Any, name: str) -> Any:
+    found = [each["value"].get("value") for each in node.get("properties", []) if each["name"] == name]
+    return found[0] if found else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page import threads
+from airflow_provider_gemini_batch.plugins.page import threads, urls
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.rendering import HERE, render
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 
 log = logging.getLogger(__name__)
+
+MAX_PARAMETER = 1_000
+"""Characters of a parameter that a message leads back to."""
 
 MAX_BODY = 1_000_000
 """Bytes of a form."""
@@ -174,7 +177,14 @@ def _message(request: Any, error: PageError) -> Any:
     from starlette.responses import HTMLResponse
 
     root = str(request.scope.get("root_path", ""))
-    context = {"error": error, "root": root, "airflow": root.removesuffix("/gemini-batch") or "/"}
+    named = [request.query_params.get(name, "")[:MAX_PARAMETER] for name in ("dag_id", "run_id", "task_id")]
+    context = {
+        "error": error,
+        "root": root,
+        "airflow": root.removesuffix("/gemini-batch") or "/",
+        "urls": urls,
+        "address": urls.TaskAddress(*named) if all(named) else None,
+    }
     response = HTMLResponse(render("message.html", context), status_code=error.status)
     response.headers.update(HEADERS)
     response.headers["Cache-Control"] = "no-store"

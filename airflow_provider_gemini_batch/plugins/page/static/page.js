@@ -50,7 +50,11 @@
     const copier = at("[data-copy]");
     if (copier) {
       event.preventDefault();
-      copyText(copier.dataset.copy).then((done) => { copier.dataset.copied = done ? "yes" : "no"; });
+      copyText(copier.dataset.copy).then((done) => {
+        copier.dataset.copied = done ? "yes" : "no";
+        const told = document.getElementById("told");
+        if (told) told.textContent = done ? "Copied." : "This could not be copied.";
+      });
     }
   });
 
