@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.plugins.page.urls import jobs_path, sample_path
-from tests.plugins.page.test_browser import Look, browser, seen, views  # noqa: F401 - fixtures
 from tests.plugins.page.test_sample_view import MANIFEST, sampled
 from tests.support.accessible import Tree
 from tests.support.chromium import CHROMIUM, NO_CHROMIUM
+from tests.support.looks import Look
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -41,7 +41,7 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def all_views(page: PageServer, views: dict[str, str]) -> dict[str, str]:  # noqa: F811
+def all_views(page: PageServer, views: dict[str, str]) -> dict[str, str]:
     """Return the paths of all views by name; jobs are listed by a test that has an emulator."""
     return {
         **views,
@@ -51,7 +51,7 @@ def all_views(page: PageServer, views: dict[str, str]) -> dict[str, str]:  # noq
 
 
 @pytest.fixture
-def listed(page: PageServer, gemini_batch_emulator: EmulatorHandle, browser: Any) -> dict[str, str]:  # noqa: F811
+def listed(page: PageServer, gemini_batch_emulator: EmulatorHandle, browser: Any) -> dict[str, str]:
     """List jobs of a connection; return the paths of what shows them."""
     page.fill(connections=[{"conn_id": "gemini_heard", **gemini_batch_emulator.connection("gemini")}])
     gemini_batch_emulator.seed_jobs(display_name="by hand", state="SUCCEEDED", count=3)
@@ -62,7 +62,7 @@ def listed(page: PageServer, gemini_batch_emulator: EmulatorHandle, browser: Any
     return {"jobs": jobs_path("gemini_heard"), "clean up": "/jobs/clean-up?conn_id=gemini_heard"}
 
 
-def tree_of(browser: Any, page: PageServer, path: str) -> Tree:  # noqa: F811
+def tree_of(browser: Any, page: PageServer, path: str) -> Tree:
     look = Look(browser, page)
     look.open(path)
     found = Tree(look.window)
@@ -92,7 +92,7 @@ def test_view_tells_a_screen_reader_what_it_is_and_what_each_thing_is_called(
     browser: Any,
     page: PageServer,
     all_views: dict[str, str],
-    view: str,  # noqa: F811
+    view: str,
 ) -> None:
     check(tree_of(browser, page, all_views[view]), view)
 
@@ -100,7 +100,7 @@ def test_view_tells_a_screen_reader_what_it_is_and_what_each_thing_is_called(
 def test_jobs_and_cleaning_up_are_told_with_their_state(
     browser: Any,
     page: PageServer,
-    listed: dict[str, str],  # noqa: F811
+    listed: dict[str, str],
 ) -> None:
     for view, path in listed.items():
         tree = tree_of(browser, page, path)
@@ -112,7 +112,7 @@ def test_jobs_and_cleaning_up_are_told_with_their_state(
 def test_what_is_missing_is_read_aloud_and_leads_back_to_the_run(
     browser: Any,
     page: PageServer,
-    all_views: dict[str, str],  # noqa: F811
+    all_views: dict[str, str],
 ) -> None:
     tree = tree_of(browser, page, all_views["no answers"])
     assert tree.live() == ["status: No answers yet They appear here when the task has landed them."]
@@ -123,7 +123,7 @@ def test_what_is_missing_is_read_aloud_and_leads_back_to_the_run(
     look.close()
 
 
-def test_copying_is_said(browser: Any, page: PageServer, all_views: dict[str, str]) -> None:  # noqa: F811
+def test_copying_is_said(browser: Any, page: PageServer, all_views: dict[str, str]) -> None:
     look = Look(browser, page)
     look.open(all_views["run"])
     look.window.get_by_role("button", name="Copy the name batches/abc").click()
