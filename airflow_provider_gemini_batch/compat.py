@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Names of Airflow that live elsewhere in each version, each imported when it is first asked for.
+"""Names of Airflow that live elsewhere in each version, each imported when it is first asked for."""
 
-``apache-airflow-providers-common-compat`` does the same for hundreds of names, but the version that came out with an
-older Airflow (1.7.3 with Airflow 3.0.6) lacks most of ours. Without it, this provider installs under the constraints of
-every supported Airflow. Example: ``BaseHook`` is taken from ``airflow.sdk`` on 3.1 and later, before from
-``airflow.hooks.base``.
-"""
+# `apache-airflow-providers-common-compat` does the same for hundreds of names, but the version that came out with an
+# older Airflow (1.7.3 with Airflow 3.0.6) lacks most of ours. Without it, this provider installs under the constraints
+# of every supported Airflow. Example: `BaseHook` is taken from `airflow.sdk` on 3.1 and later, before from
+# `airflow.hooks.base`.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a task has read and written, for Airflow's collector of hook lineage.
+"""What a task has read and written, for Airflow's collector of hook lineage."""
 
-OpenLineage and other readers take it from there; without one the collector does nothing. Places become asset URIs:
-``/data/out.jsonl`` is ``file:///data/out.jsonl``, ``bq://p.d.t`` is ``bigquery://p/d/t``; object stores keep theirs.
-Files of the Developer API have no URI that anybody else could know, and are left out.
-"""
+# OpenLineage and other readers take it from there; without one the collector does nothing. Places become asset URIs:
+# `/data/out.jsonl` is `file:///data/out.jsonl`, `bq://p.d.t` is `bigquery://p/d/t`; object stores keep theirs. Files of
+# the Developer API have no URI that anybody else could know, and are left out.
 
 from __future__ import annotations
 

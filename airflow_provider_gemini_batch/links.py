@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Buttons on a task in Airflow's UI: its job at Google, its results, its input, and the page.
+"""Buttons on a task in Airflow's UI: its job at Google, its results, its input, and the page."""
 
-Airflow 3 asks a link for its address when the task stops, and keeps the answer as an XCom from which the UI reads. A
-task that waits in the worker for hours has not stopped. So tasks push each address themselves, under the same key, as
-soon as they know it; when they stop, :meth:`GeminiBatchLink.get_link` gives the same answer again. A task that resumes
-shows its links anew, as what it does not know would be overwritten with nothing. Airflow 2.11 calls
-:meth:`~GeminiBatchLink.get_link` in the webserver, which reads that XCom.
-
-An address that leads nowhere is worse than none: the Developer API has no page of a job, and what an emulator keeps is
-not in Google's console. Such a link has no address, and the UI shows no button.
-"""
+# Airflow 3 asks a link for its address when the task stops, and keeps the answer as an XCom from which the UI reads. A
+# task that waits in the worker for hours has not stopped. So tasks push each address themselves, under the same key, as
+# soon as they know it; when they stop, `GeminiBatchLink.get_link` gives the same answer again. A task that resumes
+# shows its links anew, as what it does not know would be overwritten with nothing. Airflow 2.11 calls `get_link` in the
+# webserver, which reads that XCom.
+#
+# An address that leads nowhere is worse than none: the Developer API has no page of a job, and what an emulator keeps
+# is not in Google's console. Such a link has no address, and the UI shows no button.
 
 from __future__ import annotations
 

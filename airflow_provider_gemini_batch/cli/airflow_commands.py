@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-``airflow gemini-batch validate | plan | jobs | cancel | spend``, on Airflow 3.2 and later.
+"""``airflow gemini-batch validate | plan | jobs | cancel | spend``, on Airflow 3.2 and later."""
 
-They are the commands of ``python -m airflow_provider_gemini_batch``, argument by argument. Each ``airflow`` command
-loads this module, so it loads nothing but the parser.
-"""
+# They are the commands of `python -m airflow_provider_gemini_batch`, argument by argument. Each `airflow` command loads
+# this module, so it loads nothing but the parser.
 
 from __future__ import annotations
 

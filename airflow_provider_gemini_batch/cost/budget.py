@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What may still be spent by a task instance, checked before each call that can submit.
+"""What may still be spent by a task instance, checked before each call that can submit."""
 
-A cap is per task instance. A budget that tasks share could not be kept: Airflow has no lock that they all hold.
-"""
+# A cap is per task instance. A budget that tasks share could not be kept: Airflow has no lock that they all hold.
 
 from __future__ import annotations
 

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What requests will cost: a range, and what it rests on.
+"""What requests will cost: a range, and what it rests on."""
 
-Input: :mod:`~airflow_provider_gemini_batch.cost.input_measure`.
-
-Output. Until :data:`ENOUGH` answers are known, an answer is between 1 token and ``maxOutputTokens``, thoughts included,
-else the longest that models write. From then on the mean of the known answers stands for the rest, plus and minus
-three standard errors of the sum of what is to come: ``3 * sd * sqrt(rows * (1 + rows / known))``. Thoughts have long
-tails, of which few answers show little: where the logarithms of the lengths spread so far that a log-normal law puts
-its mean, with three of its own standard errors, above that end, the higher end counts. A rare answer of thousands of
-tokens that no known one resembles is still missed: ``python -m benchmarks.estimates`` says how often.
-
-Example: 1,000 rows to come, 100 known answers of 200 tokens on average, sd 50, the longest of 400: 200,000 tokens, at
-least 200,000 - 3 * 50 * sqrt(1000 * 11) = 184,268, at most 200,000 + 15,732 = 215,732.
-"""
+# Input: `cost/input_measure.py`.
+#
+# Output. Until `ENOUGH` answers are known, an answer is between 1 token and `maxOutputTokens`, thoughts included, else
+# the longest that models write. From then on the mean of the known answers stands for the rest, plus and minus three
+# standard errors of the sum of what is to come: `3 * sd * sqrt(rows * (1 + rows / known))`. Thoughts have long tails,
+# of which few answers show little: where the logarithms of the lengths spread so far that a log-normal law puts its
+# mean, with three of its own standard errors, above that end, the higher end counts. A rare answer of thousands of
+# tokens that no known one resembles is still missed: `python -m benchmarks.estimates` says how often.
+#
+# Example: 1,000 rows to come, 100 known answers of 200 tokens on average, sd 50, the longest of 400: 200,000 tokens, at
+# least 200,000 - 3 * 50 * sqrt(1000 * 11) = 184,268, at most 200,000 + 15,732 = 215,732.
 
 from __future__ import annotations
 

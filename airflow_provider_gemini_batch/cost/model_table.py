@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What is known of each model, with dates and sources: since when it is there, until when, and what it ignores or refuses.
-
-A model that is not in the table is unknown, and nothing is said of it: neither that it exists, nor that it does not.
-
-Sources, read up to November 2026:
-
-* [D] https://ai.google.dev/gemini-api/docs/deprecations. Its shutdown dates are the earliest possible ones until a
-  model is marked as shut down; then "the endpoint is no longer available".
-* [V] https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/model-versions ("may be extended")
-* [C] https://ai.google.dev/gemini-api/docs/changelog
-* [T] https://ai.google.dev/gemini-api/docs/thinking
-* [R] https://dev.to/aideprecations (a copy of [D] as of 10 November 2026): requests for 2.5 Pro and 2.5 Flash are
-  answered by other models from 1 December 2026 on, at those models' prices. Whether a batch create is rerouted or
-  refused is not documented.
-* [N] Reports of 404 "no longer available to new users" since July 2026: kestra-io/docs#5168,
-  solanabr/superteam-academy#473, sohzm/cheating-daddy#476
-* [P] Reports of HTTP 400 for sampling parameters and for prefill: Zoo-Code#1052 and threads of the forum
 """
+
+# A model that is not in the table is unknown, and nothing is said of it: neither that it exists, nor that it does not.
+#
+# Sources, read up to November 2026:
+#
+# * [D] https://ai.google.dev/gemini-api/docs/deprecations. Its shutdown dates are the earliest possible ones until a
+#   model is marked as shut down; then "the endpoint is no longer available".
+# * [V] https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/model-versions ("may be extended")
+# * [C] https://ai.google.dev/gemini-api/docs/changelog
+# * [T] https://ai.google.dev/gemini-api/docs/thinking
+# * [R] https://dev.to/aideprecations (a copy of [D] as of 10 November 2026): requests for 2.5 Pro and 2.5 Flash are
+#   answered by other models from 1 December 2026 on, at those models' prices. Whether a batch create is rerouted or
+#   refused is not documented.
+# * [N] Reports of 404 "no longer available to new users" since July 2026: kestra-io/docs#5168,
+#   solanabr/superteam-academy#473, sohzm/cheating-daddy#476
+# * [P] Reports of HTTP 400 for sampling parameters and for prefill: Zoo-Code#1052 and threads of the forum
 
 from __future__ import annotations
 

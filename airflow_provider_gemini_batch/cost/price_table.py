@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Prices that ``genai-prices`` lacks, dated and with their source; dollars for a million tokens in batch.
+"""Prices that ``genai-prices`` lacks, dated and with their source; dollars for a million tokens in batch."""
 
-Correct it with a source, or let it shrink: an entry goes once the library knows the batch rates of its model.
-"""
+# Correct it with a source, or let it shrink: an entry goes once the library knows the batch rates of its model.
 
 from __future__ import annotations
 

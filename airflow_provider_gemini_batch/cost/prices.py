@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What tokens cost: by model that answered, day, tier of service, prompt length and modality.
+"""What tokens cost: by model that answered, day, tier of service, prompt length and modality."""
 
-Four sources are asked in this order, and the first that knows a model decides:
-
-1. the user's file (``[gemini_batch] prices_path``);
-2. :mod:`~airflow_provider_gemini_batch.cost.price_table`, for what the next one lacks;
-3. ``genai-prices``, with its rates for batch where it lists them; for a model of which it knows single calls alone,
-   half of these, the discount that Google documents for all batch and flex calls;
-4. nobody: the price is *unknown* (None), never zero.
-
-Example: 1,000,000 prompt tokens, 400,000 of them cached, and 100,000 of output, answered by ``gemini-4-argon`` on 30
-November 2026 in batch: 600,000 x 1.00 + 400,000 x 0.05 + 100,000 x 5.00 = 1.12 dollars; a day later twice as much.
-"""
+# Four sources are asked in this order, and the first that knows a model decides:
+#
+# 1. the user's file (`[gemini_batch] prices_path`);
+# 2. `cost/price_table.py`, for what the next one lacks;
+# 3. `genai-prices`, with its rates for batch where it lists them; for a model of which it knows single calls alone,
+#    half of these, the discount that Google documents for all batch and flex calls;
+# 4. nobody: the price is unknown (None), never zero.
+#
+# Example: 1,000,000 prompt tokens, 400,000 of them cached, and 100,000 of output, answered by `gemini-4-argon` on 30
+# November 2026 in batch: 600,000 x 1.00 + 400,000 x 0.05 + 100,000 x 5.00 = 1.12 dollars; a day later twice as much.
 
 from __future__ import annotations
 

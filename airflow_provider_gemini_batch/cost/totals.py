@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What many answers cost together, by the model version that answered.
+"""What many answers cost together, by the model version that answered."""
 
-Prices are linear in tokens but for one thing: a prompt above a model's threshold is billed at other rates, whole. So
-token counts are summed up in two heaps a version, short prompts and long ones, and priced once at the end. Millions of
-answers take no more room than one.
-"""
+# Prices are linear in tokens but for one thing: a prompt above a model's threshold is billed at other rates, whole. So
+# token counts are summed up in two heaps a version, short prompts and long ones, and priced once at the end. Millions
+# of answers take no more room than one.
 
 from __future__ import annotations
 

@@ -1,36 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One task's way to one ended job: what it remembers, and what it does next.
+"""One task's way to one ended job: what it remembers, and what it does next."""
 
-An *attempt* begins when Airflow starts a task and lasts over all its deferrals. :class:`Attempt` is what has to survive
-them, :class:`AttemptPolicy` what the user asked for, and :func:`next_step` the table that maps what happened to what
-the task does. The table looks at no clock and sends nothing. Operator and sensor, blocking and deferrable, only
-translate its steps into Airflow, so that the same end of a job means the same everywhere.
-
-======================================  =====================================================================
-what happened                           the next step
-======================================  =====================================================================
-the job has ended, whatever was said    :class:`Done`: judge the job
-an error that waiting cannot cure       :class:`Fail` with this error
-HTTP 429 on create                      :class:`Pause`; after ``submit_timeout`` :class:`Fail`
-a list showed the job's end, a read of  :class:`Wait` on, until the deadline
-the job does not, or fails for now;
-another job of the same work turned up
-another live job of the same work       :class:`Wait` on, for the one that is left
-``timeout`` or ``execution_timeout``    :class:`Fail`; ``on_timeout`` says whether the job is cancelled
-``pending_timeout``, and the job runs   :class:`Wait` on: it has its turn now
-meanwhile
-``pending_timeout``,                    as ``on_pending_timeout`` and ``on_running_timeout`` say: :class:`Fail`,
-``running_timeout``                     :class:`Wait` without this limit, or :class:`Resubmit`
-======================================  =====================================================================
-
-Worked example: ``pending_timeout=3600, on_pending_timeout="resubmit", max_resubmits=1``. The trigger reports
-``pending_timeout`` for ``batches/a``; a fresh read says PENDING, so the step is ``Resubmit(cancel batches/a)`` with
-``resubmits=1, exclude=("batches/a",)``. The new job ``batches/b`` gets stuck as well: no resubmission is left, and the
-step is ``Fail(JobStuckError, cancel=True)``.
-
-A wait for many jobs (a run) keeps one Attempt for each of them and takes the earliest deadline.
-"""
+# An attempt begins when Airflow starts a task and lasts over all its deferrals. `Attempt` is what has to survive them,
+# `AttemptPolicy` what the user asked for, and `next_step` the table that maps what happened to what the task does. The
+# table looks at no clock and sends nothing. Operator and sensor, blocking and deferrable, only translate its steps into
+# Airflow, so that the same end of a job means the same everywhere.
+#
+#   what happened                           the next step
+#   --------------------------------------  -------------------------------------------------------------
+#   the job has ended, whatever was said    `Done`: judge the job
+#   an error that waiting cannot cure       `Fail` with this error
+#   HTTP 429 on create                      `Pause`; after `submit_timeout` `Fail`
+#   a list showed the job's end, a read of  `Wait` on, until the deadline
+#   the job does not, or fails for now;
+#   another job of the same work turned up
+#   another live job of the same work       `Wait` on, for the one that is left
+#   `timeout` or `execution_timeout`        `Fail`; `on_timeout` says whether the job is cancelled
+#   `pending_timeout`, and the job runs     `Wait` on: it has its turn now
+#   meanwhile
+#   `pending_timeout`,                      as `on_pending_timeout` and `on_running_timeout` say: `Fail`,
+#   `running_timeout`                       `Wait` without this limit, or `Resubmit`
+#
+# Worked example: `pending_timeout=3600, on_pending_timeout="resubmit", max_resubmits=1`. The trigger reports
+# `pending_timeout` for `batches/a`; a fresh read says PENDING, so the step is `Resubmit(cancel batches/a)` with
+# `resubmits=1, exclude=("batches/a",)`. The new job `batches/b` gets stuck as well: no resubmission is left, and the
+# step is `Fail(JobStuckError, cancel=True)`.
+#
+# A wait for many jobs (a run) keeps one Attempt for each of them and takes the earliest deadline.
 
 from __future__ import annotations
 

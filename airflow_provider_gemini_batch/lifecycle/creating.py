@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rules 2 and 3 of :mod:`~.lifecycle.submit`: when is a job created, and what if the answer is lost?
+"""Rules 2 and 3 of :mod:`~.lifecycle.submit`: when is a job created, and what if the answer is lost?"""
 
-A create call has one of three ends, and each has one way on:
-
-=======================  ==============================================================================================
-end                      way on
-=======================  ==============================================================================================
-the job                  it is noted at once
-a clear refusal          nothing was created; the rest of the wave is not sent
-no clear answer          the job may exist: looks at the list over some time, and a call anew if none of them shows it
-=======================  ==============================================================================================
-"""
+# A create call has one of three ends, and each has one way on:
+#
+#   end              way on
+#   ---------------  ---------------------------------------------------------------------------------------------
+#   the job          it is noted at once
+#   a clear refusal  nothing was created; the rest of the wave is not sent
+#   no clear answer  the job may exist: looks at the list over some time, and a call anew if none of them shows it
 
 from __future__ import annotations
 

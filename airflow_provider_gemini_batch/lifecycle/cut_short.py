@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Whether a job that ended well was really cancelled half-way.
+"""Whether a job that ended well was really cancelled half-way."""
 
-A job of the Developer API that is cancelled after it began ends SUCCEEDED; rows that had not run carry error code 1.
-Such a job is not the whole work, so a submission must not reuse it. Only jobs with failed rows are in doubt, and what
-is read of their answers is a piece: the last bytes, or the first ones where the service ignores ``Range``.
-"""
+# A job of the Developer API that is cancelled after it began ends SUCCEEDED; rows that had not run carry error code 1.
+# Such a job is not the whole work, so a submission must not reuse it. Only jobs with failed rows are in doubt, and what
+# is read of their answers is a piece: the last bytes, or the first ones where the service ignores `Range`.
 
 from __future__ import annotations
 

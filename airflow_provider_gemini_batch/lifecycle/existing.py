@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rule 1 of :mod:`~.lifecycle.submit`: which of this task's jobs is taken, and which are cancelled?
+"""Rule 1 of :mod:`~.lifecycle.submit`: which of this task's jobs is taken, and which are cancelled?"""
 
-One look reads the jobs we know by name and the list. For each order the first of these counts:
-
-1. a job with the same input that is live or has answers: it is taken, its twins are cancelled;
-2. one that another map index submitted, as the mapped list was re-ordered: it is taken;
-3. any job with the same input, among siblings: a shard is asked once, whatever came of it;
-4. a job with other input: ``on_existing_job`` says whether it is cancelled, taken or an error.
-"""
+# One look reads the jobs we know by name and the list. For each order the first of these counts:
+#
+# 1. a job with the same input that is live or has answers: it is taken, its twins are cancelled;
+# 2. one that another map index submitted, as the mapped list was re-ordered: it is taken;
+# 3. any job with the same input, among siblings: a shard is asked once, whatever came of it;
+# 4. a job with other input: `on_existing_job` says whether it is cancelled, taken or an error.
 
 from __future__ import annotations
 

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which jobs of the service's list belong to a piece of work, and to which of them this attempt may do what.
+"""Which jobs of the service's list belong to a piece of work, and to which of them this attempt may do what."""
 
-A job carries a token of two halves, *task* and *digest* (:mod:`~airflow_provider_gemini_batch.api.identity`):
-
-======================================================  =============================================================
-the job's token has                                     and the job
-======================================================  =============================================================
-our task half, our digest                               is ours: adopted, reused, or cancelled as a surplus twin
-our task half, another digest                           is ours, with other input: ``on_existing_job`` says what to do
-a former task half of this task                         the same, if we noted it ourselves; else, if it was created
-                                                        before the change, adopted for equal input, never cancelled
-the task half of another index of a mapped task         is taken for equal input (the list was re-ordered), never
-                                                        cancelled
-anything else                                           is somebody else's
-======================================================  =============================================================
-"""
+# A job carries a token of two halves, task and digest (`api/identity.py`):
+#
+#   the job's token has                              and the job
+#   -----------------------------------------------  ------------------------------------------------------------
+#   our task half, our digest                        is ours: adopted, reused, or cancelled as a surplus twin
+#   our task half, another digest                    is ours, with other input: `on_existing_job` says what to do
+#   a former task half of this task                  the same, if we noted it ourselves; else, if it was created
+#                                                    before the change, adopted for equal input, never cancelled
+#   the task half of another index of a mapped task  is taken for equal input (the list was re-ordered), never
+#                                                    cancelled
+#   anything else                                    is somebody else's
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a user asks to have computed: the arguments of a job, spelt once, and what can be wrong with them.
+"""What a user asks to have computed: the arguments of a job, spelt once, and what can be wrong with them."""
 
-No I/O: the rows are read by :mod:`airflow_provider_gemini_batch.client.prepare`.
-"""
+# No I/O: the rows are read by `client/prepare.py`.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rule 4 of :mod:`~.lifecycle.submit`: did another attempt submit the same, too?
+"""Rule 4 of :mod:`~.lifecycle.submit`: did another attempt submit the same, too?"""
 
-Asked after a create, for as long as the submission lasts. The oldest job stays, so that all attempts choose alike; the
-wait that follows goes on asking, see :mod:`~.lifecycle.twins`.
-"""
+# Asked after a create, for as long as the submission lasts. The oldest job stays, so that all attempts choose alike;
+# the wait that follows goes on asking, see `lifecycle/twins.py`.
 
 from __future__ import annotations
 

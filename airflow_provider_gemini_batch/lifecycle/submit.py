@@ -1,57 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One billed job for one piece of work.
+"""One billed job for one piece of work."""
 
-The service creates (and bills) a job for every create call, so a call is never simply repeated. The rules, in order:
-
-1. Find before create. Jobs that carry our token (:mod:`~airflow_provider_gemini_batch.api.identity`) are looked up by
-   the names we noted and in the service's list, on every attempt. A job with answers is reused, a live one adopted. A
-   failed, cancelled or expired one does not count, nor does one that is being cancelled.
-2. Rows are uploaded only once it is clear that a job has to be created; if that took a while, rule 1 is applied again.
-3. A create that may have happened unheard is reconciled: looks at the list over some time, since a new job shows up
-   there late. That is a create call without a clear answer; an *intent* that an earlier attempt noted, without a job's
-   name after it; and any attempt that may have rivals and knows neither an intent nor a name (no task state store, or
-   one that a clear has emptied), unless as many jobs of this task are listed as there were attempts before it. Only if
-   no look finds a job is one created, a few times at most.
-4. After a create, look for a twin: a worker thought dead may have submitted beside us. Of several live jobs the oldest
-   wins, by the service's own time and then by name, so that both attempts choose alike; the others are cancelled. What
-   the list does not show by then is found while the task waits (:mod:`~airflow_provider_gemini_batch.lifecycle.twins`).
-5. No job is created while the list cannot be read.
-
-Nothing here looks at a clock, sleeps or sends: it is a flow, see :mod:`~airflow_provider_gemini_batch.api.wire`.
-
-Theory of operation
--------------------
-
-Between "the service has the job" and "the next attempt can know of it" lie three gaps, each with its own bridge:
-
-===============================  =================================================================================
-gap                              bridge
-===============================  =================================================================================
-the answer to the create is lost the token in the job's name: the job can be recognised in the list (rules 1 and 3)
-this process dies before it has  the intent in the task state store, noted before the call: the next attempt knows that
-noted the job's name             a job may exist, and waits for the list (rule 3)
-the list shows a new job late    patience before a create (rule 3), and looks for twins after it (rule 4, and the wait)
-===============================  =================================================================================
-
-Example: a worker is killed right after its create call, on Airflow 3.3, and the list lags 20 s.
-
-====  ============================================================================  ==============================
- s    what happens                                                                  rule
-====  ============================================================================  ==============================
- 0    attempt 1 lists: nothing; uploads; notes the intent; creates A; is killed     1, 2
- 3    attempt 2 reads the intent, lists: nothing. It does not create                1, 3
- 3+   it looks again after 0, 2, 5, 10 s                                            3
-20    the look at 20 s shows A; attempt 2 adopts it and notes its name              3
-30    it looks once more for a twin, finds none, and waits for A                    4
-====  ============================================================================  ==============================
-
-With a lag of 60 s the looks end at 50 s, attempt 2 creates B, and its wait finds A: see
-:mod:`~airflow_provider_gemini_batch.lifecycle.twins`.
-
-A *wave* is several submissions of one task, e.g. the shards of a run: the list is read once for all of them, lost
-answers are reconciled together, and twins are looked for once. :func:`submit` is a wave of one.
-"""
+# The service creates (and bills) a job for every create call, so a call is never simply repeated. The rules, in order:
+#
+# 1. Find before create. Jobs that carry our token (`api/identity.py`) are looked up by the names we noted and in the
+#    service's list, on every attempt. A job with answers is reused, a live one adopted. A failed, cancelled or expired
+#    one does not count, nor does one that is being cancelled.
+# 2. Rows are uploaded only once it is clear that a job has to be created; if that took a while, rule 1 is applied
+#    again.
+# 3. A create that may have happened unheard is reconciled: looks at the list over some time, since a new job shows up
+#    there late. That is a create call without a clear answer; an intent that an earlier attempt noted, without a job's
+#    name after it; and any attempt that may have rivals and knows neither an intent nor a name (no task state store, or
+#    one that a clear has emptied), unless as many jobs of this task are listed as there were attempts before it. Only
+#    if no look finds a job is one created, a few times at most.
+# 4. After a create, look for a twin: a worker thought dead may have submitted beside us. Of several live jobs the
+#    oldest wins, by the service's own time and then by name, so that both attempts choose alike; the others are
+#    cancelled. What the list does not show by then is found while the task waits (`lifecycle/twins.py`).
+# 5. No job is created while the list cannot be read.
+#
+# Nothing here looks at a clock, sleeps or sends: it is a flow, see `api/wire.py`.
+#
+# Theory of operation
+# -------------------
+#
+# Between "the service has the job" and "the next attempt can know of it" lie three gaps, each with its own bridge:
+#
+#   gap                               bridge
+#   --------------------------------  -------------------------------------------------------------------------------
+#   the answer to the create is lost  the token in the job's name: the job can be recognised in the list (rules 1, 3)
+#   this process dies before it has   the intent in the task state store, noted before the call: the next attempt
+#   noted the job's name              knows that a job may exist, and waits for the list (rule 3)
+#   the list shows a new job late     patience before a create (rule 3), and looks for twins after it (rule 4, and the
+#                                     wait)
+#
+# Example: a worker is killed right after its create call, on Airflow 3.3, and the list lags 20 s.
+#
+#   s   what happens                                                               rule
+#   --  -------------------------------------------------------------------------  ----
+#   0   attempt 1 lists: nothing; uploads; notes the intent; creates A; is killed  1, 2
+#   3   attempt 2 reads the intent, lists: nothing. It does not create             1, 3
+#   3+  it looks again after 0, 2, 5, 10 s                                         3
+#   20  the look at 20 s shows A; attempt 2 adopts it and notes its name           3
+#   30  it looks once more for a twin, finds none, and waits for A                 4
+#
+# With a lag of 60 s the looks end at 50 s, attempt 2 creates B, and its wait finds A: see `lifecycle/twins.py`.
+#
+# A wave is several submissions of one task, e.g. the shards of a run: the list is read once for all of them, lost
+# answers are reconciled together, and twins are looked for once. `submit` is a wave of one.
 
 from __future__ import annotations
 

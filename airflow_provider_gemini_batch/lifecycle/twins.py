@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Twins: two jobs for one piece of work, of which one is enough.
+"""Twins: two jobs for one piece of work, of which one is enough."""
 
-A new job appears in the service's list late, nobody knows how late. So two attempts at one task may each find nothing
-and create a job; what a submission could not see is looked for again while the task waits, and once when the wait ends:
-
-* :func:`list_look_due` says when a wait reads the list instead of the job alone: often in the first minutes, then
-  ever more rarely. A page of the list shows the job as well, so that most of these looks cost nothing.
-* :class:`TwinWatch` says whether a listed job is a twin that matters.
-* :func:`reconcile` leaves one of them: the oldest with answers, else the oldest that lives, by the service's own time
-  and then by name, so that all attempts choose alike. The others are cancelled.
-
-Example, with a list that lags 60 s. Attempt 1 creates A at 0 s and dies. Attempt 2 looks from 5 s to 52 s, sees
-nothing, and creates B at 52 s. Its wait reads the list when B is 15 s old, at 67 s, and finds A, which is older: B is
-cancelled, the wait goes on with A. Had A and B both ended by then, A's answers would be taken, and the task would say
-that A and B were both paid for (``paid_twice``).
-"""
+# A new job appears in the service's list late, nobody knows how late. So two attempts at one task may each find nothing
+# and create a job; what a submission could not see is looked for again while the task waits, and once when the wait
+# ends:
+#
+# * `list_look_due` says when a wait reads the list instead of the job alone: often in the first minutes, then ever more
+#   rarely. A page of the list shows the job as well, so that most of these looks cost nothing.
+# * `TwinWatch` says whether a listed job is a twin that matters.
+# * `reconcile` leaves one of them: the oldest with answers, else the oldest that lives, by the service's own time and
+#   then by name, so that all attempts choose alike. The others are cancelled.
+#
+# Example, with a list that lags 60 s. Attempt 1 creates A at 0 s and dies. Attempt 2 looks from 5 s to 52 s, sees
+# nothing, and creates B at 52 s. Its wait reads the list when B is 15 s old, at 67 s, and finds A, which is older: B is
+# cancelled, the wait goes on with A. Had A and B both ended by then, A's answers would be taken, and the task would say
+# that A and B were both paid for (`paid_twice`).
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rows on their way to Google, as flows: find a file with the same bytes, or send it.
+"""Rows on their way to Google, as flows: find a file with the same bytes, or send it."""
 
-Everything here happens before a job exists: it may cost an upload, never money.
-"""
+# Everything here happens before a job exists: it may cost an upload, never money.
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Rows that a refused create left at Google: what a wait for quota carries, and how the submission goes on from there.
-
-To read, check and hash a large input takes minutes, and a wait for quota may try dozens of times. So the task carries
-where the checked rows lie and what they were made with. When it comes back it reads that file's metadata, one call, and
-submits. Only if the file is gone, is about to expire, or the task's arguments have changed meanwhile, the input is
-prepared anew.
 """
+
+# To read, check and hash a large input takes minutes, and a wait for quota may try dozens of times. So the task carries
+# where the checked rows lie and what they were made with. When it comes back it reads that file's metadata, one call,
+# and submits. Only if the file is gone, is about to expire, or the task's arguments have changed meanwhile, the input
+# is prepared anew.
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Ended job and row counts -> verdict. Operators, sensor, client, download and runs all ask here, so that they agree.
-
-``max_failed_rows`` is the number of rows without a usable answer that is still fine: an int counts them, a float below
-1 is their share. The default is a tenth. Fewer rows are warned about, more fail the task. None only warns, whatever the
-share. A job without one usable answer fails in any case.
-
-A share allows whole rows only: of nine rows a tenth is none, so one failure fails; of 25 it is two.
 """
+
+# `max_failed_rows` is the number of rows without a usable answer that is still fine: an int counts them, a float below
+# 1 is their share. The default is a tenth. Fewer rows are warned about, more fail the task. None only warns, whatever
+# the share. A job without one usable answer fails in any case.
+#
+# A share allows whole rows only: of nine rows a tenth is none, so one failure fails; of 25 it is two.
 
 from __future__ import annotations
 

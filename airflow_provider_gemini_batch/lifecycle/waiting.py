@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What to do after a look at a job, and what to tell people meanwhile: pure decisions, the same in every mode.
+"""What to do after a look at a job, and what to tell people meanwhile: pure decisions, the same in every mode."""
 
-Deadlines are UTC epoch seconds, so that they survive restarts and deferral.
-"""
+# Deadlines are UTC epoch seconds, so that they survive restarts and deferral.
 
 from __future__ import annotations
 

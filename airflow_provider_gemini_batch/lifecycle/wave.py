@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What has been learnt so far in one run through the rules of :mod:`~.lifecycle.submit`.
+"""What has been learnt so far in one run through the rules of :mod:`~.lifecycle.submit`."""
 
-A wave has several orders (shards of a run), or one. The rules live in modules of their own, each of which reads and
-changes this state: :mod:`~.lifecycle.existing` (rule 1), :mod:`~.lifecycle.creating` (rules 2 and 3) and
-:mod:`~.lifecycle.rivals` (rule 4).
-"""
+# A wave has several orders (shards of a run), or one. The rules live in modules of their own, each of which reads and
+# changes this state: `lifecycle/existing.py` (rule 1), `lifecycle/creating.py` (rules 2 and 3) and
+# `lifecycle/rivals.py` (rule 4).
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Cancels the jobs of a deferred task that a person marks, from where it is marked.
+"""Cancels the jobs of a deferred task that a person marks, from where it is marked."""
 
-Airflow before 3.3 tells no trigger that its task was marked, and later ones do so only once a triggerer runs it. The
-API server tells the listeners of plugins, on 3.0 and later. Every process of Airflow loads this module, so it imports
-next to nothing.
-"""
+# Airflow before 3.3 tells no trigger that its task was marked, and later ones do so only once a triggerer runs it. The
+# API server tells the listeners of plugins, on 3.0 and later. Every process of Airflow loads this module, so it imports
+# next to nothing.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Answers as they are kept between a job's end and the output: judged, validated, in two files.
+"""Answers as they are kept between a job's end and the output: judged, validated, in two files."""
 
-``answers-*.jsonl.zst`` holds one record a row with what the output shows of it; its values are what the validator
-returned, re-encoded, so that no engine ever parses a model's own text. ``outcomes-*.parquet`` holds what decides over a
-row: number, digest, status, whether it may be asked again, cost. Both are written in one pass over a job's lines.
-"""
+# `answers-*.jsonl.zst` holds one record a row with what the output shows of it; its values are what the validator
+# returned, re-encoded, so that no engine ever parses a model's own text. `outcomes-*.parquet` holds what decides over a
+# row: number, digest, status, whether it may be asked again, cost. Both are written in one pass over a job's lines.
 
 from __future__ import annotations
 

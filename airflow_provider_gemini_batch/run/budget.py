@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What may a shard cost at most, and do the run's caps allow it?
+"""What may a shard cost at most, and do the run's caps allow it?"""
 
-A cap holds for the task instance: what every generation of its run has asked counts, over all attempts, rounds and
-clears. Each call that may have made a job counts with what is known of it:
-
-==============================================  =======================================================================
-what is known                                   what counts
-==============================================  =======================================================================
-the answers are collected                       what they cost; a row of unknown price, and one that may have been
-                                                billed and whose answer was never seen, with its upper end
-the job has ended, and is not collected         the rows that it answered, with their upper end; none of a job that was
-                                                cancelled before it ran
-the job runs, or nothing is known of it         the upper end of all its rows
-a create call without an answer                 the same, for ten minutes: a job that the list does not show by then
-                                                was never made
-==============================================  =======================================================================
-
-The first two are *spent*, the others *reserved*. A shard that does not fit because of what is reserved waits: jobs cost
-less than their upper end, as a rule. Example: ``max_cost=1``, jobs of 0.4 dollars at most each. Two are submitted, the
-third waits; the first one ends and has cost 0.1, so that 0.1 + 0.4 + 0.4 leaves room for the third.
-"""
+# A cap holds for the task instance: what every generation of its run has asked counts, over all attempts, rounds and
+# clears. Each call that may have made a job counts with what is known of it:
+#
+#   what is known                            what counts
+#   ---------------------------------------  -----------------------------------------------------------------------
+#   the answers are collected                what they cost; a row of unknown price, and one that may have been
+#                                            billed and whose answer was never seen, with its upper end
+#   the job has ended, and is not collected  the rows that it answered, with their upper end; none of a job that was
+#                                            cancelled before it ran
+#   the job runs, or nothing is known of it  the upper end of all its rows
+#   a create call without an answer          the same, for ten minutes: a job that the list does not show by then
+#                                            was never made
+#
+# The first two are spent, the others reserved. A shard that does not fit because of what is reserved waits: jobs cost
+# less than their upper end, as a rule. Example: `max_cost=1`, jobs of 0.4 dollars at most each. Two are submitted, the
+# third waits; the first one ends and has cost 0.1, so that 0.1 + 0.4 + 0.4 leaves room for the third.
 
 from __future__ import annotations
 

@@ -1,27 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a run remembers between attempts, workers and rounds: a folder of files that are never changed.
+"""What a run remembers between attempts, workers and rounds: a folder of files that are never changed."""
 
-::
-
-    <checkpoint_path>/<dag>/<task>/<task half of the token>/
-        g1/                         a generation: from one reading of the input to one publication of the outputs
-            snapshot.json           names the files below it; created once
-            data-*.parquet          row numbers, key columns, kept columns
-            narrow-*.parquet        row number, digest, size of each row
-            requests-*.jsonl.zst    the requests, in chunks of consecutive rows
-            round-1.json            the shards of a round; created once
-            rows-*.parquet          the rows of a round that does not ask all
-            intent-r1.s0-*.json     before each submission
-            void-r1.s0-*.json       after a create call that was clearly refused
-            job-r1.s0-*.json        the name of a shard's job
-            collected-r1.s0-*.json  names the files with a job's answers
-            answers-*.jsonl.zst, outcomes-*.parquet
-            end.json                how the generation ended; created once
-
-A file is either named by its content, or created if absent: what is there is true, and the state is the union of what
-is there. Nothing depends on the order in which files are listed, and a file that is listed late is only known late.
-"""
+# The layout:
+#
+#     <checkpoint_path>/<dag>/<task>/<task half of the token>/
+#         g1/                         a generation: from one reading of the input to one publication of the outputs
+#             snapshot.json           names the files below it; created once
+#             data-*.parquet          row numbers, key columns, kept columns
+#             narrow-*.parquet        row number, digest, size of each row
+#             requests-*.jsonl.zst    the requests, in chunks of consecutive rows
+#             round-1.json            the shards of a round; created once
+#             rows-*.parquet          the rows of a round that does not ask all
+#             intent-r1.s0-*.json     before each submission
+#             void-r1.s0-*.json       after a create call that was clearly refused
+#             job-r1.s0-*.json        the name of a shard's job
+#             collected-r1.s0-*.json  names the files with a job's answers
+#             answers-*.jsonl.zst, outcomes-*.parquet
+#             end.json                how the generation ended; created once
+#
+# A file is either named by its content, or created if absent: what is there is true, and the state is the union of what
+# is there. Nothing depends on the order in which files are listed, and a file that is listed late is only known late.
 
 from __future__ import annotations
 

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which attempt may create the job of a shard?
+"""Which attempt may create the job of a shard?"""
 
-Two attempts may run at once: a worker thought dead, and the one that replaced it. Both see a shard without a job, and
-both would create one. So each of them creates a claim in the checkpoint first, which only one can: the file is created
-if it is not there. Example, with a patience of 107 s:
-
-====  =======================================================================================
- s    what happens
-====  =======================================================================================
- 0    attempt 1 reads the list: no job. It creates ``claim-r1.0-1`` and calls create
- 2    attempt 1 is killed; its job is listed late
- 5    attempt 2 reads the list: no job. It finds the claim, and waits until 107 s
-107+  attempt 2 reads the list again: the job is there and is adopted. Had attempt 1 died before
-      its call, no job would be there, ever: attempt 2 creates ``claim-r1.0-2``, and the job
-====  =======================================================================================
-"""
+# Two attempts may run at once: a worker thought dead, and the one that replaced it. Both see a shard without a job, and
+# both would create one. So each of them creates a claim in the checkpoint first, which only one can: the file is
+# created if it is not there. Example, with a patience of 107 s:
+#
+#   s     what happens
+#   ----  ------------------------------------------------------------------------------------------
+#   0     attempt 1 reads the list: no job. It creates `claim-r1.0-1` and calls create
+#   2     attempt 1 is killed; its job is listed late
+#   5     attempt 2 reads the list: no job. It finds the claim, and waits until 107 s
+#   107+  attempt 2 reads the list again: the job is there and is adopted. Had attempt 1 died before
+#         its call, no job would be there, ever: attempt 2 creates `claim-r1.0-2`, and the job
 
 from __future__ import annotations
 

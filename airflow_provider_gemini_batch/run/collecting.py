@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-How do answers get into the checkpoint? One shard at a time, each closed by one note once its answers are stored.
+"""How do answers get into the checkpoint? One shard at a time, each closed by one note once its answers are stored."""
 
-A shard is closed by the answers of its job, by those of calls one by one (``retry_tier="flex"``), or by the reason why
-it was not asked.
-"""
+# A shard is closed by the answers of its job, by those of calls one by one (`retry_tier="flex"`), or by the reason why
+# it was not asked.
 
 from __future__ import annotations
 

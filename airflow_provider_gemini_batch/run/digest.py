@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a request is: 32 hex digits over all that decides the answer, and over nothing else.
+"""What a request is: 32 hex digits over all that decides the answer, and over nothing else."""
 
-Counted: the kind of call, the model as asked for, the request in its backend-neutral form with defaults, schema, system
-instruction and settings merged in. Not counted: the row's key, labels, priority, display name, backend, tier. A request
-with an equal digest is never paid for twice, so :data:`VERSION` changes only with a changelog entry: users pay again.
-"""
+# Counted: the kind of call, the model as asked for, the request in its backend-neutral form with defaults, schema,
+# system instruction and settings merged in. Not counted: the row's key, labels, priority, display name, backend, tier.
+# A request with an equal digest is never paid for twice, so `VERSION` changes only with a changelog entry: users pay
+# again.
 
 from __future__ import annotations
 

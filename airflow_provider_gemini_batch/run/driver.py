@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The reconcile loop of a run: facts from the checkpoint, one step of the plan, its effect, again.
+"""The reconcile loop of a run: facts from the checkpoint, one step of the plan, its effect, again."""
 
-:meth:`Run.proceed` goes on until jobs have to be waited for, and says which; whoever waits (a trigger, a worker, a
-notebook) calls it again. It may be called from any attempt on any worker: all it knows is in the checkpoint.
-"""
+# `Run.proceed` goes on until jobs have to be waited for, and says which; whoever waits (a trigger, a worker, a
+# notebook) calls it again. It may be called from any attempt on any worker: all it knows is in the checkpoint.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rows asked one by one at the batch price: ``generateContent`` with ``serviceTier: "flex"``.
+"""Rows asked one by one at the batch price: ``generateContent`` with ``serviceTier: "flex"``."""
 
-The tier is the Developer API's alone. Eight requests are under way at once, which bounds what a crash can cost. The
-service sheds load with 429 and 503; a row that is shed to the end is a failed row, and the next round asks it again.
-"""
+# The tier is the Developer API's alone. Eight requests are under way at once, which bounds what a crash can cost. The
+# service sheds load with 429 and 503; a row that is shed to the end is a failed row, and the next round asks it again.
 
 from __future__ import annotations
 

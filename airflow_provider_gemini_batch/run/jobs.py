@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The jobs of a run at Google: found by the task half of their token, submitted as siblings, cancelled together.
+"""The jobs of a run at Google: found by the task half of their token, submitted as siblings, cancelled together."""
 
-A shard's token is made of the rows it asks, so that a lost checkpoint is rebuilt from the jobs alone: the same input
-gives the same shards, and these find their jobs again, ended or not.
-"""
+# A shard's token is made of the rows it asks, so that a lost checkpoint is rebuilt from the jobs alone: the same input
+# gives the same shards, and these find their jobs again, ended or not.
 
 from __future__ import annotations
 

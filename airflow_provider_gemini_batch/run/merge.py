@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Snapshot and answers -> the table, as Parquet parts on local disk, one row for each input row, in the input's order.
-
-Theory of operation
-===================
-
-Nothing here holds or sorts all rows at once. Which answer of a row counts, what it cost and how often it was asked is
-found for a million rows at a time, from narrow columns alone. Bodies are never sorted as a whole, which takes more
-memory than there is. They are appended to *buckets* of consecutive rows in one pass over the answer files, and each
-bucket, some 16 MB, is joined and ordered alone. The buckets in order are the table.
-
-Example: ten million rows with 140 bytes of answer each make 90 buckets of 114,000 rows. A job's answers come in any
-order, but a line that begins ``{"n":250001,`` goes to bucket 2, and nothing more has to be known of it.
-
-Two things make a bucket larger than the average says. Answers may be long in one place and short elsewhere: such a
-bucket is split before it is joined. And with ``deduplicate`` an answer stands in several rows. It is asked for the
-first of them, so that a bucket which is due holds all answers that the later ones copy: each bucket passes its answers
-on to later ones (or to itself) right before it is joined.
 """
+
+# Theory of operation
+# ===================
+#
+# Nothing here holds or sorts all rows at once. Which answer of a row counts, what it cost and how often it was asked is
+# found for a million rows at a time, from narrow columns alone. Bodies are never sorted as a whole, which takes more
+# memory than there is. They are appended to buckets of consecutive rows in one pass over the answer files, and each
+# bucket, some 16 MB, is joined and ordered alone. The buckets in order are the table.
+#
+# Example: ten million rows with 140 bytes of answer each make 90 buckets of 114,000 rows. A job's answers come in any
+# order, but a line that begins `{"n":250001,` goes to bucket 2, and nothing more has to be known of it.
+#
+# Two things make a bucket larger than the average says. Answers may be long in one place and short elsewhere: such a
+# bucket is split before it is joined. And with `deduplicate` an answer stands in several rows. It is asked for the
+# first of them, so that a bucket which is due holds all answers that the later ones copy: each bucket passes its
+# answers on to later ones (or to itself) right before it is joined.
 
 from __future__ import annotations
 

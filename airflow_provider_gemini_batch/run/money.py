@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a run needs to know of prices, behind one small interface.
+"""What a run needs to know of prices, behind one small interface."""
 
-An unknown price is None, never zero: with ``max_cost`` it is an error before the first job
-(:mod:`~airflow_provider_gemini_batch.cost.budget`), without it the column ``cost`` is null.
-"""
+# An unknown price is None, never zero: with `max_cost` it is an error before the first job (`cost/budget.py`), without
+# it the column `cost` is null.
 
 from __future__ import annotations
 

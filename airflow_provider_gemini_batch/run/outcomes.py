@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Outcomes of all answers, a span of rows at a time.
+"""Outcomes of all answers, a span of rows at a time."""
 
-Grouping all outcomes by row at once takes memory that grows with the rows: the engine cannot spill the state of every
-aggregate. A job's outcomes are of rows that lie close together, so that a span of a million rows needs few files.
-"""
+# Grouping all outcomes by row at once takes memory that grows with the rows: the engine cannot spill the state of every
+# aggregate. A job's outcomes are of rows that lie close together, so that a span of a million rows needs few files.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The table's parts -> what the user asked for: a file, a folder of parts, an errors file.
+"""The table's parts -> what the user asked for: a file, a folder of parts, an errors file."""
 
-A reader sees the old output or the new one. A file is finished locally and published whole, also in object storage. A
-folder is whole through its ``_manifest.json``, written last: parts that it does not name are not part of it. The same
-parts written twice change nothing.
-"""
+# A reader sees the old output or the new one. A file is finished locally and published whole, also in object storage. A
+# folder is whole through its `_manifest.json`, written last: parts that it does not name are not part of it. The same
+# parts written twice change nothing.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Would a run write over what it reads, or read tomorrow what it writes today?
+"""Would a run write over what it reads, or read tomorrow what it writes today?"""
 
-One file has many names: a relative path, ``~``, ``file://``, a symbolic link; in object storage another spelling of the
-scheme, or a connection inside the URI. Two names with different connections are one object if the store tells the same
-of both, as buckets of one name may lie in two stores.
-"""
+# One file has many names: a relative path, `~`, `file://`, a symbolic link; in object storage another spelling of the
+# scheme, or a connection inside the URI. Two names with different connections are one object if the store tells the
+# same of both, as buckets of one name may lie in two stores.
 
 from __future__ import annotations
 

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a run does next: a pure function from what is known to one step.
+"""What a run does next: a pure function from what is known to one step."""
 
-Theory of operation
-===================
-
-A run is a reconcile loop: read the facts from the checkpoint, ask :func:`next_step`, carry the step out, publish what
-came of it, and begin again. Any attempt on any worker may enter the loop at any time, also two at once, so nothing is
-remembered outside of the checkpoint, and each step may be carried out twice.
-
-A request is paid for once because of three rules:
-
-1. Rows are put into shards by :class:`CutRound` alone, and a round is created if absent: whoever loses the race works
-   on the winner's shards. Each row is in at most one shard of a round.
-2. A round is cut only when each shard of the round before it is collected: no job that may still answer a row is alive.
-3. A shard has one token, by which its job is found again. Submitting it twice finds the same job
-   (:mod:`~airflow_provider_gemini_batch.lifecycle.submit`).
-
-A planner that sees only some of the facts (files may be listed late) sees a run that is less far. It may collect a job
-again, which costs nothing, or lose the race for a round that is there already.
-
-Example: 1,000 rows, three shards, two jobs at once. ``TakeSnapshot``, ``CutRound(1)``, ``Submit(s0, s1)``, ``Wait``,
-``Collect(s0)``, ``Submit(s2)``, ``Wait``, ``Collect(s1)``, ``Collect(s2)``, ``CutRound(2)`` with the rows that failed
-for a passing reason, and so on until a round has no rows or ``max_row_attempts`` rounds are closed: ``WriteOutputs``.
-"""
+# Theory of operation
+# ===================
+#
+# A run is a reconcile loop: read the facts from the checkpoint, ask `next_step`, carry the step out, publish what came
+# of it, and begin again. Any attempt on any worker may enter the loop at any time, also two at once, so nothing is
+# remembered outside of the checkpoint, and each step may be carried out twice.
+#
+# A request is paid for once because of three rules:
+#
+# 1. Rows are put into shards by `CutRound` alone, and a round is created if absent: whoever loses the race works on the
+#    winner's shards. Each row is in at most one shard of a round.
+# 2. A round is cut only when each shard of the round before it is collected: no job that may still answer a row is
+#    alive.
+# 3. A shard has one token, by which its job is found again. Submitting it twice finds the same job
+#    (`lifecycle/submit.py`).
+#
+# A planner that sees only some of the facts (files may be listed late) sees a run that is less far. It may collect a
+# job again, which costs nothing, or lose the race for a round that is there already.
+#
+# Example: 1,000 rows, three shards, two jobs at once. `TakeSnapshot`, `CutRound(1)`, `Submit(s0, s1)`, `Wait`,
+# `Collect(s0)`, `Submit(s2)`, `Wait`, `Collect(s1)`, `Collect(s2)`, `CutRound(2)` with the rows that failed for a
+# passing reason, and so on until a round has no rows or `max_row_attempts` rounds are closed: `WriteOutputs`.
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a sample says of the whole input: what it will cost, how many rows will have no answer.
+"""What a sample says of the whole input: what it will cost, how many rows will have no answer."""
 
-A sample is drawn by digest, so that it stands for all rows. Cost: its mean for each row to come, plus and minus three
-standard errors of their sum. Failures: Wilson's interval at three standard deviations, which says of a sample without
-a failure that the whole may have some. Fewer than 30 rows say what is likely, and no ends.
-
-Example: 50 of 10,000 rows cost 0.01 dollars, each about 0.0002, and 2 have no answer. The whole is likely to cost 2.00
-dollars and to leave 400 rows without an answer, at least 65 and at most 2,131.
-"""
+# A sample is drawn by digest, so that it stands for all rows. Cost: its mean for each row to come, plus and minus three
+# standard errors of their sum. Failures: Wilson's interval at three standard deviations, which says of a sample without
+# a failure that the whole may have some. Fewer than 30 rows say what is likely, and no ends.
+#
+# Example: 50 of 10,000 rows cost 0.01 dollars, each about 0.0002, and 2 have no answer. The whole is likely to cost
+# 2.00 dollars and to leave 400 rows without an answer, at least 65 and at most 2,131.
 
 from __future__ import annotations
 

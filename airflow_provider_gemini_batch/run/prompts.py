@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One row -> one text: the Jinja template that a run renders for each row.
+"""One row -> one text: the Jinja template that a run renders for each row."""
 
-Rows are foreign data, so the environment is a sandbox, and an unknown name is an error instead of an empty text.
-``row`` holds the columns and nothing else: a column called ``items`` is that column, never a method of a dict. What
-changes from attempt to attempt (``ti``, ``now``, ``try_number``) or is a secret (``conn``) has no name here: a prompt
-that differed on a retry would be paid for twice.
-
-A template of plain text and ``{{ row.x }}`` alone is rendered by joining strings; all others by Jinja.
-"""
+# Rows are foreign data, so the environment is a sandbox, and an unknown name is an error instead of an empty text.
+# `row` holds the columns and nothing else: a column called `items` is that column, never a method of a dict. What
+# changes from attempt to attempt (`ti`, `now`, `try_number`) or is a secret (`conn`) has no name here: a prompt that
+# differed on a retry would be paid for twice.
+#
+# A template of plain text and `{{ row.x }}` alone is rendered by joining strings; all others by Jinja.
 
 from __future__ import annotations
 

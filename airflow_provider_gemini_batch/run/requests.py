@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rows of an input -> requests in the backend-neutral form, which is what a digest is made of.
+"""Rows of an input -> requests in the backend-neutral form, which is what a digest is made of."""
 
-Two ways: a template renders each row into the one text of a request that is otherwise the same for all rows; or the
-rows are requests already, in one of the forms that the create operators take.
-"""
+# Two ways: a template renders each row into the one text of a request that is otherwise the same for all rows; or the
+# rows are requests already, in one of the forms that the create operators take.
 
 from __future__ import annotations
 

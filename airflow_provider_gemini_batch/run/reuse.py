@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Answers that are there already, taken instead of asked for: of older generations, and of earlier outputs.
+"""Answers that are there already, taken instead of asked for: of older generations, and of earlier outputs."""
 
-An answer is taken if its request has an equal digest, so that it can never stand beside another prompt. It is copied
-into the snapshot, since the output that it comes from may be overwritten by this very run.
-"""
+# An answer is taken if its request has an equal digest, so that it can never stand beside another prompt. It is copied
+# into the snapshot, since the output that it comes from may be overwritten by this very run.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Rows by their number, in as little memory as their number allows: a run has ten million of them, and 400 MB.
+"""Rows by their number, in as little memory as their number allows: a run has ten million of them, and 400 MB."""
 
-A dict of 200,000 digests takes 40 MB, a set of their numbers 16 MB more. Here a digest takes 24 bytes with its number,
-and membership one bit.
-"""
+# A dict of 200,000 digests takes 40 MB, a set of their numbers 16 MB more. Here a digest takes 24 bytes with its
+# number, and membership one bit.
 
 from __future__ import annotations
 

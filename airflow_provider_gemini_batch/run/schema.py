@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What an answer has to look like, in three spellings: columns, a validator, and the schema that the service is sent.
-
-The columns' types come from the schema alone, never from data, so that they are fixed before the first answer arrives:
-
-=====================================  ================================================================================
-string, enum                           ``VARCHAR``; format ``date`` ``DATE``, format ``date-time`` ``TIMESTAMPTZ``
-integer, number, boolean               ``BIGINT`` (an answer outside of it is invalid), ``DOUBLE``, ``BOOLEAN``
-array of scalars                       a list of them
-object                                 ``STRUCT``, two levels deep; below that JSON text
-anything else                          JSON text: arrays of objects, free objects, several types, any value
-=====================================  ================================================================================
-
-A root that is no object becomes one column, ``value``. References are inlined.
 """
+
+# The columns' types come from the schema alone, never from data, so that they are fixed before the first answer
+# arrives:
+#
+#   string, enum              `VARCHAR`; format `date` `DATE`, format `date-time` `TIMESTAMPTZ`
+#   integer, number, boolean  `BIGINT` (an answer outside of it is invalid), `DOUBLE`, `BOOLEAN`
+#   array of scalars          a list of them
+#   object                    `STRUCT`, two levels deep; below that JSON text
+#   anything else             JSON text: arrays of objects, free objects, several types, any value
+#
+# A root that is no object becomes one column, `value`. References are inlined.
 
 from __future__ import annotations
 

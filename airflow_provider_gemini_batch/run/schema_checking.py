@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Is an answer what its schema asks? Fast for those that fit, exact for the others.
+"""Is an answer what its schema asks? Fast for those that fit, exact for the others."""
 
-Most answers fit, and most schemas are small: closures over a few types check these. What they refuse or do not know,
-jsonschema judges and words, so that the closures need not be complete. They must never accept what jsonschema refuses.
-"""
+# Most answers fit, and most schemas are small: closures over a few types check these. What they refuse or do not know,
+# jsonschema judges and words, so that the closures need not be complete. They must never accept what jsonschema
+# refuses.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-How is a schema spelt for the service? In its own language where that can say it, else as JSON Schema.
+"""How is a schema spelt for the service? In its own language where that can say it, else as JSON Schema."""
 
-The first is preferred as batch jobs gave degenerate answers with the second
-(https://github.com/crmne/ruby_llm/issues/894).
-"""
+# The first is preferred as batch jobs gave degenerate answers with the second
+# (https://github.com/crmne/ruby_llm/issues/894).
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The input as it was when a generation began: read once, never again, never changed.
+"""The input as it was when a generation began: read once, never again, never changed."""
 
-``narrow`` holds number, digest and size of each row, 40 bytes a row: all that joins over all rows need. Requests lie in
-chunks of consecutive rows, so that a shard reads its own chunks alone. Key and kept columns keep their source types.
-"""
+# `narrow` holds number, digest and size of each row, 40 bytes a row: all that joins over all rows need. Requests lie in
+# chunks of consecutive rows, so that a shard reads its own chunks alone. Key and kept columns keep their source types.
 
 from __future__ import annotations
 

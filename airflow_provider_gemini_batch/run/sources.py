@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Where rows come from -> Parquet parts on local disk, each row numbered in the input's order.
+"""Where rows come from -> Parquet parts on local disk, each row numbered in the input's order."""
 
-* CSV, Parquet and a query over files go through DuckDB. CSV columns are text as written, since guessing would make
-  ``01/02/2026`` a date and ``1.10`` a number; an empty field is null.
-* JSONL, rows in memory and SQL cursors go through Python (:class:`Stager`): the type of a column is found from all of
-  its values, so that a million integers and one text are an error that names the column, not a guess.
-
-The source is read once. Everything later reads the parts.
-"""
+# * CSV, Parquet and a query over files go through DuckDB. CSV columns are text as written, since guessing would make
+#   `01/02/2026` a date and `1.10` a number; an empty field is null.
+# * JSONL, rows in memory and SQL cursors go through Python (`Stager`): the type of a column is found from all of its
+#   values, so that a million integers and one text are an error that names the column, not a guess.
+#
+# The source is read once. Everything later reads the parts.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The table -> a database: upserted by key, in one transaction.
+"""The table -> a database: upserted by key, in one transaction."""
 
-Rows go to a staging table of this connection first. One statement then moves them in key order, so that two writers
-take their locks in the same order; a deadlock is tried again, three times in all. A reader sees all of it or nothing.
-"""
+# Rows go to a staging table of this connection first. One statement then moves them in key order, so that two writers
+# take their locks in the same order; a deadlock is tried again, three times in all. A reader sees all of it or nothing.
 
 from __future__ import annotations
 

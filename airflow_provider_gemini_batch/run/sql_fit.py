@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Does a table that is there take the values that a run will write?
+"""Does a table that is there take the values that a run will write?"""
 
-The database is asked itself, before anything is paid for: of a column whose type is not the one that the run would give
-it, values are put into a staging table that goes with the transaction. Of columns of the input these are all values
-that the input has; of an answer's columns, and of our own, they are examples: the members of an ``enum``, the ends of a
-range, a text as long as an answer may be. Example: the schema says ``{"type": "integer", "maximum": 5}`` and the column
-is ``smallint``: 5 goes in, and the table is taken; a free text does not go into ``varchar(50)``.
-"""
+# The database is asked itself, before anything is paid for: of a column whose type is not the one that the run would
+# give it, values are put into a staging table that goes with the transaction. Of columns of the input these are all
+# values that the input has; of an answer's columns, and of our own, they are examples: the members of an `enum`, the
+# ends of a range, a text as long as an answer may be. Example: the schema says `{"type": "integer", "maximum": 5}` and
+# the column is `smallint`: 5 goes in, and the table is taken; a free text does not go into `varchar(50)`.
 
 from __future__ import annotations
 

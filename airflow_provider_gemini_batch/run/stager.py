@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which type does a column of Python values have? All values of a column decide, since the first few may mislead.
+"""Which type does a column of Python values have? All values of a column decide, since the first few may mislead."""
 
-Rows are written to a JSONL file as they come, and for each column it is noted what kinds of values it has held, and
-where each was seen first. Only then are types chosen and the file is made a Parquet part. Example: 1, 2.5 and None make
-a DOUBLE; 1 and "one" make an error that names the two rows, once somebody uses the column.
-"""
+# Rows are written to a JSONL file as they come, and for each column it is noted what kinds of values it has held, and
+# where each was seen first. Only then are types chosen and the file is made a Parquet part. Example: 1, 2.5 and None
+# make a DOUBLE; 1 and "one" make an error that names the two rows, once somebody uses the column.
 
 from __future__ import annotations
 

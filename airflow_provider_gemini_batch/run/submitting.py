@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-How does a shard get its job? It is found in the list by the digest of its rows, or created under a claim.
+"""How does a shard get its job? It is found in the list by the digest of its rows, or created under a claim."""
 
-The list is read once for all shards of a step. What stops a shard stops those after it: no quota now, or another
-attempt that submits the same rows; no room under a cap while other jobs run. A cap that the shard would pass in any
-case closes that shard alone.
-"""
+# The list is read once for all shards of a step. What stops a shard stops those after it: no quota now, or another
+# attempt that submits the same rows; no room under a cap while other jobs run. A cap that the shard would pass in any
+# case closes that shard alone.
 
 from __future__ import annotations
 

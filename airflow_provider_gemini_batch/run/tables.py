@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-DuckDB, loaded when a run needs it, kept within 128 MB, on local files only.
+"""DuckDB, loaded when a run needs it, kept within 128 MB, on local files only."""
 
-The engine works on columns and on narrow results; bodies of answers pass through it a bucket at a time. Remote files
-are fetched before and sent after: a ``COPY`` to object storage that fails half-way would destroy the old file.
-
-It works in the caller's thread alone. The C library gives each thread memory of its own, which it does not get back
-when the thread ends: with two threads for each step, a run of 50 jobs kept 70 MB more than at its start. Nearly all
-of a run's time is Python's, so that a second thread saved little.
-"""
+# The engine works on columns and on narrow results; bodies of answers pass through it a bucket at a time. Remote files
+# are fetched before and sent after: a `COPY` to object storage that fails half-way would destroy the old file.
+#
+# It works in the caller's thread alone. The C library gives each thread memory of its own, which it does not get back
+# when the thread ends: with two threads for each step, a run of 50 jobs kept 70 MB more than at its start. Nearly all
+# of a run's time is Python's, so that a second thread saved little.
 
 from __future__ import annotations
 

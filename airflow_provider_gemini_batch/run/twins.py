@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Has a shard a second job, which the service's list showed late?
+"""Has a shard a second job, which the service's list showed late?"""
 
-Claims (:mod:`.claims`) make attempts take turns: whoever finds a claim waits for as long as its job may need to be
-listed, and looks again. Where the list lags longer than that, a shard gets a second job. The checkpoint knows where
-this may be: each create call is noted before it is made, and what came of it after it. A shard with more calls than
-jobs and refusals is *in doubt*, and the list is read for it where that costs next to nothing: when an attempt begins or
-is resumed, now and then while it waits, before a job's answers are brought in, and at the run's end, which waits until
-such a job would be listed.
-
-A job that turns up is noted as one more job of its shard; :class:`~.facts.FactReader` says which of them is waited for,
-cancels the others, and has the answers of all brought in that have run. Rows that were answered by two are counted in
-the manifest as ``paid_twice``.
-
-Example, with a list that lags 300 s and a patience of 107 s.
-
-====  ======================================================================================
- s    what happens
-====  ======================================================================================
- 0    attempt 1 notes its call for r1.s0, creates A, and is killed
-110   attempt 2 finds the claim of 0 s and no job; it notes its own call, and creates B
-111   two calls, one job: r1.s0 is in doubt. The wait reads the list now and then
-300+  the list shows A, which is noted. A is older: it is waited for, and B is cancelled. Had
-      both run by then, the answers of both would be brought in, and counted
-====  ======================================================================================
-"""
+# Claims (`claims.py`) make attempts take turns: whoever finds a claim waits for as long as its job may need to be
+# listed, and looks again. Where the list lags longer than that, a shard gets a second job. The checkpoint knows where
+# this may be: each create call is noted before it is made, and what came of it after it. A shard with more calls than
+# jobs and refusals is in doubt, and the list is read for it where that costs next to nothing: when an attempt begins or
+# is resumed, now and then while it waits, before a job's answers are brought in, and at the run's end, which waits
+# until such a job would be listed.
+#
+# A job that turns up is noted as one more job of its shard; `FactReader` says which of them is waited for, cancels the
+# others, and has the answers of all brought in that have run. Rows that were answered by two are counted in the
+# manifest as `paid_twice`.
+#
+# Example, with a list that lags 300 s and a patience of 107 s.
+#
+#   s     what happens
+#   ----  ---------------------------------------------------------------------------------------
+#   0     attempt 1 notes its call for r1.s0, creates A, and is killed
+#   110   attempt 2 finds the claim of 0 s and no job; it notes its own call, and creates B
+#   111   two calls, one job: r1.s0 is in doubt. The wait reads the list now and then
+#   300+  the list shows A, which is noted. A is older: it is waited for, and B is cancelled. Had
+#         both run by then, the answers of both would be brought in, and counted
 
 from __future__ import annotations
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a create operator says of a job's cost before it is submitted, and when it refuses.
+"""What a create operator says of a job's cost before it is submitted, and when it refuses."""
 
-``max_cost`` counts the upper end of the estimate, and what earlier jobs of this task instance have cost at most: those
-that were cancelled or failed on the way bill the rows that they had answered, those that have not ended yet may answer
-all of theirs. Of rows that this attempt does not see, each counts as much as one of those that it does. A job that is
-found again is not a new one and is not counted twice: nothing is created, and nobody asks here.
-"""
+# `max_cost` counts the upper end of the estimate, and what earlier jobs of this task instance have cost at most: those
+# that were cancelled or failed on the way bill the rows that they had answered, those that have not ended yet may
+# answer all of theirs. Of rows that this attempt does not see, each counts as much as one of those that it does. A job
+# that is found again is not a new one and is not counted twice: nothing is created, and nobody asks here.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What finished tasks leave for the ``spend`` command and the page: one small file each below ``history_path``.
+"""What finished tasks leave for the ``spend`` command and the page: one small file each below ``history_path``."""
 
-Airflow's XCom holds the same manifests until ``airflow db clean``; files outlive it. They hold counts, places and cost,
-but no rows. A file is named by its task instance, pass of a loop and try, so that writing it twice changes nothing.
-"""
+# Airflow's XCom holds the same manifests until `airflow db clean`; files outlive it. They hold counts, places and cost,
+# but no rows. A file is named by its task instance, pass of a loop and try, so that writing it twice changes nothing.
 
 from __future__ import annotations
 

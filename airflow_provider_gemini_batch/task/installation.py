@@ -1,31 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-By what the jobs of this Airflow are told from those of another one with the same key and equal DAGs.
+"""By what the jobs of this Airflow are told from those of another one with the same key and equal DAGs."""
 
-Production and staging may run DAGs with the same ids, on the same schedule, with the same key at Google. Their jobs
-must not be taken for each other's. What could tell the two apart on a worker:
-
-=============================================  =======================================================================
-candidate                                      why not, or why
-=============================================  =======================================================================
-``[gemini_batch] namespace``                   wins where it is set, but is empty by default and easily missed
-URL of the API server, URL of the database     equal in two clusters with the same service names; may differ between
-                                               the workers of one Airflow; the database's is hidden from tasks on 3.x
-Fernet key, JWT secret, secret key             empty, rotated, or made up anew by each container that lacks a setting
-host name, DAG bundle, task instance id        change from one attempt to the next
-a Variable in Airflow's own database           the database *is* the installation: the same for all workers and
-                                               attempts, over upgrades from 2.11 on, whatever is configured
-=============================================  =======================================================================
-
-So the first submission keeps a made-up id in the Variable ``gemini_batch_installation``, together with the identities
-in use before it: the empty one of version 0.1.0, or another namespace. Jobs submitted before the change are looked for
-under both for 14 days; those of a former identity are adopted only by tasks that had an attempt before, only if they
-were created before the change, and never cancelled: they may be another installation's. A database that was copied has
-the same id: set the namespace in the copy. If the Variable is deleted, a new id is made up, and running jobs are found
-only where a task state store names them.
-
-Without a supervisor to ask (a task that somebody runs by hand in a script), the database's address has to do.
-"""
+# Production and staging may run DAGs with the same ids, on the same schedule, with the same key at Google. Their jobs
+# must not be taken for each other's. What could tell the two apart on a worker:
+#
+#   candidate                                   why not, or why
+#   ------------------------------------------  ----------------------------------------------------------------------
+#   `[gemini_batch] namespace`                  wins where it is set, but is empty by default and easily missed
+#   URL of the API server, URL of the database  equal in two clusters with the same service names; may differ between
+#                                               the workers of one Airflow; the database's is hidden from tasks on 3.x
+#   Fernet key, JWT secret, secret key          empty, rotated, or made up anew by each container that lacks a setting
+#   host name, DAG bundle, task instance id     change from one attempt to the next
+#   a Variable in Airflow's own database        the database is the installation: the same for all workers and
+#                                               attempts, over upgrades from 2.11 on, whatever is configured
+#
+# So the first submission keeps a made-up id in the Variable `gemini_batch_installation`, together with the identities
+# in use before it: the empty one of version 0.1.0, or another namespace. Jobs submitted before the change are looked
+# for under both for 14 days; those of a former identity are adopted only by tasks that had an attempt before, only if
+# they were created before the change, and never cancelled: they may be another installation's. A database that was
+# copied has the same id: set the namespace in the copy. If the Variable is deleted, a new id is made up, and running
+# jobs are found only where a task state store names them.
+#
+# Without a supervisor to ask (a task that somebody runs by hand in a script), the database's address has to do.
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A task is being ended: is its job still wanted?
+"""A task is being ended: is its job still wanted?"""
 
-Airflow ends a task whose job somebody still needs (it was cleared, its worker is shut down, another triggerer took the
-wait over) and one whose job nobody needs any more (a person marked it failed, success or skipped). It tells both in the
-same way. So the rule is: ask for the task's state, and cancel only where that state is final. In doubt a job is kept:
-the next attempt finds it, and a job that was cancelled by mistake is lost with what it has cost.
-
-Three callers carry the rule out, each where Airflow tells it: the operator (:class:`TaskEnd`, in the signal handler of
-a task that runs), the trigger (Airflow 3.3 and later), and the plugin's listener (3.0 and later, in the API server).
-"""
+# Airflow ends a task whose job somebody still needs (it was cleared, its worker is shut down, another triggerer took
+# the wait over) and one whose job nobody needs any more (a person marked it failed, success or skipped). It tells both
+# in the same way. So the rule is: ask for the task's state, and cancel only where that state is final. In doubt a job
+# is kept: the next attempt finds it, and a job that was cancelled by mistake is lost with what it has cost.
+#
+# Three callers carry the rule out, each where Airflow tells it: the operator (`TaskEnd`, in the signal handler of a
+# task that runs), the trigger (Airflow 3.3 and later), and the plugin's listener (3.0 and later, in the API server).
 
 from __future__ import annotations
 

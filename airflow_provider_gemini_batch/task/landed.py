@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What Airflow learns of results beside XCom: events of the task's outlets, lineage and metrics.
+"""What Airflow learns of results beside XCom: events of the task's outlets, lineage and metrics."""
 
-None of it may fail a task whose work is done and paid for: what goes wrong is logged.
-"""
+# None of it may fail a task whose work is done and paid for: what goes wrong is logged.
 
 from __future__ import annotations
 

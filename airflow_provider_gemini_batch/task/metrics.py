@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Metrics ``gemini_batch.*``, sent where Airflow sends its own.
+"""Metrics ``gemini_batch.*``, sent where Airflow sends its own."""
 
-============================================  =======  =========================================================
-name                                          kind     counts
-============================================  =======  =========================================================
-``gemini_batch.jobs.<state>``                 counter  jobs whose end a task has seen, e.g. ``jobs.succeeded``
-``gemini_batch.wait``                         timer    from a job's creation to its end
-``gemini_batch.rows.<outcome>``               counter  landed rows: ``succeeded``, ``failed``, ``blocked``, ...
-``gemini_batch.tokens.input``, ``.output``    counter  tokens of landed answers; thinking is output
-``gemini_batch.cost_microdollars``            counter  millionths of a dollar, as far as the price is known
-============================================  =======  =========================================================
-
-Outcomes are part of the names, as plain StatsD drops tags; ``dag_id``, ``task_id`` and ``model`` are tags.
-"""
+#   name                                    kind     counts
+#   --------------------------------------  -------  -----------------------------------------------------
+#   `gemini_batch.jobs.<state>`             counter  jobs whose end a task has seen, e.g. `jobs.succeeded`
+#   `gemini_batch.wait`                     timer    from a job's creation to its end
+#   `gemini_batch.rows.<outcome>`           counter  landed rows: `succeeded`, `failed`, `blocked`, ...
+#   `gemini_batch.tokens.input`, `.output`  counter  tokens of landed answers; thinking is output
+#   `gemini_batch.cost_microdollars`        counter  millionths of a dollar, as far as the price is known
+#
+# Outcomes are part of the names, as plain StatsD drops tags; `dag_id`, `task_id` and `model` are tags.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Waiting for a batch job in the triggerer.
+"""Waiting for a batch job in the triggerer."""
 
-A trigger may run again from the start, or twice at once (restart, hand-over, split network): it only watches. Times are
-UTC epoch seconds, so that they mean the same wherever it runs again.
-"""
+# A trigger may run again from the start, or twice at once (restart, hand-over, split network): it only watches. Times
+# are UTC epoch seconds, so that they mean the same wherever it runs again.
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Waiting for the jobs of a run in the triggerer: one trigger and one subscription for all of them, at the shared poller.
-
-It only watches. Its arguments name the jobs in flight, since the triggerer and the API server cannot see the run's
-checkpoint and must be able to cancel all of them.
 """
+
+# It only watches. Its arguments name the jobs in flight, since the triggerer and the API server cannot see the run's
+# checkpoint and must be able to cancel all of them.
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Steps of an attempt as Airflow's deferrals: the one place where operators and sensor leave the worker and come back.
-
-What is decided lies in :mod:`airflow_provider_gemini_batch.lifecycle.attempt`. Here a :class:`Wait` becomes a trigger
-with its timeout, and what Airflow hands to the resumed task becomes an attempt and an outcome again.
 """
+
+# What is decided lies in `lifecycle/attempt.py`. Here a `Wait` becomes a trigger with its timeout, and what Airflow
+# hands to the resumed task becomes an attempt and an outcome again.
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One page of landed answers, read from where they were landed; never the whole.
+"""One page of landed answers, read from where they were landed; never the whole."""
 
-JSON lines are read by :mod:`.answers_lines`, Parquet and CSV by :mod:`.answers_tables`; CSV also without DuckDB. What
-they find is kept for a while (:mod:`.kept`), and few read at once, so that Airflow's own routes go on.
-
-A path comes from an XCom, which people may write who may not read this server's disk. So nothing is shown of a file
-that is not one of ours: its name must end as an output does, and its rows must carry our own columns.
-"""
+# JSON lines are read by `answers_lines.py`, Parquet and CSV by `answers_tables.py`; CSV also without DuckDB. What they
+# find is kept for a while (`kept.py`), and few read at once, so that Airflow's own routes go on.
+#
+# A path comes from an XCom, which people may write who may not read this server's disk. So nothing is shown of a file
+# that is not one of ours: its name must end as an output does, and its rows must carry our own columns.
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Pages of a file of JSON lines, found without reading the lines before them twice.
+"""Pages of a file of JSON lines, found without reading the lines before them twice."""
 
-Theory of operation. A million lines are some hundred megabytes. Decoding each takes seconds; looking for bytes takes a
-tenth of that. So a block is searched for what a row that fits must hold, as bytes (``"status":"blocked"``, a word of
-the search), and only lines with a hit are decoded and judged. What is kept of it, a :class:`LineIndex` for each filter
-of each file, are places: where each page begins, and where each of its rows is if they are far apart.
-
-Worked example: 600 of a million rows are failing, every 650 kB one. Page 1 is asked for. The search ends at the 51st,
-after 33 MB; kept are the places of 50 rows. Page 2 reads on from there. Somebody else who asks for page 1 has 50 reads.
-
-A search ends after :data:`SECONDS`. The next request goes on where it ended.
-"""
+# Theory of operation. A million lines are some hundred megabytes. Decoding each takes seconds; looking for bytes takes
+# a tenth of that. So a block is searched for what a row that fits must hold, as bytes (`"status":"blocked"`, a word of
+# the search), and only lines with a hit are decoded and judged. What is kept of it, a `LineIndex` for each filter of
+# each file, are places: where each page begins, and where each of its rows is if they are far apart.
+#
+# Worked example: 600 of a million rows are failing, every 650 kB one. Page 1 is asked for. The search ends at the 51st,
+# after 33 MB; kept are the places of 50 rows. Page 2 reads on from there. Somebody else who asks for page 1 has 50
+# reads.
+#
+# A search ends after `SECONDS`. The next request goes on where it ended.
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-All rows of an output that fit a filter, in one pass: each file is opened, and fetched, once.
+"""All rows of an output that fit a filter, in one pass: each file is opened, and fetched, once."""
 
-Theory of operation. A page is found by what is kept of the search before; a download is no page. It reads from the
-first row to the last, however long that takes. So that it holds no thread meanwhile, it comes as pieces: each stands
-for a bounded piece of work, and is empty where none of the rows of that piece fits. The first piece is always empty: it
-says that the columns are ours, before anything is sent.
-
-Worked example: 20 of 100,000 rows of CSV are failing. The pieces are ``b""``, then one for each 500 rows, at most 20 of
-which hold lines.
-"""
+# Theory of operation. A page is found by what is kept of the search before; a download is no page. It reads from the
+# first row to the last, however long that takes. So that it holds no thread meanwhile, it comes as pieces: each stands
+# for a bounded piece of work, and is empty where none of the rows of that piece fits. The first piece is always empty:
+# it says that the columns are ours, before anything is sent.
+#
+# Worked example: 20 of 100,000 rows of CSV are failing. The pieces are `b""`, then one for each 500 rows, at most 20 of
+# which hold lines.
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-One page of answers in a table of PostgreSQL or SQLite.
+"""One page of answers in a table of PostgreSQL or SQLite."""
 
-Table and connection are taken from the task's rendered arguments, which no person can write, never from an XCom. The
-database is asked in a transaction that can only read, for five seconds at most. The table is ordered by its first
-column, which is the key and has an index.
-"""
+# Table and connection are taken from the task's rendered arguments, which no person can write, never from an XCom. The
+# database is asked in a transaction that can only read, for five seconds at most. The table is ordered by its first
+# column, which is the key and has an index.
 
 from __future__ import annotations
 

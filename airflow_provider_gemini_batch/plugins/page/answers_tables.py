@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Pages of Parquet and CSV, read by DuckDB: only the columns and row groups that are asked for.
+"""Pages of Parquet and CSV, read by DuckDB: only the columns and row groups that are asked for."""
 
-One database in memory serves all requests, each with a cursor of its own: to make one costs as much as a page. It is
-closed with all else that the page keeps (:mod:`.kept`). What a filter of Parquet has found are numbers of rows, so that
-the next page, and the next person, need no second search.
-"""
+# One database in memory serves all requests, each with a cursor of its own: to make one costs as much as a page. It is
+# closed with all else that the page keeps (`kept.py`). What a filter of Parquet has found are numbers of rows, so that
+# the next page, and the next person, need no second search.
 
 from __future__ import annotations
 

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The app that serves the page, made in the API server alone.
+"""The app that serves the page, made in the API server alone."""
 
-Theory of operation. Each route is wrapped by :func:`_endpoint`: Airflow's ``get_user`` says who asks (401 if nobody),
-the route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views
-read databases and storage, so they block; they get threads of their own (:mod:`.threads`), so that fifty people on a
-slow storage take none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart
-from the other views.
-Whatever happens, the answer is HTML with the same headers.
-"""
+# Theory of operation. Each route is wrapped by `_endpoint`: Airflow's `get_user` says who asks (401 if nobody), the
+# route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views read
+# databases and storage, so they block; they get threads of their own (`threads.py`), so that fifty people on a slow
+# storage take none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart from
+# the other views. Whatever happens, the answer is HTML with the same headers.
 
 from __future__ import annotations
 

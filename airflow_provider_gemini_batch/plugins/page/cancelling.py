@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What ends a run from the page, in the order that costs least.
+"""What ends a run from the page, in the order that costs least."""
 
-First Airflow marks the task failed, as its own button does: whoever waits for the jobs then stops, and nothing asks
-their rows again. Only then are the jobs cancelled at Google. Jobs that are unknown here (submitted in the same second)
-are cancelled by the task itself, which ends as every marked task does. Each change is in Airflow's audit log.
-"""
+# First Airflow marks the task failed, as its own button does: whoever waits for the jobs then stops, and nothing asks
+# their rows again. Only then are the jobs cancelled at Google. Jobs that are unknown here (submitted in the same
+# second) are cancelled by the task itself, which ends as every marked task does. Each change is in Airflow's audit log.
 
 from __future__ import annotations
 

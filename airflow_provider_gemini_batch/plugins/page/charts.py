@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Dollars and tokens a day as bars. Pure: numbers in, lengths in per cent out; the template writes them as SVG.
+"""Dollars and tokens a day as bars. Pure: numbers in, lengths in per cent out; the template writes them as SVG."""
 
-Lengths are attributes of SVG, which the strict content policy allows, and in per cent, so that text keeps its size.
-The table below a chart holds the same figures.
-"""
+# Lengths are attributes of SVG, which the strict content policy allows, and in per cent, so that text keeps its size.
+# The table below a chart holds the same figures.
 
 from __future__ import annotations
 

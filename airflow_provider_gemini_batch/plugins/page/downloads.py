@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A task's rows for a person's disk: streamed a piece at a time, never held.
+"""A task's rows for a person's disk: streamed a piece at a time, never held."""
 
-A path comes from an XCom, so the columns are looked at before anything is sent: a file that is none of ours is refused
-there. All rows are the file itself; a folder and a filter are JSON lines. A download may last for minutes, so each
-piece of it takes a thread of the downloads alone (:mod:`.threads`), and between two pieces none.
-"""
+# A path comes from an XCom, so the columns are looked at before anything is sent: a file that is none of ours is
+# refused there. All rows are the file itself; a folder and a filter are JSON lines. A download may last for minutes, so
+# each piece of it takes a thread of the downloads alone (`threads.py`), and between two pieces none.
 
 from __future__ import annotations
 

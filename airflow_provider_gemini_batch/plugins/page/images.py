@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Images in a row, as addresses that the browser shows without asking anybody: ``data:image/png;base64,...``.
+"""Images in a row, as addresses that the browser shows without asking anybody: ``data:image/png;base64,...``."""
 
-They stand in answers and requests as ``{"inlineData": {"mimeType": ..., "data": ...}}`` and in columns of a user as
-such an address. Only four types of picture, whose first bytes say the same, and only so many bytes: no SVG, which is
-markup.
-"""
+# They stand in answers and requests as `{"inlineData": {"mimeType": ..., "data": ...}}` and in columns of a user as
+# such an address. Only four types of picture, whose first bytes say the same, and only so many bytes: no SVG, which is
+# markup.
 
 from __future__ import annotations
 

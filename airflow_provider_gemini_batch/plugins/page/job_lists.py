@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Copies of Google's lists of jobs, one a connection, in the memory of this process.
+"""Copies of Google's lists of jobs, one a connection, in the memory of this process."""
 
-Google's list has no total, few filters and a page of at most 100, so that ten thousand jobs take half a minute. It is
-read in a thread, kept with its time, and searched here. What has come already can be used. A copy that nobody looked at
-for a quarter of an hour is dropped. Each process of the API server has copies of its own.
-"""
+# Google's list has no total, few filters and a page of at most 100, so that ten thousand jobs take half a minute. It is
+# read in a thread, kept with its time, and searched here. What has come already can be used. A copy that nobody looked
+# at for a quarter of an hour is dropped. Each process of the API server has copies of its own.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Which jobs of a copy a viewer sees, filtered, counted and paged; and what a clean-up would do. Pure.
+"""Which jobs of a copy a viewer sees, filtered, counted and paged; and what a clean-up would do. Pure."""
 
-A job of a DAG that the viewer may not read is *hidden*: it keeps its place, state and age, and loses its display name,
-owner, rows and cost before anything is searched or counted by them, so that no filter can tell what they are.
-"""
+# A job of a DAG that the viewer may not read is hidden: it keeps its place, state and age, and loses its display name,
+# owner, rows and cost before anything is searched or counted by them, so that no filter can tell what they are.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Cancelling and deleting jobs in the background: one after the other, seen from each page, and to be stopped.
+"""Cancelling and deleting jobs in the background: one after the other, seen from each page, and to be stopped."""
 
-A thread of this process does it; it goes on when the page is closed, and ends with the process. What is left then is
-seen in the next list.
-"""
+# A thread of this process does it; it goes on when the page is closed, and ends with the process. What is left then is
+# seen in the next list.
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What the page keeps between two requests so that it is not read again: small, bounded, and dropped when nobody asks.
-
-Theory of operation. Fifty people may ask for the same thing at once, and each page of a filter reads on from the one
-before. What such work leaves (places in a file, never a row's text) is kept by a key that names the very state of the
-file: size, time of change, version in object storage. A file that is written anew has another key. An entry carries its
-own lock, so that one thread does the work and the others wait for it and find it done.
-
-When nothing was asked for five minutes, all of it goes, and the allocator hands free pages back to the system: with
-glibc by ``malloc_trim``, elsewhere as the allocator likes.
 """
+
+# Theory of operation. Fifty people may ask for the same thing at once, and each page of a filter reads on from the one
+# before. What such work leaves (places in a file, never a row's text) is kept by a key that names the very state of the
+# file: size, time of change, version in object storage. A file that is written anew has another key. An entry carries
+# its own lock, so that one thread does the work and the others wait for it and find it done.
+#
+# When nothing was asked for five minutes, all of it goes, and the allocator hands free pages back to the system: with
+# glibc by `malloc_trim`, elsewhere as the allocator likes.
 
 from __future__ import annotations
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Whose job is this? From the mark in its name back to a DAG, a run and a task.
+"""Whose job is this? From the mark in its name back to a DAG, a run and a task."""
 
-The mark is a hash (:func:`~airflow_provider_gemini_batch.api.identity.make_task_id`), so it cannot be read backwards.
-Three things in Airflow's database lead there, and the first that does wins:
-
-1. XComs ``submission_token``: create operators leave the mark itself, whatever salt or loop went into it.
-2. Task instances of our operators: their mark is computed anew, under this installation's name and its former ones.
-3. Task instances whose DAG and task are in the job's display name, for operators that a user derived from ours.
-
-Example: ``nightly.classify [airflow 6f2c1d....e83a....]`` is found by 2 if a task instance of ``nightly`` hashes to
-``6f2c1d...``. A job of another installation hashes to none of ours, and counts as one without an owner here.
-"""
+# The mark is a hash (`make_task_id`), so it cannot be read backwards. Three things in Airflow's database lead there,
+# and the first that does wins:
+#
+# 1. XComs `submission_token`: create operators leave the mark itself, whatever salt or loop went into it.
+# 2. Task instances of our operators: their mark is computed anew, under this installation's name and its former ones.
+# 3. Task instances whose DAG and task are in the job's display name, for operators that a user derived from ours.
+#
+# Example: `nightly.classify [airflow 6f2c1d....e83a....]` is found by 2 if a task instance of `nightly` hashes to
+# `6f2c1d...`. A job of another installation hashes to none of ours, and counts as one without an owner here.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-HTML from templates. What comes from rows, names or the service is text, whatever it holds.
+"""HTML from templates. What comes from rows, names or the service is text, whatever it holds."""
 
-Jinja2 escapes every value; on top, :func:`plain` takes out what a terminal would obey and what turns the order of
-letters around, so that a name cannot pass for another one.
-"""
+# Jinja2 escapes every value; on top, `plain` takes out what a terminal would obey and what turns the order of letters
+# around, so that a name cannot pass for another one.
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What the view of a run shows.
+"""What the view of a run shows."""
 
-Each number says how it is known. *Judged* rows are those whose job was read by the task. *Reported* rows are what
-Google said at the last look, striped in the bar. *Estimates* begin with ≈.
-"""
+# Each number says how it is known. Judged rows are those whose job was read by the task. Reported rows are what Google
+# said at the last look, striped in the bar. Estimates begin with ≈.
 
 from __future__ import annotations
 

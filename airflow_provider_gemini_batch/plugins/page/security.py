@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Who asks, what they may do, and whether a change was meant.
+"""Who asks, what they may do, and whether a change was meant."""
 
-Airflow protects no plugin's app, so each route asks Airflow's own auth manager, in the way Airflow's own routes do:
-
-* *login*: Airflow's dependency ``get_user`` reads the bearer token or the session's cookie.
-* *permission*: ``is_authorized_dag`` and ``is_authorized_connection``; each route names what it needs.
-* *forgery*: the cookie travels with every request to this origin, whoever made it. So nothing is changed on GET, and a
-  change carries a token that only a page of ours could have been given: a signature over the user and the hour, made
-  with ``[api] secret_key``. Worked example: a page given to *ada* at 10:40 holds ``2870482.<signature>``, hour 2870482
-  being 10:00 to 11:00; it is taken until 22:59, from *ada* alone.
-"""
+# Airflow protects no plugin's app, so each route asks Airflow's own auth manager, in the way Airflow's own routes do:
+#
+# * login: Airflow's dependency `get_user` reads the bearer token or the session's cookie.
+# * permission: `is_authorized_dag` and `is_authorized_connection`; each route names what it needs.
+# * forgery: the cookie travels with every request to this origin, whoever made it. So nothing is changed on GET, and a
+#   change carries a token that only a page of ours could have been given: a signature over the user and the hour, made
+#   with `[api] secret_key`. Worked example: a page given to ada at 10:40 holds `2870482.<signature>`, hour 2870482
+#   being 10:00 to 11:00; it is taken until 22:59, from ada alone.
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Lets the *Test* button of Airflow 3.3 work for our connections.
+"""Lets the *Test* button of Airflow 3.3 work for our connections."""
 
-Its form sends port 0 for a connection that has none, and Airflow 3.3 compares that with what is stored: none is not 0,
-so the test of an untouched connection is refused as one of another server (``_same_endpoint`` in
-``core_api/routes/public/connections.py``; Airflow 3.4 takes both for none). So inside the API server a stored
-connection of ours without a port is read as one with port 0. Both mean the port of the base URL, and nothing is
-written: the value is set as if the database had held it.
-"""
+# Its form sends port 0 for a connection that has none, and Airflow 3.3 compares that with what is stored: none is not
+# 0, so the test of an untouched connection is refused as one of another server (`_same_endpoint` in
+# `core_api/routes/public/connections.py`; Airflow 3.4 takes both for none). So inside the API server a stored
+# connection of ours without a port is read as one with port 0. Both mean the port of the base URL, and nothing is
+# written: the value is set as if the database had held it.
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What Airflow's database knows of a task of ours: its state, our XComs, what its trigger watches, rendered arguments.
-
-Nothing is asked of Google. XComs are read through the installation's own backend, wherever that keeps the values.
 """
+
+# Nothing is asked of Google. XComs are read through the installation's own backend, wherever that keeps the values.
 
 from __future__ import annotations
 

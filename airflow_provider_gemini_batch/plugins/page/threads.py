@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Threads of the page's own, so that whatever it does takes none of those that Airflow's routes need.
+"""Threads of the page's own, so that whatever it does takes none of those that Airflow's routes need."""
 
-Theory of operation. Python runs one thread at a time. One that computes is only asked to let go after five
-milliseconds, so a route of Airflow's waits that long at each return from the database, once for each thread of ours
-that computes: twenty such returns beside six threads are half a second. So our threads are few, and each lets go by
-itself after a millisecond of its own (:class:`Courtesy`) and then rests as long: whoever waits goes on at once, and the
-page takes longer by half.
-
-The event loop is one more such place: fifty clicks in a moment are fifty logins to check, one after the other, and a
-route of Airflow's that comes after them waits for all. So the page's requests go through it one by one (:class:`Door`),
-and what comes between two of them goes on.
-"""
+# Theory of operation. Python runs one thread at a time. One that computes is only asked to let go after five
+# milliseconds, so a route of Airflow's waits that long at each return from the database, once for each thread of ours
+# that computes: twenty such returns beside six threads are half a second. So our threads are few, and each lets go by
+# itself after a millisecond of its own (`Courtesy`) and then rests as long: whoever waits goes on at once, and the page
+# takes longer by half.
+#
+# The event loop is one more such place: fifty clicks in a moment are fifty logins to check, one after the other, and a
+# route of Airflow's that comes after them waits for all. So the page's requests go through it one by one (`Door`), and
+# what comes between two of them goes on.
 
 from __future__ import annotations
 

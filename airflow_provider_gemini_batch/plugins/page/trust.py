@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Whether a manifest is its task's own.
+"""Whether a manifest is its task's own."""
 
-The page reads the file that a manifest names, with the rights of the API server. The manifest is an XCom, and Airflow
-lets people write XComs: who may edit one DAG could so read the answers of another, or any file of rows on the server.
-A place is read if one of these speaks for it, in this order:
-
-1. The task's own rendered arguments name it, also the place of its sample. No person can write them. Airflow keeps
-   those of the last 30 runs of a task.
-2. The XCom is from before the task's end, and no person has written it. A task pushes its manifest while it runs. What
-   a person writes after that has a later time, which nobody chooses, and which stays as long as the XCom does, whatever
-   ``airflow db clean`` takes. What a person writes meanwhile is in Airflow's audit log.
-
-Worked example: *eve* may edit the DAG ``mine``. A week after its run she sets ``gemini_batch_manifest`` of a task to
-``{"output_path": "/data/theirs.jsonl"}``. The arguments say ``/data/mine.jsonl``; the XCom is a week younger than the
-task's end: nothing is read, and as long as the log has her ``create_xcom_entry``, the page names her.
-
-An entry of the log is about the XCom that was written right after it. An older XCom was not written by that request:
-Airflow refused it, or the task has pushed another one since. The run's id is not compared: a parameter of the request
-can make the log name another.
-"""
+# The page reads the file that a manifest names, with the rights of the API server. The manifest is an XCom, and Airflow
+# lets people write XComs: who may edit one DAG could so read the answers of another, or any file of rows on the server.
+# A place is read if one of these speaks for it, in this order:
+#
+# 1. The task's own rendered arguments name it, also the place of its sample. No person can write them. Airflow keeps
+#    those of the last 30 runs of a task.
+# 2. The XCom is from before the task's end, and no person has written it. A task pushes its manifest while it runs.
+#    What a person writes after that has a later time, which nobody chooses, and which stays as long as the XCom does,
+#    whatever `airflow db clean` takes. What a person writes meanwhile is in Airflow's audit log.
+#
+# Worked example: eve may edit the DAG `mine`. A week after its run she sets `gemini_batch_manifest` of a task to
+# `{"output_path": "/data/theirs.jsonl"}`. The arguments say `/data/mine.jsonl`; the XCom is a week younger than the
+# task's end: nothing is read, and as long as the log has her `create_xcom_entry`, the page names her.
+#
+# An entry of the log is about the XCom that was written right after it. An older XCom was not written by that request:
+# Airflow refused it, or the task has pushed another one since. The run's id is not compared: a parameter of the request
+# can make the log name another.
 
 from __future__ import annotations
 

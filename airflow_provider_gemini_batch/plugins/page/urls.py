@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The page's addresses, in one place: the app serves them, extra links and the tab lead to them.
+"""The page's addresses, in one place: the app serves them, extra links and the tab lead to them."""
 
-Nothing heavy is imported, so that a worker may make a link. Example::
-
-    address = TaskAddress("nightly", "scheduled__2026-11-27", "classify")
-    run_path(address)            # /run?dag_id=nightly&run_id=scheduled__2026-11-27&task_id=classify
-    page_url(run_path(address))  # https://airflow.example/gemini-batch/run?..., as [api] base_url says
-"""
+# Nothing heavy is imported, so that a worker may make a link. Example:
+#
+#     address = TaskAddress("nightly", "scheduled__2026-11-27", "classify")
+#     run_path(address)            # /run?dag_id=nightly&run_id=scheduled__2026-11-27&task_id=classify
+#     page_url(run_path(address))  # https://airflow.example/gemini-batch/run?..., as [api] base_url says
 
 from __future__ import annotations
 
