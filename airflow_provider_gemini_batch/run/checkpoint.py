@@ -173,7 +173,7 @@ class Checkpoint:
 
     def put(self, kind: str, suffix: str, local: str) -> str:
         """Publish a local file, and return the name it got from its content."""
-        name = f"{kind}-{_digest_of(local)}{suffix}"
+        name = f"{kind}-{digest_of(local)}{suffix}"
         self.folder.put(name, local)
         return name
 
@@ -301,6 +301,7 @@ def sweep_all(root: Folder, older_than: float, *, dry_run: bool = False) -> list
     return removed
 
 
-def _digest_of(local: str) -> str:
+def digest_of(local: str) -> str:
+    """Return 32 hex digits that name a local file's content."""
     with open(local, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]

@@ -3,7 +3,8 @@
 
 # A reader sees the old output or the new one. A file is finished locally and published whole, also in object storage. A
 # folder is whole through its `_manifest.json`, written last: parts that it does not name are not part of it. The same
-# parts written twice change nothing.
+# parts written twice change nothing. Who reads all Parquet files of a folder, and not what the manifest names, may see
+# old and new ones beside each other while they are replaced: object storage replaces one object at a time.
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run import parts
+from airflow_provider_gemini_batch.run.checkpoint import digest_of
 from airflow_provider_gemini_batch.run.merge import group_size
 from airflow_provider_gemini_batch.run.tables import quoted, rows_of, text
 
@@ -121,16 +123,15 @@ class Table:
 
     def _write_folder(self, place: str, name: str) -> None:
         folder = Folder(place)
-        known = parts.of_writer(folder, name)
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
-        mine = []
-        for number, part in enumerate(self.parts):
-            target = f"{name}-{stamp}-{number:05d}.parquet"
+        # Named by their content: what an attempt that died has sent is what the next one sends, not a part besides.
+        mine = {f"{name}-{number:05d}-{digest_of(part)}.parquet": part for number, part in enumerate(self.parts)}
+        former = parts.begin(folder, name, list(mine))
+        for target, part in mine.items():
             _publish(part, folder.path(target))
-            mine.append(target)
-        parts.publish(folder, name, mine)
-        for part in known:
+        parts.publish(folder, name, list(mine))
+        for part in former:
             folder.discard(part)
+        parts.end(folder, name)
 
 
 def _publish(local: str, place: str) -> None:

@@ -15,19 +15,37 @@ if TYPE_CHECKING:
 
 MANIFEST = "_manifest.json"
 _WRITER = "_writer-"
+_BEGUN = "_begun-"
 _LOOKS = 100
 
 
-def of_writer(folder: Folder, name: str) -> list[str]:
-    """Return the parts that a writer has left in a folder: what its next ones replace."""
-    found = (*_parts_of(folder, MANIFEST), *_parts_of(folder, _own(name)))
-    return [part for part in dict.fromkeys(found) if _is_by(name, part)]
+def begin(folder: Folder, name: str, parts: Sequence[str]) -> list[str]:
+    """
+    Note which parts a writer is about to send, and return those that they replace.
+
+    What a writer that died had sent, and nobody named, is found by its note, and replaced as well.
+
+    :return: Parts of this writer that are to be removed once the new ones are published.
+    """
+    found = (*_parts_of(folder, MANIFEST), *_parts_of(folder, _own(name)), *_parts_of(folder, _begun(name)))
+    former = [part for part in dict.fromkeys(found) if _is_by(name, part) and part not in parts]
+    _write_parts(folder, _begun(name), [*former, *parts])
+    return former
+
+
+def end(folder: Folder, name: str) -> None:
+    """Take the note of :func:`begin` away: nothing is left to be removed."""
+    folder.discard(_begun(name))
 
 
 def publish(folder: Folder, name: str, parts: Sequence[str]) -> None:
     """Make these the parts of a writer; those of other writers stay."""
     _write_parts(folder, _own(name), parts)
     _write_manifest(folder)
+
+
+def _begun(writer: str) -> str:
+    return f"{_BEGUN}{writer}.json"
 
 
 def _own(writer: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -19,6 +19,8 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self.cut_after: int | None = None
+        self.seen: Callable[[bytes], None] = lambda data: None
+        """Called with what a client sends, before it is passed on."""
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -37,6 +39,8 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 sent += len(data)
+                if may_cut:
+                    self.seen(data)
                 if may_cut and self.cut_after is not None and sent > self.cut_after:
                     break
                 target.sendall(data)
