@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.cost.row_sample import RowSample
+from airflow_provider_gemini_batch.rows.fast_path import FastBlock
 from airflow_provider_gemini_batch.rows.normalise import Normaliser
 from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.validate import Validation, validate
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.normalise import WireRow
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _MEDIA = (b'"fileData"', b'"inlineData"')
@@ -82,6 +84,14 @@ class RowWatch:
         self._media.see(lines)
         self._sample.see(lines)
 
+    def see_rows(self, rows: FastBlock | WireRow) -> None:
+        """Take one row, or several common ones."""
+        if isinstance(rows, FastBlock):
+            self._media.see(rows.around)
+            self._sample.pass_by(rows.size, rows.lines)
+        else:
+            self.see(rows.line())
+
 
 def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     """
@@ -91,5 +101,5 @@ def measure(rows: Iterable[Any], settings: RowSettings) -> Measured:
     """
     Normaliser(settings, RowReport())  # validate() would tell it among the problems of the file
     watch = RowWatch()
-    checked = validate(rows, settings, watch.see)
+    checked = validate(rows, settings, watch.see_rows)
     return Measured(checked, watch.has_media, watch.sample)

@@ -12,7 +12,10 @@ A large file on disk is not read for it: it is looked into at as many places.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_ROWS = 16
 MOST_BYTES = 8_000_000
@@ -53,6 +56,13 @@ class RowSample:
             stop = lines.find(b"\n", start) + 1 or len(lines)
             self._keep(lines[start:stop], begun + start)
             self._next = begun + start + self._step
+
+    def pass_by(self, size: int, lines: Callable[[], bytes]) -> None:
+        """Take the lines of *size* bytes, which are made only if a row of them may be kept."""
+        if self._next >= self._seen + size:
+            self._seen += size
+        else:
+            self.see(lines())
 
     def _keep(self, row: bytes, place: int) -> None:
         if len(row) > MOST_BYTES:

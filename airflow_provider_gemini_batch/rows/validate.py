@@ -23,6 +23,7 @@ from airflow_provider_gemini_batch.rows.notes import RowReport
 from airflow_provider_gemini_batch.rows.problems import RowFault
 
 if TYPE_CHECKING:
+    from airflow_provider_gemini_batch.rows.normalise import WireRow
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 MAX_FAULTS = 1000
@@ -51,12 +52,14 @@ class Validation:
         return not self.report.refused and not self.problems
 
 
-def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[bytes], None] | None = None) -> Validation:
+def validate(
+    rows: Iterable[InputRow], settings: RowSettings, see: Callable[[FastBlock | WireRow], None] | None = None
+) -> Validation:
     """
     Check all rows of an input for a job with *settings*. Memory grows by the keys alone.
 
     :param rows: Lines of a file, or dicts.
-    :param see: Shown what can be sent but common texts: a line, or what stands around the texts of several.
+    :param see: Shown what can be sent: a row, or several common ones.
     """
     found = Validation()
     try:
@@ -66,7 +69,7 @@ def validate(rows: Iterable[InputRow], settings: RowSettings, see: Callable[[byt
             if not isinstance(outcome, RowFault):
                 found.wire_bytes += outcome.size if isinstance(outcome, FastBlock) else len(outcome.line())
                 if see is not None:
-                    see(outcome.around if isinstance(outcome, FastBlock) else outcome.line())
+                    see(outcome)
                 continue
             found.report.refused += 1
             if len(found.faults) < MAX_FAULTS:
