@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.client.check import check_connection
 from airflow_provider_gemini_batch.client.counting import with_counts
 from airflow_provider_gemini_batch.client.former_digest import digest_of_0_1_0
-from airflow_provider_gemini_batch.client.prepare import prepared, row_settings
+from airflow_provider_gemini_batch.client.prepare import check_model, prepared, row_settings
 from airflow_provider_gemini_batch.client.results import ResultReader
 from airflow_provider_gemini_batch.client.session import Session
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
@@ -230,6 +230,18 @@ class GeminiBatchClient(Session):
 
         return ask
 
+    @property
+    def _is_own_host(self) -> bool:
+        return not is_google(urlsplit(self.settings.base_url).hostname or "")
+
+    def check_model(self, model: str) -> None:
+        """
+        Log what is known against a model: that it retires, or that another one answers in its place.
+
+        :raises ConfigurationError: If the service refuses it to everybody.
+        """
+        check_model(model, self.backend, is_own_host=self._is_own_host)
+
     @contextmanager
     def _source(self, request: JobRequest, uploaded: UploadedInput | None) -> Iterator[PreparedInput]:
         """Yield the rows as they lie at Google, or else prepared on disk."""
@@ -243,8 +255,7 @@ class GeminiBatchClient(Session):
         if found is not None:
             yield found
             return
-        is_own_host = not is_google(urlsplit(self.settings.base_url).hostname or "")
-        with prepared(request, self.backend, self._look, is_own_host=is_own_host) as source:
+        with prepared(request, self.backend, self._look, is_own_host=self._is_own_host) as source:
             yield source
 
     def _look(self, name: str) -> RemoteFile | None:

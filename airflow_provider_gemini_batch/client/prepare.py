@@ -75,7 +75,7 @@ def prepared(
     """
     request.check(backend)
     if knows_model:
-        _say(model_advice(request.model, backend.name, date.today(), is_own_host=is_own_host))
+        check_model(request.model, backend, is_own_host=is_own_host)
     # Rows in a table are not read here: they may be terabytes, and the table's name is what identifies them.
     if request.bigquery_uri is not None:
         yield PreparedInput(request.identity(request.bigquery_uri), placed=Placed(bigquery_uri=request.bigquery_uri))
@@ -151,6 +151,15 @@ def _answers_may_be_large(request: JobRequest, report: RowReport) -> bool:
     else:
         size = (report.max_output_tokens or _TOKENS_A_ROW) * _BYTES_A_TOKEN
     return report.sent * size > ANSWER_BYTES
+
+
+def check_model(model: str, backend: Backend, *, is_own_host: bool) -> None:
+    """
+    Log what is known against a model.
+
+    :raises ConfigurationError: If the service refuses it to everybody.
+    """
+    _say(model_advice(model, backend.name, date.today(), is_own_host=is_own_host))
 
 
 def _say(advices: Iterable[Advice]) -> None:

@@ -259,6 +259,7 @@ def _take_snapshot(work: Workspace) -> None:
     """Read the input, after all that can be checked without it."""
     work.spec.check()
     check_on(work.spec, work.backend)
+    work.context.client.check_model(work.spec.model)
     if work.spec.retry_tier == "flex":
         from airflow_provider_gemini_batch.run.flex import check_backend
 

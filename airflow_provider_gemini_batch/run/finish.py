@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.cost.ranges import money
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.landing.manifest import is_model_asked_for
 from airflow_provider_gemini_batch.lifecycle.verdict import check_rows
 from airflow_provider_gemini_batch.run import errors_file
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
@@ -243,6 +244,13 @@ class Finisher:
         versions = self._counted(table, meta("model_version"), f"{quoted(meta('status'))} = 'succeeded'")
         if len(versions) > 1:
             log.warning("Answers come from several versions of the model: %s", ", ".join(sorted(versions)))
+        others = {name: count for name, count in versions.items() if not is_model_asked_for(self._spec.model, name)}
+        if others:
+            counts = ", ".join(f"{count:,} by {name}" for name, count in others.items())
+            log.warning(
+                "Answers came from a model that was not asked for (%s): %s. Its price and its answers may differ.",
+                self._spec.model, counts,
+            )  # fmt: skip
         twins = _jobs_of_equal_rows(notes)
         if paid_twice:
             log.error("%d rows were answered twice, and paid for twice, by %s.", paid_twice, ", ".join(twins) or "jobs")
