@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from airflow_provider_gemini_batch.times import seconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.cost.estimate import Estimate
     from airflow_provider_gemini_batch.cost.prices import PriceList
+    from airflow_provider_gemini_batch.files.folder import Folder
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.driver import Run, Waiting
 
@@ -96,6 +98,8 @@ class RunOperator(RunArguments):
             self._source,
             variables=template_variables(context),
             occasion=occasion,
+            siblings=self._siblings(found, folder_for(found.task).parent()),
+            may_be_reordered=found.may_be_reordered,
             run_claim=f"{dag_id}\n{getattr(self._ti, 'run_id', '')}",
             prices=RunPrices(prices),
             submit_policy=submit_policy(),
@@ -113,6 +117,13 @@ class RunOperator(RunArguments):
             counts_tokens=counts_tokens(),
             host=getattr(self._ti, "hostname", None) or socket.gethostname(),
         )
+
+    @staticmethod
+    def _siblings(found: TaskIdentity, task_folder: Folder) -> list[Folder]:
+        """Return the folders of a mapped task's other indexes, if its list may have changed since they were made."""
+        if not found.may_be_reordered:
+            return []
+        return [task_folder.below(name) for name in sorted(found.indexes.intersection(task_folder.folders()))]
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +174,7 @@ class RunOperator(RunArguments):
         carried: Mapping[str, Any] | None,
         twins: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, Any]:
+        from airflow_provider_gemini_batch.run.arguments import rows_digest
         from airflow_provider_gemini_batch.run.driver import Run
         from airflow_provider_gemini_batch.run.dry_run import plan_of
         from airflow_provider_gemini_batch.run.finish import RunFailedError
@@ -175,6 +187,8 @@ class RunOperator(RunArguments):
         self.show_page(self._ti)
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         spec = self.spec()
+        if getattr(self._ti, "map_index", -1) >= 0:
+            spec = replace(spec, rows_digest=rows_digest(self.rows))
         prices = price_list()
         if carried is None:
             warn_of_change(prices, spec.model, log)

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.paths import normalise_path
@@ -163,6 +166,13 @@ def source_of(arguments: Mapping[str, Any]) -> Source:
         types = arguments.get("input_types") or {}
         return FileSource(arguments["input_path"], arguments.get("input_format"), types)
     return QuerySource(str(arguments["sql"]), arguments.get("sql_parameters") or ())
+
+
+def rows_digest(rows: Any) -> str:
+    """Return what tells one list of rows from another; empty for anything else, which can be read once alone."""
+    if not isinstance(rows, (list, tuple)):
+        return ""
+    return hashlib.sha256(msgspec.json.encode(rows, enc_hook=repr)).hexdigest()[:32]
 
 
 def source_name(arguments: Mapping[str, Any]) -> str:

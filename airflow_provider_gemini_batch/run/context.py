@@ -13,7 +13,7 @@ from airflow_provider_gemini_batch.run.money import Prices, UnknownPrices
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.api.models import BatchJob
@@ -74,6 +74,8 @@ class RunContext:
     :param counts_tokens: Whether tokens of a few rows are counted (``countTokens``) when the input is read.
     :param is_trial: Whether nothing may be changed, for a dry run.
     :param history: Folder whose generations have answers to take over; None for *checkpoint* itself.
+    :param siblings: Folders of a mapped task's other indexes, where its list may have changed.
+    :param may_be_reordered: Whether it may have.
     :param run_claim: Names the DAG run, so that two of its tasks do not write one file; empty for none.
     """
 
@@ -83,6 +85,8 @@ class RunContext:
     source: Callable[[], Source]
     variables: Mapping[str, Any] = field(default_factory=dict)
     occasion: str = ""
+    siblings: Sequence[Folder] = ()
+    may_be_reordered: bool = False
     run_claim: str = ""
     is_trial: bool = False
     history: Folder | None = None

@@ -27,6 +27,7 @@ from airflow_provider_gemini_batch.run.merge import AnswerFile
 from airflow_provider_gemini_batch.run.requests import check_on, settings_for
 from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import KEY_BYTES, RoundCutter, job_limits
+from airflow_provider_gemini_batch.run.siblings import AskedElsewhereError, Siblings
 from airflow_provider_gemini_batch.run.snapshot_taking import take
 from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import engine, require_extra
@@ -34,7 +35,7 @@ from airflow_provider_gemini_batch.run.twins import TwinLooks
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.plan import Limits
@@ -114,7 +115,9 @@ class Run:
         Where only the source or the table's columns are others, its answers are wanted: its jobs are waited for first.
         """
         header = checkpoint.snapshot
-        if header is None or header.get("fingerprint") == self.spec.fingerprint or checkpoint.end is not None:
+        if header is None or checkpoint.end is not None:
+            return checkpoint
+        if header.get("fingerprint") == self.spec.fingerprint and not self._stands_for_other_rows(header):
             return checkpoint
         if header.get("asked") == self.spec.request_fingerprint:
             log.warning("The run has changed since the input was read: once its jobs have ended, it is read anew.")
@@ -122,6 +125,11 @@ class Run:
             return checkpoint
         log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
         return self._replaced(checkpoint)
+
+    def _stands_for_other_rows(self, header: Mapping[str, Any]) -> bool:
+        """Say whether a mapped list has changed, so that this index has other rows than were read for it."""
+        before, now = header.get("rows_digest"), self.spec.rows_digest
+        return self.context.may_be_reordered and bool(before and now) and before != now
 
     def _replaced(self, checkpoint: Checkpoint) -> Checkpoint:
         """End a generation that asked otherwise, with whatever of it still runs, and return the next one."""
@@ -205,7 +213,11 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="gemini-batch-run-") as folder, engine(folder) as database:
             work = Workspace(self.spec, self.context, self.checkpoint, database, folder)
             if isinstance(step, plan.TakeSnapshot):
-                _take_snapshot(work)
+                try:
+                    _take_snapshot(work, self.jobs)
+                except AskedElsewhereError as error:
+                    log.info("%s", error)
+                    return Waiting(until=error.until)
             elif isinstance(step, plan.CutRound):
                 _cut_round(work, step, partial(self._caps.small_shards, self.jobs.listed))
             elif isinstance(step, plan.Submit):
@@ -255,7 +267,7 @@ def _job_names(checkpoint: Checkpoint) -> list[str]:
     return [str(note["job"]) for shard, found in notes["job"].items() if shard not in collected for note in found]
 
 
-def _take_snapshot(work: Workspace) -> None:
+def _take_snapshot(work: Workspace, jobs: RunJobs) -> None:
     """Read the input, after all that can be checked without it."""
     work.spec.check()
     check_on(work.spec, work.backend)
@@ -267,7 +279,10 @@ def _take_snapshot(work: Workspace) -> None:
     finisher = Finisher(work.spec, work.context, work.checkpoint, work.database, work.folder)
     finisher.check()
     older = None if work.context.history is None else Checkpoint.all(work.context.history)
-    carrier = Carrier(work.spec, work.checkpoint, work.folder, work.context.reuse_tables, say=log.info, older=older)
+    carrier = Carrier(
+        work.spec, work.checkpoint, work.folder, work.context.reuse_tables, say=log.info, older=older,
+        siblings=Siblings(work, jobs),
+    )  # fmt: skip
     snapshot = take(
         work.context.source(), work.spec, work.checkpoint, work.database, work.folder, work.context.variables, carrier,
         log.warning, host=work.context.host, check=finisher.check_columns, count=partial(_count, work),

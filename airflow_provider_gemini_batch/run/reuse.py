@@ -25,7 +25,7 @@ from airflow_provider_gemini_batch.run.sources import FileSource, Source, files_
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, quoted, row_group_size, rows_of, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
@@ -47,6 +47,7 @@ class Carrier:
     :param checkpoint: The generation that begins.
     :param tables: Readers of database tables by the word that stands for them in ``reuse_answers``.
     :param older: The generations whose answers count; default those before *checkpoint*.
+    :param siblings: Returns generations of other indexes of a mapped task that have rows of ours.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Carrier:
         tables: Mapping[str, Source] | None = None,
         say: Callable[[str], None] = lambda text: None,
         older: Sequence[Checkpoint] | None = None,
+        siblings: Callable[[DuckDBPyConnection, str], Iterable[Checkpoint]] = lambda engine, narrow: (),
     ) -> None:
         self._older = list(checkpoint.older()) if older is None else older
         self._spec = spec
@@ -64,6 +66,7 @@ class Carrier:
         self._folder = folder
         self._tables = tables or {}
         self._say = say
+        self._siblings = siblings
 
     def __call__(self, engine: DuckDBPyConnection, narrow: str) -> list[Mapping[str, Any]]:
         """Copy what there is, and return what notes say of the files."""
@@ -72,12 +75,14 @@ class Carrier:
         files: list[Mapping[str, Any]] = []
         for older in self._older:
             files += self._from_generation(engine, narrow, older, taken)
+        for number, other in enumerate(self._siblings(engine, narrow)):
+            files += self._from_generation(engine, narrow, other, taken, f"of-another-index-{number}")
         for place in self._spec.reuse:
             files += self._from_output(engine, narrow, place, taken)
         return files
 
     def _from_generation(
-        self, engine: DuckDBPyConnection, narrow: str, older: Checkpoint, taken: RowSet
+        self, engine: DuckDBPyConnection, narrow: str, older: Checkpoint, taken: RowSet, name: str = "carried"
     ) -> Iterator[Mapping[str, Any]]:
         header = older.snapshot
         if header is None:
@@ -98,7 +103,7 @@ class Carrier:
             if not olds:
                 continue
             answers = older.folder.fetch(note["answers"], self._folder)
-            with self._files(engine, narrow, f"carried-{older.number}-{place}") as files:
+            with self._files(engine, narrow, f"{name}-{older.number}-{place}") as files:
                 for record in _wanted(answers, olds, news, taken):
                     files.add(record)
                     files.close_full()

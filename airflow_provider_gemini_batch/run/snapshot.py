@@ -31,6 +31,7 @@ class Snapshot:
     :param carried: Names of files with answers that are taken instead of asked for; see :mod:`.answers`.
     :param input_bytes: Of all requests that get a row.
     :param asked: Digest of what decides over requests, see :attr:`~.spec.RunSpec.request_fingerprint`.
+    :param rows_digest: See :class:`~.spec.RunSpec`.
     :param unsent: Rows that cannot be sent, and land as failed.
     :param json_columns: Key and kept columns that hold JSON text.
     :param counted: Bytes and tokens of the rows whose tokens were counted.
@@ -55,6 +56,7 @@ class Snapshot:
     reuse: Mapping[str, Any] | None = None
     asked: str = ""
     unsent: int = 0
+    rows_digest: str = ""
     json_columns: tuple[str, ...] = ()
     counted: tuple[tuple[int, int], ...] = ()
     has_media: bool = False

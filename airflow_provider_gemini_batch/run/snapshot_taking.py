@@ -107,6 +107,7 @@ def take(
         host=host,
         carried=tuple(carried),
         asked=spec.request_fingerprint,
+        rows_digest=spec.rows_digest,
         unsent=unsent.kept,
         json_columns=tuple(name for name in (*keys, *columns.kept) if name in table.json_columns),
         changing=columns.changing,

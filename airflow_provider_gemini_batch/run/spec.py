@@ -70,6 +70,7 @@ class RunSpec:
     :param reuse_max_age: Seconds.
     :param on_bad_row: ``fail``, or ``land`` a row that cannot be sent as failed.
     :param source_name: Says where the rows come from, as far as it tells two inputs apart.
+    :param rows_digest: Names the rows of a mapped task that are given in hand; empty elsewhere.
     """
 
     kind: Kind
@@ -101,6 +102,7 @@ class RunSpec:
     rows_per_job: int | None = None
     max_failed_rows: float | None = 0.1
     source_name: str = ""
+    rows_digest: str = ""
     on_bad_row: str = "fail"
 
     @property

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Has another index of a mapped task asked our rows already?
+
+Each index of a mapped task is a run of its own. Once somebody clears what makes the list, an index may stand for rows
+that another one has asked: ``[a, b]`` became ``[new, a, b]``, and index 1 is to answer what index 0 has. The
+checkpoints of a task lie side by side, and each names its rows by the digest of their requests. So before rows are
+asked that this index has not had before, the others' checkpoints are looked through: answers there are taken, those of
+jobs that have ended are brought in first, and jobs that run are waited for.
+
+Example: both jobs run when ``[a, b]`` is cleared and becomes ``[b, a]``. Index 0 brings its own job in (a) and reads
+its input anew: b. Index 1's checkpoint has b, whose job runs on: index 0 looks again every two minutes, brings the
+answers in once the job has ended, and takes them. Nothing is asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
+from airflow_provider_gemini_batch.run.collecting import collect
+from airflow_provider_gemini_batch.run.facts import FactReader
+from airflow_provider_gemini_batch.run.tables import text
+from airflow_provider_gemini_batch.run.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.run.jobs import RunJobs
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 120.0
+"""Seconds between looks at another index's jobs."""
+
+
+class AskedElsewhereError(GeminiBatchError):
+    """
+    Rows of this run are being answered for another index.
+
+    :ivar until: UTC epoch second at which to look again.
+    """
+
+    def __init__(self, text: str, until: float) -> None:
+        super().__init__(text)
+        self.until = until
+
+
+class Siblings:
+    """
+    The checkpoints of a mapped task's other indexes.
+
+    :param work: Of the generation that begins.
+    :param jobs: Reads jobs by name, whosever they are.
+    """
+
+    def __init__(self, work: Workspace, jobs: RunJobs) -> None:
+        self._work = work
+        self._jobs = jobs
+
+    def __call__(self, engine: DuckDBPyConnection, narrow: str) -> Iterator[Checkpoint]:
+        """
+        Yield the generations that have rows of ours, with all answers that there are.
+
+        :param narrow: Path of the new snapshot's rows.
+        :raises AskedElsewhereError: If a job with such rows runs.
+        """
+        context = self._work.context
+        folders = context.siblings
+        before = self._work.checkpoint.older() if context.history is None else Checkpoint.all(context.history)
+        own = [found for one in before if (found := self._narrow_of(one)) is not None]
+        if not folders or not self._counted(engine, narrow, own, "ANTI"):
+            return  # the list may have changed; what this index asks has not
+        for folder in folders:
+            for generation in Checkpoint.all(folder):
+                theirs = self._narrow_of(generation)
+                if theirs is None or not self._counted(engine, narrow, [theirs], "SEMI"):
+                    continue
+                log.info("%s holds rows that this index is to ask: its answers are taken.", generation.folder.place)
+                self._bring_in(generation)
+                yield generation
+
+    def _narrow_of(self, generation: Checkpoint) -> str | None:
+        """Return the local path of a generation's rows, if it asked what this run asks."""
+        header = generation.snapshot
+        if header is None or header.get("asked") != self._work.spec.request_fingerprint:
+            return None
+        return generation.folder.fetch(str(header["narrow"]), self._work.folder)
+
+    @staticmethod
+    def _counted(engine: DuckDBPyConnection, narrow: str, others: list[str], kind: str) -> int:
+        """Count our rows whose requests are (``SEMI``) or are not (``ANTI``) among those of others."""
+        if not others:
+            return 1 if kind == "ANTI" else 0
+        files = ", ".join(map(text, others))
+        found = engine.execute(
+            f"SELECT count(*) FROM read_parquet({text(narrow)}) {kind} JOIN read_parquet([{files}]) USING (d)"
+        ).fetchone()
+        return int(found[0]) if found else 0
+
+    def _bring_in(self, generation: Checkpoint) -> None:
+        """Collect what has ended of a generation; whoever works on it, too, finds it collected."""
+        if generation.end is not None or self._work.context.is_trial:
+            return
+        work = self._work
+        theirs = Workspace(work.spec, work.context, generation, work.database, work.folder)
+        reader = FactReader(work.context, generation, self._jobs)
+        while True:
+            facts = reader.facts()
+            step = plan.leaving_step(facts, {shard.id for one in facts.rounds for shard in one.shards})
+            if isinstance(step, plan.Collect):
+                collect(theirs, step.shard, reader.job(step.shard.job))
+                continue
+            if isinstance(step, plan.Wait):
+                names = ", ".join(shard.job for shard in step.shards)
+                raise AskedElsewhereError(
+                    f"Rows of this index are being answered for another one: {names}.", work.context.now() + LOOK_AGAIN
+                )
+            return
