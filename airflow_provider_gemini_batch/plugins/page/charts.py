@@ -102,7 +102,7 @@ def by_day(
 
 
 def tokens_by_day(parts: Iterable[Mapping[str, Any]], today: date, days: int) -> Chart | None:
-    """Return a chart of tokens, those of answers below those of prompts."""
+    """Return a chart of tokens, of prompts and of answers, the more below."""
     kinds = {"output_tokens": "out", "input_tokens": "in"}
     flat = [{"day": part["day"], "kind": kinds[name], "tokens": part[name]} for part in parts for name in kinds]
     return by_day(flat, "kind", "tokens", today, days)

@@ -33,7 +33,9 @@ def happened(facts: TaskFacts, looks: Mapping[str, Mapping[str, Any]]) -> list[E
     known = {job["job"] for job in jobs}
     jobs += [_with_look({"job": name}, looks.get(name, {})) for name in facts.job_names if name not in known]
     events = [*_of_attempts(facts), *_of_rounds(facts, jobs), *_of_jobs(jobs)]
-    return sorted(events, key=lambda event: -event[0])[:MOST]
+    # What came later in the list follows from what came before it, where both are of the same second.
+    in_order = sorted(enumerate(events), key=lambda each: (each[1][0], each[0]), reverse=True)
+    return [event for _, event in in_order][:MOST]
 
 
 def _told(facts: TaskFacts) -> list[Mapping[str, Any]]:
@@ -85,7 +87,7 @@ def _of_rounds(facts: TaskFacts, jobs: list[dict[str, Any]]) -> Iterator[Event]:
         if round_number > 1 and began:
             rows = sum(count_of(job.get("rows")) or 0 for job in members)
             text = f"Round {round_number}: {number(rows)} row{'' if rows == 1 else 's'} asked again."
-            yield min(began) - 1e-3, text, "They had failed for a reason that passes."
+            yield min(began), text, "They had failed for a reason that passes."
 
 
 def _of_jobs(jobs: list[dict[str, Any]]) -> Iterator[Event]:

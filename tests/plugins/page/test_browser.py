@@ -7,11 +7,19 @@ The page as a person sees it: in a browser, light and dark, narrow and wide.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.plugins.page.urls import jobs_path
+from airflow_provider_gemini_batch.plugins.page.urls import (
+    TaskAddress,
+    answers_path,
+    jobs_path,
+    run_path,
+    sample_path,
+    spend_path,
+)
 from tests.support.accessible import flaws_of, unseen_focus
 from tests.support.chromium import CHROMIUM, NO_CHROMIUM
 from tests.support.looks import Look
@@ -108,4 +116,47 @@ def test_page_outside_the_frame_has_a_way_back_to_airflow(browser: Any, page: Pa
     frame = look.window.frame_locator("iframe")
     frame.get_by_role("heading", name="Jobs", exact=True).wait_for()
     assert frame.get_by_role("link", name="Airflow", exact=True).count() == 0
+    look.close()
+
+
+LONG = "<b>x</b>\u202e'\"&;" + "w" * 150
+
+
+@pytest.fixture(scope="module")
+def long_names(page: PageServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Fill an Airflow with names and answers that are long, full of markup and without a place to break a line."""
+    place = tmp_path_factory.mktemp("long") / "answers.jsonl"
+    row = {"key": LONG, LONG: LONG, "status": "failed", "text": json.dumps({LONG: [LONG]}), "finish_reason": LONG,
+           "error": {"code": 13, "message": LONG}, "response": {LONG: LONG}, "model_version": LONG}  # fmt: skip
+    place.write_text(json.dumps(row) + "\n")
+    manifest = {
+        "output_path": str(place), "total": 1, "succeeded": 0, "counts": {"failed": 1}, "model_versions": {LONG: 1},
+        "errors": [{"status": "failed", "code": 13, "message": LONG, "count": 1}], "jobs": [f"batches/{LONG}"],
+        "job_count": 1, "answer_columns": [LONG], "projection": {"rows": 9, "cost": None, "failed": None},
+        "costs": {LONG: {"rows": 1, "input_tokens": 9, "output_tokens": 9, "cost": 2.5, "unknown": 0}},
+        "cost": {"actual": 2.5, "rows_of_unknown_cost": 0},
+    }  # fmt: skip
+    address = TaskAddress(LONG, "manual__long", LONG)
+    task = {"dag_id": LONG, "run_id": "manual__long", "task_id": LONG, "state": "failed"}
+    page.fill(tasks=[{**task, "xcoms": {"gemini_batch_manifest": manifest}, "earlier": ["failed"], "try_number": 2}])
+    page.fill(tasks=[{"dag_id": LONG, "run_id": "manual__long", "task_id": "ask", "asks": LONG}])
+    return {
+        "run": run_path(address), "row": answers_path(address, open=1), "sample": sample_path(address),
+        "spend": spend_path(by="task"), "models": spend_path(by="model"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("view", ["run", "row", "sample", "spend", "models"])
+@pytest.mark.parametrize("width", [1280, 640])
+def test_names_that_are_long_and_full_of_markup_neither_widen_a_view_nor_act(
+    browser: Any, page: PageServer, long_names: dict[str, str], view: str, width: int
+) -> None:
+    look = Look(browser, page, width=width)
+    look.open(long_names[view])
+    assert look.faults == []
+    across = look.window.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert across[0] <= across[1], "the document is no wider than the window"
+    text = look.window.inner_text("body")
+    assert "<b>x</b>" in text
+    assert "\u202e" not in text
     look.close()
