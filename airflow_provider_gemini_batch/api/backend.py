@@ -30,7 +30,10 @@ def given_job_name(value: object) -> str:
     """
     name = str(value or "").strip()
     if name in ("", "None"):
-        raise ConfigurationError("job_name is empty: what it comes from, an XCom or a template, holds nothing.")
+        raise ConfigurationError(
+            "job_name is empty: what it comes from, an XCom or a template, holds nothing, as after a task that was "
+            "skipped."
+        )
     return name
 
 

@@ -141,14 +141,16 @@ class HttpReply:
                 excerpt=self.excerpt(),
             ) from error
 
-    def json_object(self) -> dict[str, Any]:
+    def json_object(self, *, may_be_empty: bool = True) -> dict[str, Any]:
         """
         Decode the body as a JSON object; an empty body is an empty object.
 
+        :param may_be_empty: Whether the service is known to answer so. No jobs at all are ``{}``: a list without a word
+            is a proxy's, and taken for one without jobs it would have a job submitted a second time.
         :raises ReplyFormatError: If it is anything else.
         """
         # Deletes and cancels are answered by `{}` or by nothing at all.
-        if not self.body.strip():
+        if may_be_empty and not self.body.strip():
             return {}
         value = self.json()
         if not isinstance(value, dict):
@@ -170,15 +172,17 @@ class Pause:
 
     :param seconds: How long.
     :param why: For the log; empty where a pause is nothing to tell of.
+    :param cause: The error after which a call is made again.
     """
 
     seconds: float
     why: str = ""
+    cause: GeminiBatchError | None = None
 
     @classmethod
     def before_retry(cls, seconds: float, error: GeminiBatchError) -> Pause:
         """Return the pause before a call is made again that ended in *error*."""
-        return cls(seconds, f"Trying again in {seconds:.1f} s. {error}")
+        return cls(seconds, f"Trying again in {seconds:.1f} s. {error}", error)
 
 
 @dataclass(frozen=True)

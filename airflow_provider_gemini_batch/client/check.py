@@ -6,18 +6,32 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.flows import delete_file, exchange, list_page
 from airflow_provider_gemini_batch.api.vertex.storage import join_gs_uri
-from airflow_provider_gemini_batch.errors import ApiError, AuthError, GeminiBatchError
+from airflow_provider_gemini_batch.api.wire import Pause
+from airflow_provider_gemini_batch.client.session import Session
+from airflow_provider_gemini_batch.errors import ApiError, AuthError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
+from airflow_provider_gemini_batch.transport.credentials import credentials_for
 
 if TYPE_CHECKING:
-    from airflow_provider_gemini_batch.client.session import Session
+    from airflow_provider_gemini_batch.api.wire import Flow, T
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
+PATIENCE = 15.0
+"""Seconds within which calls are repeated: a person waits, in the API server's process."""
+
+CALL_TIMEOUT = 10.0
+"""Most seconds of the connection's ``timeout`` that a call gets."""
+
+_NO_PLACE = "storage_uri is empty"
 PROBE = b"A connection was tested; this object can be deleted.\n"
 
 
@@ -45,12 +59,59 @@ class _Probe:
         return PROBE[offset : offset + length]
 
 
-def check_connection(session: Session) -> tuple[bool, str]:
+class _QuickSession(Session):
+    """A session that repeats calls for a short while only, and then fails with what made it repeat them."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        super().__init__(replace(settings, timeout=min(settings.timeout, CALL_TIMEOUT)))
+        self._until = time.monotonic() + PATIENCE
+
+    @cached_property
+    def transport(self) -> BlockingTransport:
+        """The driver, which does not sleep for long either."""
+        return BlockingTransport(self.settings, credentials_for(self.settings), sleep=self._sleep)
+
+    def run(self, flow: Flow[T]) -> T:
+        """Carry out a conversation, if that is soon done."""
+        return super().run(self._hurried(flow))
+
+    def _hurried(self, flow: Flow[T]) -> Flow[T]:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Pause) and step.cause is not None and self._is_late(step.seconds):
+                    raise step.cause
+                try:
+                    reply = yield step
+                except GeminiBatchError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            flow.close()
+
+    def _is_late(self, pause: float) -> bool:
+        return time.monotonic() + pause > self._until
+
+    def _sleep(self, pause: float) -> None:
+        if self._is_late(pause):
+            raise TransportError(f"calls kept failing for {PATIENCE:.0f} s")
+        time.sleep(pause)
+
+
+def check_connection(settings: ConnectionSettings) -> tuple[bool, str]:
     """
     Try what a job needs.
 
     :return: Whether all of it holds, and a text for a person: what was reached, then each need.
     """
+    with _QuickSession(settings) as session:
+        return _tried(session)
+
+
+def _tried(session: Session) -> tuple[bool, str]:
     findings = _service(session)
     # Behind a key that is refused, every further call would only say the same in other words.
     if findings[-1].holds:
@@ -60,7 +121,11 @@ def check_connection(session: Session) -> tuple[bool, str]:
     lines = [str(finding) for finding in findings]
     notes = list(session.settings.notes)
     if is_good:
-        return True, " ".join([f"Connected to {session.backend.label}.", "; ".join(lines) + ".", *notes])
+        found = f"Connected to {session.backend.label}"
+        if missing := [finding for finding in findings if finding.need == _NO_PLACE]:
+            found = f"{found}, but {missing[0].need}: {missing[0].text}"
+            lines.remove(str(missing[0]))
+        return True, " ".join([f"{found}.", "; ".join(lines) + ".", *notes])
     # What fails comes first: a form may cut a long text.
     lines.sort(key=lambda line: ": FAILS" not in line)
     return False, " ".join(["; ".join(lines), *notes])
@@ -92,7 +157,7 @@ def _storage(session: Session) -> list[Finding]:
         return []
     place = session.settings.storage_uri
     if not place:
-        return [Finding("storage_uri", None, "empty: each task has to name gcs_uri and destination")]
+        return [Finding(_NO_PLACE, None, "each task has to name gcs_uri and destination, or fails")]
     name = join_gs_uri(place, "inputs", f"connection-test-{uuid.uuid4().hex}.txt")
     findings = []
     try:
@@ -105,8 +170,7 @@ def _storage(session: Session) -> list[Finding]:
         if findings[0].holds:
             # The account may write and not read, which shows only when the first answers are to be fetched.
             b"".join(session.read_file(name))
-        else:
-            session.list_files(page_size=1)
+        session.list_files(page_size=1)  # a job does not name its results: they are found by listing
         findings.append(Finding(f"{place} is readable", True, ""))
     except GeminiBatchError as error:
         findings.append(Finding(f"{place} is readable", False, str(error)))

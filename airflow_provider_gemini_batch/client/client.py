@@ -467,7 +467,7 @@ class GeminiBatchClient(Session):
         :return: Whether all of it holds, and what was found.
         """
         try:
-            return check_connection(self)
+            return check_connection(self.settings)
         except GeminiBatchError as error:
             return False, str(error)
         except Exception as error:  # a form must get an answer, whatever a library does

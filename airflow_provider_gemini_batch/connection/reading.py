@@ -153,10 +153,11 @@ def read_fields(
         return Reading(None, f"Connection {conn_id!r}: Extra must be a JSON object.")
     members = Members(extra or {})
     settings = _settings(members, kind, host or "", schema or "", login or "", password or "", port, backend)
+    notes = tuple(without_secrets(note, secrets) for note in members.unknown(kind))
     problem = members.complaint(conn_id, secrets)
     if problem:
-        return Reading(None, problem)
-    notes = tuple(without_secrets(note, secrets) for note in members.unknown(kind))
+        # What is empty may be there under a misspelt name.
+        return Reading(None, "".join([problem, *(f"\n  - {note}" for note in notes)]))
     return Reading(replace(settings, conn_id=conn_id, notes=notes))
 
 

@@ -86,6 +86,8 @@ def read_url(members: Members, name: str, text: str, *, allow_http: bool, scheme
     :param port: Added where the text has none.
     """
     if "://" not in text:
+        if _is_bare_ipv6(text):
+            text = f"[{text}]"
         text = f"{scheme or ('http' if _is_loopback_host(text) else 'https')}://{text}"
     parts = _parts(members, name, text)
     if parts is None:
@@ -103,6 +105,14 @@ def read_url(members: Members, name: str, text: str, *, allow_http: bool, scheme
             f"or set {label_of('allow_http')} if that network is trusted.",
         )
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def _is_bare_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback_host(text: str) -> bool:
@@ -125,6 +135,8 @@ def _parts(members: Members, name: str, text: str) -> SplitResult | None:
         members.bad(name, "holds a user name or a password; put the API key into its own field.")
     elif parts.scheme not in ("http", "https"):
         members.bad(name, f"{parts.scheme[:10]}:// is not http:// or https://; {way_out}")
+    elif parts.hostname in ("http", "https"):  # https:/host, https//host
+        members.bad(name, f"is not a URL; {way_out}")
     elif not re.fullmatch(r"[A-Za-z0-9._:%-]+", parts.hostname or "") or port == 0 or re.search(r"\s", text):
         members.bad(name, f"is not a URL; {way_out}")
     elif parts.query or parts.fragment:

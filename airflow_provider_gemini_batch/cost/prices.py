@@ -165,7 +165,7 @@ def utc_day(at: datetime | date) -> date:
 
 
 def model_meant(model: str) -> str | None:
-    """Return a known model whose name is nearly *model*; None if *model* is known, or no name is near."""
+    """Return a model of today whose name is nearly *model*; None if *model* is known, or no name is near."""
     name = bare_name(model)
     if (
         name.startswith("projects/")
@@ -173,8 +173,11 @@ def model_meant(model: str) -> str | None:
         or PriceList().rates(name, datetime.now(UTC).date())
     ):
         return None
-    known = [each.name for each in known_models()] + [each.model for each in ENTRIES]
-    return next(iter(get_close_matches(name, known, 1, 0.8)), None)
+    # A name that is nearly a dead model's finds the model that Google names in its place.
+    meant = {each.name: each.replacement if each.shut_down else each.name for each in known_models()}
+    meant.update({each.model: each.model for each in ENTRIES if each.model not in meant})
+    near = get_close_matches(name, meant, 1, 0.8)
+    return meant[near[0]] if near else None
 
 
 def _differ(one: Rates, other: Rates) -> bool:

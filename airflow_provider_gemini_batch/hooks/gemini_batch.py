@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.compat import BaseHook, without_parsed_texts
+from airflow_provider_gemini_batch.compat import AirflowNotFoundException, BaseHook, without_parsed_texts
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class GeminiBatchHook(BaseHook):
             return self.client.test_connection()
         except GeminiBatchError as error:
             return False, str(error)
+        except AirflowNotFoundException:  # also for one that Airflow cannot parse, of which it only logs
+            return False, f"There is no connection {self.gemini_batch_conn_id!r} here, or it cannot be parsed."
         except Exception as error:  # a form must get an answer, whatever a library does
             return False, f"{type(error).__name__}: the connection could not be tried."
 

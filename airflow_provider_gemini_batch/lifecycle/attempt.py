@@ -390,6 +390,12 @@ class _Reader:
             raise carried_error(f"{name} is {value}, not a number")
         return value
 
+    def above_zero(self, name: str) -> float:
+        value = self.number(name)
+        if value <= 0:
+            raise carried_error(f"{name} is {value}, not above 0")
+        return value
+
     def count(self, name: str) -> int:
         value = self._take(name, int, "a whole number") if name in self._members else 0
         if value < 0:
@@ -437,6 +443,8 @@ def check_stored(arguments: Mapping[str, Any]) -> None:
         raise carried_error("job_name is empty")
     read.text("gemini_batch_conn_id")
     read.optional("backend", read.text)
+    read.optional("poll_interval", read.above_zero)
+    read.flag("cancel_on_kill")
     read.number("started")
     for name in ("pending_timeout", "running_timeout"):
         read.optional(name, read.number)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -161,10 +162,14 @@ class RunOperator(RunArguments):
         """
         carried = state if isinstance(state, Mapping) else {}
         generation, deadline = carried.get("generation"), carried.get("deadline")
-        known = {**carried, "generation": generation if isinstance(generation, int) else None}
+        is_number = isinstance(generation, int) and not isinstance(generation, bool)
+        known = {**carried, "generation": generation if is_number else None}
         twins = event.get("twins") if isinstance(event, Mapping) else None
         with fail_without_retry():
-            until = float(deadline) if isinstance(deadline, (int, float)) and deadline else self._deadline()
+            is_moment = (
+                isinstance(deadline, (int, float)) and not isinstance(deadline, bool) and math.isfinite(deadline)
+            )
+            until = float(deadline) if is_moment and deadline else self._deadline()
             return self._go_on(context, until, known, twins if isinstance(twins, Mapping) else {})
 
     def _go_on(

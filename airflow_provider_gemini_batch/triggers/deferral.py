@@ -110,9 +110,11 @@ def read_wait(
     """
     wait = read_event(event)
     attempt = read_carried(carried, policy)
-    attempt = replace(attempt, job_name=wait.job_name, twins=tuple(dict.fromkeys((*attempt.twins, *wait.twins))))
+    # A trigger whose arguments cannot be read does not know its job; the attempt does.
+    job_name = attempt.job_name or wait.job_name if wait.outcome is Outcome.ERROR else wait.job_name
+    attempt = replace(attempt, job_name=job_name, twins=tuple(dict.fromkeys((*attempt.twins, *wait.twins))))
     if wait.outcome is Outcome.ERROR:
-        return attempt, GeminiBatchError(f"{wait.job_name} could not be watched any longer: {wait.message}")
+        return attempt, GeminiBatchError(f"{job_name} could not be watched any longer: {wait.message}")
     return attempt, wait.outcome
 
 

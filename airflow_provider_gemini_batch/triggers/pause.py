@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ class PauseTrigger(BaseTrigger):
 
     def __init__(self, until: float = 0.0, **retired: Any) -> None:
         super().__init__()
-        self.until = until if isinstance(until, (int, float)) else 0.0
+        self.until = until if isinstance(until, (int, float)) and math.isfinite(until) else 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments, as they are stored."""

@@ -23,6 +23,7 @@ from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     PermissionDeniedError,
     RateLimitedError,
+    ReplyFormatError,
     RequestRejectedError,
     ServerError,
 )
@@ -233,3 +234,13 @@ def test_a_listed_job_that_is_done_without_a_word_is_left_to_a_single_read() -> 
 def test_an_outdated_state_does_not_hide_a_failure() -> None:
     body = {"name": "batches/a", "done": True, "metadata": {"state": "BATCH_STATE_RUNNING"}, "error": {"code": 13}}
     assert answered(get_job(DEVELOPER, "batches/a", NO_RETRY), json.dumps(body).encode()).is_failed
+
+
+@pytest.mark.parametrize("backend", [DeveloperBackend, VertexBackend])
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_a_list_without_a_word_is_no_list_without_jobs(backend: Any, body: bytes) -> None:
+    """It is a proxy's: taken for an empty list it would have a job submitted a second time."""
+    settings = ConnectionSettings("gemini", "https://a.example", "v1beta", Secret("k"), "p", "us-central1")
+    with pytest.raises(ReplyFormatError, match="not JSON"):
+        backend(settings).read_job_page(HttpReply(200, {}, body))
+    assert backend(settings).read_job_page(HttpReply(200, {}, b"{}")).jobs == ()

@@ -69,6 +69,46 @@ def test_a_model_that_every_key_is_refused_is_an_error_at_google_alone() -> None
     assert of_model("gemini-2.0-flash", today=date(2026, 5, 1)) == ""
 
 
+@pytest.mark.parametrize(
+    ("model", "backends", "day", "instead"),
+    [
+        ("gemini-1.5-pro", ["gemini", "vertex_ai"], "2025-09-24", "gemini-3.1-pro-preview"),
+        ("models/gemini-1.5-flash", ["gemini", "vertex_ai"], "2025-09-24", "gemini-3.5-flash"),
+        ("gemini-1.5-flash-latest", ["gemini"], "2025-09-24", "gemini-3.5-flash"),
+        ("gemini-1.5-flash-8b", ["gemini"], "2025-09-24", "gemini-3.1-flash-lite"),
+        ("publishers/google/models/gemini-1.5-pro-001", ["vertex_ai"], "2025-05-24", "gemini-3.1-pro-preview"),
+        ("gemini-1.0-pro", ["gemini"], "2025-02-18", "gemini-3.5-flash"),
+        ("Gemini-Pro", ["vertex_ai"], "2025-04-09", "gemini-3.5-flash"),
+        ("gemini-pro-vision", ["gemini"], "2024-07-12", "gemini-3.5-flash"),
+        ("models/text-bison-001", ["gemini"], "2024-08-15", "gemini-3.5-flash"),
+        ("text-bison@002", ["vertex_ai"], "2025-04-09", "gemini-3.5-flash"),
+        ("models/embedding-001", ["gemini"], "2025-10-30", "gemini-embedding-2"),
+        ("gemini-embedding-exp-03-07", ["gemini"], "2025-10-30", "gemini-embedding-2"),
+        ("text-embedding-004", ["gemini", "vertex_ai"], "2026-01-14", "gemini-embedding-2"),
+        ("textembedding-gecko@003", ["vertex_ai"], "2025-05-24", "text-embedding-005"),
+        ("gemini-2.5-pro-preview-06-05", ["gemini"], "2025-12-02", "gemini-3.1-pro-preview"),
+        ("gemini-2.5-flash-preview-05-20", ["gemini"], "2025-11-18", "gemini-3.5-flash"),
+        ("gemini-2.5-flash-image-preview", ["gemini"], "2026-01-15", "gemini-3.1-flash-image"),
+        ("gemini-3-pro-preview", ["gemini"], "2026-03-09", "gemini-3.1-pro-preview"),
+    ],
+)
+def test_a_model_of_former_years_is_refused_by_its_date(
+    model: str, backends: list[Any], day: str, instead: str
+) -> None:
+    for backend in backends:
+        (advice,) = model_advice(model, backend, TODAY, is_own_host=False)
+        assert advice.is_refusal
+        assert f"was shut down on {day}" in advice.text
+        assert f"Ask for {instead} in its place." in advice.text
+        (advice,) = model_advice(model, backend, TODAY, is_own_host=True)
+        assert not advice.is_refusal
+
+
+def test_a_model_that_one_backend_never_had_is_judged_on_the_other() -> None:
+    assert of_model("embedding-001", "vertex_ai") == ""
+    assert of_model("textembedding-gecko", "gemini") == ""
+
+
 def test_ignored_sampling_parameters_are_named_once() -> None:
     said = of_settings("gemini-3.8-flash", generation_config={"temperature": 0, "top_p": 1, "maxOutputTokens": 5})
     assert "generation_config: gemini-3.8-flash ignores temperature and topP;" in said

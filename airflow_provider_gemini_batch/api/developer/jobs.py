@@ -217,7 +217,7 @@ class DeveloperBackend(DeveloperFiles):
 
     def read_job_page(self, reply: HttpReply) -> JobPage:
         """Read one page of a list."""
-        body = expect_success(reply).json_object()
+        body = expect_success(reply).json_object(may_be_empty=False)
         items = body.get("operations") or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise ReplyFormatError("The list of jobs is not a list of operations.", excerpt=reply.excerpt())

@@ -209,7 +209,7 @@ class VertexBackend:
 
     def read_job_page(self, reply: HttpReply) -> JobPage:
         """Read one page of a list; a page may be empty and still have a next one."""
-        body = self._accepted(reply).json_object()
+        body = self._accepted(reply).json_object(may_be_empty=False)
         items = body.get("batchPredictionJobs") or []
         if not isinstance(items, list):
             raise ReplyFormatError("Vertex AI listed jobs as something that is no list.", excerpt=reply.excerpt())
