@@ -17,6 +17,7 @@ DEVELOPER_BASE_URL = "https://generativelanguage.googleapis.com"
 STORAGE_BASE_URL = "https://storage.googleapis.com"
 BIGQUERY_BASE_URL = "https://bigquery.googleapis.com"
 
+_HOST = r"(?!https?$)[A-Za-z0-9._:%-]+"  # https:/host and https//host have the host "https"
 _VERSION_AT_END = re.compile(r"/(v[0-9]+(?:(?:alpha|beta)[0-9]*)?)(?:/openai)?$")
 
 
@@ -135,9 +136,7 @@ def _parts(members: Members, name: str, text: str) -> SplitResult | None:
         members.bad(name, "holds a user name or a password; put the API key into its own field.")
     elif parts.scheme not in ("http", "https"):
         members.bad(name, f"{parts.scheme[:10]}:// is not http:// or https://; {way_out}")
-    elif parts.hostname in ("http", "https"):  # https:/host, https//host
-        members.bad(name, f"is not a URL; {way_out}")
-    elif not re.fullmatch(r"[A-Za-z0-9._:%-]+", parts.hostname or "") or port == 0 or re.search(r"\s", text):
+    elif not re.fullmatch(_HOST, parts.hostname or "") or port == 0 or re.search(r"\s", text):
         members.bad(name, f"is not a URL; {way_out}")
     elif parts.query or parts.fragment:
         members.bad(name, f"must end before any ? or #; {way_out}")

@@ -69,6 +69,8 @@ class BatchJobsTrigger(WatchTrigger):
         **retired: Any,
     ) -> None:
         super().__init__()
+        # What cannot be read wakes the task at once, which looks for itself.
+        self._is_read = isinstance(job_names, (list, tuple)) and isinstance(gemini_batch_conn_id, str)
         names = job_names if isinstance(job_names, (list, tuple)) else ()
         self.job_names = [name for name in names if isinstance(name, str)][:MAX_JOBS]
         self.gemini_batch_conn_id = gemini_batch_conn_id
@@ -106,7 +108,11 @@ class BatchJobsTrigger(WatchTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event. What it says is a hint alone: the resumed task looks for itself."""
+        from airflow_provider_gemini_batch.lifecycle.attempt import carried_error
+
         try:
+            if not self._is_read:
+                raise carried_error("job_names or gemini_batch_conn_id is of another kind")
             event = await self._wait()
         except Exception as error:  # the task looks for itself, and says what is wrong
             self.log.warning("Waiting for %d jobs broke off: %s", len(self.job_names), error)
