@@ -4,7 +4,8 @@ A process that runs DAGs: one JSON object a line comes in, one goes out.
 
 It is a process of its own because Airflow reads its home and database when it is first imported, which other tests of
 the same session have done already. In: ``{"dag_id", "connection", "deferrable", "conf"}``; out: ``{"state", "tasks":
-{task_id: state}, "run_id"}`` or ``{"error"}``. The first line out says ``{"dags": {dag_id: import path}, "errors"}``.
+{task_id: state}, "instances": {task_id[map_index]: state}, "run_id"}`` or ``{"error"}``. The first line out says
+``{"dags": {dag_id: import path}, "errors"}``.
 """
 
 from __future__ import annotations
@@ -78,10 +79,16 @@ def run(dag: Any, order: dict[str, Any]) -> dict[str, Any]:
     """Run a DAG once against the connection of *order*."""
     os.environ["AIRFLOW_CONN_GEMINI_BATCH_DEFAULT"] = json.dumps(order["connection"])
     for task in dag.tasks:
-        _hurry(task, order["deferrable"])
+        if order["deferrable"] is not None:  # None leaves tasks as their file has them
+            _hurry(task, order["deferrable"])
     done = dag.test(run_conf=order["conf"])
     tasks = {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
-    return {"state": str(done.state), "tasks": tasks, "run_id": done.run_id}
+    mapped = {
+        f"{instance.task_id}[{instance.map_index}]" if instance.map_index >= 0 else instance.task_id: instance
+        for instance in done.get_task_instances()
+    }
+    instances = {name: str(instance.state) for name, instance in mapped.items()}
+    return {"state": str(done.state), "tasks": tasks, "instances": instances, "run_id": done.run_id}
 
 
 def main() -> None:
