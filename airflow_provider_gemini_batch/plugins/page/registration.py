@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.plugins.old_form import FormOfApiServer
 from airflow_provider_gemini_batch.plugins.page.operator_names import OPERATORS
 from airflow_provider_gemini_batch.plugins.page.urls import PREFIX, base_path
 
@@ -42,7 +43,10 @@ class LazyApps(list[Any]):
 
 def fastapi_apps() -> list[Any]:
     """Return the apps of the plugin: none before Airflow 3.1, whose API server knows no cookie."""
-    return LazyApps() if _airflow_version() >= (3, 1) else []
+    version = _airflow_version()
+    if version < (3, 0):
+        return []
+    return LazyApps() if version >= (3, 1) else FormOfApiServer()
 
 
 def external_views() -> list[dict[str, Any]]:
