@@ -74,3 +74,32 @@ def test_the_backends_are_offered_as_choices(form: dict[str, Any]) -> None:
     schema = form["fields"]["backend"]
     if schema is not None:
         assert schema["enum"] == ["", "gemini", "vertex_ai"]
+
+
+_WITHOUT_LIBRARY = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+answers, sys.stdout = sys.stdout, sys.stderr
+for name in ("wtforms", "flask_appbuilder", "flask_babel"):
+    sys.modules[name] = None  # as in an Airflow without the FAB provider
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+from airflow_provider_gemini_batch.plugins.page.registration import fastapi_apps
+assert list(fastapi_apps()) == []  # what the API server does
+[hook] = [hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "gemini_batch"]
+standard = hook.standard_fields.model_dump()
+print(json.dumps({"fields": hook.extra_fields, "password": standard["password"], "login": standard["login"]}), file=answers)
+"""
+
+
+def test_airflow_3_0_draws_the_form_without_its_library_too() -> None:
+    if not importlib.metadata.version("apache-airflow").startswith("3.0."):
+        pytest.skip("later versions read the metadata or bring stand-ins")
+    asked = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_LIBRARY], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert set(answer["fields"]) == set(EXTRA_FIELDS)
+    assert answer["fields"]["keyfile_dict"]["schema"]["format"] == "password"
+    assert answer["password"]["title"] == "API key"
+    assert answer["login"]["hidden"]

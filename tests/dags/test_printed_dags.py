@@ -57,7 +57,8 @@ def run(
 
 
 def test_every_block_is_a_dag_file(runner: DagRunner) -> None:
-    assert runner.found == {"dags": ["ask", "ask_by_region", "classify_reviews", "rate_reviews"], "errors": {}}
+    found = ["ask", "ask_by_region", "ask_what_came", "classify_reviews", "rate_reviews"]
+    assert runner.found == {"dags": found, "errors": {}}
 
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
@@ -84,6 +85,20 @@ def test_mapped_tasks_land_each_its_own_file(
     for region in ("north", "south"):
         (answer,) = (home / f"{region}.answers.jsonl").read_text(encoding="utf-8").splitlines()
         assert json.loads(answer)["key"] == region
+
+
+def test_a_file_without_rows_skips_its_own_tasks_alone(
+    runner: DagRunner, home: Path, gemini_batch_emulator: EmulatorHandle
+) -> None:
+    (home / "north.jsonl").write_text("", encoding="utf-8")
+    (home / "south.jsonl").write_text('{"key": "south", "prompt": "Write."}\n{"key": "bad"}\n', encoding="utf-8")
+    gemini_batch_emulator.script(mode="at_once")
+    connection = gemini_batch_emulator.connection("gemini")
+    done = runner.run(dag_id="ask_what_came", connection=connection, deferrable=False, conf={})
+    states = [done["instances"][f"one_file.{task}[{number}]"] for number in (0, 1) for task in ("ask", "results")]
+    assert states == ["skipped", "skipped", "success", "failed"], runner.log()[-6000:]
+    lines = (home / "south.answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["succeeded", "failed"]
 
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
