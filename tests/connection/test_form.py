@@ -87,7 +87,7 @@ from airflow_provider_gemini_batch.plugins.page.registration import fastapi_apps
 assert list(fastapi_apps()) == []  # what the API server does
 [hook] = [hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "gemini_batch"]
 standard = hook.standard_fields.model_dump()
-print(json.dumps({"fields": hook.extra_fields, "password": standard["password"], "login": standard["login"]}), file=answers)
+print(json.dumps({"fields": hook.extra_fields, **standard}), file=answers)
 """
 
 
