@@ -45,7 +45,7 @@ def add_form_without_library() -> None:
         return found
 
     hook_meta_data.with_gemini_batch = True  # type: ignore[attr-defined]
-    HookMetaService.hook_meta_data = staticmethod(hook_meta_data)
+    setattr(HookMetaService, "hook_meta_data", staticmethod(hook_meta_data))  # noqa: B010  (a method to mypy)
 
 
 def _complete(meta: Any) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -89,14 +89,19 @@ with DAG("nights", schedule=None, start_date=datetime(2026, 1, 1)):
     )
 """
 
-GOOD = [{"key": f"k{n}", "prompt": f"Say {n}"} for n in range(4)]
-BAD = [GOOD[0], {"key": "k1", "prompt": None}, *GOOD[2:]]
+GOOD: list[dict[str, Any]] = [{"key": f"k{n}", "prompt": f"Say {n}"} for n in range(4)]
+BAD: list[dict[str, Any]] = [GOOD[0], {"key": "k1", "prompt": None}, *GOOD[2:]]
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRunner]:
     home = tmp_path_factory.mktemp("airflow")
-    nights = {"empty": [], "good": GOOD, "bad": BAD, "all_bad": [{**row, "prompt": None} for row in GOOD]}
+    nights: dict[str, list[dict[str, Any]]] = {
+        "empty": [],
+        "good": GOOD,
+        "bad": BAD,
+        "all_bad": [{**row, "prompt": None} for row in GOOD],
+    }
     for night, lines in nights.items():
         (home / f"{night}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     (home / "dags").mkdir()
