@@ -186,6 +186,31 @@ def test_readme_is_short(root: Path) -> None:
     assert len((root / "README.md").read_text(encoding="utf-8").split()) < 700
 
 
+def _measured(results: str, name: str) -> list[float]:
+    """Return the first figure of ours, and that of Google's operators."""
+    [line] = [line for line in results.splitlines() if line.startswith(f"| {name} |")]
+    return [float(re.findall(r"[0-9][0-9.,]*", cell)[0].replace(",", "")) for cell in line.split(" | ")[1:3]]
+
+
+def test_the_comparisons_figures_are_the_measured_ones(root: Path) -> None:
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    bench = (root / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    chaos = (root / "tests" / "system" / "chaos" / "RESULTS.md").read_text(encoding="utf-8")
+    needed, theirs, ours = re.findall(r"^\| all +\| +\| ([0-9]+) .*?\| ([0-9]+)/.*?\| ([0-9]+)/", chaos, re.MULTILINE)[
+        0
+    ]
+    assert f"jobs billed for {needed} needed, with workers killed and replies lost | - | {theirs} | {ours} |" in readme
+    microseconds, milliseconds = _measured(bench, "1,000 watched jobs: CPU for each job and round")
+    assert f"| {milliseconds:g} ms | {microseconds / 1000:.2f} ms |" in readme
+    for name, unit in (
+        ("1,000 watched jobs: HTTP requests in a round", ""),
+        ("512 MB of results brought into a file: peak memory over the start", " MB"),
+        ("install into an Airflow environment: size added", " MB"),
+    ):
+        mine, other = _measured(bench, name)
+        assert f"| {other:,.0f}{unit} | {mine:.0f}{unit} |" in readme
+
+
 def test_links_lead_to_files_and_headings(root: Path) -> None:
     for page in [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
