@@ -318,6 +318,8 @@ RUN_TRIGGERS: dict[str, Any] = {
     "started a date": {"started": "2026-11-27"},
     "backend of tomorrow": {"backend": "bedrock"},
     "arguments of tomorrow": {"lease": "x"},
+    "known a text": {"known": "batches/b"},
+    "known of numbers": {"known": [3, None]},
 }
 
 
@@ -326,7 +328,7 @@ def test_a_runs_trigger_that_cannot_be_read_wakes_the_task(emulator: EmulatorHan
     [name] = emulator.seed_jobs(count=1, state="SUCCEEDED")
     kwargs = {**BatchJobsTrigger([name], deadline=time.time() + 15).serialize()[1], **change}
     [payload] = events_of(BatchJobsTrigger(**kwargs))
-    assert set(payload) <= {"ended", "error"}
+    assert set(payload) <= {"ended", "error", "twins"}
 
 
 def run_task(folder: Path, kind: str) -> Any:
@@ -355,6 +357,23 @@ STATES: dict[str, Any] = {
     "host a number": {"state": {"host": 3}},
     "members of tomorrow": {"state": {"version": 9, "lease": {"a": 1}}, "trace": "00"},
 }
+RUN_EVENTS: dict[str, Any] = {
+    "nothing": None,
+    "a text": "ended",
+    "a list": [1],
+    "twins a list": {"ended": [], "twins": ["batches/b"]},
+    "twins of numbers": {"ended": 3, "twins": {"batches/b": 4, "5": None}},
+    "twins of strangers": {"ended": [], "twins": {"batches/b": "batches/c"}},
+}
+
+
+@pytest.mark.parametrize("event", RUN_EVENTS.values(), ids=RUN_EVENTS)
+def test_a_run_goes_on_whatever_its_event_says(emulator: EmulatorHandle, tmp_path: Path, event: Any) -> None:
+    context = attempt()
+    before = deferred(run_task(tmp_path, "generate"), context)
+    emulator.finish_jobs()
+    manifest = resumed(run_task(tmp_path, "generate"), "resume", before.kwargs, event, context)
+    assert (manifest["succeeded"], created(emulator)) == (3, 1)
 
 
 @pytest.mark.parametrize("kind", ["generate", "embed"])
