@@ -26,8 +26,8 @@ What is known of each model, with dates and sources: since when it is there, unt
 #   epam/ai-dial-adapter-vertexai#298 and toeverything/AFFiNE#14583
 # * [E] Google's mail on embedding models, quoted in langgenius/dify-official-plugins#1801; text-embedding-004: [C], 14
 #   January 2026, and on Vertex AI genkit-ai/genkit#4551; textembedding-gecko: tmc/langchaingo#1300
-# * [1] https://ai.google.dev/gemini-api/docs/changelog#02-18-2025 (deepset-ai/haystack-integrations#304) and, for Vertex
-#   AI, https://cloud.google.com/vertex-ai/generative-ai/docs/deprecations/gemini-1.0-pro; pictures as input:
+# * [1] https://ai.google.dev/gemini-api/docs/changelog#02-18-2025 (deepset-ai/haystack-integrations#304) and, for
+#   Vertex AI, https://cloud.google.com/vertex-ai/generative-ai/docs/deprecations/gemini-1.0-pro; pictures as input:
 #   xtekky/gpt4free#2064
 # * [L] https://ai.google.dev/palm_docs/deprecation and
 #   https://cloud.google.com/vertex-ai/generative-ai/docs/deprecations/palm
