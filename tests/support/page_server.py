@@ -39,6 +39,7 @@ def environment(home: Path) -> dict[str, str]:
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "CORE__TEST_CONNECTION": "Enabled",
         "LOGGING__LOGGING_LEVEL": "WARNING",
+        "GEMINI_BATCH__MONTHLY_BUDGET": "1200",
     }
     ours = {f"AIRFLOW__{name}": value for name, value in options.items()}
     return {**kept, **ours, "AIRFLOW_HOME": str(home), "HOME": str(home), "PYTHONWARNINGS": "ignore",

@@ -62,6 +62,8 @@ def seen(page: PageServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "xcoms": {"gemini_batch_manifest": manifest},
     }  # fmt: skip
     page.fill(tasks=[task])
+    if "PICTURES" in os.environ:
+        _spend_before(page)
     return {"run": run_path(ADDRESS), "answers": answers_path(ADDRESS), "spend": spend_path()}
 
 
@@ -86,3 +88,14 @@ def browser() -> Iterator[Any]:
     """Run Chromium for a module's tests; asyncio cannot be used beside it."""
     with running_chromium() as started:
         yield started
+
+
+def _spend_before(page: PageServer) -> None:
+    """Let three DAGs have spent something on each of the last days, so that a picture shows more than one bar."""
+    for day in range(1, 29):
+        for dag_id, dollars in (("reviews_nightly", 22 + day % 5), ("catalog", 1.4), ("contracts", 25 * (day == 9))):
+            tokens = {"input_tokens": int(4e6 * dollars), "output_tokens": int(6e5 * dollars)}
+            costs = {"gemini-3.5-flash-lite-002": {"rows": 9000, **tokens, "cost": dollars, "unknown": 0}}
+            manifest = {"output_path": "/lake/a.parquet", "costs": costs, "cost": {"actual": dollars}}
+            task = {"dag_id": dag_id, "run_id": f"day_{day}", "task_id": "ask", "age": 86400 * day}
+            page.fill(tasks=[{**task, "xcoms": {"gemini_batch_manifest": manifest}}])

@@ -108,4 +108,5 @@ def test_spend_is_drawn_without_markup_from_names(page: PageServer) -> None:
     assert "chart&lt;script&gt;" in html
     assert "Tokens a day" in html
     assert " so far</dt><dd>$" in html
+    assert "budget $1,200.00" in html
     assert "style=" not in html, "the content policy allows no style attribute"
