@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_gemini_batch.plugins.page.charts import by_day, tokens_by_day
 from airflow_provider_gemini_batch.plugins.page.month import month_of, monthly_budget
+from airflow_provider_gemini_batch.plugins.page.spend_query import unpaid
 from airflow_provider_gemini_batch.plugins.page.urls import spend_path
 
 if TYPE_CHECKING:
@@ -73,6 +74,16 @@ def test_tokens_of_answers_and_prompts_stand_on_each_other() -> None:
     assert chart is not None
     assert sorted((name, value) for _, name, value in chart.legend) == [("in", 300), ("out", 100)]
     assert tokens_by_day([{"day": "2026-11-27", "input_tokens": 0, "output_tokens": 0}], TODAY, 7) is None
+
+
+def test_what_was_not_paid_is_told_by_reason_where_manifests_tell_it() -> None:
+    old = {"cost": 7.0}
+    new = {"cost": 2.0, "single_calls": 4.5, "saved": 1.0}
+    assert unpaid([old]) == []
+    assert unpaid([old, new, {"cost": 1.0, "single_calls": 0, "saved": 0}]) == [
+        ("Batch instead of single calls", 2.5),
+        ("Earlier answers taken, same request asked once", 1.0),
+    ]
 
 
 def test_month_is_summed_up_and_carried_on_at_its_pace() -> None:

@@ -40,6 +40,7 @@ def show(visit: Visit) -> Response:
         hidden=hidden,
         by_day=by_day,
         month=month,
+        unpaid=spend_query.unpaid(parts),
         budget_fault=budget_fault,
         money=charts.by_day(parts, by, "cost", now.date(), days, month.a_day),
         tokens=charts.tokens_by_day(parts, now.date(), days),
