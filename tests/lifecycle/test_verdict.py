@@ -83,6 +83,12 @@ def test_a_partial_success_follows_the_same_share() -> None:
     assert "3 of 20" in str(check_ended(partial(17, 3), None))
 
 
+def test_rows_that_neither_succeeded_nor_failed_have_no_answer() -> None:
+    job = BatchJob("batches/a", state=JobState.SUCCEEDED, stats=BatchStats(20, 17, 0, 0))
+    with pytest.raises(PartialFailureError, match="3 of 20 rows"):
+        check_ended(job)
+
+
 def test_a_partial_success_without_counts_passes_only_without_a_bound() -> None:
     with pytest.raises(PartialFailureError, match="row counts are not known"):
         check_ended(partial(None, None))

@@ -11,6 +11,8 @@ from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims
+from airflow_provider_gemini_batch.run.driver import Run, Waiting
+from tests.run.world import rows
 
 START = 1_800_000_000.0
 POLICY = SubmitPolicy(reconcile=(0.0, 5.0, 10.0), in_flight=60.0)
@@ -72,3 +74,14 @@ def test_a_refused_create_gives_the_claim_back_to_its_attempt_alone(attempts):
 def test_shards_are_claimed_one_by_one(attempts):
     attempts.begin().claim("r1.0", START)
     assert attempts.begin().claim("r1.1", START) == "claim-r1.1-1.json"
+
+
+def test_a_create_refused_for_quota_is_tried_again_before_a_claim_would_end(world):
+    world.emulator.fault(match={"method": "POST", "path": ":batchGenerateContent"}, status=429, retry_after=1)
+    slow = SubmitPolicy(reconcile=(0.0,), rivals=(0.0,), in_flight=3600.0)
+    run = Run(world.spec(), world.context(rows(2), submit_policy=slow))
+    refused = run.proceed()
+    assert isinstance(refused, Waiting)
+    assert not refused.jobs
+    world.emulator.advance(refused.until - world.emulator.state.now())
+    assert len(run.proceed().jobs) == 1  # a claim that was kept would have to be waited for: an hour
