@@ -84,4 +84,6 @@ def test_a_create_refused_for_quota_is_tried_again_before_a_claim_would_end(worl
     assert isinstance(refused, Waiting)
     assert not refused.jobs
     world.emulator.advance(refused.until - world.emulator.state.now())
-    assert len(run.proceed().jobs) == 1  # a claim that was kept would have to be waited for: an hour
+    created = run.proceed()
+    assert isinstance(created, Waiting)
+    assert len(created.jobs) == 1  # a claim that was kept would have to be waited for: an hour
