@@ -36,8 +36,10 @@ def spend(arguments: argparse.Namespace) -> int:
             print(json.dumps(row))
         return 0
     heads = [*by, "rows", "input tokens", "output tokens", "USD", "rows of unknown cost"]
+    heads += ["USD in single calls", "USD saved"]
     print("\t".join(heads))
     for row in rows:
         numbers = [row["rows"], row["input_tokens"], row["output_tokens"], f"{row['cost']:.4f}", row["unknown"]]
+        numbers += [f"{row['single_calls']:.4f}", f"{row['saved']:.4f}"]
         print("\t".join(str(each) for each in [*(row[name] for name in by), *numbers]))
     return 0

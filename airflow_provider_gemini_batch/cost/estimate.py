@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.ranges import Range, money
-from airflow_provider_gemini_batch.cost.tokens import Tokens
+from airflow_provider_gemini_batch.cost.ranges import AnswerCost, Range, money
+from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
@@ -202,11 +202,31 @@ class RunPrices:
     def __init__(self, prices: PriceList) -> None:
         self._prices = prices
 
-    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> float | None:
-        """Return the dollars that one answer cost, or None if the model's price is not known."""
-        moment = datetime.now(UTC) if not when else _moment(when)
-        cost = self._prices.cost_of(usage, model, moment, tier)
-        return None if cost is None else float(cost)
+    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> AnswerCost:
+        """Return what one answer cost; its tokens are read once."""
+        from airflow_provider_gemini_batch.cost.prices import utc_day
+
+        tokens = read_tokens(usage)
+        day = utc_day(datetime.now(UTC) if not when else _moment(when))
+        return AnswerCost(
+            *(
+                None if rates is None else float(rates.cost(tokens))
+                for rates in (self._prices.rates(model, day, each) for each in (tier, "standard"))
+            )
+        )
+
+    def of_sums(self, model: str, rows: int, read: int, written: int, cached: int) -> float | None:
+        """
+        Return what many answers of text would cost in batch today, or None if the price is not known.
+
+        :param rows: Whose prompts are all above the threshold of long ones, or all below.
+        :param read: Input tokens, the cached ones among them. *written*: with thoughts.
+        """
+        rates = self._prices.rates(model, datetime.now(UTC).date(), "batch")
+        if rates is None:
+            return None
+        sums = Tokens(prompt=read // max(1, rows), text_in=read - cached, cached=cached, text_out=written)
+        return float(rates.cost(sums))
 
     def before(self, kind: str, model: str, measure: InputMeasure, *, tier: Tier = "batch") -> Estimate:
         """Return what requests will cost."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A number that is not known yet, as a range; dollars as people read them."""
+"""Dollars: as a range where they are not known yet, of an answer in both ways to ask, and as people read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,13 @@ class Range:
         """Return it as plain JSON values."""
         numbers = {"low": self.low, "likely": self.likely, "high": self.high}
         return {name: None if each is None else round(each, digits or None) for name, each in numbers.items()}
+
+
+class AnswerCost(NamedTuple):
+    """Dollars of one answer, None where the price is not known: as it was asked, and in a single call."""
+
+    paid: float | None
+    single: float | None
 
 
 def money(dollars: float | Decimal) -> str:

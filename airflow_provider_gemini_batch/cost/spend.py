@@ -15,7 +15,8 @@ def parts_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     Split a history entry into a part for each model version that answered.
 
     :param entry: ``{"dag_id", "task_id", "run_id", "ended_at", "manifest": {...}}``. The manifest's ``costs`` are
-        ``{version: {"rows", "input_tokens", "output_tokens", "cost", "unknown"}}``; without them the whole is one part.
+        ``{version: {"rows", "input_tokens", "output_tokens", "cost", "unknown", "single_calls", "saved"}}``; without
+        them the whole is one part.
     """
     manifest = entry.get("manifest")
     manifest = manifest if isinstance(manifest, Mapping) else {}
@@ -36,6 +37,8 @@ def parts_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             "output_tokens": _number(part.get("output_tokens")),
             "cost": _number(part.get("cost")),
             "unknown": _number(part.get("unknown")),
+            "single_calls": _number(part.get("single_calls")),
+            "saved": _number(part.get("saved")),
         }
         for version, part in costs.items()
         if isinstance(part, Mapping)
@@ -56,6 +59,8 @@ def _whole(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "output_tokens": _number(tokens.get("output")) + _number(tokens.get("thoughts")),
         "cost": _number(cost.get("actual")),
         "unknown": _number(cost.get("rows_of_unknown_cost")),
+        "single_calls": _number(cost.get("single_calls")),
+        "saved": _number(cost.get("saved_by_reuse")) + _number(cost.get("saved_by_deduplication")),
     }
 
 
@@ -80,7 +85,9 @@ def sum_parts(parts: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dic
     :param parts: As :func:`parts_of` returns them.
     :param by: Some of :data:`COLUMNS`.
     :return: A dict for each combination: the columns of *by*, ``rows``, ``input_tokens``, ``output_tokens``, ``cost``
-        in dollars, and ``unknown``, the rows whose price is not known and which are not in ``cost``.
+        in dollars, ``unknown``, the rows whose price is not known and which are not in ``cost``, ``single_calls``, what
+        the same answers would have cost in single calls, and ``saved``, what reuse and deduplication saved (both in
+        dollars, 0 for what a manifest does not tell).
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for part in parts:
@@ -88,8 +95,8 @@ def sum_parts(parts: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dic
         row = found.setdefault(
             key,
             {**dict(zip(by, key, strict=True)), "rows": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0,
-             "unknown": 0},
+             "unknown": 0, "single_calls": 0.0, "saved": 0.0},
         )  # fmt: skip
-        for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown"):
-            row[name] += part[name]
+        for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown", "single_calls", "saved"):
+            row[name] += part.get(name, 0)
     return [found[key] for key in sorted(found)]

@@ -214,6 +214,8 @@ class Judge:
         self._job = job_name
         self._when = when
         self.replaced_surrogates = 0
+        self.single_calls: dict[str, float] = {}
+        """Dollars that the answers would have cost in single calls, by the version that answered."""
 
     def record(self, n: int, row: ResultRow) -> tuple[Record, float | None]:
         """Return a row's record, and the dollars it cost."""
@@ -289,7 +291,11 @@ class Judge:
         record.t = usage.thoughtsTokenCount
         record.k = usage.cachedContentTokenCount
         facts = _decode_any(row.usage)
-        return self._prices.of_answer(version or self._spec.model, facts, tier=self._tier, when=self._when)
+        found = self._prices.of_answer(version or self._spec.model, facts, tier=self._tier, when=self._when)
+        if found.single is not None:
+            name = version or "unknown"
+            self.single_calls[name] = self.single_calls.get(name, 0.0) + found.single
+        return found.paid
 
 
 def _short(message: str | None) -> str | None:

@@ -49,7 +49,7 @@ def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
     """
     expected = work.expected(shard)
     judge = Judge(work.spec, work.context.prices, tier="batch", job_name=shard.job, when=job.end_time if job else None)
-    _store(work, shard, _records(work, job, shard, expected, judge), job)
+    _store(work, shard, _records(work, job, shard, expected, judge), judge, job)
     if judge.replaced_surrogates:
         log.warning("%d answers held half a character, which was replaced.", judge.replaced_surrogates)
     _say_estimate(work, shard)
@@ -80,7 +80,7 @@ def ask_flex(work: Workspace, shard: plan.Shard, caps: Caps, listed: Mapping[str
     judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=when)
     requests = work.requests(shard, expected)
     wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests)
-    _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), None)
+    _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), judge, None)
     return None
 
 
@@ -122,7 +122,7 @@ def _records(
     return whole_job_failed("failed", code, f"the job ended {job.state.value}: {reason}", expected, judge)
 
 
-def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], job: BatchJob | None) -> None:
+def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Judge, job: BatchJob | None) -> None:
     with AnswerWriter(work.folder, f"collected-{shard.id}") as writer:
         for record, digest, cost in records:
             writer.add(record, digest, passing=passing(record), cost=cost)
@@ -131,7 +131,14 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], job: Batc
     lost = _lost(shard, job, facts["counts"])
     if lost:
         log.warning("%s: up to %d answers of %s may be billed, and are lost.", shard.id, lost, shard.job)
-    noted = {"shard": shard.id, "job": shard.job, "state": state, "lost": lost, "remote": _remote(job)}
+    noted = {
+        "shard": shard.id,
+        "job": shard.job,
+        "state": state,
+        "lost": lost,
+        "remote": _remote(job),
+        "single_calls": judge.single_calls,
+    }
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
     log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)

@@ -20,6 +20,7 @@ from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
 from airflow_provider_gemini_batch.run.overwriting import check_outputs
 from airflow_provider_gemini_batch.run.projection import Sampled
+from airflow_provider_gemini_batch.run.savings import savings
 from airflow_provider_gemini_batch.run.sql_fit import written_by
 from airflow_provider_gemini_batch.run.tables import quoted
 
@@ -251,6 +252,7 @@ class Finisher:
                 "Answers came from a model that was not asked for (%s): %s. Its price and its answers may differ.",
                 self._spec.model, counts,
             )  # fmt: skip
+        saved = savings(table, self._spec, self._engine, self._context.prices, notes)
         twins = _jobs_of_equal_rows(notes)
         if paid_twice:
             log.error("%d rows were answered twice, and paid for twice, by %s.", paid_twice, ", ".join(twins) or "jobs")
@@ -272,8 +274,8 @@ class Finisher:
             "rounds": len([header for header in self._checkpoint.rounds() if header["shards"]]),
             "generation": self._checkpoint.number,
             "tokens": {name: totals[name] for name in ("prompt", "output", "thoughts", "cached")},
-            "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"]},
-            "costs": self._costs(table),
+            "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"], **saved.members()},
+            "costs": saved.added_to(self._costs(table)),
             "paid_twice": paid_twice,
             "paid_twice_jobs": twins[:50],
             "answers_lost": sum(int(note.get("lost") or 0) for found in notes.values() for note in found),

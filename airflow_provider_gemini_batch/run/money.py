@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_gemini_batch.cost.ranges import AnswerCost
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,13 +22,22 @@ if TYPE_CHECKING:
 class Prices(Protocol):
     """Prices of models by date; see the room ``cost``."""
 
-    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> float | None:
+    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> AnswerCost:
         """
-        Return the dollars that one answer cost, or None if the model's price is not known.
+        Return the dollars that one answer cost, and would have cost in a single call.
 
         :param model: The version that answered.
         :param usage: The service's token counts.
         :param when: RFC 3339 time of the job's end.
+        """
+        ...
+
+    def of_sums(self, model: str, rows: int, read: int, written: int, cached: int) -> float | None:
+        """
+        Return what many answers of text would cost in batch today, or None if the price is not known.
+
+        :param rows: Whose prompts are all above the threshold of long ones, or all below.
+        :param read: Input tokens, the cached ones among them. *written*: with thoughts.
         """
         ...
 
@@ -38,7 +49,11 @@ class Prices(Protocol):
 class UnknownPrices:
     """Stands for a price list where there is none."""
 
-    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> float | None:
+    def of_answer(self, model: str, usage: Mapping[str, Any], *, tier: Tier, when: str | None) -> AnswerCost:
+        """Return nothing that is known."""
+        return AnswerCost(None, None)
+
+    def of_sums(self, model: str, rows: int, read: int, written: int, cached: int) -> float | None:
         """Return None."""
         return None
 

@@ -136,7 +136,8 @@ def test_jobs_are_listed_and_one_is_cancelled(
 def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     day = tmp_path / "2026-11-27"
     day.mkdir()
-    part = {"rows": 10, "input_tokens": 1000, "output_tokens": 100, "cost": 0.5, "unknown": 0}
+    part = {"rows": 10, "input_tokens": 1000, "output_tokens": 100, "cost": 0.5, "unknown": 0,
+            "single_calls": 1.0, "saved": 0.25}  # fmt: skip
     lost = {"rows": 3, "input_tokens": 30, "output_tokens": 3, "cost": 0, "unknown": 3}
     for number, costs in enumerate(({"gemini-3.8-flash": part}, {"gemini-3.8-flash": part, "gemini-9": lost})):
         entry = {"dag_id": "d", "task_id": "t", "ended_at": "2026-11-27T01:00:00+00:00", "manifest": {"costs": costs}}
@@ -144,7 +145,8 @@ def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pyt
     assert main(["spend", "--history", str(tmp_path), "--by", "model", "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {
-        "model": "gemini-3.8-flash", "rows": 20, "input_tokens": 2000, "output_tokens": 200, "cost": 1.0, "unknown": 0
+        "model": "gemini-3.8-flash", "rows": 20, "input_tokens": 2000, "output_tokens": 200, "cost": 1.0,
+        "unknown": 0, "single_calls": 2.0, "saved": 0.5,
     }  # fmt: skip
     assert (second["model"], second["cost"], second["unknown"]) == ("gemini-9", 0, 3)
 
@@ -159,12 +161,14 @@ def test_finished_task_leaves_its_manifest_for_spend(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
     ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1)
-    manifest = {"total": 7, "tokens": {"prompt": 70, "output": 6, "thoughts": 1}, "cost": {"actual": 0.25}}
+    cost = {"actual": 0.25, "single_calls": 0.5, "saved_by_reuse": 0.125, "saved_by_deduplication": None}
+    manifest = {"total": 7, "tokens": {"prompt": 70, "output": 6, "thoughts": 1}, "cost": cost}
     for _ in range(2):  # written twice, counted once
         leave_in_history({"ti": ti}, manifest)
     assert main(["spend", "--by", "dag", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "dag": "d", "rows": 7, "input_tokens": 70, "output_tokens": 7, "cost": 0.25, "unknown": 0
+        "dag": "d", "rows": 7, "input_tokens": 70, "output_tokens": 7, "cost": 0.25, "unknown": 0,
+        "single_calls": 0.5, "saved": 0.125,
     }  # fmt: skip
 
 
