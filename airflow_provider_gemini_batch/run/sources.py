@@ -291,6 +291,6 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def _first_lines(fault: Exception) -> str:
-    told = re.split(r"Possible (?:fixes|solutions)|This type was", str(fault))[0]
+    told = re.split(r"Possible (?:fixes|[Ss]olutions?)|This type was", str(fault))[0]
     shown = " ".join(told.split())
     return shown if len(shown) <= 500 else shown[:497] + "..."

@@ -82,7 +82,13 @@ def engine(folder: str) -> Iterator[DuckDBPyConnection]:
             yield connection
     except (duckdb.IOException, duckdb.OutOfMemoryException) as fault:
         if "No space left" not in str(fault) and "max_temp_directory_size" not in str(fault):
-            raise
+            if not isinstance(fault, duckdb.OutOfMemoryException):
+                raise
+            raise ConfigurationError(
+                f"The rows do not fit into the {MEMORY_LIMIT} that a run's engine takes: they have very many columns, "
+                "or very long values. Leave out what the prompt and the table do not need, by sql= over a connection "
+                "or over the file's columns."
+            ) from fault
         raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the run's table", 0, folder) from fault
     finally:
         connection.close()

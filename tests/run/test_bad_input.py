@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowNotFoundException
-from airflow_provider_gemini_batch.errors import RequestRejectedError
+from airflow_provider_gemini_batch.errors import ConfigurationError, RequestRejectedError
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import InvalidInputError
 from airflow_provider_gemini_batch.run.spec import META
@@ -340,3 +340,19 @@ def test_bad_input_is_told_before_a_job_is_created(emulator: EmulatorHandle, tmp
     with pytest.raises(CLASS_OF.get(case, InvalidInputError), match=f"(?s){SAYS.get(case, said)}"):
         operator(given, tmp_path).execute(attempt())
     assert emulator.ledger()["totals"]["created"] == 0
+
+
+def test_rows_of_ten_thousand_columns_are_told_to_be_fewer(world):
+    names = ",".join(f"c{n}" for n in range(10_000))
+    values = ",".join(map(str, range(10_000)))
+    (world.folder / "wide.csv").write_text(f"id,word,{names}\n1,one,{values}\n")
+    with pytest.raises(ConfigurationError, match=r"very many columns.* Leave out what the prompt"):
+        world.attempt(world.spec(), world.path("wide.csv"))
+    assert world.emulator.ledger()["totals"]["created"] == 0
+
+
+def test_byte_that_is_no_text_far_inside_names_its_line(world):
+    lines = b"".join(b"%d,x\n" % n for n in range(3000))
+    (world.folder / "in.csv").write_bytes(b"id,word\n" + lines + b"9999,caf\xe9\n")
+    with pytest.raises(ConfigurationError, match=r"Line: 3002 .* not utf-8 encoded\.$"):
+        world.attempt(world.spec(), world.path("in.csv"))

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import ClassVar
+
 import pytest
 
 from airflow_provider_gemini_batch.cost.estimate import RunPrices
 from airflow_provider_gemini_batch.cost.prices import PriceList
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.run.driver import Run
 from airflow_provider_gemini_batch.run.finish import RunFailedError
 from tests.run.world import rows
 
@@ -92,3 +97,36 @@ def test_a_cap_without_a_known_price_is_an_error_before_money(world):
 def test_a_cap_that_limits_nothing_is_an_error(world, bad):
     with pytest.raises(ConfigurationError, match="max_cost must be a number"):
         world.attempt(world.spec(max_cost=bad), rows(2), **prices())
+
+
+def test_submission_reads_none_of_the_runs_other_jobs(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    attempt = Run(capped(world, 99, rows_per_job=1, max_jobs=12), world.context(rows(12), **prices()))
+    attempt.proceed()
+    singles = [entry for entry in world.emulator.journal(method="GET") if "/batches/" in entry["path"]]
+    # Each job once, to know whether it has ended; and not all of them again for each that is created.
+    assert len(singles) <= 12
+
+
+class CountingFolder(Folder):
+    """A folder that counts how often its notes are read."""
+
+    reads: ClassVar[Counter[str]] = Counter()
+
+    def below(self, name: str) -> Folder:
+        return CountingFolder(self.path(name), settle=0.0)
+
+    def read(self, name: str) -> bytes | None:
+        self.reads[name] += 1
+        return super().read(name)
+
+
+def test_attempt_reads_each_note_once_however_many_shards_there_are(world):
+    world.emulator.script(mode="at_once", output_tokens=10)
+    CountingFolder.reads.clear()
+    folder = CountingFolder(world.path("checkpoint"), settle=0.0)
+    spec = capped(world, 99, rows_per_job=1, max_jobs=3)
+    assert world.attempt(spec, rows(12), checkpoint=folder, **prices())["succeeded"] == 12
+    notes = {name: count for name, count in CountingFolder.reads.items() if name.startswith(("intent", "job", "coll"))}
+    assert len(notes) == 36
+    assert set(notes.values()) == {1}
