@@ -134,7 +134,7 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     ``connections``: ``conn_id`` and the members of a JSON connection. ``tasks``: ``dag_id``, ``run_id``, ``task_id``,
     ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``arguments`` (rendered ones), ``trigger`` (classpath
     and kwargs), ``kept`` (what the task state store holds), ``earlier`` (states of earlier attempts), ``asks`` (what it
-    asks a person). ``states``: asks for the states of tasks by address.
+    asks a person), ``chosen`` (what ada answered). ``states``: asks for the states of tasks by address.
     ``release``: drops what the page keeps, as it does when nobody looks. ``dags``: DAGs as the scheduler has them, each
     ``dag_id`` with a ``task_id``. ``cleaned``: each a ``table`` that ``airflow db clean`` empties.
     """
@@ -271,7 +271,10 @@ def _add_around(session: Any, values: dict[str, Any], what: dict[str, Any]) -> N
                "end_date": values["start_date"]}  # fmt: skip
         session.execute(table.insert().values({k: v for k, v in row.items() if k in table.columns}))
     if "asks" in what:
-        session.add(HITLDetail(ti_id=values["id"], options=["Approve", "Reject"], subject=what["asks"]))
+        answer = (
+            {"chosen_options": [what["chosen"]], "responded_by": {"id": "1", "name": "ada"}} if "chosen" in what else {}
+        )
+        session.add(HITLDetail(ti_id=values["id"], options=["Approve", "Reject"], subject=what["asks"], **answer))
         session.flush()
 
 

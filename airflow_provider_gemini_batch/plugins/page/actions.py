@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 
@@ -39,18 +39,21 @@ def actions_of(session: Session, address: TaskAddress) -> list[Action]:
 
     index = TaskInstance.map_index if hasattr(TaskInstance, "map_index") else TaskInstance.region_index
     query = (
-        select(TaskInstance.task_id, index, HITLDetail.subject, HITLDetail.chosen_options, HITLDetail.responded_by)
+        select(TaskInstance.task_id, index, HITLDetail)
         .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
         .where(TaskInstance.dag_id == address.dag_id, TaskInstance.run_id == address.run_id)
-        .order_by(HITLDetail.created_at)
+        .order_by(TaskInstance.task_id, index)
         .limit(20)
     )
-    return [
-        Action(
-            TaskAddress(address.dag_id, address.run_id, str(task_id), int(map_index)),
-            str(subject or ""),
-            ", ".join(map(str, chosen)) if isinstance(chosen, list) else "",
-            str(person.get("name") or "") if isinstance(person, dict) else "",
-        )
-        for task_id, map_index, subject, chosen, person in session.execute(query)
-    ]
+    return [_action(address, str(task_id), int(number), asked) for task_id, number, asked in session.execute(query)]
+
+
+def _action(address: TaskAddress, task_id: str, map_index: int, asked: Any) -> Action:
+    """Return a question; who answered it is kept in different ways by versions of Airflow."""
+    chosen, person = asked.chosen_options, getattr(asked, "responded_by", None)
+    return Action(
+        TaskAddress(address.dag_id, address.run_id, task_id, map_index),
+        str(asked.subject or ""),
+        ", ".join(map(str, chosen)) if isinstance(chosen, list) else "",
+        str(person.get("name") or "") if isinstance(person, dict) else "",
+    )

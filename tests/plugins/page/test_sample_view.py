@@ -69,6 +69,16 @@ def test_sample_shows_the_projected_cost_and_who_has_to_decide(page: PageServer,
 
 
 @pytest.mark.newest_airflow
+def test_answered_question_is_told_with_who_answered_it(page: PageServer) -> None:
+    address = sampled(page, MANIFEST)
+    page.fill(tasks=[{"dag_id": "backfill", "run_id": address.run_id, "task_id": "approve", "asks": "Ask all?",
+                      "chosen": HOSTILE}])  # fmt: skip
+    html = page.client("viewer").get(sample_path(address)).text
+    assert "<b>&lt;script&gt;alert(1)&lt;/script&gt;</b>, by ada" in html
+    assert "required_actions" not in html
+
+
+@pytest.mark.newest_airflow
 def test_run_without_a_sample_has_no_such_tab(page: PageServer) -> None:
     address = sampled(page, {name: value for name, value in MANIFEST.items() if name != "projection"})
     assert page.client().get(sample_path(address)).status_code == 404
