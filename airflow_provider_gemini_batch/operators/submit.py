@@ -71,6 +71,7 @@ class SubmitOperator(SubmitArguments):
         self._unwanted: str | None = None
         self._paid_twice: list[str] = []
         self._unheard_calls = 0
+        self._token = ""
         self._in_doubt_since: float | None = None
         self._end = TaskEnd()
 
@@ -253,7 +254,7 @@ class SubmitOperator(SubmitArguments):
             verdicts=noted.get("verdicts"),
             policy=submit_policy(),
             remember=remember,
-            on_token=lambda token: self._push("submission_token", token),
+            on_token=self._know_token,
             uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
             may_create=partial(self._may_create, caps, store, noted),
@@ -343,6 +344,10 @@ class SubmitOperator(SubmitArguments):
 
     # --- what Airflow learns of the job -------------------------------------------------------------------------------
 
+    def _know_token(self, token: str) -> None:
+        self._token = token
+        self._push("submission_token", token)
+
     def _know_job(self, job_name: str) -> None:
         """
         Push the job's name as soon as it exists; from now on a kill cancels it.
@@ -423,8 +428,15 @@ class SubmitOperator(SubmitArguments):
             with self._end.told(self._job_names):
                 yield
         except AirflowTaskTimeout:
-            if self._job_name is not None and self.on_timeout == "cancel":
+            if self._job_name is None:
+                if self._unheard_calls:
+                    self.log.error(
+                        "execution_timeout is over while a create call has no answer: it may have made a job, which "
+                        "bills. A retry finds it; without one, look for [airflow %s] among the jobs.",
+                        self._token,
+                    )
+            elif self.on_timeout == "cancel":
                 self._cancel_or_say(self._job_name)
-            elif self._job_name is not None:
+            else:
                 self.log.warning("execution_timeout is over; %s runs on, and a retry finds it.", self._job_name)
             raise

@@ -186,10 +186,11 @@ class Run:
                 plan.leaving_step(facts, self._sought) if self._is_leaving else plan.next_step(facts, self.spec.policy)
             )
             log.debug("Next step: %r", step)
-            if isinstance(step, (plan.Collect, plan.WriteOutputs)) and self.twins.look():
+            is_last = isinstance(step, plan.WriteOutputs) or (isinstance(step, plan.Finished) and self._is_leaving)
+            if (is_last or isinstance(step, plan.Collect)) and self.twins.look():
                 continue
-            if isinstance(step, plan.WriteOutputs) and self.context.now() < self.twins.in_doubt_until:
-                log.info("A job of an earlier attempt may be listed late: the run ends once it would be.")
+            if is_last and self.context.now() < self.twins.in_doubt_until:
+                log.info("A job of an earlier attempt may be listed late: the run goes on once it would be.")
                 return Waiting(until=self.twins.in_doubt_until)
             if isinstance(step, plan.Wait):
                 self.twins.update()

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Has another index of a mapped task asked our rows already?
+"""Has another index of a mapped task asked our rows already?"""
 
-Each index of a mapped task is a run of its own. Once somebody clears what makes the list, an index may stand for rows
-that another one has asked: ``[a, b]`` became ``[new, a, b]``, and index 1 is to answer what index 0 has. The
-checkpoints of a task lie side by side, and each names its rows by the digest of their requests. So before rows are
-asked that this index has not had before, the others' checkpoints are looked through: answers there are taken, those of
-jobs that have ended are brought in first, and jobs that run are waited for.
-
-Example: both jobs run when ``[a, b]`` is cleared and becomes ``[b, a]``. Index 0 brings its own job in (a) and reads
-its input anew: b. Index 1's checkpoint has b, whose job runs on: index 0 looks again every two minutes, brings the
-answers in once the job has ended, and takes them. Nothing is asked again.
-"""
+# Each index of a mapped task is a run of its own. Once somebody clears what makes the list, an index may stand for rows
+# that another one has asked: `[a, b]` became `[new, a, b]`, and index 1 is to answer what index 0 has. The checkpoints
+# of a task lie side by side, and each names its rows by the digest of their requests. So before rows are asked that
+# this index has not had before, the others' checkpoints are looked through: answers there are taken, those of jobs that
+# have ended are brought in first, and jobs that run are waited for.
+#
+# Example: both jobs run when `[a, b]` is cleared and becomes `[b, a]`. Index 0 brings its own job in (a) and reads
+# its input anew: b. Index 1's checkpoint has b, whose job runs on: index 0 looks again every two minutes, brings the
+# answers in once the job has ended, and takes them. Nothing is asked again.
 
 from __future__ import annotations
 

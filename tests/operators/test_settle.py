@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_gemini_batch.compat import TaskDeferred
+from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, TaskDeferred
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
-from tests.support.airflow_side import attempt, rows, set_connection
+from tests.support.airflow_side import attempt, execution_timeout, rows, set_connection
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -73,3 +73,17 @@ def test_a_call_without_an_answer_stays_in_doubt_over_a_wait_for_quota(
     with pytest.raises(TaskDeferred) as deferred:
         ask(emulator, 1, wait_for_completion=True, deferrable=True)
     assert deferred.value.kwargs["plan"]["last_look_age"] == age
+
+
+@pytest.mark.parametrize("on_timeout", ["leave", "cancel"])
+def test_a_create_call_that_is_cut_off_is_said(
+    emulator: EmulatorHandle, on_timeout: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(emulator, 1, submission_salt="so that all modules are loaded")
+    emulator.fault(match=CREATE, action="delay", when="after", delay=3.0, times=1)
+    with pytest.raises(AirflowTaskTimeout), execution_timeout(1.5):
+        ask(emulator, 1, on_timeout=on_timeout)
+    assert "it may have made a job, which bills" in caplog.text + "".join(capsys.readouterr())
+    before = [job.cancelled for job in emulator.state.all_jobs]
+    assert ask(emulator, 2) < 300
+    assert [job.cancelled for job in emulator.state.all_jobs] == before == [None, None]

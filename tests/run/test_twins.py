@@ -117,3 +117,22 @@ def test_a_run_whose_calls_were_all_heard_is_held_for_nothing(world):
     manifest: Any = run.proceed()
     assert manifest["paid_twice_jobs"] == []
     assert len([entry for entry in world.emulator.journal(method="GET") if entry["path"].endswith("batches")]) <= 3
+
+
+def test_a_generation_that_is_given_up_waits_for_a_job_that_is_listed_late(twins):
+    twins.emulator.script(pending_seconds=5, running_seconds=10)
+    spec = twins.spec()
+    killed_after_its_create(twins, spec)
+    second_attempt(twins, spec)
+    twins.emulator.advance(20)
+    changed = twins.spec(keep_columns=("word",), meta_prefix="x_")
+    run = Run(changed, twins.context(rows(5)))
+    came: Any = run.proceed()
+    for _ in range(5):
+        if not isinstance(came, Waiting):
+            break
+        twins.emulator.advance(60)
+        came = run.proceed()
+    assert (came["succeeded"], came["reused"]) == (5, 5)
+    notes = run.checkpoint.all(run.checkpoint.root)[-1].collected()
+    assert sorted(note["job"] for note in notes) == sorted(job.name for job in twins.emulator.state.all_jobs)
