@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import Folder
+from airflow_provider_gemini_batch.files.paths import remote_path
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.sources import FileSource, QuerySource
 from airflow_provider_gemini_batch.run.spec import Outputs, RunSpec
@@ -101,13 +102,18 @@ def test_same_object_under_another_name_is_refused(world, monkeypatch):
     pytest.importorskip("s3fs")
     pytest.importorskip("moto")
     pytest.importorskip("airflow.sdk.io")
+    from airflow.sdk.io import attach
+
     from tests.run.object_storage import served_s3
 
     with served_s3("lake"):
         (world.folder / "in.csv").write_text(LINES)
         Folder("s3://lake/data").put("in.csv", world.path("in.csv"))
+        attach("s3", conn_id="other", fs=remote_path("s3://lake").fs)
         for read, output in (
             ("s3://lake/data/in.csv", "s3://lake/data/in.csv"),
+            ("s3://lake/data/in.csv", "s3://other@lake/data/in.csv"),
+            ("s3://lake/data/in.csv", "s3a://lake/data/in.csv"),
             ("s3://lake/data/*.csv", "s3://lake/data/in.csv"),
             ("s3://lake/data", "s3://lake/data/out.csv"),
         ):
