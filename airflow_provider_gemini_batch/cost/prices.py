@@ -33,6 +33,8 @@ TIERS = ("batch", "flex", "standard")
 
 _MILLION = Decimal(1_000_000)
 _HALF = Decimal("0.5")
+_DEAREST = 1_000_000
+"""Dollars for a million tokens: what is above is a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class PriceList:
         :param model: The version that answered, or the model asked for; with or without ``models/`` before it.
         :param day: UTC.
         """
+        if not model.strip():
+            return None
         key = (model, day, tier)
         if key not in self._known:
             self._known[key] = self._find(bare_name(model), day, tier)
@@ -145,14 +149,14 @@ class PriceList:
         found = _from_table(self._own, name, day, tier)
         if found is not None:
             return found
-        if not name.startswith("projects/"):
+        if not name.startswith(("projects/", "tunedModels/")):
             name = answering_model(name, "gemini", day)  # rerouted, at the price of the model that answers
         return _from_table(ENTRIES, name, day, tier) or _from_library(name, day, tier)
 
 
 def bare_name(model: str) -> str:
     """Return a model's short name: ``models/gemini-x`` and ``publishers/google/models/gemini-x`` are ``gemini-x``."""
-    if model.startswith("projects/") and "/publishers/google/" not in model:
+    if model.startswith("tunedModels/") or (model.startswith("projects/") and "/publishers/google/" not in model):
         return model  # tuned: its name says nothing of its price
     return canonical(model)
 
@@ -168,7 +172,7 @@ def model_meant(model: str) -> str | None:
     """Return a model of today whose name is nearly *model*; None if *model* is known, or no name is near."""
     name = bare_name(model)
     if (
-        name.startswith("projects/")
+        name.startswith(("projects/", "tunedModels/"))
         or model_facts(name) is not None
         or PriceList().rates(name, datetime.now(UTC).date())
     ):
@@ -203,7 +207,7 @@ def _from_table(entries: Iterable[Entry], name: str, day: date, tier: Tier) -> R
 
 def _is_version_of(name: str, model: str) -> bool:
     rest = name.removeprefix(model)
-    return not rest or (name.startswith(model) and rest.startswith("-") and rest[1:].isdecimal())
+    return name == model or (name.startswith(model) and rest.startswith("-") and rest[1:].isdecimal())
 
 
 @lru_cache(maxsize=512)
@@ -287,7 +291,7 @@ def read_price_file(text: str, place: str = "prices_path") -> list[Entry]:
     """
     try:
         given = json.loads(text)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise ConfigurationError(f"{place} is not JSON: {fault}. Write a list of prices.") from fault
     if not isinstance(given, list):
         raise ConfigurationError(f"{place} must hold a list of prices, not {type(given).__name__}.")
@@ -295,7 +299,7 @@ def read_price_file(text: str, place: str = "prices_path") -> list[Entry]:
 
 
 def _read_entry(given: Any, where: str) -> Entry:
-    if not isinstance(given, dict) or not isinstance(given.get("model"), str) or not given["model"]:
+    if not isinstance(given, dict) or not isinstance(given.get("model"), str) or not bare_name(given["model"]):
         raise ConfigurationError(f"{where}: it must be an object with a model, e.g. {{'model': 'gemini-3.8-flash'}}.")
     unknown = set(given) - {"model", "since", "input", "output", "cached", "source"}
     if unknown:
@@ -323,6 +327,6 @@ def _read_rate(value: Any, where: str) -> str | None:
         rate = Decimal(str(value)) if not isinstance(value, bool) else Decimal("NaN")
     except InvalidOperation:
         rate = Decimal("NaN")
-    if not rate.is_finite() or rate < 0:
+    if not rate.is_finite() or not 0 <= rate <= _DEAREST:
         raise ConfigurationError(f"{where} must be dollars, 0 or more, not {value!r}.")
     return str(rate)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_DIGITS = 20
+"""Of a 64-bit number."""
+
 _APART = ("AUDIO", "IMAGE", "VIDEO")
 
 
@@ -98,7 +101,9 @@ def _in_googles_words(usage: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    if isinstance(value, str) and value.isdecimal():  # JSON of protocol buffers writes 64-bit numbers as text
+    if (
+        isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS
+    ):  # JSON of protocol buffers writes 64-bit numbers as text
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 

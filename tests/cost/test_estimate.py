@@ -144,3 +144,32 @@ def test_pictures_are_in_the_upper_end_at_their_own_price() -> None:
     assert found is not None
     assert found.high is not None
     assert found.high >= 10 * 1_000 * 60e-6
+
+
+@pytest.mark.parametrize(
+    "model", ["", " ", "tunedModels/gemini-3.8-flash", "projects/p/locations/l/models/gemini-3.8-flash"]
+)
+def test_a_name_that_says_nothing_of_a_price_has_none(model: str) -> None:
+    own = read_price_file('[{"model": "gemini-3.8-flash", "input": 1}]')
+    assert PriceList(own).rates(model, DAY) is None
+    assert PriceList().rates(model, DAY) is None
+
+
+def test_a_tuned_model_may_have_a_price_of_its_own() -> None:
+    prices = PriceList(read_price_file('[{"model": "tunedModels/mine", "input": 4}]'))
+    assert prices.cost_of({"promptTokenCount": 1_000_000}, "tunedModels/mine", DAY) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"model": " ", "input": 1}]', '[{"model": "m", "input": "1e5000"}]', "[" * 20_000,
+     '[{"model": "m", "input": NaN}]', '[{"model": "m", "input": 1, "since": "2026-12-01T00:00:00+09:00"}]'],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_rubbish_in_a_price_file_is_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"prices\.json"):
+        read_price_file(text, "prices.json")
+
+
+def test_a_count_beyond_all_numbers_is_none() -> None:
+    assert PriceList().cost_of({"promptTokenCount": "1" * 5_000}, "gemini-3.8-flash", DAY) == 0
