@@ -304,8 +304,10 @@ def next_step(
     :param job: The job as read after *outcome*, or None if it could not be read for now.
     :param now: UTC epoch seconds.
     """
+    # First of all: an end that was reached is worth more than any limit that was passed meanwhile.
     if job is not None and job.is_done:
         return Done(job)
+    # A 429 with a job is one on a read, and says nothing of the submission.
     if isinstance(outcome, RateLimitedError) and attempt.job_name is None:
         return _after_refusal(attempt, outcome, policy, now)
     if isinstance(outcome, GeminiBatchError):
@@ -337,6 +339,7 @@ def _after_refusal(attempt: Attempt, error: RateLimitedError, policy: AttemptPol
         )
         refused.__cause__ = error
         return Fail(refused)
+    # One try more at the very end, rather than to give up before it.
     pause = min(pause, until - now)
     why = f"No quota for this job (suspected limit: {limit}); next try in {pause:.0f} s. {error}"
     return Pause(attempt, now + pause, why)
@@ -348,6 +351,7 @@ def _after_stuck(attempt: Attempt, outcome: Outcome, job: BatchJob, policy: Atte
     if choice == "wait":
         return Wait(_waive(attempt, outcome), f"{job.name} exceeded {outcome.value}; waiting goes on.")
     if choice == "resubmit" and attempt.resubmits < policy.max_resubmits:
+        # Excluded by name: the cancelled job may be listed as live for a while, and must not be taken again.
         again = replace(attempt, job_name=None, resubmits=attempt.resubmits + 1, exclude=(*attempt.exclude, job.name))
         return Resubmit(again, job.name, f"{job.name} exceeded {outcome.value}: it is cancelled and submitted again.")
     stuck = not_ended(outcome, job.name, job, now - attempt.started)
@@ -375,6 +379,8 @@ class _Reader:
         self._members = value
 
     def _take(self, name: str, kinds: type | tuple[type, ...], what: str) -> Any:
+        # Unknown members are passed over, so that a newer version may add some; a known one of the wrong type is an
+        # error, as a guess about money is worse.
         value = self._members.get(name)
         if name not in self._members:
             raise carried_error(f"{name} is missing")

@@ -38,9 +38,11 @@ def reconcile_intent(wave: Wave[SourceT], started: float) -> Flow[None]:
         intent_at = started  # nobody noted anything, so a create may be a moment old
     if intent_at is None:
         return
+    # Whoever made that intent may still live: a worker that lost its connection to Airflow goes on for minutes.
     wave.may_have_rivals = True
     patience = sum(wave.policy.reconcile) + wave.policy.in_flight
     for pause in wave.policy.reconcile:
+        # By then a job of that call is listed, or the call never arrived.
         if wave.now() - intent_at >= patience:
             return
         if pause:
@@ -53,7 +55,10 @@ def reconcile_intent(wave: Wave[SourceT], started: float) -> Flow[None]:
 def create_all(wave: Wave[SourceT]) -> Flow[None]:
     """Create a job for each order that is still open; a refusal ends the wave."""
     looked_at = wave.now()
+    # One after the other, as each create may be the one that a quota refuses.
     for order in wave.open:
+        # The body is built before the list is read again: reading, checking and uploading may take an hour, and in that
+        # time another attempt may have created the job.
         request = yield from _prepared(wave, order)
         if wave.now() - looked_at > wave.policy.fresh:
             yield from take_existing(wave)
@@ -62,6 +67,7 @@ def create_all(wave: Wave[SourceT]) -> Flow[None]:
             yield from _create(wave, order, request)
         if order.error is not None:
             for rest in wave.open:
+                # An order whose call was lost keeps its own story: its job may exist, whatever became of the others.
                 if rest.lost is None:
                     rest.error = order.error
             break
@@ -99,6 +105,7 @@ def _earlier(wave: Wave[SourceT]) -> Flow[list[BatchJob]]:
 
 def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest) -> Flow[None]:
     """Call once, or again as long as the call certainly never left this machine."""
+    # Kept for a repeated call: the very same bytes, so that both calls ask for the same job.
     wave.requests[order.token.digest] = request
     connects = 0
     while True:
@@ -113,8 +120,11 @@ def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest
                 order.lost = error
                 wave.may_have_rivals = True  # the lost call may still be carried out
                 return
+            # The note is taken back, or the next attempt would wait for a job that cannot come.
             wave.remember("refused", str(order.token))
             connects += 1
+            # Only a call that never left this machine (no connection, no TLS, a proxy that opened no tunnel) is made
+            # again at once.
             delay = wave.policy.connects.delay_after(error, connects) if isinstance(error, TransportError) else None
             if delay is None:
                 order.error = error  # a clear refusal (4xx, 429): nothing was created
@@ -125,6 +135,7 @@ def _create(wave: Wave[SourceT], order: OpenOrder[SourceT], request: HttpRequest
         order.take(job, action, f"Created {job.name}: no job of this task with this input was live or had answers.")
         if wave.replaced:
             order.reason += f" Cancelled to be replaced: {', '.join(wave.replaced)}."
+        # Made by this very attempt, so that nobody has looked for twins since: `rivals.py` does so at once.
         order.is_new = True
         wave.note(order)
         wave.own.seen.add(job.name)
@@ -152,6 +163,7 @@ def _reconcile_lost(wave: Wave[SourceT]) -> Flow[None]:
 
 
 def _find_lost(wave: Wave[SourceT], lost: list[OpenOrder[SourceT]]) -> Flow[None]:
+    # What had been seen before the call cannot be what came of it.
     before = frozenset(wave.own.seen)
     new: dict[str, BatchJob] = {}
     for pause in wave.policy.reconcile:
@@ -171,10 +183,13 @@ def _find_lost(wave: Wave[SourceT], lost: list[OpenOrder[SourceT]]) -> Flow[None
                 if job is not None:
                     _found(wave, order, job)
                 elif ended:
+                    # Kept to the end of all looks: a live job may still show up, and counts more than one that has
+                    # ended.
                     new[order.token.digest] = ended[0]
         except GeminiBatchError as unreadable:
             for order in waiting:
                 if order.is_open:
+                    # No create while the list cannot be read: the job of the lost call may be in it.
                     order.error = _unreadable(order, unreadable)
             return
     for order in lost:

@@ -56,6 +56,7 @@ def _decide(wave: Wave[SourceT], order: OpenOrder[SourceT], found: Found, *, alo
                 yield from wave.choice.cancel_all(found.other)
         _take(order, chosen, "with the same input")
         return
+    # Only by equal rows: what another index asked is as good as our own answer to the same question.
     chosen = yield from wave.choice.of(found.reordered)
     if chosen is not None:
         # Another index wants our former job then: it is left alone.
@@ -72,6 +73,7 @@ def _apply_on_existing_job(wave: Wave[SourceT], order: OpenOrder[SourceT], other
         return
     if wave.on_existing_job == "replace":
         for job in others:
+            # A job that has ended cannot be stopped any more, and costs nothing further.
             if not is_live(job) or job.name in wave.replaced:
                 continue
             if wave.replaces:
@@ -106,6 +108,7 @@ def _cancel_for_replacement(wave: Wave[SourceT], job: BatchJob) -> Flow[None]:
         yield from cancel_job(wave.backend, job.name, wave.policy.cancels)
     except RequestRejectedError:
         # It may have ended meanwhile; what the Developer API answers then is not published.
+        # 400 may mean "it has ended already" or "it cannot be cancelled": only a read tells.
         fresh = yield from get_job(wave.backend, job.name, wave.policy.reads)
         if is_live(fresh):
             raise

@@ -114,6 +114,7 @@ class OwnJobs:
 
         :param digests: What other indexes of a mapped task may have submitted for us.
         """
+        # As far back as the run began, less what two clocks may differ by.
         horizon = None if self.since is None else self.since - self._skew
         if not self._backend.has_labels:
             jobs = yield from self._read_list(None, horizon)
@@ -125,6 +126,7 @@ class OwnJobs:
             for wanted in labels:
                 jobs += yield from self._read_filtered(wanted, horizon)
         found = {job.name: job for job in jobs if job.name not in self._exclude}
+        # Seen, though perhaps not ours to cancel: it tells a new job from one that was there.
         self.seen.update(found)
         self.jobs.update({name: job for name, job in found.items() if self.may_cancel(job)})
         return list(found.values())
@@ -153,8 +155,10 @@ class OwnJobs:
                     "The service's list of jobs does not end, so it cannot be told whether this task's job exists; "
                     f"none was created. Look for [airflow {self._identity.task}...] in the list of jobs."
                 ) from fault
+            # A bound for looks that only hope to find something; a submission has none.
             if number == self._most_pages:
                 break
+            # All, not any: one old job among newer ones must not end the look.
             if horizon is not None and page.jobs and all(_is_older(job, horizon) for job in page.jobs):
                 break
         return own

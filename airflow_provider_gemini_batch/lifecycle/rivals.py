@@ -48,6 +48,7 @@ def _converge(wave: Wave[SourceT], order: OpenOrder[SourceT], listed: list[Batch
     same = {job.name: job for job in found.same}
     if wave.replaces:
         yield from wave.choice.cancel_all(job for job in found.other if age_order(job) < age_order(ours))
+    # The one that was just created may be missing from the list: it is put in by hand below.
     twins = [job for name, job in same.items() if name != ours.name and is_live_or_useful(job)]
     if not twins:
         return  # ours may not be listed yet: that means nothing
@@ -57,5 +58,7 @@ def _converge(wave: Wave[SourceT], order: OpenOrder[SourceT], listed: list[Batch
     if winner.name != ours.name:
         reason = f"{winner.name} of another attempt at this task is older than {ours.name} and is taken instead."
         order.take(winner, "reused" if winner.state.has_results else "adopted", reason)
+        # Noted before the others are cancelled: if this process dies in between, the next attempt must find the winner,
+        # not the job that is about to be cancelled.
         wave.note(order)
     yield from wave.choice.cancel_all(job for job in (*twins, ours) if job.name != winner.name)

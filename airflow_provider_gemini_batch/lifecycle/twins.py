@@ -109,6 +109,7 @@ class TwinWatch:
         ours, theirs = token_of(own), token_of(other)
         if ours is None or theirs is None or other.name == own.name or other.name in self.settled:
             return False
+        # Adopted under another name: jobs beside it may be somebody else's, and are not ours to cancel.
         if self.owned and ours.task not in self.owned:
             return False
         if theirs == ours:
@@ -168,6 +169,7 @@ class Choice:
         """
         live: list[BatchJob] = []
         useful: list[BatchJob] = []
+        # Oldest first, so that two attempts that see the same jobs choose alike without a word to each other.
         for candidate in sorted(jobs, key=age_order):
             if candidate.name in self.rejected or not is_live_or_useful(candidate):
                 continue
@@ -285,6 +287,7 @@ def reconcile(
         while True:
             seen = [*(yield from own_jobs.read()), *(yield from own_jobs.get(known))]
             listed = {job.name: job for job in seen}.values()
+            # Also those that were dealt with before: a cancel that failed the last time is tried again.
             twins = [job for job in listed if replace(watch, settled=frozenset()).is_twin(own, job)]
             same = [job for job in twins if token_of(job) == token]
             if same:

@@ -106,6 +106,7 @@ class Upload:
         """Carry *submitting* out; if it ends with a job that reads another file, remove what was sent for nothing."""
         submission = yield from submitting
         placed, place = self._placed, submission.job.input_place
+        # Only what this very attempt sent, and only if the job demonstrably reads something else.
         if placed is not None and placed.sent and placed.uploaded and place not in (None, placed.uploaded):
             # A job's own work is done: a file that stays is a nuisance, not a failure.
             with suppress(GeminiBatchError):
@@ -142,6 +143,7 @@ def place_file(
     if not isinstance(display_name, str) or unwritable("display_name", display_name):
         raise ConfigurationError(f"display_name must be a text of whole characters, not {display_name!r}.")
     mark = input_digest_in(display_name)
+    # A name made of the content: whoever uploads the same rows finds them there, without reading a list.
     name = backend.upload_name(source, mark)
     if name:
         stored = yield from _upload(backend, retry, source, name, display_name, mime_type)
@@ -187,6 +189,8 @@ def find_uploaded(
         for file in page.files:
             expires = epoch(file.expiration_time)
             lives = expires is None or expires - now() > STILL_NEEDED
+            # The job takes the digest of its input from this name, and a download checks by it: equal rows from another
+            # file would look like the wrong input.
             if mark and input_digest_in(file.display_name) != mark:
                 continue
             # The digest last: only where a file has the same size, ours is read for one.

@@ -66,6 +66,7 @@ def fingerprint(request: JobRequest) -> str:
         if each.name not in _BESIDE_THE_ROWS and (value := getattr(request, each.name)) is not None
     }
     try:
+        # Deterministic, as a dict may come back from a rendered template in another order.
         text = msgspec.json.encode(given, enc_hook=str, order="deterministic")
     except (TypeError, ValueError, RecursionError):
         return ""
@@ -105,5 +106,6 @@ def find_again(
 
 def _serves(file: RemoteFile, uploaded: UploadedInput, now: float) -> bool:
     expires = epoch(file.expiration_time)
+    # A whole job may lie ahead of the file, and one whose input expires fails after it was queued for a day.
     lives = expires is None or expires - now > STILL_NEEDED
     return file.state == "ACTIVE" and lives and file.sha256 in (None, uploaded.sha256)

@@ -95,11 +95,13 @@ def check_ended(
     check_state(job)
     stats = job.stats
     succeeded, failed = stats.succeeded, stats.failed or 0
+    # The larger of the two, as one of the counts may be behind.
     total = max(stats.total or 0, (succeeded or 0) + failed)
     is_partial = job.state is JobState.PARTIALLY_SUCCEEDED
     what = f"{job.name} succeeded only in part" if is_partial else job.name
     if succeeded is None and not failed:
         return _unknown_counts(job, what, max_failed_rows) if is_partial else None
+    # A row that is in neither count has no answer: it counts as failed, not as unknown.
     without = failed if succeeded is None else max(failed, total - succeeded)
     sample = look(job) if look is not None and (without or count_truncated) else RowSample()
     return check_rows(
@@ -201,6 +203,7 @@ def check_rows(
     if reasons:
         told = "; ".join(f"{count} x {reason}" for reason, count in list(reasons.items())[:REASONS_TOLD])
         text += f" ({told}{among})"
+    # Whatever the bound says: with no answer at all there is nothing to land.
     if total - failed <= 0:
         raise JobFailedError(f"{text}." if total else f"{what} has no rows at all.", job=job)
     if max_failed_rows is not None and failed > (allowed := allowed_rows(max_failed_rows, total)):

@@ -146,6 +146,7 @@ def state_in(states: Mapping[str, Any], run_id: str, task_id: str, map_index: in
 
 def state_of(ti: Any) -> str | None:
     """Ask Airflow for a task instance's state, in a task's own process; raises whatever Airflow does."""
+    # Airflow 3 took the database away from tasks and gave them this call of its API instead.
     if not hasattr(ti, "get_task_states"):
         return str(ti.current_state())  # Airflow 2.11, whose tasks may look into the database
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index)
@@ -195,6 +196,8 @@ class TaskEnd:
         work = (job_names, ask, cancel, log)
         self._thread = threading.Thread(target=cancel_if_marked, args=work, name="gemini-batch-kill", daemon=True)
         self._thread.start()
+        # Airflow 3 goes on with the task after the handler; 2.11 ends the process, so there the thread has to be waited
+        # for.
         self._thread.join(HANDLER_PATIENCE if hasattr(ti, "get_task_states") else LAST_PATIENCE)
 
     def end_wait(self) -> None:
@@ -203,6 +206,8 @@ class TaskEnd:
 
         :raises TaskEnded: Into the interrupted code, which is the main thread's.
         """
+        # An exception out of a signal handler lands wherever the main thread was. Only inside our own waits nothing can
+        # be torn by it.
         if self._is_waiting and threading.current_thread() is threading.main_thread():
             raise TaskEnded
 

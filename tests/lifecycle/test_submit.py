@@ -368,6 +368,23 @@ def test_nothing_is_created_beside_a_job_that_cannot_be_cancelled() -> None:
     assert service.creates == 0
 
 
+def test_the_job_that_stays_is_noted_before_the_other_one_is_cancelled() -> None:
+    def answers(request: HttpRequest) -> HttpReply:
+        if ":cancel" in request.url:
+            noted.append(memory.names[-1])
+        return answer(request)
+
+    def beside_a_rival(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
+        rivals.append(service.add(TOKEN, "PENDING", 30))
+        return send(request)
+
+    service, memory, noted, rivals = Service(), Memory(), list[str](), list[Job]()
+    answer, service.answer = service.answer, answers  # type: ignore[method-assign]
+    done = drive(memory.flow(service), service, [beside_a_rival])
+    assert done.job.name == rivals[0].name
+    assert noted == [rivals[0].name]
+
+
 def test_a_surplus_job_that_ends_before_its_cancel_is_not_called_cancelled() -> None:
     def ends_first(request: HttpRequest) -> HttpReply:
         if ":cancel" in request.url:

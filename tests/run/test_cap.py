@@ -161,6 +161,28 @@ def test_answers_of_a_deleted_job_are_counted(world):
     assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 3}, 3)
 
 
+def test_lost_answers_hold_their_share_of_the_cap(world):
+    world.emulator.script(mode="at_once", times=1, end={"state": "EXPIRED", "share": 1.0})
+    world.emulator.script(mode="at_once", rows=[{"outcome": "succeed", "output_tokens": 900}])
+    # The rows of the expired job may be billed in full, which leaves room for two of the ten that are asked again.
+    with pytest.raises(RunFailedError, match="Not all rows were asked"):
+        run(world, 10, longest(world, 12))
+    assert world.rows_run() <= 12
+
+
+def test_a_deleted_job_of_an_earlier_prompt_holds_its_share_of_the_cap(world):
+    slowly(world, {"outcome": "succeed", "output_tokens": 900})
+    cap = longest(world, 12)
+    context = world.context(rows(10), prices=PRICES, run_claim="dag run")
+    came = Run(world.spec(generation_config=CONFIG, max_cost=cap), context).proceed()
+    assert isinstance(came, Waiting)
+    world.emulator.advance(3600)
+    context.client.delete_batch(came.jobs[0])
+    with pytest.raises(RunFailedError, match="Not all rows were asked"):
+        run(world, 10, cap, claim="dag run", prompt="Shout {{ row.word }}")
+    assert world.rows_run() <= 12
+
+
 def test_flex_round_waits_for_room_that_a_lost_call_holds(world):
     schema = ResponseSchema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     world.emulator.script(mode="at_once", rows=[{"outcome": "invalid", "output_tokens": 900, "first": 1}])
