@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -40,19 +42,22 @@ class _TextRates(NamedTuple):
         read, again, written = (float(each or 0) / 1e6 for each in (rates.input, cached, rates.output))
         return cls(read, again, written, rates.long_above if rates.long is not None else 0)
 
-    def cost(self, counts: Usage) -> float | None:
-        """Price counts of text alone; None for what has to be read with more care."""
-        written = counts.candidatesTokenCount + counts.thoughtsTokenCount
-        prompt = counts.promptTokenCount or counts.tokenCount
-        asked = counts.cachedContentTokenCount
-        least = min(
-            counts.candidatesTokenCount, counts.thoughtsTokenCount, counts.toolUsePromptTokenCount, prompt, asked
-        )
-        if least < 0 or (self.long_above and prompt > self.long_above):
-            return None
-        cached = min(asked, prompt)
-        read = prompt - cached + counts.toolUsePromptTokenCount
-        return read * self.input + cached * self.cached + written * self.output
+    def costs(self, usages: Iterable[Usage | None]) -> list[float]:
+        """Price counts of text alone; 0 stands for none, and for what has to be read with more care."""
+        most = self.long_above or sys.maxsize
+        # One expression, as a call for each row costs more than its sum does.
+        return [
+            0
+            if usage is None or prompt > most
+            else round(
+                (prompt + usage.toolUsePromptTokenCount) * self.input
+                + (usage.candidatesTokenCount + usage.thoughtsTokenCount) * self.output
+                + min(usage.cachedContentTokenCount, prompt) * (self.cached - self.input),
+                _DIGITS,
+            )
+            for usage in usages
+            for prompt in ((usage and (usage.promptTokenCount or usage.tokenCount)) or 0,)
+        ]
 
 
 class RowCosts:
@@ -84,14 +89,18 @@ class RowCosts:
 
     def _price_block(self, rows: list[OutputRow]) -> None:
         usages = self._usages.read(rows)
-        for index, row in enumerate(rows):
-            counts = usages.each[index] if usages is not None and usages.is_text else None
-            rates = self._rates(row.model_version or self._model) if counts is not None else None
-            dollars = rates[1].cost(counts) if rates is not None and counts is not None else None
-            if dollars is None:
-                row.cost = self._cost(row.status, row.model_version, bytes(row.usage))
-            else:
-                row.cost = round(dollars, _DIGITS)
+        costs = self._text_costs(rows, usages.each) if usages is not None and usages.is_text else repeat(0.0)
+        for row, cost in zip(rows, costs, strict=False):
+            row.cost = cost or self._cost(row.status, row.model_version, bytes(row.usage))
+
+    def _text_costs(self, rows: list[OutputRow], usages: list[Usage | None]) -> list[float]:
+        """Price a block whose tokens are all text; 0 stands for what is not known."""
+        versions = [row.model_version or self._model for row in rows]
+        if versions.count(versions[0]) < len(versions):
+            each = zip(versions, usages, strict=True)
+            return [rates[1].costs([usage])[0] if (rates := self._rates(one)) else 0 for one, usage in each]
+        rates = self._rates(versions[0])
+        return [0] * len(rows) if rates is None else rates[1].costs(usages)
 
     def _cost(self, status: str, version: str | None, usage: bytes | None) -> float | None:
         if usage is None or usage == b"null":

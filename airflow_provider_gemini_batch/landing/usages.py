@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
@@ -19,16 +19,19 @@ _BILLED_APART = re.compile(rb"AUDIO|IMAGE|VIDEO|DOCUMENT")
 """Modalities that may have a price of their own, in a usage's details; documents are billed as images are."""
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """The counts that are known by name; a usage with others is read as a dict."""
 
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    totalTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    tokenCount: int = 0
+    promptTokenCount: _Count = 0
+    candidatesTokenCount: _Count = 0
+    totalTokenCount: _Count = 0
+    thoughtsTokenCount: _Count = 0
+    cachedContentTokenCount: _Count = 0
+    toolUsePromptTokenCount: _Count = 0
+    tokenCount: _Count = 0
     trafficType: msgspec.Raw = msgspec.Raw(b"null")
     promptTokensDetails: msgspec.Raw = msgspec.Raw(b"null")
     candidatesTokensDetails: msgspec.Raw = msgspec.Raw(b"null")

@@ -89,6 +89,12 @@ def test_counts_in_openais_words_are_priced_as_googles(tmp_path: Path, usage: di
     assert manifest["costs"][MODEL]["cost"] == pytest.approx(rows[0]["cost"])
 
 
+def test_an_answer_whose_counts_are_empty_is_of_unknown_cost(tmp_path: Path) -> None:
+    empty = answer("a", promptTokenCount=1).replace(b'{"promptTokenCount": 1}', b"{}")
+    rows, _ = landed(tmp_path, [empty, answer("b", promptTokenCount=1000)])
+    assert [row["cost"] for row in rows] == [None, 0.001]
+
+
 def test_counts_that_nobody_knows_are_of_unknown_cost(tmp_path: Path) -> None:
     rows, _ = landed(tmp_path, [answer("a", words=7)])
     assert rows[0]["cost"] is None
