@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.answers_search import blocks, candidates, decoded, finder_of
-from airflow_provider_gemini_batch.plugins.page.threads import Courtesy
+from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,7 +100,7 @@ class LineIndex:
 
     def _search(self, enough: int, until: float) -> bool:
         """Find rows until there are *enough*; return whether the time was over before."""
-        words, courtesy = self.wanted.words, Courtesy(16)
+        words, throttle = self.wanted.words, CpuThrottle(16)
         while self.count < enough and not self.done:
             file, offset = self._next >> _FILE, self._next & ((1 << _FILE) - 1)
             if file >= len(self.files):
@@ -115,10 +115,10 @@ class LineIndex:
                         for start, line in candidates(block, self._finder):
                             if is_wanted(decoded(line), self.prefix or "", self.wanted, words):
                                 self._add((file << _FILE) + begin + start)
-                            courtesy.give_way()
+                            throttle.pause_if_due()
                     self._next = (file << _FILE) + begin + len(block)
                     self.lines += block.count(b"\n")
-                    courtesy.give_way()
+                    throttle.pause_if_due()
                     if self.count >= enough:
                         return False
                     if time.monotonic() > until:

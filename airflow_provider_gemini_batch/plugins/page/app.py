@@ -4,8 +4,8 @@
 # Theory of operation. Each route is wrapped by `_endpoint`: Airflow's `get_user` says who asks (401 if nobody), the
 # route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views read
 # databases and storage, so they block; they get threads of their own (`threads.py`), so that fifty people on a slow
-# storage take none of those that Airflow's routes need. Answers, which may be read for seconds, have threads apart from
-# the other views. Whatever happens, the answer is HTML with the same headers.
+# storage take none of those that Airflow's routes need. Answers, which may be read for seconds, and changes that ask
+# Google have threads apart from the other views. Whatever happens, the answer is HTML with the same headers.
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 MAX_PARAMETER = 1_000
 """Characters of a parameter that a message leads back to."""
+
+LOCK = "gemini_batch_lock"
+"""Where a request's ASGI scope has its :class:`~.threads.LoopLock`."""
 
 MAX_BODY = 1_000_000
 """Bytes of a form."""
@@ -74,7 +77,7 @@ def create_app() -> FastAPI:
     app.add_exception_handler(404, _answer_http)
     app.add_exception_handler(405, _answer_http)
     app.add_exception_handler(Exception, _answer_fault)
-    app.add_middleware(OneByOne)
+    app.add_middleware(PageMiddleware)
     return app
 
 
@@ -86,14 +89,13 @@ def _endpoint(route: Route) -> Callable[..., Any]:
     from airflow_provider_gemini_batch.plugins.page.visit import Visit
 
     async def endpoint(request: Any, user: Any) -> Any:
-        form = await _form(request) if route.method != "GET" else {}
-        visit = Visit(request, Viewer(user), form)
-        door = request.scope["gemini_batch_door"]
-        door.leave()
+        lock = request.scope[LOCK]
+        lock.release()
         try:
-            return await threads.run("answers" if route.reads_files else "views", _serve, route, visit)
+            form = await _form(request) if route.method != "GET" else {}
+            return await threads.run(route.threads, _serve, route, Visit(request, Viewer(user), form))
         finally:
-            await door.enter()
+            await lock.acquire()
 
     # As objects: names that only this function knows could not be looked up.
     endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
@@ -133,9 +135,9 @@ async def _form(request: Any) -> dict[str, list[str]]:
 # --- what is answered instead of a view -------------------------------------------------------------------------------
 
 
-class OneByOne:
+class PageMiddleware:
     """
-    Sends our headers with everything, and lets one request at a time through the event loop (:class:`.threads.Door`).
+    Sends our headers with everything; one request at a time goes through the event loop (:class:`.threads.LoopLock`).
 
     :param app: What is asked, as ASGI has it.
     """
@@ -150,7 +152,7 @@ class OneByOne:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        door = scope["gemini_batch_door"] = threads.Door()
+        lock = scope[LOCK] = threads.LoopLock()
         is_static = "/static/" in scope["path"]
 
         async def send_ours(message: Any) -> None:
@@ -161,13 +163,13 @@ class OneByOne:
                     headers["Cache-Control"] = "no-store"
             await send(message)
             if message["type"] == "http.response.body":
-                door.leave()
+                lock.release()
 
         try:
-            await door.enter()
+            await lock.acquire()
             await self._app(scope, receive, send_ours)
         finally:
-            door.leave()
+            lock.release()
 
 
 def _message(request: Any, error: PageError) -> Any:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page.threads import Courtesy
+from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,10 +105,10 @@ def short_name(job_name: Any) -> str:
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Render a template of :data:`HERE` ``/templates``."""
-    courtesy, pieces = Courtesy(20), []
+    throttle, pieces = CpuThrottle(20), []
     for piece in environment().get_template(template).generate(context):
         pieces.append(piece)
-        courtesy.give_way()
+        throttle.pause_if_due()
     return "".join(pieces)
 
 

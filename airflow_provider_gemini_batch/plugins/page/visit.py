@@ -40,14 +40,14 @@ class Route:
     :param view: Answers a :class:`Visit`; runs in a thread, so it may block.
     :param needs: One of :mod:`.needs`, asked before *view* runs.
     :param method: ``GET``, which changes nothing, or ``POST``, which carries the page's token.
-    :param reads_files: Whether *view* reads a task's answers, which may take seconds.
+    :param threads: Key of :data:`.threads.THREADS`: what *view* may wait for.
     """
 
     path: str
     view: Callable[[Visit], Response]
     needs: Callable[[Visit], None]
     method: str = "GET"
-    reads_files: bool = False
+    threads: str = "views"
 
 
 @dataclass

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.plugins.page import threads
-from airflow_provider_gemini_batch.plugins.page.threads import Courtesy, Door
+from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle, LoopLock
 
 if TYPE_CHECKING:
     import pytest
@@ -21,9 +21,9 @@ def test_thread_that_computes_rests_after_each_millisecond_of_its_own(monkeypatc
     rested: list[float] = []
     monkeypatch.setattr(time, "thread_time", lambda: next(computed))
     monkeypatch.setattr(time, "sleep", rested.append)
-    courtesy = Courtesy(every=2)
+    throttle = CpuThrottle(every=2)
     for _ in range(24):
-        courtesy.give_way()
+        throttle.pause_if_due()
     assert rested == [threads.SLICE] * 4, "12 looks at the clock, every third finds a millisecond gone"
 
 
@@ -31,13 +31,13 @@ def test_requests_take_turns_on_the_event_loop_and_leave_it_while_a_thread_works
     on_the_loop: list[str] = []
 
     async def request(name: str) -> None:
-        door = Door()
-        await door.enter()
+        lock = LoopLock()
+        await lock.acquire()
         on_the_loop.append(f"{name} in")
         await asyncio.sleep(0.01)
         on_the_loop.append(f"{name} out")
-        door.leave()
-        door.leave()  # twice does no harm: the next one stays alone
+        lock.release()
+        lock.release()  # twice does no harm: the next one stays alone
 
     async def all_at_once() -> None:
         await asyncio.gather(*map(request, "abc"))
@@ -48,23 +48,42 @@ def test_requests_take_turns_on_the_event_loop_and_leave_it_while_a_thread_works
 
 def test_request_that_is_given_up_lets_the_next_one_in() -> None:
     async def given_up() -> bool:
-        first, second = Door(), Door()
-        await first.enter()
-        waiting = asyncio.create_task(second.enter())
+        first, second = LoopLock(), LoopLock()
+        await first.acquire()
+        waiting = asyncio.create_task(second.acquire())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        second.leave()  # as it does in any case; it has not entered
-        third = Door()
-        entered = asyncio.create_task(third.enter())
+        second.release()  # as it does in any case; it has not entered
+        third = LoopLock()
+        entered = asyncio.create_task(third.acquire())
         await asyncio.sleep(0)
         assert not entered.done(), "the first one is still inside"
-        first.leave()
+        first.release()
         await asyncio.wait_for(entered, 5)
-        third.leave()
+        third.release()
         return True
 
     assert asyncio.run(given_up())
+
+
+def test_request_that_holds_the_event_loop_for_long_loses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MOST_HELD", 0.01)
+
+    async def next_one_goes_on() -> bool:
+        dead, alive = LoopLock(), LoopLock()
+        await dead.acquire()
+        monkeypatch.setattr(threads, "MOST_HELD", 60.0)
+        await asyncio.wait_for(alive.acquire(), 5)
+        dead.release()  # too late, and no harm: the other one has it
+        third = asyncio.create_task(LoopLock().acquire())
+        await asyncio.sleep(0)
+        assert not third.done()
+        alive.release()
+        await asyncio.wait_for(third, 5)
+        return True
+
+    assert asyncio.run(next_one_goes_on())
 
 
 def test_no_more_threads_run_than_there_are_for_their_kind() -> None:

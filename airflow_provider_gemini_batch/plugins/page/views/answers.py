@@ -228,6 +228,6 @@ def download(visit: Visit) -> Response:
 
 
 ROUTES = [
-    Route("/answers/download", download, reads_answers, reads_files=True),
-    Route("/answers", show, reads_answers, reads_files=True),
+    Route("/answers/download", download, reads_answers, threads="answers"),
+    Route("/answers", show, reads_answers, threads="answers"),
 ]

@@ -50,4 +50,7 @@ def cancel(visit: Visit) -> Response:
     return visit.redirect(run_path(visit.address) + f"&said={said}")
 
 
-ROUTES = [Route("/run", show, reads_answers), Route("/run/cancel", cancel, changes_task, "POST")]
+ROUTES = [
+    Route("/run", show, reads_answers),
+    Route("/run/cancel", cancel, changes_task, "POST", threads="changes"),  # Google is asked
+]
