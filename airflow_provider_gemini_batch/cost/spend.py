@@ -100,3 +100,18 @@ def sum_parts(parts: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dic
         for name in ("rows", "input_tokens", "output_tokens", "cost", "unknown", "single_calls", "saved"):
             row[name] += part.get(name, 0)
     return [found[key] for key in sorted(found)]
+
+
+def unpaid(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """
+    Return what was not paid, and why, in dollars; empty where no manifest tells.
+
+    :param found: Parts: ``single_calls``, what their answers would have cost in single calls, ``cost``, and ``saved``,
+        what reuse and deduplication saved. Manifests of former versions have none of these.
+    """
+    told = [part for part in found if part.get("single_calls")]
+    reasons = {
+        "Batch instead of single calls": sum(part["single_calls"] - part["cost"] for part in told),
+        "Earlier answers taken, same request asked once": sum(part.get("saved") or 0.0 for part in found),
+    }
+    return [(name, dollars) for name, dollars in reasons.items() if dollars > 0]

@@ -24,7 +24,7 @@ def test_every_module_that_is_named_exists(root: Path) -> None:
     assert [name for name in modules if not (root / PACKAGE / name).exists()] == []
 
 
-def test_the_modules_of_a_larger_room_are_named(root: Path) -> None:
+def test_every_module_of_a_larger_room_is_named(root: Path) -> None:
     text = (root / "docs/architecture.md").read_text(encoding="utf-8")
     table = text[text.index("## Inside the larger rooms") : text.index("## The way of a row")]
     named: dict[str, set[str]] = {}
@@ -33,10 +33,7 @@ def test_the_modules_of_a_larger_room_are_named(root: Path) -> None:
     assert len(named) > 10
     for room, names in named.items():
         there = {path.stem for path in (root / PACKAGE / room).rglob("*.py")} - {"__init__"}
-        assert names - there <= {"developer", "vertex"}, room
-        # A part of a module that is named (sql_values of sql) need not be named itself, and the table may lag a little.
-        unnamed = {name for name in there - names if name.partition("_")[0] not in names}
-        assert len(unnamed) <= max(1, len(there) // 10), (room, unnamed)
+        assert (room, there - names, names - there - {"developer", "vertex"}) == (room, set(), set())
 
 
 def test_the_layers_are_those_of_the_contract(root: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.spend import parts_of
+from airflow_provider_gemini_batch.cost.spend import parts_of, unpaid
 from airflow_provider_gemini_batch.plugins.page.run_history import happened
 from airflow_provider_gemini_batch.plugins.page.run_view import UNDER_WAY, JobLine, Money, RunView
 from airflow_provider_gemini_batch.plugins.page.run_words import notes_of, waits_of
@@ -178,7 +178,8 @@ def _money(facts: TaskFacts) -> Money:
         tokens = (int(sum(part["input_tokens"] for part in parts)), int(sum(part["output_tokens"] for part in parts)))
         unknown = int(sum(part["unknown"] for part in parts))
         every = unknown and unknown >= sum(part["rows"] for part in parts)
-        return Money(None if every else spent, 0.0, cap, True, tokens if any(tokens) else None, unknown)
+        counted = tokens if any(tokens) else None
+        return Money(None if every else spent, 0.0, cap, True, counted, unknown, tuple(unpaid(parts)))
     if progress:
         return Money(number_of(progress.get("spent")), number_of(progress.get("reserved")), cap, True)
     return Money()

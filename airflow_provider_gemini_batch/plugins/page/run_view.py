@@ -48,6 +48,7 @@ class Money:
 
     :param reserved: What the jobs under way may cost at most.
     :param tokens: Of input and of output, where they are counted.
+    :param unpaid: What was not paid, by reason, as far as the manifest tells.
     """
 
     spent: float | None = None
@@ -56,6 +57,7 @@ class Money:
     known: bool = False
     tokens: tuple[int, int] | None = None
     unknown_rows: int = 0
+    unpaid: tuple[tuple[str, float], ...] = ()
 
     @property
     def expected(self) -> float | None:

@@ -11,7 +11,7 @@ from airflow_provider_gemini_batch.plugins.page.task_facts import stored
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import Session
 
@@ -55,18 +55,3 @@ def parts(
 def summed(found: Iterable[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
     """Sum parts up by one of ``day``, ``dag``, ``task`` and ``model``, which is their ``name`` then."""
     return [{**row, "name": row[by]} for row in sum_parts(found, [by])]
-
-
-def unpaid(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """
-    Return what was not paid, and why, in dollars; empty where no manifest tells.
-
-    :param found: Parts: ``single_calls``, what their answers would have cost in single calls, ``cost``, and ``saved``,
-        what reuse and deduplication saved. Manifests of former versions have none of these.
-    """
-    told = [part for part in found if part.get("single_calls")]
-    reasons = {
-        "Batch instead of single calls": sum(part["single_calls"] - part["cost"] for part in told),
-        "Earlier answers taken, same request asked once": sum(part.get("saved") or 0.0 for part in found),
-    }
-    return [(name, dollars) for name, dollars in reasons.items() if dollars > 0]

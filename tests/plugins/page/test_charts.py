@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_gemini_batch.cost.spend import unpaid
 from airflow_provider_gemini_batch.plugins.page.charts import by_day, tokens_by_day
 from airflow_provider_gemini_batch.plugins.page.month import month_of, monthly_budget
-from airflow_provider_gemini_batch.plugins.page.spend_query import unpaid
 from airflow_provider_gemini_batch.plugins.page.urls import spend_path
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_gemini_batch.plugins.page.attempts import Attempt
 from airflow_provider_gemini_batch.plugins.page.run_history import MOST, happened
+from airflow_provider_gemini_batch.plugins.page.run_model import view_of
 from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, run_path
 from tests.plugins.page.test_run_view import HOSTILE, waiting_run
@@ -51,6 +52,13 @@ def test_last_attempt_tells_what_the_rows_came_to() -> None:
     manifest = {"total": 120, "succeeded": 117}
     facts = facts_of(attempts=[Attempt(1, "success", 10.0, 70.0)], xcoms={"gemini_batch_manifest": manifest})
     assert happened(facts, {})[0][1:] == ("Attempt 1 ended: success.", "117 of 120 rows have a usable answer.")
+
+
+def test_what_a_run_did_not_pay_is_what_its_manifest_tells_and_no_guess() -> None:
+    one = {"rows": 2, "input_tokens": 9, "output_tokens": 9, "cost": 0.25, "unknown": 0}
+    shown = view_of(facts_of(xcoms={"gemini_batch_manifest": {"costs": {"m": {**one, "single_calls": 0.75}}}}), 0.0)
+    assert shown.money.unpaid == (("Batch instead of single calls", 0.5),)
+    assert view_of(facts_of(xcoms={"gemini_batch_manifest": {"costs": {"m": one}}}), 0.0).money.unpaid == ()
 
 
 def test_job_of_which_only_the_name_is_left_is_told_by_the_list_of_jobs() -> None:

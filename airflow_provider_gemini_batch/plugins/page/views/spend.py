@@ -8,6 +8,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.cost.spend import unpaid
 from airflow_provider_gemini_batch.plugins.page import charts, spend_query
 from airflow_provider_gemini_batch.plugins.page.month import month_of, monthly_budget
 from airflow_provider_gemini_batch.plugins.page.needs import signed_in
@@ -40,7 +41,7 @@ def show(visit: Visit) -> Response:
         hidden=hidden,
         by_day=by_day,
         month=month,
-        unpaid=spend_query.unpaid(parts),
+        unpaid=unpaid(parts),
         budget_fault=budget_fault,
         money=charts.by_day(parts, by, "cost", now.date(), days, month.a_day),
         tokens=charts.tokens_by_day(parts, now.date(), days),
