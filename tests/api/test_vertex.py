@@ -20,7 +20,8 @@ from airflow_provider_gemini_batch.api.retry import NO_RETRY, RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.vertex.advice import explain_job
 from airflow_provider_gemini_batch.api.vertex.bigquery import BigQuery, parse_table_uri, result_line
-from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend, check_labels, model_path
+from airflow_provider_gemini_batch.api.vertex.job_spec import check_labels, model_path
+from airflow_provider_gemini_batch.api.vertex.jobs import VertexBackend
 from airflow_provider_gemini_batch.api.vertex.storage import CHUNK_BYTES, CloudStorage, md5_of, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest, Pause
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection

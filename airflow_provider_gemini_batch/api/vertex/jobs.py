@@ -34,7 +34,14 @@ from airflow_provider_gemini_batch.api.replies import error_from, error_info, ex
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.token_counts import counted_members, read_token_count
 from airflow_provider_gemini_batch.api.vertex.advice import explain_error
-from airflow_provider_gemini_batch.api.vertex.replies import BIGQUERY_SOURCE, read_batch_job
+from airflow_provider_gemini_batch.api.vertex.job_spec import (
+    SEGMENT,
+    TUNED_MODEL,
+    check_labels,
+    input_config,
+    model_path,
+)
+from airflow_provider_gemini_batch.api.vertex.replies import read_batch_job
 from airflow_provider_gemini_batch.api.vertex.storage import CloudStorage, join_gs_uri, parse_gs_uri
 from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest, json_request
 from airflow_provider_gemini_batch.connection.urls import is_google, vertex_base_url
@@ -49,9 +56,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Digested, UploadSource
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
 
-MAX_LABELS = 64
-MAX_LABEL_CHARACTERS = 64
-
 READ_MASK = (
     "name,displayName,model,inputConfig,outputConfig,outputInfo,state,error,partialFailures,completionStats,"
     "createTime,startTime,endTime,updateTime,labels"
@@ -59,13 +63,7 @@ READ_MASK = (
 """What :class:`BatchJob` is made of, as a field mask."""
 
 _COUNTED = ("systemInstruction", "tools", "generationConfig")
-_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"
-_JOB_NAME = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/batchPredictionJobs/[A-Za-z0-9_-]+")
-_MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
-_TUNED_MODEL = re.compile(rf"projects/{_SEGMENT}/locations/([a-z0-9-]+)/models/[A-Za-z0-9_.@-]+")
-_PUBLISHED_MODEL = re.compile(
-    rf"(?:projects/{_SEGMENT}/locations/[a-z0-9-]+/)?publishers/[a-z0-9-]+/models/[A-Za-z0-9_][A-Za-z0-9_.@-]*"
-)
+_JOB_NAME = re.compile(rf"projects/{SEGMENT}/locations/([a-z0-9-]+)/batchPredictionJobs/[A-Za-z0-9_-]+")
 _BIGQUERY_TARGET = re.compile(r"bq://[^./\s]+(?:\.[^./:\s]+:[^./\s]+)?(?:\.[^./\s]+){0,2}")
 _GEMINI_EMBEDDING = re.compile(r"/gemini-embedding-")
 
@@ -137,7 +135,7 @@ class VertexBackend:
                 return None
 
         model = tried(lambda: self._model_path(spec.model))
-        source = tried(lambda: _input_config(spec))
+        source = tried(lambda: input_config(spec))
         if source and model and source["instancesFormat"] == "bigquery" and _GEMINI_EMBEDDING.search(model):
             problems.append(
                 f"{spec.model} reads from Cloud Storage only: give gcs_uri or input_path instead of bigquery_uri."
@@ -263,7 +261,7 @@ class VertexBackend:
         """Build the call that counts a request; None for tuned models, which count at an endpoint alone."""
         members = counted_members(request, _COUNTED)
         path = self._model_path(model)
-        if members is None or _TUNED_MODEL.fullmatch(path):
+        if members is None or TUNED_MODEL.fullmatch(path):
             return None
         members["contents"] = [
             {"role": "user", **content} if isinstance(content, dict) else content for content in members["contents"]
@@ -358,7 +356,7 @@ class VertexBackend:
 
     def _model_path(self, model: str) -> str:
         path = model_path(model)
-        tuned = _TUNED_MODEL.fullmatch(path)
+        tuned = TUNED_MODEL.fullmatch(path)
         location = self._settings.location
         if tuned and tuned[1] != location:
             raise ConfigurationError(
@@ -390,84 +388,9 @@ class VertexBackend:
         )
 
 
-def model_path(model: str) -> str:
-    """
-    Return a model's resource name for a model as people write it.
-
-    :param model: ``gemini-3.5-flash-lite``, ``models/gemini-3.5-flash-lite``, ``publishers/google/models/...`` or,
-        tuned, ``projects/.../locations/.../models/...``.
-    :raises ConfigurationError: If it is none of these.
-    """
-    name = str(model or "").strip().strip("/")
-    if _TUNED_MODEL.fullmatch(name) or _PUBLISHED_MODEL.fullmatch(name):
-        return name
-    bare = name.removeprefix("models/")
-    if _MODEL_ID.fullmatch(bare):
-        return f"publishers/google/models/{bare}"
-    hint = ""
-    if name.startswith("tunedModels/"):
-        hint = " A tuned model of the Developer API does not exist on Vertex AI."
-    raise ConfigurationError(
-        f"Not a model of Vertex AI: {name!r}. Write gemini-3.5-flash-lite, "
-        f"publishers/google/models/gemini-3.5-flash-lite, or for a tuned model "
-        f"projects/.../locations/.../models/....{hint}"
-    )
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """
-    Check labels by the rules of the service.
-
-    :raises ConfigurationError: Naming every label that breaks them.
-    """
-    bad = [
-        f"{key}={value}"
-        for key, value in labels.items()
-        if not _is_label(key) or not str(key)[:1].isalpha() or not (value == "" or _is_label(value))
-    ]
-    if bad:
-        raise ConfigurationError(
-            f"labels: {', '.join(bad)} cannot be used; keys and values are lower-case letters, digits, '_' and '-', at "
-            f"most {MAX_LABEL_CHARACTERS} characters, and a key begins with a letter."
-        )
-    if len(labels) > MAX_LABELS:
-        raise ConfigurationError(f"labels: {len(labels)} are too many; a job can have {MAX_LABELS}, ours included.")
-
-
-def _input_config(spec: JobSpec) -> dict[str, Any]:
-    # What an upload returned counts as a source of either backend.
-    gcs_uri = spec.gcs_uri
-    if spec.file_name is not None:
-        if not spec.file_name.startswith("gs://"):
-            raise ConfigurationError(
-                f"file_name {spec.file_name!r} is a file of the Developer API; on Vertex AI a file lies in Cloud "
-                "Storage. Upload it with this connection, or give input_path or gcs_uri."
-            )
-        if gcs_uri is not None:
-            raise ConfigurationError("file_name and gcs_uri are both given; give one of them.")
-        gcs_uri = spec.file_name
-    if spec.requests is not None:
-        raise ConfigurationError("Vertex AI takes no inline rows; they have to be uploaded to Cloud Storage first.")
-    if (gcs_uri is None) == (spec.bigquery_uri is None):
-        raise ConfigurationError("Give exactly one source: gcs_uri, file_name (gs://...) or bigquery_uri.")
-    if gcs_uri is not None:
-        parse_gs_uri(gcs_uri)
-        return {"instancesFormat": "jsonl", "gcsSource": {"uris": [gcs_uri]}}
-    if not BIGQUERY_SOURCE.fullmatch(str(spec.bigquery_uri)):
-        raise ConfigurationError(f"bigquery_uri must look like bq://project.dataset.table, not {spec.bigquery_uri!r}.")
-    return {"instancesFormat": "bigquery", "bigquerySource": {"inputUri": spec.bigquery_uri}}
-
-
 def _gs_name(file_name: str) -> str:
     name = str(file_name or "").strip()
     if not name.startswith("gs://"):
         hint = " It is a file of the Developer API." if name.startswith("files/") else ""
         raise ConfigurationError(f"On Vertex AI a file is named gs://bucket/object, not {name!r}.{hint}")
     return name
-
-
-def _is_label(text: object) -> bool:
-    word = str(text)
-    return 0 < len(word) <= MAX_LABEL_CHARACTERS and all(
-        (char.isalpha() and char == char.lower()) or char.isnumeric() or char in "_-" for char in word
-    )
