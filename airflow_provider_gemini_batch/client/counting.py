@@ -17,6 +17,7 @@ import msgspec
 from airflow_provider_gemini_batch.api.flows import exchange
 from airflow_provider_gemini_batch.api.retry import NO_RETRY
 from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.transport.bounds import REPLY_TIMEOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 WITHIN = 10.0
 """Seconds for all calls; what is counted by then counts."""
 
-CALL_WITHIN = 4.0
-"""Seconds of silence after which a call is given up."""
+CALL_WITHIN = 2.0
+"""Most seconds of silence after which a call is given up; a reply that trickles may take a few times as long."""
 
 LEAST_ROWS = 4
 """Rows that stand for others; where the asking ends before there are so many, bytes say as much."""
@@ -51,7 +52,7 @@ def with_counts(session: Session, model: str, measure: InputMeasure, lines: Iter
 def _request(line: bytes) -> Any:
     try:
         row = _decode(line)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None  # the service says what is wrong with it, if a job is made of it
     return row.get("request") if isinstance(row, dict) else None
 
@@ -62,13 +63,23 @@ def counted(session: Session, model: str, requests: Iterable[tuple[int, Any]], l
 
     :param requests: Bytes of each row, and its request.
     """
-    asked = list(requests)
+    asked = _spread(list(requests))
     found: list[tuple[int, int]] = []
     try:
         session.run(_count(session.backend, model, asked, found, time.monotonic))
     except GeminiBatchError as error:
         log.info("The tokens of %d of %d rows were counted, then: %s", len(found), len(asked), error)
     return tuple(found) if len(found) >= min(LEAST_ROWS, len(asked)) else ()
+
+
+def _spread(rows: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """
+    Reorder rows so that those counted before a failure stand for all: neighbours in an input are often alike.
+
+    Example: of eight, the order is 0, 4, 2, 6, 1, 5, 3, 7, which is that of their numbers' bits read from the right.
+    """
+    bits = max(1, (len(rows) - 1).bit_length())
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: f"{place:0{bits}b}"[::-1])]
 
 
 def _count(
@@ -84,5 +95,5 @@ def _count(
         left = until - now()
         if call is None or left <= 0:
             return
-        call = replace(call, timeout=min(left, CALL_WITHIN))
+        call = replace(call, timeout=min(left / REPLY_TIMEOUTS, CALL_WITHIN))
         found.append((size, (yield from exchange(call, backend.read_token_count, NO_RETRY))))

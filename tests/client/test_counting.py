@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
 from airflow_provider_gemini_batch.client import counting
+from airflow_provider_gemini_batch.client.client import GeminiBatchClient
 from airflow_provider_gemini_batch.compat import AirflowSkipException
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.cost.row_sample import MOST_ROWS
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
@@ -22,15 +27,24 @@ from airflow_provider_gemini_batch.operators import (
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 from tests.run.world import client_of
 from tests.support.airflow_side import attempt, rows
+from tests.support.odd_server import servers, trickle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+    from tests.support.odd_server import Servers
 
 MODEL = "gemini-3.5-flash-lite"
 BY_BYTES = "input estimated at a token for 4 bytes"
 TEXT = "Is 1 + 1 = 2? " * 20
+
+
+@pytest.fixture
+def odd_servers() -> Iterator[Servers]:
+    with servers() as started:
+        yield started
 
 
 def create(count: int = 3, **arguments: Any) -> CreateBatchOperator:
@@ -132,6 +146,36 @@ def test_what_was_counted_before_a_failure_stands_for_the_rest(emulator: Emulato
     assert estimate_of(create(20, dry_run=True))["basis"].startswith("input counted on 5 rows,")
 
 
+def test_rows_counted_before_a_failure_come_from_all_of_the_input(emulator: EmulatorHandle) -> None:
+    # A character of four bytes is as many tokens as one of ASCII: the second half holds four times as many a byte.
+    given = [{"key": f"k{n}", "prompt": ("\U0001f642" if n < 8 else "word") * 200} for n in range(16)]
+    tokens = (8 * 200 + 8 * 800) / 4
+    emulator.fault(match={"path": "countTokens"}, status=429, skip=5, times=None)
+    found = estimate_of(create(inlined_requests=given, dry_run=True))
+    assert found["basis"].startswith("input counted on 5 rows,")
+    assert found["input_tokens"]["low"] < tokens < found["input_tokens"]["high"]
+
+
+def test_reply_that_trickles_takes_no_longer_than_all_counts_may(
+    odd_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "WITHIN", 1.0)
+    server = odd_servers.start(*[trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n" + b" " * 19, 0.1)] * 9)
+    request = {"contents": [{"parts": [{"text": "Why?"}]}]}
+    with GeminiBatchClient.connect("k" * 39, base_url=server.url) as client:
+        began = time.monotonic()
+        assert counting.counted(client, MODEL, [(10, request)] * 9, logging.getLogger(__name__)) == ()
+    assert time.monotonic() - began < 2
+
+
+def test_row_too_deep_to_be_read_again_stops_no_job(gemini_batch_emulator: EmulatorHandle) -> None:
+    client = client_of(gemini_batch_emulator)
+    depth = 10 * sys.getrecursionlimit()
+    line = b'{"key": "a", "request": ' + b"[" * depth + b"]" * depth + b"}\n"
+    measure = InputMeasure(1, len(line))
+    assert counting.with_counts(client, MODEL, measure, [line], logging.getLogger(__name__)).counted == ()
+
+
 def test_counting_ends_when_its_time_is_over(gemini_batch_emulator: EmulatorHandle) -> None:
     times = iter([0.0, 1.0, 7.0, 12.0])
     found: list[tuple[int, int]] = []
@@ -143,7 +187,7 @@ def test_counting_ends_when_its_time_is_over(gemini_batch_emulator: EmulatorHand
         while len(asked) < 9:
             asked.append(flow.send(HttpReply(200, body=b'{"totalTokens": 7}')))
     assert found == [(10, 7)] * 2
-    assert [call.timeout for call in asked if isinstance(call, HttpRequest)] == [4.0, 3.0]
+    assert [call.timeout for call in asked if isinstance(call, HttpRequest)] == [1.8, 0.6]
 
 
 def test_instruction_schema_and_tools_are_counted(emulator: EmulatorHandle) -> None:
