@@ -33,6 +33,7 @@ class SampleView:
     :param whole: Rows of the input.
     :param cost: Dollars of the whole, the sample included; None where a price is unknown.
     :param paid: Dollars of the sample; None where a price is unknown.
+    :param single: Dollars of the whole in single calls, if it costs what is likely; None where the manifest tells none.
     :param failed: Rows of the whole without a usable answer.
     :param tokens: Of a row on average: in, out.
     """
@@ -45,6 +46,7 @@ class SampleView:
     failed: Likely | None
     tokens: tuple[float, float] | None
     cap: float | None
+    single: float | None = None
 
     @property
     def cap_is_low(self) -> bool:
@@ -67,16 +69,24 @@ def sample_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> Sampl
     cost = cost if isinstance(cost, dict) else {}
     tokens = tokens if isinstance(tokens, dict) else {}
     read, written, thoughts = (number_of(tokens.get(name)) or 0.0 for name in ("prompt", "output", "thoughts"))
+    likely = _likely(projection.get("cost"))
+    paid = None if cost.get("rows_of_unknown_cost") else number_of(cost.get("actual"))
     return SampleView(
         rows,
         count_of(projection.get("rows")) or count_of(manifest.get("input_rows")) or rows,
-        _likely(projection.get("cost")),
-        None if cost.get("rows_of_unknown_cost") else number_of(cost.get("actual")),
+        likely,
+        paid,
         max(0, rows - (count_of(manifest.get("succeeded")) or 0)),
         _likely(projection.get("failed")),
         (read / rows, (written + thoughts) / rows) if rows and read else None,
         number_of(progress.get("max_cost")),
+        _in_single_calls(likely, paid, number_of(cost.get("single_calls"))),
     )
+
+
+def _in_single_calls(whole: Likely | None, paid: float | None, single: float | None) -> float | None:
+    """Return what the whole would cost in single calls: as many times the batch price as the sample's answers."""
+    return whole.middle * single / paid if whole is not None and paid and single else None
 
 
 def _likely(told: Any) -> Likely | None:

@@ -41,6 +41,21 @@ def test_projection_is_read_as_the_run_writes_it() -> None:
     assert f"{view.share(view.failed.low):.1f} to {view.share(view.failed.high or 0):.1f}" == "0.3 to 3.6"
 
 
+@pytest.mark.parametrize(
+    ("cost", "single"),
+    [
+        ({"actual": 0.024, "rows_of_unknown_cost": 0, "single_calls": 0.036}, 143.5 * 1.5),  # batch is not half of it
+        ({"actual": 0.024, "rows_of_unknown_cost": 0}, None),  # a manifest of a former version
+        ({"actual": 0.024, "rows_of_unknown_cost": 3, "single_calls": 0.036}, None),
+        ({"actual": 0.0, "rows_of_unknown_cost": 0, "single_calls": 0.0}, None),
+    ],
+)
+def test_single_calls_are_priced_as_the_samples_answers_were(cost: dict[str, Any], single: float | None) -> None:
+    view = sample_of({**MANIFEST, "cost": cost}, {})
+    assert view is not None
+    assert view.single == (None if single is None else pytest.approx(single))
+
+
 @pytest.mark.parametrize("projection", [None, "x", {"rows": "x", "cost": 3, "failed": {"low": "1"}}, {}])
 def test_odd_projection_claims_nothing(projection: Any) -> None:
     view = sample_of({"total": 5, "projection": projection, "cost": {"actual": 1.0, "rows_of_unknown_cost": 5}}, {})
