@@ -21,6 +21,7 @@ from airflow_provider_gemini_batch.errors import (
     NotFoundError,
     ResultsIncompleteError,
 )
+from airflow_provider_gemini_batch.lifecycle.cut_short import CANCELLED
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
@@ -123,8 +124,10 @@ def _records(
 
 
 def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Judge, job: BatchJob | None) -> None:
+    cancelled = 0
     with AnswerWriter(work.folder, f"collected-{shard.id}") as writer:
         for record, digest, cost in records:
+            cancelled += record.c == CANCELLED
             writer.add(record, digest, passing=passing(record), cost=cost)
         facts = writer.finish(work.checkpoint, work.database)
     state = job.state.value if job is not None else "GONE" if shard.job else "FLEX"
@@ -138,6 +141,7 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Ju
         "lost": lost,
         "remote": _remote(job),
         "single_calls": judge.single_calls,
+        "cut_short": bool(cancelled),  # another job of the same rows, if there is one, goes on
     }
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())

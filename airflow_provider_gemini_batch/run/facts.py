@@ -7,12 +7,13 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live
 from airflow_provider_gemini_batch.run import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
@@ -43,7 +44,8 @@ class FactReader:
         notes = self._checkpoint.notes()
         rounds = []
         for header in headers:
-            shards = [self._shard(entry, notes) for entry in header["shards"]]
+            is_last = header is headers[-1]
+            shards = [self._shard(entry, notes, is_last=is_last) for entry in header["shards"]]
             rounds.append(plan.Round(int(header["number"]), tuple(shards), header.get("tier", "batch")))
         return plan.Facts(self._checkpoint.snapshot is not None, tuple(rounds), self._checkpoint.end is not None)
 
@@ -51,13 +53,13 @@ class FactReader:
         """Return the names of the jobs that have not ended."""
         return tuple(one.job for found in self.facts().rounds for one in found.shards if one.state == "live")
 
-    def _shard(self, entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> plan.Shard:
+    def _shard(self, entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]], *, is_last: bool) -> plan.Shard:
         shard = plan.Shard(str(entry["id"]), int(entry["rows"]))
-        collected = {note["job"] for note in notes["collected"].get(shard.id, ())}
+        collected = {note["job"]: note for note in notes["collected"].get(shard.id, ())}
         found = sorted({(note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ())})
         names = [name for _, name in found]
-        if len(names) > 1 or (collected and not collected.issuperset(names)):
-            return self._of_several(shard, names, collected)
+        if len(names) > 1 or (collected and not collected.keys() >= set(names)):
+            return self._of_several(shard, names, collected, is_last=is_last)
         if collected:
             return replace(shard, state="collected")
         if not names:
@@ -66,25 +68,39 @@ class FactReader:
             return replace(shard, is_called=any(note.get("claim") not in void for note in calls))
         return replace(shard, job=names[0], state="ended" if self.has_ended(names[0]) else "live")
 
-    def _of_several(self, shard: plan.Shard, names: Sequence[str], collected: Collection[str]) -> plan.Shard:
+    def _of_several(
+        self, shard: plan.Shard, names: Sequence[str], collected: Mapping[str, Mapping[str, Any]], *, is_last: bool
+    ) -> plan.Shard:
         """
         Say which of a shard's jobs counts, and cancel those that need not run.
 
-        Answers of each that has run are brought in, also if the shard has answers already: they are paid for.
+        Answers of each that has run are brought in, also if the shard has answers already: they are paid for. What a
+        cancel left over of one job is not the whole work, and ends no other one.
+
+        :param is_last: Whether no later round asks the rows again.
         """
         jobs = [job for name in names if (job := self.job(name)) is not None]
-        useful = [job for job in jobs if job.state.has_results]
+        answered = [job for job in jobs if job.is_done and (job.state.has_results or job.output is not None)]
         live = [job for job in jobs if is_live(job)]
-        chosen = None if useful or collected else next(iter(live), None)
+        # A job of the Developer API that was cancelled half-way ends SUCCEEDED, with failed rows; whether they are
+        # rows that had not run shows when they are read.
+        is_whole = any(job.state.has_results and not job.stats.failed for job in answered)
+        is_whole = is_whole or any(_is_whole(note) for note in collected.values())
+        chosen = None if is_whole or (collected and not is_last) else next(iter(live), None)
         for job in live:
             if job is not chosen:
                 self._cancel_surplus(shard, job)
-        unread = [job.name for job in useful if job.name not in collected]
+        unread = [job.name for job in answered if job.name not in collected]
         if unread:
             return replace(shard, job=unread[0], state="ended")
+        if collected and (is_whole or not is_last):
+            return replace(shard, state="collected")
+        # One that is being cancelled may still leave answers.
+        if running := [chosen] if chosen else [job for job in jobs if job.is_running]:
+            return replace(shard, job=running[0].name, state="live")
         if collected:
             return replace(shard, state="collected")
-        return replace(shard, job=chosen.name if chosen else names[0], state="live" if chosen else "ended")
+        return replace(shard, job=jobs[0].name if jobs else names[0], state="ended")
 
     def _cancel_surplus(self, shard: plan.Shard, job: BatchJob) -> None:
         if job.name in self._cancelled:
@@ -137,3 +153,9 @@ class FactReader:
         known = [self._read[name] for name in names if name in self._read]
         limits = self._context.limits
         return min((limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))
+
+
+def _is_whole(note: Mapping[str, Any]) -> bool:
+    """Whether what was collected of a shard leaves nothing for another job to answer; one not asked has none."""
+    ended = JobState.from_wire(note.get("state"))
+    return not note["job"] or (ended.has_results and not note.get("cut_short"))

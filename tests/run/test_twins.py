@@ -136,3 +136,43 @@ def test_a_generation_that_is_given_up_waits_for_a_job_that_is_listed_late(twins
     assert (came["succeeded"], came["reused"]) == (5, 5)
     notes = run.checkpoint.all(run.checkpoint.root)[-1].collected()
     assert sorted(note["job"] for note in notes) == sorted(job.name for job in twins.emulator.state.all_jobs)
+
+
+def to_the_end(world: World, run: Run, came: Any, seconds: float = 60) -> dict[str, Any]:
+    """Let time pass until the run has ended."""
+    for _ in range(100):
+        if isinstance(came, dict):
+            return came
+        world.emulator.advance(seconds)
+        came = run.proceed()
+    raise AssertionError("The run did not end.")
+
+
+def test_a_twin_that_a_cancel_cut_short_does_not_end_the_older_job(twins):
+    twins.emulator.script(pending_seconds=10, running_seconds=600)
+    spec = twins.spec(max_row_attempts=1)
+    killed_after_its_create(twins, spec)
+    twins.emulator.advance(5)
+    run, waiting = second_attempt(twins, spec)
+    manifest = to_the_end(twins, run, waiting)
+    older, younger = twins.emulator.state.all_jobs
+    assert (older.cancelled, younger.cancelled is None) == (None, False)
+    assert manifest["succeeded"] == 5
+
+
+def test_answers_of_a_shards_job_are_read_once_its_cancel_is_through(twins):
+    twins.emulator.configure(cancel_settle_seconds=300)
+    twins.emulator.script(pending_seconds=10, running_seconds=2000)
+    spec = twins.spec(max_row_attempts=1)
+    killed_after_its_create(twins, spec)
+    twins.emulator.advance(5)
+    run, waiting = second_attempt(twins, spec)
+    for _ in range(3):
+        twins.emulator.advance(60)
+        if run.is_over(waiting):
+            waiting = run.proceed()
+    twins.emulator.advance(1200)
+    run.cancel()
+    resumed = Run(spec, twins.context(rows(5)), 1)
+    manifest = to_the_end(twins, resumed, resumed.proceed())
+    assert manifest["succeeded"] >= 3
