@@ -125,7 +125,7 @@ class SubmitOperator(SubmitArguments):
         found = estimate_of(prices, self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
             tell(found, prices, self.log, self._push)
-            caps.check(found, jobs, lost + unheard_lately(noted, jobs, time.time()))
+            caps.check(found, jobs, lost + unheard_lately(noted, jobs, time.time()), self._token)
         store.note_listed(job.name for job in jobs)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.client.counting import counted
+from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.budget import Caps, has_caps, measure_of
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
@@ -200,10 +201,19 @@ class Run:
                 self._open()
                 continue
             if isinstance(step, plan.Finished):
-                return RunOutcome.read(self.checkpoint.end or {}).result()
+                return self._result()
             waiting = self.carry_out(step)
             if waiting is not None:
                 return waiting
+
+    def _result(self) -> dict[str, Any]:
+        end = self.checkpoint.end or {}
+        if end.get("outcome") == "replaced":  # it has no outputs, and nothing of it may pass for success
+            raise GeminiBatchError(
+                f"Another attempt at this run went on with it and asks something else: {self.checkpoint.folder.place} "
+                "is given up, and this attempt with it."
+            )
+        return RunOutcome.read(end).result()
 
     def carry_out(self, step: plan.Step) -> Waiting | None:
         """

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from airflow_provider_gemini_batch.cost.budget import (
     calls_in_doubt,
     rows_answered,
 )
-from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.errors import ConfigurationError, SubmitError
 from airflow_provider_gemini_batch.task.store import jobs_heard_of, unheard_of
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 
@@ -55,16 +55,31 @@ class Caps:
         """Whether there is a limit at all."""
         return self.max_cost is not None or self.max_input_tokens is not None
 
-    def check(self, estimate: Estimate, jobs: Iterable[BatchJob], lost: int = 0) -> None:
+    def check(self, estimate: Estimate, jobs: Iterable[BatchJob], lost: int = 0, token: str = "") -> None:
         """
         Refuse a job that may cost more than is left.
 
         :param jobs: Earlier jobs of this task instance.
         :param lost: Create calls without an answer: each may have made a job that nobody has seen.
+        :param token: By which such a job is found.
         :raises ConfigurationError: If it cannot be known what the job may cost.
         :raises CostLimitError: If it may cost too much.
+        :raises SubmitError: If it may cost too much because of a job that nobody has seen: a retry finds that.
         """
         jobs = list(jobs)
+        try:
+            self._check(estimate, jobs, lost)
+        except CostLimitError as error:
+            if not lost:
+                raise
+            self._check(estimate, jobs, 0)
+            raise SubmitError(
+                f"{error} A create call without an answer may have made a job, which bills. A retry takes it once it "
+                f"is listed, and submits if none is listed within {LISTED_WITHIN / 60:.0f} minutes; without a retry, "
+                f"look for [airflow {token}] among the jobs."
+            ) from error
+
+    def _check(self, estimate: Estimate, jobs: Sequence[BatchJob], lost: int) -> None:
         if self.max_input_tokens is not None:
             tokens = self._upper("max_input_tokens", estimate.input_tokens.high)
             sent = tokens * (lost + sum(_share_answered(job, estimate.rows) for job in jobs))

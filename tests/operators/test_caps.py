@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, SubmitError
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
@@ -96,10 +96,24 @@ def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle, monkey
     monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     path = "batchGenerateContent$|/batchPredictionJobs$"
     emulator.fault(match={"method": "POST", "path": path}, action="close", times=None)
-    with pytest.raises(AirflowFailException, match="reserved"):
+    with pytest.raises(SubmitError, match="reserved"):
         create(max_cost=1.5 * upper()).execute(attempt())
     creates = [entry for entry in emulator.journal(method="POST") if "batch" in entry["path"].lower()]
     assert len(creates) == 1
+
+
+def test_a_retry_takes_the_late_job_of_a_call_that_filled_the_cap(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+    emulator.configure(listing_lag=400)
+    path = "batchGenerateContent$|/batchPredictionJobs$"
+    emulator.fault(match={"method": "POST", "path": path}, action="close", when="after", times=1)
+    with pytest.raises(SubmitError, match=r"may have made a job.*\[airflow [0-9a-f]{16}\."):
+        create(max_cost=1.5 * upper()).execute(attempt())
+    emulator.advance(600)
+    (job,) = emulator.ledger()["jobs"]
+    assert create(max_cost=1.5 * upper()).execute(attempt(2)) == job["name"]
 
 
 @pytest.mark.parametrize("asked", [{"max_cost": 1.0}, {"max_input_tokens": 5}, {"dry_run": True}], ids=str)
@@ -240,7 +254,7 @@ def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
         "unheard": 1,
     }
     store = Store({SubmissionStore.KEY: noted})
-    with pytest.raises(AirflowFailException, match="reserved"):
+    with pytest.raises(SubmitError, match="reserved"):
         create(max_cost=1.5 * upper()).execute({**attempt(2), "task_state_store": store})
     noted["intent_at"] -= 400
     assert create(max_cost=1.5 * upper()).execute({**attempt(3), "task_state_store": store})
@@ -276,6 +290,6 @@ def test_a_job_that_was_heard_of_answers_for_no_lost_call(
     path = "batchGenerateContent$|/batchPredictionJobs$"
     emulator.fault(match={"method": "POST", "path": path}, action="close", times=1)
     for number in (2, 3):
-        with pytest.raises(AirflowFailException, match="reserved"):
+        with pytest.raises(SubmitError, match="reserved"):
             create(max_cost=1.5 * upper()).execute({**attempt(number), "task_state_store": store})
     assert emulator.ledger()["totals"]["created"] == 1

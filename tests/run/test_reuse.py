@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run import parts
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
@@ -162,3 +163,13 @@ def test_attempt_that_waited_in_a_replaced_generation_goes_on_in_the_next(world)
     manifest = late.proceed()
     assert not isinstance(manifest, Waiting)
     assert (late.checkpoint.number, manifest["counts"]) == (2, {"succeeded": 3})
+
+
+def test_attempt_whose_generation_is_replaced_while_it_waits_does_not_end_well(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    run = Run(world.spec(), world.context(rows(3)))
+    assert isinstance(run.proceed(), Waiting)
+    assert isinstance(Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3))).proceed(), Waiting)
+    world.emulator.advance(3600)
+    with pytest.raises(GeminiBatchError, match="went on with it and asks something else"):
+        run.proceed()
