@@ -14,13 +14,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.budget import Caps
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
 from airflow_provider_gemini_batch.run.collecting import collect
 from airflow_provider_gemini_batch.run.facts import FactReader
+from airflow_provider_gemini_batch.run.jobs import RunJobs
+from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import text
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from duckdb import DuckDBPyConnection
-
-    from airflow_provider_gemini_batch.run.jobs import RunJobs
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +110,16 @@ class Siblings:
         work = self._work
         theirs = Workspace(work.spec, work.context, generation, work.database, work.folder)
         reader = FactReader(work.context, generation, self._jobs)
+        sought: set[str] = set()
         while True:
-            facts = reader.facts()
-            step = plan.leaving_step(facts, {shard.id for one in facts.rounds for shard in one.shards})
+            step = plan.leaving_step(reader.facts(), sought)
             if isinstance(step, plan.Collect):
                 collect(theirs, step.shard, reader.job(step.shard.job))
+                continue
+            if isinstance(step, plan.Adopt):
+                until = self._submitter(generation, reader).adopt(theirs, step.shards, sought)
+                if until is not None:
+                    raise AskedElsewhereError("Rows of this index may have been asked for another one just now.", until)
                 continue
             if isinstance(step, plan.Wait):
                 names = ", ".join(shard.job for shard in step.shards)
@@ -120,3 +127,9 @@ class Siblings:
                     f"Rows of this index are being answered for another one: {names}.", work.context.now() + LOOK_AGAIN
                 )
             return
+
+    def _submitter(self, generation: Checkpoint, reader: FactReader) -> Submitter:
+        """Return what finds jobs of another index, which carry the name of its checkpoint's folder."""
+        context = self._work.context
+        jobs = RunJobs(context.client, replace(context.identity, task=generation.root.name), context.submit_policy)
+        return Submitter(context, generation, jobs, Caps(self._work.spec, context, generation, reader.job))

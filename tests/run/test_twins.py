@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from airflow_provider_gemini_batch.api.identity import TaskIdentity
+from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import World, rows
 
@@ -176,3 +179,20 @@ def test_answers_of_a_shards_job_are_read_once_its_cancel_is_through(twins):
     resumed = Run(spec, twins.context(rows(5)), 1)
     manifest = to_the_end(twins, resumed, resumed.proceed())
     assert manifest["succeeded"] >= 3
+
+
+def test_a_job_that_another_index_had_just_made_is_found_before_its_rows_are_asked(both):
+    both.emulator.script(pending_seconds=5, running_seconds=10)
+    half = "fedcba9876543210"
+    theirs = Folder(both.path(f"indexes/{half}"), settle=0.0)
+    identity = TaskIdentity(half, time.time() - 3600)
+
+    def die(name: str) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        Run(both.spec(), both.context(rows(5), checkpoint=theirs, identity=identity, on_job=die)).proceed()
+    ours = Folder(both.path(f"indexes/{both.task}"), settle=0.0)
+    run = Run(both.spec(), both.context(rows(5), checkpoint=ours, siblings=[theirs], may_be_reordered=True))
+    manifest = to_the_end(both, run, run.proceed())
+    assert (manifest["reused"], both.rows_run()) == (5, 5)
