@@ -13,7 +13,7 @@ import tempfile
 import threading
 from array import array
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.files.paths import local_path, open_read, remote_path
@@ -119,7 +119,21 @@ def _page(rows: Sequence[Any], columns: Sequence[str], prefix: str, more: bool, 
 
 # --- DuckDB -----------------------------------------------------------------------------------------------------------
 
-_databases: list[Any] = []
+
+@dataclass
+class _Database:
+    """DuckDB's connection, which takes its cursors along when it is closed: whoever reads is waited for."""
+
+    connection: Any
+    users: int = 0
+    is_dropped: bool = False
+
+    def close_if_unused(self) -> None:
+        if self.is_dropped and not self.users:
+            self.connection.close()
+
+
+_databases: list[_Database] = []
 _making = threading.Lock()
 
 
@@ -142,13 +156,19 @@ def asked() -> Iterator[Any]:
     with _making:
         if not _databases:
             config: dict[str, Any] = {"memory_limit": "128MB", "threads": "1", "temp_directory": ""}
-            _databases.append(duckdb.connect(config=config))
-        made = _databases[0].cursor()
+            _databases.append(_Database(duckdb.connect(config=config)))
+        database = _databases[0]
+        made = database.connection.cursor()
+        database.users += 1
     try:
         with closing(made) as cursor:
             yield cursor
     except duckdb.Error as error:
         raise PageError(502, "The results file cannot be read", str(error).splitlines()[0][:300]) from error
+    finally:
+        with _making:
+            database.users -= 1
+            database.close_if_unused()
 
 
 def query_of(cursor: Any, paths: Sequence[str], kind: str, wanted: Wanted) -> tuple[list[str], str, list[Any]]:
@@ -171,10 +191,11 @@ def _asked_for(
 
 
 def close() -> None:
-    """Close the database; the next request makes another."""
+    """Close the database, once nobody reads with it any more; the next request makes another."""
     with _making:
         for each in _databases:
-            each.close()
+            each.is_dropped = True
+            each.close_if_unused()
         _databases.clear()
 
 

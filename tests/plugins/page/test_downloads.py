@@ -16,7 +16,7 @@ import pytest
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_provider_gemini_batch.plugins.page import answers_lines, answers_tables, downloads
+from airflow_provider_gemini_batch.plugins.page import answers_file, answers_lines, answers_tables, downloads
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from tests.plugins.page.test_answers_view import write
 
@@ -72,6 +72,15 @@ def test_failing_rows_are_downloaded_though_they_take_longer_than_a_page(
             downloads.open_rows(place, "failing")
         return
     assert keys_in(place, "failing") == [f"k{number}" for number in range(2_880, 3_000)]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_download_goes_on_when_the_page_drops_what_it_keeps(tmp_path: Path, name: str) -> None:
+    place = write(tmp_path / name, 30_000, failed=20_000)
+    _, pieces = downloads.open_rows(place, "failing")
+    first = next(pieces)
+    answers_file.release()  # as after five minutes without a request, which a download may take
+    assert b"".join([first, *pieces]).count(b"\n") == 20_000
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.parquet"])
