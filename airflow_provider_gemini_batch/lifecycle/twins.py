@@ -306,7 +306,8 @@ def reconcile(
         tuple(choice.cancelled),
         tuple(choice.uncancelled),
         (winner.name, *paid) if paid and winner.state.has_results else (),
-        tuple(name for name in settled if name not in paid or winner.state.has_results),
+        # Nothing is left to do about a twin that has run but to take it, or to name it at the end.
+        tuple(name for name in settled if keep or name not in paid or winner.state.has_results),
     )
 
 

@@ -78,7 +78,7 @@ class Submitter:
             except CostLimitError as error:
                 close_unasked(work, shard, expected, str(error))
             except RateLimitedError as error:
-                return self._without_quota(error)
+                return self._without_quota(error, shard)
         self._tries = 0
         return None
 
@@ -105,8 +105,9 @@ class Submitter:
                 sought.add(shard.id)
         return min(later, default=None)
 
-    def _without_quota(self, error: RateLimitedError) -> float:
-        self._tries += 1
+    def _without_quota(self, error: RateLimitedError, shard: plan.Shard) -> float:
+        # Refused calls are noted, as a wait may end in another process: pauses grow all the same.
+        self._tries = max(self._tries + 1, len(self._checkpoint.notes(look=False)["void"].get(shard.id, ())))
         pause = QUOTA.delay_after(error, self._tries) or QUOTA.cap
         log.warning("No quota for a job now; next try in %.0f s. %s", pause, error)
         return self._context.now() + pause

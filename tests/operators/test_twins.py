@@ -152,3 +152,15 @@ def test_a_trigger_ends_its_wait_for_a_twin(emulator: EmulatorHandle, monkeypatc
     assert (event["outcome"], event["twins"]) == ("twin", [older])
     event = asyncio.run(event_of(twins={"replace": True, "settled": [older]}))
     assert event["outcome"] == "timeout"
+
+
+def test_a_sensor_is_woken_once_for_a_twin_that_has_run(emulator: EmulatorHandle) -> None:
+    emulator.script(pending_seconds=1, running_seconds=1, times=1)
+    emulator.script(pending_seconds=1e5, running_seconds=1)
+    older, younger = twins(emulator)
+    emulator.advance(60)
+    event = {"outcome": "twin", "job_name": younger, "twins": [older]}
+    sensor = BatchJobSensor(task_id="wait", job_name=younger, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute_complete(attempt(), event, plan={"deadline": emulator.state.now() + 1e6})
+    assert deferred.value.trigger.serialize()[1]["twins"]["settled"] == [older]

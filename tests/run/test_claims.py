@@ -87,3 +87,13 @@ def test_a_create_refused_for_quota_is_tried_again_before_a_claim_would_end(worl
     created = run.proceed()
     assert isinstance(created, Waiting)
     assert len(created.jobs) == 1  # a claim that was kept would have to be waited for: an hour
+
+
+def test_pauses_for_quota_grow_from_one_process_to_the_next(world):
+    world.emulator.fault(match={"method": "POST", "path": ":batchGenerateContent"}, status=429, times=None)
+    for _ in range(8):
+        refused = Run(world.spec(), world.context(rows(2))).proceed()
+        assert isinstance(refused, Waiting)
+        pause = refused.until - world.emulator.state.now()
+        world.emulator.advance(pause + 1)
+    assert pause > 600  # each process begins with the claims, and the notes, of those before it
