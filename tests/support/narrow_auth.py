@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An auth manager that knows a person who may read a DAG's tasks and not its XComs, as custom roles of Airflow may."""
+"""An auth manager that knows people who may not read all of a DAG, as custom roles of Airflow may be."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 
-WITHOUT_XCOMS = "tasks_only"
+WITHOUT = {"tasks_only": DagAccessEntity.XCOM, "no_actions": DagAccessEntity.HITL_DETAIL}
+"""What of a DAG each of them may not read."""
 
 
 class NarrowAuthManager(SimpleAuthManager):
-    """Airflow's own, which knows no such role, with one exception."""
+    """Airflow's own, which knows no such roles, with these exceptions."""
 
     def is_authorized_dag(self, *, user: Any, access_entity: Any = None, **asked: Any) -> bool:
-        """Ask Airflow's own, but for that person's XComs."""
-        if access_entity is DagAccessEntity.XCOM and user.get_name() == WITHOUT_XCOMS:
+        """Ask Airflow's own, but for what is not theirs."""
+        if access_entity is not None and access_entity is WITHOUT.get(user.get_name()):
             return False
         return super().is_authorized_dag(user=user, access_entity=access_entity, **asked)

@@ -84,6 +84,18 @@ def test_sample_shows_the_projected_cost_and_who_has_to_decide(page: PageServer,
 
 
 @pytest.mark.newest_airflow
+@pytest.mark.parametrize("chosen", [None, "Approve"])
+def test_who_may_not_read_required_actions_sees_none(page: PageServer, chosen: str | None) -> None:
+    address = sampled(page, MANIFEST)
+    asked = {"task_id": "approve", "asks": "A secret question", **({} if chosen is None else {"chosen": chosen})}
+    page.fill(tasks=[{"dag_id": "backfill", "run_id": address.run_id, **asked}])
+    assert "A secret question" in page.client("op").get(sample_path(address)).text
+    html = page.client("no_actions").get(sample_path(address)).text
+    assert "You may not see what tasks of this run ask a person" in html
+    assert not [word for word in ("A secret question", "Approve", "by ada") if word in html]
+
+
+@pytest.mark.newest_airflow
 def test_answered_question_is_told_with_who_answered_it(page: PageServer) -> None:
     address = sampled(page, MANIFEST)
     page.fill(tasks=[{"dag_id": "backfill", "run_id": address.run_id, "task_id": "approve", "asks": "Ask all?",
