@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.normalise import WireRow
     from airflow_provider_gemini_batch.rows.settings import RowSettings
 
-_MEDIA = (b'"fileData"', b'"inlineData"')
+_MEDIA = (b'"fileData"', b'"inlineData"', b'"cachedContent"')
+"""Members whose tokens the bytes of a row do not show; a cached content may be a book, or a film."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Measured:
     What was read.
 
     :param checked: What is wrong with the input, and what is worth a word.
-    :param has_media: Whether a row holds media or names some.
+    :param has_media: Whether a row holds media, or names media or a cached content.
     :param sample: Some of the rows as they are sent, to count their tokens.
     """
 
@@ -52,7 +53,7 @@ class Measured:
 
 
 class MediaWatch:
-    """Says whether any of the rows it was shown holds media or names some."""
+    """Says whether any of the rows it was shown holds media, or names media or a cached content."""
 
     def __init__(self) -> None:
         self.found = False

@@ -14,8 +14,8 @@ is 6,000; a fifth is more, so the range goes from 80,000 to 120,000.
 Not counted. A token is taken for 4 bytes of request, and the range goes from 8 bytes a token (JSON and markup around
 little text) to 2 (scripts beyond ASCII; a text of digits alone may pass that, and only a count shows it).
 
-Media. Bytes say nothing of what images, sound or films hold: rows that were counted stand for the others by their
-number, and there is no upper end unless all were counted.
+Media. Bytes say nothing of what images, sound, films and cached contents hold: rows that were counted stand for the
+others by their number, and there is no upper end unless all were counted.
 
 A part of the rows, such as one job of a run, may hold its densest rows alone. Its upper end takes each byte for as many
 tokens as the densest row that was counted.
@@ -52,7 +52,7 @@ class InputMeasure:
     :param size: Bytes of all requests, as JSON.
     :param max_output_tokens: The largest ``maxOutputTokens`` of a row, or None if a row has none.
     :param counted: Of some of the rows, or of rows like them; empty if none were counted.
-    :param has_media: Whether a row holds media or names some.
+    :param has_media: Whether a row holds media, or names media or a cached content.
     :param is_part: Whether the rows are some of those that *counted* stands for, and may differ from the others.
     """
 

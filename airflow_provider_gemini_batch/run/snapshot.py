@@ -35,7 +35,7 @@ class Snapshot:
     :param unsent: Rows that cannot be sent, and land as failed.
     :param json_columns: Key and kept columns that hold JSON text.
     :param counted: Bytes and tokens of the rows whose tokens were counted.
-    :param has_media: Whether a request holds media or names some.
+    :param has_media: Whether a request holds media, or names media or a cached content.
     :param changing: Variables of the template whose value differs in the next DAG run.
     """
 

@@ -140,7 +140,10 @@ class Submitter:
         path = os.path.join(work.folder, f"{shard.id}.jsonl")
         has_media = _write_input(work, shard, expected, path)
         if has_media and has_caps(work.spec):
-            raise CostLimitError("max_cost and max_input_tokens cannot be kept: rows with media have no upper end.")
+            raise CostLimitError(
+                "max_cost and max_input_tokens cannot be kept: rows with media have no upper end, nor do rows with a "
+                "cached content."
+            )
 
         claims: list[str] = []
 

@@ -99,7 +99,8 @@ class Caps:
     def _upper(name: str, number: float | None) -> float:
         if number is None:
             raise ConfigurationError(
-                f"{name} cannot be kept: rows that name media by URI have no upper end. Leave {name} out."
+                f"{name} cannot be kept: rows that name media by URI have no upper end, nor do rows with a "
+                f"cached content. Leave {name} out."
             )
         return number
 

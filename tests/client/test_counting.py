@@ -15,9 +15,10 @@ import pytest
 from airflow_provider_gemini_batch.api.wire import HttpReply, HttpRequest
 from airflow_provider_gemini_batch.client import counting
 from airflow_provider_gemini_batch.client.client import GeminiBatchClient
-from airflow_provider_gemini_batch.compat import AirflowSkipException
+from airflow_provider_gemini_batch.compat import AirflowException, AirflowSkipException
 from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.cost.row_sample import MOST_ROWS
+from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
@@ -26,7 +27,7 @@ from airflow_provider_gemini_batch.operators import (
 )
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 from tests.run.world import client_of
-from tests.support.airflow_side import attempt, rows
+from tests.support.airflow_side import attempt, rows, set_connection
 from tests.support.odd_server import servers, trickle
 
 if TYPE_CHECKING:
@@ -210,6 +211,22 @@ def test_files_are_counted_and_have_no_upper_end(emulator: EmulatorHandle) -> No
     assert found["input_tokens"]["likely"] == 100 * (258 + 3)
     assert found["input_tokens"]["high"] is None
     assert found["dollars"]["high"] is None
+
+
+def test_cached_content_that_nobody_counted_keeps_no_cap(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__COUNT_TOKENS", "False")
+    given = [{"key": "a", "prompt": "Sum it up", "cachedContent": "cachedContents/a-long-book"}]
+    assert estimate_of(create(inlined_requests=given, dry_run=True))["input_tokens"]["high"] is None
+    with pytest.raises(ConfigurationError, match="cached content"):
+        create(inlined_requests=given, max_cost=1.0).execute(attempt())
+    run = RunBatchOperator(task_id="ask", model=MODEL, rows=given, key="key", max_cost=1.0, deferrable=False,
+                           output_path=str(tmp_path / "out.jsonl"))  # fmt: skip
+    with pytest.raises(AirflowException, match="cached content"):
+        run.execute(attempt())
+    assert gemini_batch_emulator.ledger()["totals"]["created"] == 0
 
 
 @pytest.mark.parametrize("of_run", [False, True], ids=["create", "run"])
