@@ -21,7 +21,7 @@ from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.budget import Caps, has_caps, measure_of
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.collecting import ask_flex, collect, remove_remote
-from airflow_provider_gemini_batch.run.facts import FactReader
+from airflow_provider_gemini_batch.run.facts import FactReader, is_whole
 from airflow_provider_gemini_batch.run.finish import Finisher, RunOutcome
 from airflow_provider_gemini_batch.run.jobs import RunJobs
 from airflow_provider_gemini_batch.run.merge import AnswerFile
@@ -273,9 +273,12 @@ class Run:
 
 
 def _job_names(checkpoint: Checkpoint) -> list[str]:
-    notes = checkpoint.notes()
-    collected = set(notes["collected"])
-    return [str(note["job"]) for shard, found in notes["job"].items() if shard not in collected for note in found]
+    notes, names = checkpoint.notes(), []
+    for shard, found in notes["job"].items():
+        collected = {note["job"]: note for note in notes["collected"].get(shard, ())}
+        if not any(map(is_whole, collected.values())):
+            names += [str(note["job"]) for note in found if note["job"] not in collected]
+    return names
 
 
 def _take_snapshot(work: Workspace, jobs: RunJobs) -> None:

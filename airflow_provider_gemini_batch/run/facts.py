@@ -84,16 +84,16 @@ class FactReader:
         live = [job for job in jobs if is_live(job)]
         # A job of the Developer API that was cancelled half-way ends SUCCEEDED, with failed rows; whether they are
         # rows that had not run shows when they are read.
-        is_whole = any(job.state.has_results and not job.stats.failed for job in answered)
-        is_whole = is_whole or any(_is_whole(note) for note in collected.values())
-        chosen = None if is_whole or (collected and not is_last) else next(iter(live), None)
+        whole = any(job.state.has_results and not job.stats.failed for job in answered)
+        whole = whole or any(is_whole(note) for note in collected.values())
+        chosen = None if whole or (collected and not is_last) else next(iter(live), None)
         for job in live:
             if job is not chosen:
                 self._cancel_surplus(shard, job)
         unread = [job.name for job in answered if job.name not in collected]
         if unread:
             return replace(shard, job=unread[0], state="ended")
-        if collected and (is_whole or not is_last):
+        if collected and (whole or not is_last):
             return replace(shard, state="collected")
         # One that is being cancelled may still leave answers.
         if running := [chosen] if chosen else [job for job in jobs if job.is_running]:
@@ -155,7 +155,7 @@ class FactReader:
         return min((limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))
 
 
-def _is_whole(note: Mapping[str, Any]) -> bool:
+def is_whole(note: Mapping[str, Any]) -> bool:
     """Whether what was collected of a shard leaves nothing for another job to answer; one not asked has none."""
     ended = JobState.from_wire(note.get("state"))
     return not note["job"] or (ended.has_results and not note.get("cut_short"))

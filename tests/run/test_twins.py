@@ -196,3 +196,15 @@ def test_a_job_that_another_index_had_just_made_is_found_before_its_rows_are_ask
     run = Run(both.spec(), both.context(rows(5), checkpoint=ours, siblings=[theirs], may_be_reordered=True))
     manifest = to_the_end(both, run, run.proceed())
     assert (manifest["reused"], both.rows_run()) == (5, 5)
+
+
+def test_a_job_that_goes_on_beside_answers_cut_short_is_one_to_cancel(twins):
+    twins.emulator.script(pending_seconds=10, running_seconds=600)
+    spec = twins.spec(max_row_attempts=1)
+    killed_after_its_create(twins, spec)
+    twins.emulator.advance(5)
+    run, _ = second_attempt(twins, spec)
+    while not run.checkpoint.notes()["collected"]:
+        twins.emulator.advance(60)
+        assert isinstance(run.proceed(), Waiting)
+    assert run.live_jobs() == [twins.emulator.state.all_jobs[0].name]
