@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.api.retry import QUOTA
 from airflow_provider_gemini_batch.client.measure import MediaWatch
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
-from airflow_provider_gemini_batch.errors import RateLimitedError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, patience
@@ -150,6 +150,8 @@ class Submitter:
         def remember(what: str, value: str) -> None:
             if what == "intent":
                 self._context.stop()
+                if self._checkpoint.end is not None:  # nobody would bring the job's answers in
+                    raise GeminiBatchError(f"{self._checkpoint.folder.place} is given up: nothing more is submitted.")
                 claims.append(self._claims.claim(shard.id, looked_at))
                 made = {
                     "at": self._context.now(),

@@ -173,3 +173,19 @@ def test_attempt_whose_generation_is_replaced_while_it_waits_does_not_end_well(w
     world.emulator.advance(3600)
     with pytest.raises(GeminiBatchError, match="went on with it and asks something else"):
         run.proceed()
+
+
+def test_attempt_creates_no_further_job_in_a_generation_that_is_given_up(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    others: list[Run] = []
+
+    def replace_it(name: str) -> None:
+        if others:
+            return
+        others.append(Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(1))))
+        others[-1].proceed()
+
+    run = Run(world.spec(rows_per_job=1, max_jobs=3), world.context(rows(3), on_job=replace_it))
+    with pytest.raises(GeminiBatchError, match="given up"):
+        run.proceed()
+    assert len(world.emulator.state.all_jobs) == 2  # one of each
