@@ -7,8 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
+from airflow_provider_gemini_batch.api.models import BackendName
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFoundError
 
 
@@ -32,7 +33,7 @@ def _add_rows(made: argparse.ArgumentParser) -> None:
     made.add_argument("file", help="JSONL: a path or an object-storage URI")
     made.add_argument("--model", default="", help="e.g. gemini-3.5-flash-lite")
     made.add_argument("--kind", choices=("generate", "embed"), default="generate")
-    made.add_argument("--backend", choices=("gemini", "vertex_ai"), default="gemini")
+    made.add_argument("--backend", choices=get_args(BackendName), default="gemini")
     made.add_argument("--key", action="append", help="the member by which a row is known; may be repeated")
 
 

@@ -193,7 +193,8 @@ class FastPath:
         self._sample = sample
         self._is_embedding = settings.kind == "embed"
         self._is_legacy = settings.is_legacy_embedding
-        self._is_vertex = settings.rules.is_imported
+        self._is_imported = settings.rules.is_imported
+        self._needs_role = settings.rules.needs_role
         self._frames: dict[bytes | None, _Frame] = {}
         self._likeness: _Likeness | None = None
 
@@ -232,7 +233,7 @@ class FastPath:
     def _requests(self, lines: Sequence[bytes], first: int) -> FastBlock | None:
         if self._is_embedding:
             return None
-        rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._is_vertex else _read_row, lines))
+        rows: list[_Row[Any]] = list(map(_read_row_with_roles if self._needs_role else _read_row, lines))
         if (found := self._alike(lines, rows, first)) is not None:
             return found
         requests = [row.request for row in rows]
@@ -290,7 +291,7 @@ class FastPath:
     ) -> list[bytes | msgspec.Raw]:
         """Put rows together, five pieces each, around what is JSON already."""
         before, after = b',"request":' + frame.before, frame.after + b"}\n"
-        names = [KEY_PREFIX + key for key in keys] if self._is_vertex else keys
+        names = [KEY_PREFIX + key for key in keys] if self._is_imported else keys
         return [
             piece
             for name, one in zip(names, inner, strict=True)
@@ -318,7 +319,7 @@ class FastPath:
         before, _, after = body.partition(place)
         if len(self._frames) >= _MAX_FRAMES:
             self._frames.clear()
-        frame = _Frame(before, after, request == sample.get("request") and not self._is_vertex)
+        frame = _Frame(before, after, request == sample.get("request") and not self._is_imported)
         self._frames[kind] = frame
         return frame
 
