@@ -8,8 +8,8 @@
 # have ended are brought in first, and jobs that run are waited for.
 #
 # Example: both jobs run when `[a, b]` is cleared and becomes `[b, a]`. Index 0 brings its own job in (a) and reads
-# its input anew: b. Index 1's checkpoint has b, whose job runs on: index 0 looks again every two minutes, brings the
-# answers in once the job has ended, and takes them. Nothing is asked again.
+# its input anew: b. Index 1's checkpoint has b, whose job runs on: index 0 looks again after two minutes or
+# more, brings the answers in once the job has ended, and takes them. Nothing is asked again.
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ from airflow_provider_gemini_batch.run.tables import text
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.api.models import BatchJob
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 120.0
-"""Seconds between looks at another index's jobs."""
+"""Least seconds between looks at another index's jobs."""
+
+SHARE_OF_AGE = 0.1
+"""Of a job's age until the next look: each look reads the input anew, and a day's job would cost 700 of them."""
 
 
 class AskedElsewhereError(GeminiBatchError):
@@ -124,7 +129,8 @@ class Siblings:
             if isinstance(step, plan.Wait):
                 names = ", ".join(shard.job for shard in step.shards)
                 raise AskedElsewhereError(
-                    f"Rows of this index are being answered for another one: {names}.", work.context.now() + LOOK_AGAIN
+                    f"Rows of this index are being answered for another one: {names}.",
+                    next_look([reader.job(shard.job) for shard in step.shards], work.context.now()),
                 )
             return
 
@@ -133,3 +139,9 @@ class Siblings:
         context = self._work.context
         jobs = RunJobs(context.client, replace(context.identity, task=generation.root.name), context.submit_policy)
         return Submitter(context, generation, jobs, Caps(self._work.spec, context, generation, reader.job))
+
+
+def next_look(jobs: Sequence[BatchJob | None], now: float) -> float:
+    """Return when to look again at jobs that run: the later, the older the youngest of them is."""
+    born = [job.born(now) or now for job in jobs if job is not None]
+    return now + max(LOOK_AGAIN, SHARE_OF_AGE * (now - max(born, default=now)))
