@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.compat import DecoratedOperator, task_decorator_factory
@@ -25,7 +26,21 @@ from airflow_provider_gemini_batch.run.sources import RowsSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duckdb import DuckDBPyConnection
+
+    from airflow_provider_gemini_batch.run.input_table import Table
     from airflow_provider_gemini_batch.run.sources import Source
+
+
+@dataclass(frozen=True)
+class _FunctionSource:
+    """The rows that a function gives; it is called when they are read, however often a run asks for its source."""
+
+    rows: Callable[[], Iterable[Any]]
+
+    def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
+        """Call the function and read its rows."""
+        return RowsSource(self.rows()).read(engine, folder)
 
 
 class _RowsOfFunction:
@@ -40,11 +55,14 @@ class _RowsOfFunction:
         return {**super()._arguments(), "rows": ()}  # type: ignore[misc]
 
     def _source(self) -> Source:
+        return _FunctionSource(self._rows)
+
+    def _rows(self) -> Iterable[Any]:
         rows = self.python_callable(*self.op_args, **self._filled_in())
         if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
             name = getattr(self.python_callable, "__name__", "the function")
             raise ConfigurationError(f"{name} must return or yield rows, not {type(rows).__name__}.")
-        return RowsSource(rows)
+        return rows
 
     @staticmethod
     def xcom_push(context: Any, key: str, value: Any, **_: Any) -> None:

@@ -80,7 +80,7 @@ def test_an_odd_interval_ends_its_own_wait_and_no_other(emulator: EmulatorHandle
         return await asyncio.wait_for(asyncio.gather(event(odd), event(sound)), 20)
 
     odd, sound = asyncio.run(both())
-    assert (odd["outcome"], odd["error"]) == ("error", "ConfigurationError")
+    assert (odd["outcome"], odd["error"]) == ("error", "TriggerEventError")
     assert (sound["outcome"], sound["state"]) == ("ended", "SUCCEEDED")
 
 
