@@ -56,12 +56,15 @@ class Relay:
 @contextlib.contextmanager
 def served_s3(bucket: str) -> Iterator[Relay]:
     """Serve a bucket, and let Airflow's object storage find it under ``s3://``."""
+    import requests
     import s3fs
-    from airflow.sdk.io import attach
+    from airflow.sdk.io import attach, store
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    # All of moto's servers in one process share what they hold: each begins with nothing.
+    requests.post(f"http://127.0.0.1:{server.get_host_and_port()[1]}/moto-api/reset", timeout=10).raise_for_status()
     relay = Relay(server.get_host_and_port()[1])
     options: dict[str, Any] = {
         "key": "test", "secret": "test", "endpoint_url": f"http://127.0.0.1:{relay.port}", "skip_instance_cache": True,
@@ -70,9 +73,12 @@ def served_s3(bucket: str) -> Iterator[Relay]:
     fs = s3fs.S3FileSystem(**options)
     fs.retries = 1
     fs.mkdir(bucket)
+    # What is attached once is kept by its name for good, and the names of an earlier server lead nowhere.
+    store._STORE_CACHE.clear()
     attach("s3", fs=fs)
     try:
         yield relay
     finally:
+        store._STORE_CACHE.clear()
         relay.close()
         server.stop()
