@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -113,7 +114,8 @@ def test_a_socks_proxy_is_used_or_its_library_is_named(drive: Drive, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as proxy:
 
         def answer() -> None:
-            with proxy.accept()[0] as connection:
+            # Nobody comes where the library is missing, and the end of the test ends the wait.
+            with contextlib.suppress(OSError), proxy.accept()[0] as connection:
                 asked.append(connection.recv(99))
 
         threading.Thread(target=answer, daemon=True).start()
