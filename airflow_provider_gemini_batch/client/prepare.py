@@ -17,10 +17,9 @@ from airflow_provider_gemini_batch.client.advice import (
     row_advice,
     settings_advice,
 )
-from airflow_provider_gemini_batch.client.measure import MediaWatch
+from airflow_provider_gemini_batch.client.measure import MediaWatch, RowWatch
 from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.cost.model_table import model_kind
-from airflow_provider_gemini_batch.cost.row_sample import RowSample
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.input_file import OpenFile, open_original, write_input
 from airflow_provider_gemini_batch.files.paths import normalise_path
@@ -91,7 +90,7 @@ def prepared(
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
         settings = row_settings(request, backend.name)
-        report, media = RowReport(), MediaWatch()
+        report = RowReport()
         normalised: Iterable[FastBlock | WireRow] = normalise_blocks(rows, settings, report)
         if request.input_path is not None:
             normalised = naming(request.input_path, normalised)
@@ -99,23 +98,22 @@ def prepared(
             # In memory, since rows given as a list are there already, and their size decides which way they go.
             kept = list(normalise_rows(rows, settings, report))
             lines = [row.line() for row in kept]
-            if sum(map(len, lines)) <= backend.inline_limit and not _answers_may_be_large(request, report):
+            size = sum(map(len, lines))
+            if size <= backend.inline_limit and not _answers_may_be_large(request, report):
                 # Of the lines as a file would have them: the same rows have one token, whichever way they travel.
                 sha256 = hashlib.sha256(b"".join(lines)).hexdigest()
                 placed = Placed(requests=tuple(row.inline() for row in kept))
                 _say_what_was_found(request, backend.name, report, knows_model=knows_model)
-                size = sum(map(len, lines))
+                watch = RowWatch()
                 for line in lines:
-                    media.see(line)
-                measured = InputMeasure(len(kept), size, report.longest_answer, has_media=media.found)
-                sample = RowSample()
-                for line in lines:
-                    sample.see(line)
+                    watch.see(line)
+                measured = InputMeasure(len(kept), size, report.longest_answer, has_media=watch.has_media)
                 yield PreparedInput(
-                    request.identity(sha256), len(kept), placed=placed, measure=measured, sample=sample.rows
+                    request.identity(sha256), len(kept), placed=placed, measure=measured, sample=watch.sample
                 )
                 return
             normalised = kept
+        media = MediaWatch()
         normalised = _shown(normalised, media)
         with write_input(normalised, backend=settings.backend, original=original) as file:
             # Only after write_input has read all rows through: before, the digest knows nothing.
