@@ -39,6 +39,15 @@ def second_attempt(world: World, spec: Any, count: int = 5) -> tuple[Run, Any]:
     return run, waiting
 
 
+def three_minutes_pass(world: World, run: Run, waiting: Any) -> Any:
+    """Let the run look once a minute; return what it waits for then."""
+    for _ in range(3):
+        world.emulator.advance(60)
+        if run.is_over(waiting):
+            waiting = run.proceed()
+    return waiting
+
+
 @pytest.fixture
 def twins(both: World) -> World:
     """A world whose list lags, for a shard with two jobs."""
@@ -52,10 +61,7 @@ def test_a_job_that_is_listed_late_stays_and_its_younger_twin_is_cancelled(twins
     killed_after_its_create(twins, spec)
     twins.emulator.advance(5)
     run, waiting = second_attempt(twins, spec)
-    for _ in range(3):
-        twins.emulator.advance(60)
-        if run.is_over(waiting):
-            waiting = run.proceed()
+    waiting = three_minutes_pass(twins, run, waiting)
     older, younger = twins.emulator.state.all_jobs
     assert (older.cancelled, younger.cancelled is None) == (None, False)
     assert waiting.jobs == (older.name,)
@@ -170,10 +176,7 @@ def test_answers_of_a_shards_job_are_read_once_its_cancel_is_through(twins):
     killed_after_its_create(twins, spec)
     twins.emulator.advance(5)
     run, waiting = second_attempt(twins, spec)
-    for _ in range(3):
-        twins.emulator.advance(60)
-        if run.is_over(waiting):
-            waiting = run.proceed()
+    three_minutes_pass(twins, run, waiting)
     twins.emulator.advance(1200)
     run.cancel()
     resumed = Run(spec, twins.context(rows(5)), 1)

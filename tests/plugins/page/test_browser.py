@@ -21,19 +21,14 @@ from airflow_provider_gemini_batch.plugins.page.urls import (
     spend_path,
 )
 from tests.support.accessible import flaws_of, unseen_focus
-from tests.support.chromium import CHROMIUM, NO_CHROMIUM
+from tests.support.chromium import LOOKED_AT
 from tests.support.looks import Look
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
     from tests.support.page_server import PageServer
 
-pytestmark = [
-    pytest.mark.newest_airflow,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-]
+pytestmark = list(LOOKED_AT)
 
 
 @pytest.mark.parametrize("view", ["run", "answers", "spend"])

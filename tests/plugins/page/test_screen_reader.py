@@ -10,19 +10,14 @@ import pytest
 from airflow_provider_gemini_batch.plugins.page.urls import jobs_path, sample_path
 from tests.plugins.page.test_sample_view import MANIFEST, sampled
 from tests.support.accessible import Tree
-from tests.support.chromium import CHROMIUM, NO_CHROMIUM
+from tests.support.chromium import LOOKED_AT
 from tests.support.looks import Look
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
     from tests.support.page_server import PageServer
 
-pytestmark = [
-    pytest.mark.newest_airflow,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-]
+pytestmark = list(LOOKED_AT)
 
 CONTROLS = ("link", "button", "textbox", "searchbox", "combobox", "checkbox", "spinbutton", "dialog", "image")
 TITLES = {
