@@ -11,7 +11,6 @@ carries the steps out.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTaskTimeout
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
-from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, fail_without_retry
-from airflow_provider_gemini_batch.operators.submit_arguments import SubmitArguments
-from airflow_provider_gemini_batch.task.kill import FINAL_STATES, TaskEnd, state_of
+from airflow_provider_gemini_batch.operators.announcing import Announcing
+from airflow_provider_gemini_batch.operators.base import fail_without_retry
+from airflow_provider_gemini_batch.task.kill import TaskEnd
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
@@ -37,26 +36,8 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.task.store import SubmissionStore
     from airflow_provider_gemini_batch.triggers.deferral import TwinRules
 
-log = logging.getLogger(__name__)
 
-
-def _manifest_of(job: BatchJob) -> dict[str, Any]:
-    """Return what an ended job reports of itself: names, counts and places."""
-    from airflow_provider_gemini_batch.api.identity import input_digest_of
-
-    return {
-        "job_name": job.name,
-        "model": job.model,
-        "state": job.state.value,
-        "total": job.stats.total,
-        "succeeded": job.stats.succeeded,
-        "failed": job.stats.failed,
-        "input_digest": input_digest_of(job),
-        "output": job.output.place if job.output is not None else None,
-    }
-
-
-class SubmitOperator(SubmitArguments):
+class SubmitOperator(Announcing):
     """
     Base of the create operators: submits once, then waits if asked to.
 
@@ -65,13 +46,7 @@ class SubmitOperator(SubmitArguments):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._job_name: str | None = None
-        self._pushed: str | None = None
-        self._ti: Any = None
-        self._unwanted: str | None = None
-        self._paid_twice: list[str] = []
         self._unheard_calls = 0
-        self._token = ""
         self._in_doubt_since: float | None = None
         self._end = TaskEnd()
 
@@ -213,15 +188,6 @@ class SubmitOperator(SubmitArguments):
 
         return TwinRules(replace=self.on_existing_job == "replace", push=self._push_settled)
 
-    def _push_settled(self, key: str, value: Any) -> None:
-        """Push what came of twins; the job that is gone on with is the one that a kill cancels."""
-        if key == "job_name":
-            self._know_job(value)
-            return
-        if key == "paid_twice":
-            self._paid_twice = value
-        self._push(key, value)
-
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.prices import counts_tokens
@@ -320,12 +286,8 @@ class SubmitOperator(SubmitArguments):
 
     def _judged(self, context: Any, job: BatchJob) -> str:
         from airflow_provider_gemini_batch.lifecycle.verdict import check_ended
-        from airflow_provider_gemini_batch.task.landed import tell_ended
 
-        self.show_job(self._ti, job, self.hook.settings)
-        manifest = {**_manifest_of(job), "paid_twice": self._paid_twice}
-        tell_ended(self, context, job, manifest)
-        self._push(MANIFEST_KEY, manifest)  # first: a task that fails for its rows has one too
+        self._announce_end(context, job)  # first: a task that fails for its rows has a manifest too
         warning = check_ended(job, self.max_failed_rows, self.hook.sample_rows, count_truncated=self.count_truncated)
         if warning:
             self.log.warning("%s", warning)
@@ -342,50 +304,6 @@ class SubmitOperator(SubmitArguments):
         except GeminiBatchError as error:
             self.log.error("%s could not be cancelled, and may bill: %s", job_name, error)
 
-    # --- what Airflow learns of the job -------------------------------------------------------------------------------
-
-    def _know_token(self, token: str) -> None:
-        self._token = token
-        self._push("submission_token", token)
-
-    def _know_job(self, job_name: str) -> None:
-        """
-        Push the job's name as soon as it exists; from now on a kill cancels it.
-
-        Whether Airflow hears of it or not (this task's supervisor may be dead), the submission goes on: a twin of the
-        job may have to be cancelled. :meth:`_announce` pushes the name again.
-        """
-        self._job_name = job_name
-        try:
-            self._push_name()
-        except Exception as error:
-            # Not self.log, which goes through the supervisor.
-            log.warning("Airflow could not be told of %s yet: %s", job_name, type(error).__name__)
-
-    def _push_name(self) -> None:
-        if self._pushed != self._job_name:
-            self._push("job_name", str(self._job_name))
-            self._pushed = self._job_name
-            self.show_job_name(self._ti, str(self._job_name), self.hook.settings)
-
-    def _announce(self, submission: Submission) -> None:
-        self._job_name = submission.job.name
-        self._push_name()
-        self.show_job(self._ti, submission.job, self.hook.settings)
-        self.log.info("%s", submission.reason)
-        if submission.surplus:
-            self.log.warning("Surplus jobs of this task were cancelled: %s", ", ".join(submission.surplus))
-        if submission.uncancelled:
-            self.log.error("Surplus jobs could not be cancelled, and may bill: %s", ", ".join(submission.uncancelled))
-        if submission.paid_twice:
-            from airflow_provider_gemini_batch.triggers.deferral import say_paid_twice
-
-            say_paid_twice(submission.paid_twice, self.log, self._push_settled)
-
-    def _push(self, key: str, value: Any) -> None:
-        if self._ti is not None:
-            self._ti.xcom_push(key=key, value=value)
-
     # --- killed, or out of time ---------------------------------------------------------------------------------------
 
     def on_kill(self) -> None:
@@ -396,7 +314,7 @@ class SubmitOperator(SubmitArguments):
         stop: before its create call, or with its job cancelled right after it.
         """
         if self.cancel_on_kill and self._ti is not None:
-            self._end.cancel_if_marked(self._ti, self._job_names, self._ask_state, self.hook.cancel_batch)
+            self._end.cancel_if_marked(self._ti, self._job_names, self.hook.cancel_batch)
         else:
             self.log.info("%s goes on.", self._job_name or "The submission")
         self._end.end_wait()
@@ -404,21 +322,15 @@ class SubmitOperator(SubmitArguments):
     def _job_names(self) -> list[str]:
         return [self._job_name] if self._job_name is not None else []
 
-    def _ask_state(self) -> str | None:
-        state = state_of(self._ti)
-        if state in FINAL_STATES:
-            self._unwanted = state
-        return state
-
     def _stop_if_unwanted(self) -> None:
         """Leave a submission that nobody wants any more; called before each create and after a job is known."""
-        if self._unwanted is None:
+        if self._end.unwanted is None:
             return
         if self._job_name is None:
-            raise GeminiBatchError(f"The task was marked {self._unwanted} before a job was submitted; none was.")
+            raise GeminiBatchError(f"The task was marked {self._end.unwanted} before a job was submitted; none was.")
         self.hook.cancel_batch(self._job_name)
         raise GeminiBatchError(
-            f"The task was marked {self._unwanted} while it submitted; {self._job_name} is cancelled."
+            f"The task was marked {self._end.unwanted} while it submitted; {self._job_name} is cancelled."
         )
 
     @contextmanager

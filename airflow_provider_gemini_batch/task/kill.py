@@ -170,6 +170,9 @@ class TaskEnd:
     it the task's next attempt, for ``[core] killed_task_cleanup_time`` (60 s from Airflow 3.4 on).
     """
 
+    unwanted: str | None = None
+    """The final state that somebody gave the task, once a kill has asked for it: nothing is submitted any more."""
+
     _is_waiting: bool = False
     _thread: threading.Thread | None = None
 
@@ -182,10 +185,7 @@ class TaskEnd:
         finally:
             self._is_waiting = False
 
-    def cancel_if_marked(
-        self, ti: Any, job_names: Callable[[], Sequence[str]], ask: Callable[[], str | None],
-        cancel: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    def cancel_if_marked(self, ti: Any, job_names: Callable[[], Sequence[str]], cancel: Callable[[str], None]) -> None:
         """
         Carry out the rule of this module, for the handler of the signal that ends a task.
 
@@ -193,6 +193,13 @@ class TaskEnd:
         locks the interrupted code holds: a thread asks and cancels. The handler waits for it, as the process may end
         soon afterwards, but not for long, as what was interrupted may have to go on first.
         """
+
+        def ask() -> str | None:
+            state = state_of(ti)
+            if state in FINAL_STATES:
+                self.unwanted = state
+            return state
+
         work = (job_names, ask, cancel, log)
         self._thread = threading.Thread(target=cancel_if_marked, args=work, name="gemini-batch-kill", daemon=True)
         self._thread.start()

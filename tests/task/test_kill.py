@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_gemini_batch.errors import SubmitError
-from airflow_provider_gemini_batch.task.kill import HANDLER_PATIENCE, TaskEnd, cancel_if_marked, state_of
+from airflow_provider_gemini_batch.task.kill import HANDLER_PATIENCE, TaskEnd, cancel_if_marked
 from airflow_provider_gemini_batch.task.store import SubmissionStore
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ TASK = """
 import json, os, signal, socket, sys, threading, time
 import msgspec
 from airflow.sdk.execution_time import comms, task_runner
-from airflow_provider_gemini_batch.task.kill import TaskEnd, state_of
+from airflow_provider_gemini_batch.task.kill import TaskEnd
 
 own, supervisors = socket.socketpair()
 task_runner.SUPERVISOR_COMMS = comms.CommsDecoder(socket=own)
@@ -55,7 +55,7 @@ def supervise():
 
 def on_term(number, frame):
     ti = TaskInstance()
-    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], lambda: state_of(ti), seen.append)
+    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], seen.append)
     seen.append("handler left")
 
 signal.signal(signal.SIGTERM, on_term)
@@ -138,7 +138,7 @@ class RunningTask:
 
 def ended(ti: Any, cancel: Any) -> None:
     """Do what ``on_kill`` does."""
-    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], lambda: state_of(ti), cancel)
+    TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], cancel)
 
 
 def test_a_task_that_was_not_marked_is_left_alone() -> None:
