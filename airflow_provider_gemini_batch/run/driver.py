@@ -114,6 +114,8 @@ class Run:
         Return the generation, or the next one if it asked otherwise.
 
         Where only the source or the table's columns are others, its answers are wanted: its jobs are waited for first.
+        So are those of a mapped index whose list may have changed: what it asked before (another prompt, another
+        model), another index may be about to ask now, and which one does shows in none of their checkpoints yet.
         """
         header = checkpoint.snapshot
         if header is None or checkpoint.end is not None:
@@ -122,6 +124,15 @@ class Run:
             return checkpoint
         if header.get("asked") == self.spec.request_fingerprint:
             log.warning("The run has changed since the input was read: once its jobs have ended, it is read anew.")
+            self._is_leaving = True
+            return checkpoint
+        if self.context.may_be_reordered:
+            log.warning(
+                "What is asked has changed since the input was read, and another index of this mapped task may ask "
+                "now what this one asked: its jobs are not cancelled (%s). Once they have ended, the input is read "
+                "anew. If no index wants their answers, cancel them, and the run goes on at once.",
+                ", ".join(_job_names(checkpoint)) or "none",
+            )
             self._is_leaving = True
             return checkpoint
         log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")

@@ -32,11 +32,12 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
 class Index:
     """An index of a mapped task, over its deferrals."""
 
-    def __init__(self, folder: Path, name: str, number: int, clears: int) -> None:
+    def __init__(self, folder: Path, name: str, number: int, clears: int, mapped: str = "rows") -> None:
         path = str(folder / f"out-{number}.parquet")
+        said, word = (f"Say {name}-", "") if mapped == "prompt" else ("Say ", f"{name}-")
         self._operator = partial(
-            RunBatchOperator, task_id="classify", model=MODEL, prompt="Say {{ row.word }}", key="id", output_path=path,
-            rows=[{"id": n, "word": f"{name}-{n}-"} for n in range(3)], deferrable=True,
+            RunBatchOperator, task_id="classify", model=MODEL, prompt=said + "{{ row.word }}", key="id",
+            output_path=path, rows=[{"id": n, "word": f"{word}{n}-"} for n in range(3)], deferrable=True,
         )  # fmt: skip
         self._context = attempt(1 + clears, map_index=number)
         self._context["ti"].max_tries = clears
@@ -71,20 +72,21 @@ def play(emulator: EmulatorHandle, indexes: list[Index]) -> None:
     assert all(index.manifest for index in indexes)
 
 
-@pytest.mark.parametrize("when", ["ended", "in flight"])
+@pytest.mark.parametrize(("mapped", "when"), [("rows", "ended"), ("rows", "in flight"), ("prompt", "in flight")])
 @pytest.mark.parametrize("change", LISTS)
 def test_a_mapped_list_that_changed_asks_its_new_rows_alone(
-    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, when: str
+    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, when: str, mapped: str
 ) -> None:
     now, jobs = LISTS[change]
-    first = [Index(tmp_path, name, number, 0) for number, name in enumerate("ab")]
+    first = [Index(tmp_path, name, number, 0, mapped) for number, name in enumerate("ab")]
     if when == "ended":
         play(emulator, first)
     else:
         for index in first:
             index.go_on()
     monkeypatch.setattr("time.time", emulator.state.now)
-    again = [Index(tmp_path, name, number, 1) for number, name in enumerate(now)]
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+    again = [Index(tmp_path, name, number, 1, mapped) for number, name in enumerate(now)]
     play(emulator, again)
     assert emulator.ledger()["totals"]["created"] == jobs
     for name, index in zip(now, again, strict=True):
