@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Commands: ``validate`` and ``plan`` a file of rows, list and cancel ``jobs``, sum up what was ``spend``-t.
+Check a file of rows, say what it will cost, list and cancel jobs, sum up what was spent.
 
-``validate`` and ``plan`` read a file and nothing else, but that ``plan --conn-id`` has tokens counted; ``jobs`` reads;
-``cancel`` alone changes something.
+"validate" and "plan" open no connection, unless "plan" is given --conn-id. "cancel" alone changes something.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 
 
 def main(words: list[str] | None = None) -> int:
@@ -52,4 +51,24 @@ def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentP
     """Add a command; *text* is its help, a sentence."""
     made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     made.set_defaults(run=run)
+    return made
+
+
+def hook(conn_id: str) -> Any:
+    """
+    Return a hook whose connection has been read.
+
+    :raises ConfigurationError: There is no such connection, or it cannot work.
+    """
+    from airflow_provider_gemini_batch.compat import AirflowNotFoundException
+    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+    made = GeminiBatchHook(conn_id)
+    try:
+        _ = made.client
+    except AirflowNotFoundException:
+        raise ConfigurationError(
+            f"There is no connection {conn_id!r}: add it with `airflow connections add {conn_id} --conn-type "
+            f'gemini_batch --conn-password "$GEMINI_API_KEY"`, set AIRFLOW_CONN_{conn_id.upper()}, or name another with --conn-id.'
+        ) from None
     return made

@@ -121,9 +121,9 @@ def _client(arguments: argparse.Namespace) -> Any:
     """Return a client that may count tokens, or None; its backend is the one that the rows are checked for."""
     if not arguments.conn_id:
         return None
-    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+    from airflow_provider_gemini_batch.cli import hook
 
-    client = GeminiBatchHook(arguments.conn_id).client
+    client = hook(arguments.conn_id).client
     arguments.backend = client.backend.name
     return client
 

@@ -20,16 +20,12 @@ def add_to(commands: Any) -> None:
         made.add_argument("--conn-id", default="gemini_batch_default", help="Airflow's connection (%(default)s)")
 
 
-def _hook(arguments: argparse.Namespace) -> Any:
-    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-
-    return GeminiBatchHook(arguments.conn_id)
-
-
 def jobs(arguments: argparse.Namespace) -> int:
     """Print a line for each job."""
+    from airflow_provider_gemini_batch.cli import hook
+
     shown = 0
-    for job in _hook(arguments).list_all_batches():
+    for job in hook(arguments.conn_id).list_all_batches():
         if arguments.live and job.is_done:
             continue
         if shown >= arguments.limit:
@@ -44,6 +40,8 @@ def jobs(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Ask for a job to be cancelled."""
-    _hook(arguments).cancel_batch(arguments.name)
+    from airflow_provider_gemini_batch.cli import hook
+
+    hook(arguments.conn_id).cancel_batch(arguments.name)
     print(f"{arguments.name}: asked to be cancelled; what has run of it is billed.")
     return 0

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.cost.ranges import AnswerCost, Range, money
+from airflow_provider_gemini_batch.cost.ranges import LEAST_SHOWN, AnswerCost, Range, money
 from airflow_provider_gemini_batch.cost.tokens import Tokens, read_tokens
 
 if TYPE_CHECKING:
@@ -111,12 +111,17 @@ class Estimate:
 
     def line(self) -> str:
         """Return it as a line for the log."""
+        rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
         if self.dollars is None:
-            return f"{self.rows} rows: the price of {self.model} is not known ({self.basis})."
-        high = "no upper end" if self.dollars.high is None else f"at most {money(self.dollars.high)}"
-        likely = "" if self.dollars.likely is None else f", about {money(self.dollars.likely)}"
-        low = f"at least {money(self.dollars.low)}"
-        return f"{self.rows} rows with {self.model}: {low}, {high}{likely} ({self.basis})."
+            return f"{rows}: the price of {self.model} is not known ({self.basis})."
+        ends = [f"at least {money(self.dollars.low)}"] if self.dollars.low >= LEAST_SHOWN else []
+        if self.dollars.high is None:
+            ends.append("no upper end")
+        else:
+            ends.append(f"{'at most ' if self.dollars.high >= LEAST_SHOWN else ''}{money(self.dollars.high)}")
+        if self.dollars.likely is not None and self.dollars.likely >= LEAST_SHOWN:
+            ends.append(f"about {money(self.dollars.likely)}")
+        return f"{rows} with {self.model}: {', '.join(ends)} ({self.basis})."
 
 
 def estimate(

@@ -29,9 +29,13 @@ class AnswerCost(NamedTuple):
     single: float | None
 
 
+LEAST_SHOWN = 0.0001
+"""Dollars below this are told as less than it."""
+
+
 def money(dollars: float | Decimal) -> str:
     """Write dollars for people: two digits, more for less than a dollar."""
     value = float(dollars)
-    if value and abs(value) < 0.0001:
-        return "less than 0.0001 USD"
+    if value and abs(value) < LEAST_SHOWN:
+        return f"less than {LEAST_SHOWN} USD"
     return f"{value:,.2f} USD" if abs(value) >= 1 else f"{value:.4f} USD"

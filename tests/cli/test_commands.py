@@ -133,6 +133,26 @@ def test_jobs_are_listed_and_one_is_cancelled(
     assert f"{other}\tRUNNING" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["jobs"], ["cancel", "batches/a"], ["plan", "ROWS", "--model", "gemini-3.8-flash"]])
+def test_a_connection_that_is_not_there_is_told_in_a_line(
+    good: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    given = [str(good) if word == "ROWS" else word for word in words]
+    assert main([*given, "--conn-id", "gemini_none"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("There is no connection 'gemini_none': add it with `airflow connections add gemini_none")
+    assert "AIRFLOW_CONN_GEMINI_NONE" in told
+
+
+def test_a_lower_end_of_next_to_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"key": "a", "prompt": "Why?"}\n')
+    assert main(["plan", str(path), "--model", "gemini-3.5-flash-lite", "--max-output-tokens", "300"]) == 0
+    assert capsys.readouterr().out.startswith("1 row with gemini-3.5-flash-lite: at most 0.000")
+    assert main(["plan", str(path), "--model", "gemini-3.5-flash-lite", "--max-output-tokens", "9"]) == 0
+    assert capsys.readouterr().out.startswith("1 row with gemini-3.5-flash-lite: less than 0.0001 USD (")
+
+
 def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     day = tmp_path / "2026-11-27"
     day.mkdir()
