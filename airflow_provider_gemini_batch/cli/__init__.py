@@ -69,6 +69,7 @@ def hook(conn_id: str) -> Any:
     except AirflowNotFoundException:
         raise ConfigurationError(
             f"There is no connection {conn_id!r}: add it with `airflow connections add {conn_id} --conn-type "
-            f'gemini_batch --conn-password "$GEMINI_API_KEY"`, set AIRFLOW_CONN_{conn_id.upper()}, or name another with --conn-id.'
+            f'gemini_batch --conn-password "$GEMINI_API_KEY"`, set AIRFLOW_CONN_{conn_id.upper()}, or name another '
+            "with --conn-id."
         ) from None
     return made
