@@ -53,12 +53,34 @@ class Relay:
         self._listener.close()
 
 
+def attach_s3(port: int, kind: Any = None) -> Any:
+    """
+    Let Airflow's object storage find a server under ``s3://``, and return the file system.
+
+    :param kind: Class of the file system; None for the library's own.
+    """
+    import s3fs
+    from airflow.sdk.io import attach, store
+
+    fs = (kind or s3fs.S3FileSystem)(
+        key="test",
+        secret="test",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        skip_instance_cache=True,
+        config_kwargs={"retries": {"max_attempts": 1}, "read_timeout": 5, "connect_timeout": 5},
+    )
+    fs.retries = 1
+    # What is attached once is kept by its name for good, and the names of an earlier server lead nowhere.
+    store._STORE_CACHE.clear()
+    attach("s3", fs=fs)
+    return fs
+
+
 @contextlib.contextmanager
 def served_s3(bucket: str) -> Iterator[Relay]:
     """Serve a bucket, and let Airflow's object storage find it under ``s3://``."""
     import requests
-    import s3fs
-    from airflow.sdk.io import attach, store
+    from airflow.sdk.io import store
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -66,16 +88,7 @@ def served_s3(bucket: str) -> Iterator[Relay]:
     # All of moto's servers in one process share what they hold: each begins with nothing.
     requests.post(f"http://127.0.0.1:{server.get_host_and_port()[1]}/moto-api/reset", timeout=10).raise_for_status()
     relay = Relay(server.get_host_and_port()[1])
-    options: dict[str, Any] = {
-        "key": "test", "secret": "test", "endpoint_url": f"http://127.0.0.1:{relay.port}", "skip_instance_cache": True,
-        "config_kwargs": {"retries": {"max_attempts": 1}, "read_timeout": 5, "connect_timeout": 5},
-    }  # fmt: skip
-    fs = s3fs.S3FileSystem(**options)
-    fs.retries = 1
-    fs.mkdir(bucket)
-    # What is attached once is kept by its name for good, and the names of an earlier server lead nowhere.
-    store._STORE_CACHE.clear()
-    attach("s3", fs=fs)
+    attach_s3(relay.port).mkdir(bucket)
     try:
         yield relay
     finally:
