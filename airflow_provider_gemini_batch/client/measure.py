@@ -62,6 +62,11 @@ class MediaWatch:
         """Take a row's line, or what stands around the texts of common rows, in which no media can be."""
         self.found = self.found or any(name in lines for name in _MEDIA)
 
+    def see_rows(self, rows: FastBlock | WireRow) -> None:
+        """Take one row, or several common ones."""
+        if not self.found:  # a row's line is made anew at each call
+            self.see(rows.around if isinstance(rows, FastBlock) else rows.line())
+
 
 class RowWatch:
     """Notes of rows that pass what an estimate needs: whether there are media, and a few that stand for all."""

@@ -25,7 +25,6 @@ from airflow_provider_gemini_batch.files.input_file import OpenFile, open_origin
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
-from airflow_provider_gemini_batch.rows.fast_path import FastBlock
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.line_batches import file_blocks
 from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows, told
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BackendName, RemoteFile
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
+    from airflow_provider_gemini_batch.rows.fast_path import FastBlock
     from airflow_provider_gemini_batch.rows.normalise import WireRow
 
 log = logging.getLogger(__name__)
@@ -124,10 +124,9 @@ def prepared(
 
 
 def _shown(rows: Iterable[FastBlock | WireRow], media: MediaWatch) -> Iterator[FastBlock | WireRow]:
-    """Pass rows on, and show them to *media* until it has found some."""
+    """Pass rows on, and show them to *media*."""
     for row in rows:
-        if not media.found:
-            media.see(row.around if isinstance(row, FastBlock) else row.line())
+        media.see_rows(row)
         yield row
 
 

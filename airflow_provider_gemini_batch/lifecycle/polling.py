@@ -14,6 +14,9 @@ LONGEST = 600.0
 SHARE_OF_AGE = 0.06
 JITTER = 0.1
 
+COSTLY_SHORTEST = 120.0
+COSTLY_SHARE_OF_AGE = 0.1
+
 
 def next_interval(age: float, poll_interval: float | None = None, rng: Callable[[], float] = random.random) -> float:
     """
@@ -29,3 +32,15 @@ def next_interval(age: float, poll_interval: float | None = None, rng: Callable[
     if poll_interval is not None:
         return poll_interval
     return min(LONGEST, max(SHORTEST, age * SHARE_OF_AGE)) * (1 + JITTER * (rng() - 0.5))
+
+
+def costly_interval(age: float) -> float:
+    """
+    Return the seconds until the next look where each one costs far more than reading a job.
+
+    10 % of the job's age, at least two minutes, without an upper end: a job of a day costs some 50 looks, where
+    :func:`next_interval` takes 230.
+
+    :param age: Seconds since the job was created.
+    """
+    return max(COSTLY_SHORTEST, age * COSTLY_SHARE_OF_AGE)

@@ -32,11 +32,12 @@ from airflow_provider_gemini_batch.cost.budget import (
     rows_answered,
 )
 from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
+from airflow_provider_gemini_batch.run.claims import calls_not_refused
 from airflow_provider_gemini_batch.run.plan import Limits
 from airflow_provider_gemini_batch.run.snapshot import counted_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.cost.input_measure import Counted
@@ -217,7 +218,7 @@ class Caps:
             bill.spent += upper * (times - bool(collected))
             bill.tokens += self._tokens(entry) * times
             return bill
-        lost = min(sum(1 for _ in _unheard(notes, self._context.now())), _calls_without_a_job(notes))
+        lost = min(_recent_calls(notes, self._context.now()), _calls_without_a_job(notes))
         bill.reserved += upper * lost
         bill.tokens += self._tokens(entry) * lost
         bill.held_tokens += self._tokens(entry) * lost
@@ -332,12 +333,11 @@ class _Account:
 
 def _calls_without_a_job(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
     """Return how many create calls of a shard may have made a job that nobody knows of."""
-    return calls_in_doubt(len(notes["intent"]) - len(notes["void"]), len({note["job"] for note in notes["job"]}))
+    calls = calls_not_refused(notes["intent"], notes["void"])
+    return calls_in_doubt(len(calls), len({note["job"] for note in notes["job"]}))
 
 
-def _unheard(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> Iterator[Mapping[str, Any]]:
-    """Yield the create calls that may have made a job a moment ago."""
-    void = {note["claim"] for note in notes["void"]}
-    for note in notes["intent"]:
-        if note.get("claim") not in void and now - float(note["at"]) < LISTED_WITHIN:
-            yield note
+def _recent_calls(notes: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> int:
+    """Return how many create calls of a shard may have made a job a moment ago, which is not listed yet."""
+    calls = calls_not_refused(notes["intent"], notes["void"])
+    return sum(now - float(note["at"]) < LISTED_WITHIN for note in calls)

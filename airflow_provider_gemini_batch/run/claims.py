@@ -16,13 +16,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.context import RunContext
@@ -44,6 +44,19 @@ def patience(context: RunContext) -> float:
     """Return the seconds after a create call within which its job is listed, or never will be."""
     policy = context.submit_policy or SubmitPolicy()
     return sum(policy.reconcile) + policy.in_flight
+
+
+def calls_not_refused(
+    intents: Sequence[Mapping[str, Any]], voids: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """
+    Return the create calls of a shard that may have made a job, whether it is known or not.
+
+    :param intents, voids: What is noted before each call, and after one that was refused for certain.
+    """
+    void = {note["claim"] for note in voids}
+    # Rows that are asked one by one are noted before they are, too, but make no job.
+    return [note for note in intents if not note.get("flex") and note.get("claim") not in void]
 
 
 class Claims:

@@ -345,8 +345,7 @@ def _write_outputs(work: Workspace) -> None:
     files = [AnswerFile.read(note, 0) for note in snapshot.carried]
     notes = work.checkpoint.notes()["collected"]
     for shard, found in sorted(notes.items()):
-        number = int(shard[1:].split(".", 1)[0])
-        files += [AnswerFile.read(note, number) for note in found]
+        files += [AnswerFile.read(note, plan.round_of(shard)) for note in found]
     finisher = Finisher(work.spec, work.context, work.checkpoint, work.database, work.folder)
     outcome = finisher.finish(snapshot, files, notes)
     ended = {"occasion": work.context.occasion, "ended": work.context.now()}

@@ -11,6 +11,7 @@ from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live
 from airflow_provider_gemini_batch.run import plan
+from airflow_provider_gemini_batch.run.claims import calls_not_refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,9 +64,8 @@ class FactReader:
         if collected:
             return replace(shard, state="collected")
         if not names:
-            void = {note["claim"] for note in notes["void"].get(shard.id, ())}
-            calls = [note for note in notes["intent"].get(shard.id, ()) if not note.get("flex")]
-            return replace(shard, is_called=any(note.get("claim") not in void for note in calls))
+            calls = calls_not_refused(notes["intent"].get(shard.id, ()), notes["void"].get(shard.id, ()))
+            return replace(shard, is_called=bool(calls))
         return replace(shard, job=names[0], state="ended" if self.has_ended(names[0]) else "live")
 
     def _of_several(

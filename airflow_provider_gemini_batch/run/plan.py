@@ -57,6 +57,11 @@ class Shard:
     is_called: bool = False
 
 
+def round_of(shard_id: str) -> int:
+    """Return the number of the round that a shard is of."""
+    return int(shard_id[1:].split(".", 1)[0])
+
+
 @dataclass(frozen=True)
 class Round:
     """

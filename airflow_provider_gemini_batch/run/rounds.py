@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.outcomes import OutcomeFile, outcomes_within, spans
-from airflow_provider_gemini_batch.run.plan import Limits, cut
+from airflow_provider_gemini_batch.run.plan import Limits, cut, round_of
 from airflow_provider_gemini_batch.run.tables import copy_to_parquet, rows_of, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from duckdb import DuckDBPyConnection
 
@@ -111,7 +111,9 @@ class RoundCutter:
         files = [OutcomeFile.open(self._engine, self._fetched(note["outcomes"])) for note in notes]
         parts = []
         for first, last in spans(self._snapshot.total_rows):
-            outcomes = outcomes_within(files, first, last, lambda place: _round_of(notes[place]))
+            outcomes = outcomes_within(
+                files, first, last, lambda place: round_of(str(notes[place].get("shard", "r0.")))
+            )
             again = (
                 f"SELECT n FROM ({outcomes}) GROUP BY n "
                 "HAVING bool_and(s <> 0) AND arg_max(passing, rank) AND count(*) FILTER (asked) > 0"
@@ -123,8 +125,3 @@ class RoundCutter:
             copy_to_parquet(self._engine, query, path, bytes_a_row=16)
             parts.append(text(path))
         return f"SELECT n, size FROM read_parquet([{', '.join(parts)}])"
-
-
-def _round_of(note: Mapping[str, Any]) -> int:
-    shard = str(note.get("shard", "r0."))
-    return int(shard[1:].split(".", 1)[0])

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.lifecycle.polling import costly_interval
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.budget import Caps
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
 
 log = logging.getLogger(__name__)
-
-LOOK_AGAIN = 120.0
-"""Least seconds between looks at another index's jobs."""
-
-SHARE_OF_AGE = 0.1
-"""Of a job's age until the next look: each look reads the input anew, and a day's job would cost 700 of them."""
 
 
 class AskedElsewhereError(GeminiBatchError):
@@ -143,5 +138,6 @@ class Siblings:
 
 def next_look(jobs: Sequence[BatchJob | None], now: float) -> float:
     """Return when to look again at jobs that run: the later, the older the youngest of them is."""
+    # Each look reads the input anew.
     born = [job.born(now) or now for job in jobs if job is not None]
-    return now + max(LOOK_AGAIN, SHARE_OF_AGE * (now - max(born, default=now)))
+    return now + costly_interval(now - max(born, default=now))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
@@ -70,23 +70,15 @@ def take(
     check(keys, columns.kept, None)  # told before millions of rows are rendered
     _check_keys(engine, table, columns.keys)
     if columns.changing:
-        warn(
-            f"{spec.argument} uses {', '.join(columns.changing)}, whose value differs in the next DAG run: "
-            "reuse_answers will find nothing there."
-        )
+        warn(_will_not_be_reused(spec, columns))
     data = os.path.join(folder, "data.parquet")
     data_bytes = _write_data(engine, table, columns, data)
-    with contextlib.closing(RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))) as writer:
-        unsent = Unsent(folder)
-        with contextlib.closing(unsent):
-            for n, body in columns.bodies(engine, table, spec, variables):
-                if isinstance(body, bytes):
-                    writer.add(n, body)
-                else:
-                    writer.add_unsent(n)
-                    unsent.add(n, body)
-            narrow, rows, input_bytes = writer.finish(engine, spec.sample)
-            left_out = unsent.finish(checkpoint, engine, narrow)
+    writer = RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))
+    unsent = Unsent(folder)
+    with contextlib.closing(writer), contextlib.closing(unsent):
+        _sort_out(columns.bodies(engine, table, spec, variables), writer, unsent)
+        narrow, rows, input_bytes = writer.finish(engine, spec.sample)
+        left_out = unsent.finish(checkpoint, engine, narrow)
     carried = [*carry(engine, narrow), *left_out]
     if unsent.rows:
         warn(f"{unsent.rows} of {table.rows} rows cannot be sent, and land as failed. The first: {unsent.first}")
@@ -115,6 +107,23 @@ def take(
         counted=tuple(count(writer.sample)) if rows > _answered(carried) else (),
     )
     return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
+
+
+def _will_not_be_reused(spec: RunSpec, columns: InputColumns) -> str:
+    return (
+        f"{spec.argument} uses {', '.join(columns.changing)}, whose value differs in the next DAG run: reuse_answers "
+        "will find nothing there."
+    )
+
+
+def _sort_out(bodies: Iterable[tuple[int, bytes | Exception]], writer: RequestChunks, unsent: Unsent) -> None:
+    """Keep each row's request, or the reason why it has none; both are numbered in the narrow file."""
+    for n, body in bodies:
+        if isinstance(body, bytes):
+            writer.add(n, body)
+        else:
+            writer.add_unsent(n)
+            unsent.add(n, body)
 
 
 def _answered(carried: Sequence[Mapping[str, Any]]) -> int:

@@ -31,6 +31,7 @@ from airflow_provider_gemini_batch.api.identity import token_of
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE, list_look_due
+from airflow_provider_gemini_batch.run.claims import calls_not_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -73,8 +74,7 @@ class TwinLooks:
         notes = self._checkpoint.notes()
         self._doubts, self._digests = {}, {}
         for shard, intents in notes["intent"].items():
-            void = {note["claim"] for note in notes["void"].get(shard, ())}
-            calls = [note for note in intents if not note.get("flex") and note.get("claim") not in void]
+            calls = calls_not_refused(intents, notes["void"].get(shard, ()))
             known = {note["job"] for note in notes["job"].get(shard, ())}
             # Which of the calls made the known jobs is not known: the last one may be the one without an answer.
             if len(calls) > len(known):

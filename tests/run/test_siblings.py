@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
-from airflow_provider_gemini_batch.run.siblings import LOOK_AGAIN, next_look
+from airflow_provider_gemini_batch.lifecycle.polling import COSTLY_SHORTEST
+from airflow_provider_gemini_batch.run.siblings import next_look
 
 BORN = 1_795_000_000.0
 
@@ -25,5 +26,5 @@ def test_a_days_job_of_another_index_is_looked_at_some_fifty_times() -> None:
 
 
 def test_a_job_that_is_gone_or_new_is_looked_for_in_two_minutes() -> None:
-    assert next_look([None], BORN) == BORN + LOOK_AGAIN
-    assert next_look([job()], BORN + 5.0) == BORN + 5.0 + LOOK_AGAIN
+    assert next_look([None], BORN) == BORN + COSTLY_SHORTEST
+    assert next_look([job()], BORN + 5.0) == BORN + 5.0 + COSTLY_SHORTEST
