@@ -61,6 +61,7 @@ class EmulatorApp:
         if scope["type"] != "http":
             return
         route = self._find(scope)
+        # Control calls are neither counted nor spoilt: a test that sets a fault can always take it away.
         if scope["path"].startswith(control.PREFIX):
             await self._answer(route, scope, receive, send)
             return
@@ -69,6 +70,7 @@ class EmulatorApp:
         entry = JournalEntry(
             method=scope["method"],
             path=scope["path"],
+            # Keys stand in URLs as well as in headers, and a journal is printed by tests that fail.
             query=SECRET_PARAMETERS.sub(r"\1***", query),
             connection=f"{client[0]}:{client[1]}",
             time=self.state.now(),
@@ -81,6 +83,7 @@ class EmulatorApp:
         )
         self.state.record(entry)
         exchange = Exchange(scope, receive, send, entry, self.state.now)
+        # The usual way has no body buffered and no rule matched: benchmarks run on it.
         if not self.state.faults:
             await self._answer(route, scope, exchange.receive, exchange.send)
             return

@@ -107,6 +107,7 @@ class Control:
                 state.faults.clear()
         elif request.method == "POST":
             body = await _body(request)
+            # In their order: the first rule that matches a call decides.
             for rule in body if isinstance(body, list) else [body]:
                 state.add_fault(**rule)
         return reply(state, None, {"faults": [fault.to_json() for fault in state.faults]})
@@ -151,6 +152,7 @@ class Control:
             names = seed_jobs(self._state, **body)
         except TypeError as error:
             raise ControlError(str(error)) from error
+        # The first and the last of perhaps a million.
         return reply(self._state, None, {"names": [*names[:1], *names[-1:]], "count": len(names)})
 
     async def finish(self, request: Request) -> Response:

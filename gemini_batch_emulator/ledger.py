@@ -55,7 +55,9 @@ def ledger(
 
 def _entry(job: Job, now: float) -> dict[str, Any]:
     total = job.source.count
+    # Deleting a job takes nothing back: what it had run stays on the bill.
     ran = job.rows_run if job.is_ended or job.deleted else int(job.progress(now) * total)
+    # Asked to cancel and not ended yet: what ran until then is billed, and no row more.
     if not job.is_ended and not job.deleted and job.cancelled is not None:
         ran = job.ran_limit or 0
     return {

@@ -67,6 +67,7 @@ def _apply(value: Any, mask: dict[str, Any]) -> Any:
         return value
     kept = {}
     for name, item in value.items():
+        # Either spelling, as in requests.
         wanted = mask.get(name, mask.get(snake(name), mask.get("*")))
         if wanted is not None:
             kept[name] = _apply(item, wanted)

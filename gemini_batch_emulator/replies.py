@@ -82,6 +82,7 @@ def reply(state: EmulatorState, request: Request | None, payload: Any, *, status
     """Answer with JSON; honours ``fields`` and indents as the knobs say."""
     if request is not None:
         wanted = request.query_params.get("fields") or request.query_params.get("$fields")
+        # Partial responses are a feature of Google's front ends, so that they hold for every service here.
         if wanted and state.config.fields != "ignore":
             if state.config.fields == "reject":
                 raise GoogleError(400, f"Invalid field selection {wanted}")
@@ -156,6 +157,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     :raises GoogleError: 416 if nothing of it exists.
     """
     match = re.fullmatch(r"\s*bytes=(\d*)-(\d*)\s*", header or "")
+    # RFC 9110: a range that cannot be read is ignored, and the whole is sent; one that does not exist is a 416.
     if match is None or match.group(0).strip() == "bytes=-":
         return None
     first, last = match.groups()

@@ -102,6 +102,7 @@ def prompt_of(request: dict[str, Any]) -> tuple[Prompt, int]:
     settings = settings_of(request)
     number = number_of(text)
     content = number ^ settings.number
+    # Two requests with the same text and other files ask for something else.
     if media:
         content ^= number_of(msgspec.json.encode(contents, order="deterministic").decode())
     return Prompt(text, number, settings, media), content
@@ -122,6 +123,7 @@ def problem_of(kind: str, request: dict[str, Any]) -> str | None:
         return None if any(texts_of(contents)) or media_of(contents) else "content contains an empty Part."
     for content in contents:
         role = content.get("role") if isinstance(content, dict) else None
+        # The documentation's example of a row that fails while its job succeeds.
         if role not in (None, "user", "model", "function"):
             return "Please use a valid role: user, model."
     return settings_of(request).problem
@@ -244,6 +246,7 @@ class FileRows:
 
     def _ordered(self, order: list[int]) -> Iterator[InputRow]:
         decode = msgspec.json.Decoder(dict).decode
+        # Two passes, so that any order costs eight bytes a row and not the rows.
         offsets = []
         position = 0
         with self.path.open("rb") as file:

@@ -85,6 +85,7 @@ class RowRule:
             if getattr(self, name) not in known:
                 raise ControlError(f"No such row {name}: {getattr(self, name)!r}; there is {', '.join(known)}.")
         self._regex = re.compile(self.pattern) if self.pattern is not None else None
+        # Prepared once: a rule may be asked about ten million rows.
         self._keys = frozenset([self.key] if isinstance(self.key, str) else self.key or ())
         self._indices = frozenset([self.index] if isinstance(self.index, int) else self.index or ())
         self._lengths = (Lengths.of(self.output_tokens), Lengths.of(self.thoughts_tokens))
@@ -108,7 +109,11 @@ class RowRule:
             return False
         if self.share is None:
             return True
+        # By what is asked, so that a row which fails in one job fails in every job that asks the same; by place and
+        # key, so that two rows with the same prompt can differ.
         number = row.content if self.draw == "request" else number_of(f"{row.index}|{row.key}")
+        # A hash in place of a generator: what becomes of a row does not depend on which rows were drawn before it, so
+        # that order, retries and threads change nothing.
         return Draw(number ^ (seed * 0x9E3779B97F4A7C15)).share() < self.share
 
     def manner(self, usual: Manner) -> Manner:
@@ -227,6 +232,8 @@ class JobScript:
         unknown = sorted(set(self.spoilt.values()) - set(SPOILT))
         if unknown:
             raise ControlError(f"A result can be {', '.join(SPOILT)}, not {', '.join(unknown)}.")
+        # Checked now: a rule that is misspelt is an error of the test that sets it, not of the job that runs much
+        # later.
         self.rows = [rule if isinstance(rule, RowRule) else build(RowRule, rule) for rule in self.rows]
         self._lengths = (Lengths.of(self.output_tokens), Lengths.of(self.thoughts_tokens))
         if self.end is not None:
@@ -266,6 +273,7 @@ def job_matches(match: Mapping[str, str], facts: Mapping[str, str]) -> bool:
     if unknown:
         raise ControlError(f"A job is matched by {', '.join(MATCH_FIELDS)}, not by {', '.join(unknown)}.")
     for name, wanted in match.items():
+        # Patterns for what people choose; what the emulator makes, and the words of the API, are matched whole.
         exact = name in ("name", "backend", "kind")
         if (facts[name] != wanted) if exact else (re.search(wanted, facts[name]) is None):
             return False

@@ -75,6 +75,7 @@ class EmulatorServer:
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            # Bound here and not by uvicorn, so that the port is known before the server's thread begins.
             self._socket.bind((self._host, self._port))
         except OSError:
             self._socket.close()
@@ -111,6 +112,7 @@ class EmulatorServer:
         """Stop at once; open connections are dropped."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
+            # Clients keep connections open between calls; to wait for them would cost each test seconds.
             self._server.force_exit = True
             self._thread.join(timeout=10)
         if self._socket is not None:

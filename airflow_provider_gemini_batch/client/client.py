@@ -112,6 +112,7 @@ class GeminiBatchClient(Session):
 
     def _create(self, request: JobRequest) -> BatchJob:
         # A name of its own for each call, so that a lost answer can be settled and no other job is ever adopted.
+        # The minute before covers a clock that is ahead of the service's.
         return self.submit(request, task=uuid.uuid4().hex[:16], since=time.time() - 60).job
 
     def submit(
@@ -221,6 +222,7 @@ class GeminiBatchClient(Session):
         counts_tokens: bool,
     ) -> Callable[[Sequence[BatchJob], int], None]:
         """Return *may_create* with what is known of the rows: found out when it is first asked, and not again."""
+        # A create call may be repeated, and the rows are the same: counting their tokens sends them to the service.
         known: list[InputMeasure | None] = []
 
         def ask(jobs: Sequence[BatchJob], lost: int) -> None:

@@ -44,6 +44,7 @@ class Budget:
         """
         if self.limit is None:
             return
+        # A price that is not known is not zero. With a cap nothing is sent then: the cap would hold nothing back.
         if estimate is None:
             raise ConfigurationError(
                 f"max_cost={self.limit:g} cannot be kept: the price of {model} is not known. Leave max_cost out, or "
@@ -78,6 +79,8 @@ def rows_answered(job: BatchJob, rows: int) -> int:
     """
     if job.never_ran:
         return 0
+    # In doubt a cap counts too much. An expired job shows no results, whatever ran of it
+    # (https://ai.google.dev/gemini-api/docs/batch-api).
     if job.state.value == "EXPIRED":
         return rows
     if job.stats.succeeded is not None:

@@ -50,11 +50,13 @@ def read_tokens(usage: Mapping[str, Any] | None) -> Tokens:
     """
     usage = _in_googles_words(usage) if isinstance(usage, Mapping) else {}
     prompt = _count(usage, "promptTokenCount") or _count(usage, "tokenCount")
+    # Cached tokens are a part of the prompt, and have a rate of their own; each token must be counted once.
     cached = min(_count(usage, "cachedContentTokenCount"), prompt)
     cached_by = _by_modality(usage.get("cacheTokensDetails"), cached)
     media = _by_modality(usage.get("promptTokensDetails"), prompt)
     uncached = {kind: max(0, number - cached_by.get(kind, 0)) for kind, number in media.items()}
     cached_audio = cached_by.get("AUDIO", 0)
+    # What details by modality do not name is text.
     uncached_left = prompt - cached
     kept: dict[str, int] = {}
     for kind, number in uncached.items():
@@ -64,10 +66,12 @@ def read_tokens(usage: Mapping[str, Any] | None) -> Tokens:
     media_out = _by_modality(usage.get("candidatesTokensDetails"), answer)
     return Tokens(
         prompt=prompt,
+        # Tokens of tool results are input, too, and stand beside the prompt's count, not in it.
         text_in=uncached_left + _count(usage, "toolUsePromptTokenCount"),
         cached=cached - cached_audio,
         cached_audio=cached_audio,
         media_in={kind: number for kind, number in kept.items() if number},
+        # Thoughts are billed as output, and `candidatesTokenCount` leaves them out.
         text_out=answer - sum(media_out.values()) + thoughts,
         media_out=media_out,
         thoughts=thoughts,

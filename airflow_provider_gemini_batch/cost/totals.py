@@ -63,6 +63,7 @@ class CostTotals:
         """
         tokens = read_tokens(usage)
         self._rows[self._name(version)] += sign
+        # A long prompt reprices its whole row, so that long and short rows are summed apart.
         sums = self._heap(version, is_long=self._is_long(version, tokens.prompt))
         for name in _PLAIN:
             sums[name] += sign * getattr(tokens, name)
@@ -124,6 +125,7 @@ class CostTotals:
         return above is not None and prompt > above
 
     def _name(self, version: str | None) -> str:
+        # The version comes out of the answers, which are foreign data: their number is bounded.
         if version and (version in self._rows or len(self._rows) < MAX_VERSIONS):
             return version
         return UNKNOWN

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def check_paths(*paths: str | os.PathLike[str] | None) -> None:
     """Refuse paths that name one file twice."""
     given = [os.fspath(path) for path in paths if path is not None]
+    # A link may give one file two names, and writing to one of them would empty the other while it is read.
     real = [path if (local := local_path(path)) is None else os.path.realpath(local) for path in given]
     if len(set(real)) < len(real):
         raise ConfigurationError("output_path, errors_path and input_path must be different files.")
@@ -40,6 +41,7 @@ def check_all_came(job: JobFacts, reading: ResultReading, repeated: int) -> None
             f"{job.name} counts {job.answers:,} answers, and {came}. Nothing was written; a retry reads them again. If "
             "this stays so, the counts are wrong: accept what there is with check_counts=False."
         )
+    # Without counts this is all that can be known: a proxy's error page has lines, too.
     if job.answers is None and reading.lines and not reading.answers and job.name:
         raise ResultsIncompleteError(
             f"What the service sent as the answers of {job.name} holds none that can be read. Nothing was written; a "
@@ -64,6 +66,7 @@ def check_belongs(
     """
     why = ""
     mark, given = job.input_digest, source.mark()
+    # The strongest evidence first. Only where a job carries no digest of its input do counts and keys have to do.
     if mark and given and not same_content(mark, given):
         why = "the input holds other rows than the job was made from"
     elif mark and given and cursor.numbered and not same_order(mark, given):

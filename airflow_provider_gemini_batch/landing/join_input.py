@@ -59,6 +59,7 @@ class InputCursor:
         """Take the next *count* keys; return the own members of each row, or None where none has any."""
         first = self._start + self._at
         self._at += count
+        # As a rule no row has members of the caller's own, and then nothing is looked up row by row.
         if not self._own:
             return None
         own = [self._own.pop(number, None) for number in range(first, first + count)]
@@ -77,6 +78,7 @@ class InputCursor:
         if found is None:
             return False
         self._start += self._at
+        # Dropped a block at a time: taking from a list's front row by row would move all that are behind it.
         del self._keys[: self._at], self._raws[: self._at]
         self._at = 0
         if isinstance(found, KnownBlock):
@@ -84,6 +86,8 @@ class InputCursor:
             self._raws += found.lines
             return True
         number = self._start + len(self._keys)
+        # This key is a row's number and nothing more, so an answer fits only as long as the input keeps its order
+        # (`checks.check_belongs`).
         if found.key == f"row-{number + 1}":
             self.numbered += 1
         if found.own:
@@ -125,6 +129,7 @@ class JoinInput:
                     behind.update(chunk)
                     yield chunk
 
+            # One pass over the input serves the join, the digest of its lines, and the hash of its bytes.
             blocks: Iterable[Any] = self._digest.watch(line_blocks(chunks()))
             yield from naming(self._path, known_rows(blocks, self._key, tolerant=self._tolerant))
             behind.finish()

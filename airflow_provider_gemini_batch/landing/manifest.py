@@ -75,6 +75,7 @@ class Manifest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_json` gave; members that this version does not know are left out."""
+        # A newer version may have written it, and a task of an older one resumes with it during a deployment.
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
@@ -116,6 +117,7 @@ class Totals:
 
     def add_successes(self, rows: Sequence[OutputRow]) -> None:
         """Count rows that all are successes: what :meth:`add` does, for many at once."""
+        # A block is decoded in one call, which is far cheaper than one for each row.
         usages = self._usages.read(rows)
         if usages is None:
             for row in rows:
@@ -139,6 +141,8 @@ class Totals:
         versions = {row.model_version for row in rows}
         version = next(iter(versions))
         above = self.costs.long_above(version)
+        # Sums can be priced in place of rows where every token has the same price: one version, nothing cached, text
+        # alone, and no prompt so long that its row is billed at the higher tier.
         is_plain = (
             len(versions) == 1
             and not sums["cachedContentTokenCount"]
@@ -185,6 +189,8 @@ class Totals:
     @staticmethod
     def _add_words(words: Counter[str], counts: Mapping[str | None, int]) -> None:
         for word, count in counts.items():
+            # What the service invents (a version, a reason) is foreign data: its number is bounded, as the manifest
+            # goes to XCom.
             if word and (word in words or len(words) < MAX_WORDS):
                 words[word] += count
 
@@ -221,6 +227,7 @@ def is_model_asked_for(asked: str, answered: str) -> bool:
     """
     name = asked.rpartition("/")[2].partition("@")[0]
     is_tuned = "tunedModels/" in asked or (asked.startswith("projects/") and "/publishers/" not in asked)
+    # An alias is answered by whatever it points to now, and a tuned model by the name of its base.
     if not name or name.endswith("-latest") or is_tuned:
         return True
     given = answered.rpartition("/")[2]

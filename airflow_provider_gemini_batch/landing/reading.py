@@ -66,6 +66,8 @@ class ResultReading:
             if quick is not None:
                 number += len(block)
                 self._certain += len(block)
+                # Once a row has shown a key, one without is an oddity: by its position it would get the answer of
+                # another row.
                 keyed = True
                 yield quick
                 continue
@@ -73,6 +75,7 @@ class ResultReading:
             if not isinstance(line, Mapping) and not line.strip():
                 continue
             number += 1
+            # Never raises: a line that cannot be read is counted and named, since the other answers are paid for.
             row = read_row(line, self._key_names)
             self._count(row, line)
             if row.key is None and self._echo is not None and "request" in row.own:

@@ -144,6 +144,7 @@ class JobRequest:
 
     def check(self, backend: Backend) -> None:
         """Raise ConfigurationError naming everything that cannot work, before anything is read or sent."""
+        # Every problem in one error, as each try of a DAG costs its author minutes.
         problems = []
         if not isinstance(self.model, str) or not self.model.strip():
             problems.append(f"model must name a Gemini model, not {self.model!r}")
@@ -164,6 +165,8 @@ class JobRequest:
         for name, choices in ROW_CHOICES.items():
             if getattr(self, name) not in choices:
                 problems.append(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        # What cannot work is refused; what the backend merely lacks (labels, say) is left out with a warning
+        # (`backend.ignored`).
         problems += [why for name, why in backend.unsupported.items() if getattr(self, name) is not None]
         for name, scheme in (("gcs_uri", "gs://"), ("bigquery_uri", "bq://")):
             value = getattr(self, name)
@@ -203,6 +206,8 @@ class JobRequest:
 
         :param source: Names the rows, by their content where that is known.
         """
+        # Without name, labels and priority: a job that computes the same is the same job, however it is called.
+        # Settings for all rows are part of the rows, and so of *source*.
         return {"kind": self.kind, "model": self.model, "destination": self.destination, "source": source}
 
     def spec(self, placed: Placed, display_name: str) -> JobSpec:

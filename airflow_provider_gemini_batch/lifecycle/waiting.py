@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What to do after a look at a job, and what to tell people meanwhile: pure decisions, the same in every mode."""
 
+# Example: `timeout=4 days`, `pending_timeout=6 h`, a job that is created at 0 h and polled all the time.
+#
+#   h     seen        outcome
+#   ----  ----------  ------------------------------------------------------------------------------------------
+#   0     PENDING     none: go on
+#   3     503         none: a passing fault ends no wait before the deadline
+#   6     PENDING     PENDING_TIMEOUT, by the job's creation and not by the wait's beginning: an adopted job is as
+#                     old as it is
+#   6     RUNNING     (had it begun before) none: its turn has come, and the limit is over for good
+#   96    RUNNING     TIMEOUT; an ended job is ENDED also now, as its answers are paid for
+
 # Deadlines are UTC epoch seconds, so that they survive restarts and deferral.
 
 from __future__ import annotations
@@ -69,6 +80,7 @@ class WaitLimits:
         :param running_since: When the job was first seen to run, or its start.
         :param created: When the job was created; None to take the service's word for it.
         """
+        # First of all: an end that is seen at the deadline is an end.
         if job is not None and job.is_done:
             return Outcome.ENDED
         if now >= self.deadline:
@@ -202,6 +214,7 @@ class Watch:
         :return: None to go on (passing trouble, or a job too young to be found), TIMEOUT at the deadline.
         :raises GeminiBatchError: *error* itself, if no further look can help.
         """
+        # A read may be answered by a replica that has not heard of the job yet; later a 404 is the truth.
         young = isinstance(error, NotFoundError) and now - self.started < MISSING_GRACE
         if not (error.is_transient or young):
             raise error
@@ -236,6 +249,7 @@ def wait_for_end(
     :raises GeminiBatchError: What no further look can help: refused credentials, a job that does not exist.
     """
     back_off = retry or RetryPolicy(max_attempts=None)
+    # Not repeated within a poll: the loop is the repetition, and each failure of it is counted and told.
     once = RetryPolicy(max_attempts=1)
     failures = 0
     listed_at = 0.0

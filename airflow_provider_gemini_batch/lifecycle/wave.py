@@ -69,6 +69,8 @@ class OpenOrder(Generic[SourceT]):
         :param born: When the job was created, by our clock.
         :param is_alone: Whether no other attempt can have made it, whatever the clocks say.
         """
+        # A job came of the last call before it was born: a later call cannot have made it, an earlier one may have made
+        # another.
         before = [at for at in self.unheard if born is not None and at <= born]
         if before:
             self.unheard.remove(max(before))
@@ -133,6 +135,7 @@ class Wave(Generic[SourceT]):
     @property
     def all_accounted_for(self) -> bool:
         """Whether every earlier attempt has a job in the list, so that none hides another one."""
+        # Where their number is not known, one stands for them all.
         earlier = self.identity.earlier_attempts
         if earlier is None:
             earlier = int(self.identity.may_have_rivals)

@@ -37,6 +37,8 @@ class GenerateRequests:
     """
 
     def __init__(self, settings: RowSettings, report: RowReport) -> None:
+        # Refused once for all rows, before the first is read: a setting that has no effect would be paid for with every
+        # row.
         if embed := _given_embed_settings(settings):
             raise RowProblem(f"{', '.join(map(snake, embed))} belong to embedding jobs, and this one generates")
         self._settings = settings
@@ -87,6 +89,8 @@ class GenerateRequests:
             if "content" in request:
                 raise other_kind("content", "write 'contents'", False)
             raise RowProblem("'request' has no 'contents'")
+        # The shape of the SDK's `config`. In a file the service ignores or rejects it
+        # (https://github.com/googleapis/python-genai/issues/1608).
         flat = [name for name in request if camel(name) in GENERATION_MEMBERS]
         if flat:
             raise RowProblem(f"{listed(flat)} directly in 'request': must stand inside 'generationConfig'")
@@ -111,11 +115,14 @@ class GenerateRequests:
             self._check_cached(request)
 
     def _check_cached(self, request: Mapping[str, Any]) -> None:
+        # https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini lists explicit
+        # caching as not supported.
         if not self._rules.takes_cached_content:
             raise RowProblem("'cachedContent' is not supported in batches on Vertex AI", "put the content into the row")
         name = request["cachedContent"]
         if not isinstance(name, str) or not name:
             raise RowProblem("'cachedContent' must be the name of a cached content, as cachedContents/...")
+        # The service refuses each such row with a 400 (GenerateContent wants them inside of the cached content).
         clash = [name for name in ("systemInstruction", "tools", "toolConfig") if request.get(name) is not None]
         if clash:
             ours = " (set for all rows)" if "systemInstruction" in clash and self._instruction else ""
@@ -176,6 +183,7 @@ class EmbedRequests:
 
     def _legacy(self, content: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         parts = content["parts"]
+        # A line of these models is `{"content": "text"}`, which has no place for a second part.
         if len(parts) != 1 or set(parts[0]) != {"text"}:
             raise RowProblem(f"{self._settings.model} takes one text a row, nothing else")
         if own:

@@ -72,6 +72,7 @@ def line_with(line: bytes, own: Mapping[str, Any]) -> bytes:
 
     :param line: As :meth:`OutputRow.line` gives it, perhaps with members of the caller's own already.
     """
+    # Members stay JSON text: an answer's numbers and texts come out as the service wrote them, to the last digit.
     members: dict[str, Any] = dict(_read_members(line))
     members.update(carried(own))
     return _encode(members) + b"\n"

@@ -113,6 +113,7 @@ class AnswerWriter:
         self._csv = os.path.join(folder, f"{name}.csv")
         self._raw = open(self._answers, "wb")  # noqa: SIM115 - closed by finish
         self._packed: Any = zstandard.ZstdCompressor(level=3).stream_writer(self._raw)
+        # Plain lines for now: the engine makes Parquet of all of them in one query (`finish`).
         self._outcomes = open(self._csv, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by finish
         self._lines: list[bytes] = []
         self._size = 0
@@ -167,10 +168,12 @@ class AnswerWriter:
         path = f"{self._csv}.parquet"
         columns = ", ".join(f"{text(name)}: {text(sql)}" for name, sql in OUTCOME_COLUMNS.items())
         read = f"read_csv({text(self._csv)}, auto_detect=false, header=false, nullstr='', columns={{{columns}}})"
+        # As bytes, half as long as the hex digits: there is one for each row of each round.
         query = f"SELECT n, unhex(d) AS d, s, passing, asked, cost FROM {read}"
         if narrow is not None:
             query = f"SELECT n, x.d, s, passing, asked, cost FROM {read} JOIN read_parquet({text(narrow)}) x USING (n)"
         copy_to_parquet(engine, query, path, bytes_a_row=40)
+        # Both files are there before a note names them: a note that is seen is one whose files can be read.
         facts = {
             "answers": checkpoint.put("answers", ".jsonl.zst", self._answers),
             "outcomes": checkpoint.put("outcomes", ".parquet", path),
@@ -188,6 +191,8 @@ class AnswerWriter:
 
 def _record_line(record: Record) -> bytes:
     """Return a record with its number first and its values as members of their own."""
+    # The number comes first, so that `buckets.number_of` finds it without decoding the line, and each value is a member
+    # of its own, so that the engine reads it as a column with a type.
     values = record.v
     record.v = []
     body = _encode(record)
@@ -241,6 +246,8 @@ class Judge:
         if self._spec.schema is None:
             return ("invalid", [answer], None, why) if cut else ("succeeded", [answer], None, None)
         try:
+            # Decoded by our own reader into the types of the columns: what a model wrote as text is never parsed by an
+            # engine, whose guesses would differ from row to row.
             values = self._spec.schema.read(answer or "")
         except SchemaBreach as breach:
             return "invalid", [], None, why or f"the answer breaks the schema: {breach}"
@@ -261,6 +268,8 @@ class Judge:
         try:
             found = _decode(raw)
         except (msgspec.MsgspecError, UnicodeError):
+            # msgspec refuses half of a surrogate pair, which models do write; a text with one is kept, and the half
+            # replaced.
             found = json.loads(raw)
         if isinstance(found, str):
             try:
@@ -318,11 +327,14 @@ def judged_lines(
     for line in lines:
         row = read_row(line)
         key = read_wire_key((row.key or "").removeprefix(KEY_PREFIX))
+        # Not by the row's number alone: the service was reported to answer in another order than asked, and with other
+        # rows' keys (https://github.com/googleapis/python-genai/issues/1909).
         if key is None or expected.digest(key[0]) != bytes.fromhex(key[1]):
             continue
         seen[expected.place(key[0]) or 0] = 1
         record, cost = judge.record(key[0], row)
         yield record, key[1], cost
+    # Whatever the service lost becomes a row with a reason, never a row less.
     for place, (n, digest) in enumerate(expected):
         if not seen[place]:
             record, _ = judge.record(n, ResultRow.missing(""))

@@ -55,6 +55,7 @@ def check_arguments(kind: Kind, arguments: Iterable[str]) -> None:
         if name in _OF_TASKS:
             raise ConfigurationError(f"{name} is for the run operators, in a DAG; run_batch does not take it.")
         if name not in known:
+            # `**arguments` would swallow `max_costs=5` without a word, and the run would have no cap.
             near = difflib.get_close_matches(name, known, 1)
             meant = f" Is {near[0]!r} meant?" if near else ""
             raise ConfigurationError(f"run_batch has no argument {name!r}.{meant}")
@@ -69,6 +70,7 @@ def spec_of(kind: Kind, arguments: Mapping[str, Any], *, source_name: str = "") 
     """
 
     def given(name: str, default: Any = None) -> Any:
+        # An argument that a template rendered to None has its default, like one that is not given.
         value = arguments.get(name)
         return default if value is None else value
 
@@ -170,6 +172,7 @@ def source_of(arguments: Mapping[str, Any]) -> Source:
 
 def rows_digest(rows: Any) -> str:
     """Return what tells one list of rows from another; empty for anything else, which can be read once alone."""
+    # A generator or an XCom's lazy sequence would be used up, or read from the database twice.
     if not isinstance(rows, (list, tuple)):
         return ""
     return hashlib.sha256(msgspec.json.encode(rows, enc_hook=repr)).hexdigest()[:32]

@@ -74,6 +74,8 @@ def ask_flex(work: Workspace, shard: plan.Shard, caps: Caps, listed: Mapping[str
     except CostLimitError as error:
         close_unasked(work, shard, expected, str(error))
         return None
+    # A call of the tier flex leaves no trace at the service. What an attempt had asked before it died is known from
+    # this note alone, and counts against the caps in full.
     if has_caps(work.spec):
         made = {"at": work.context.now(), "host": work.context.host, "claim": uuid.uuid4().hex, "flex": True}
         work.checkpoint.note("intent", shard.id, made)
@@ -104,7 +106,11 @@ def _records(
     if job.output is not None or job.is_succeeded:
         try:
             # Of a job that succeeded, answers may appear a while after its end: the reader waits for them.
+            # Vertex AI names an output directory also for some jobs that failed, so that here an error is one of a job
+            # that succeeded alone.
             lines = work.context.client.result_lines(job)
+            # The reader is lazy: what is wrong with the place shows at the first line, and has to show inside this
+            # `try`.
             first = next(lines, None)
             return judged_lines(_whole(_chained(first, lines), job), expected, judge)
         except NotFoundError:
@@ -116,6 +122,8 @@ def _records(
                 raise
     reason = str(job.error.message) if job.error else "the service gave no reason"
     code = job.error.code if job.error else None
+    # The service may give such an end no code. These two say "passing" (`plan.PASSING_CODES`): the rows are asked
+    # again.
     if job.state.value == "EXPIRED":
         code = code or 4
     elif job.state.value == "CANCELLED":
@@ -143,6 +151,8 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Ju
         "single_calls": judge.single_calls,
         "cut_short": bool(cancelled),  # another job of the same rows, if there is one, goes on
     }
+    # Last: this note closes the shard. Who dies before it leaves files that nobody names, and the job is read once
+    # more.
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
     log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)

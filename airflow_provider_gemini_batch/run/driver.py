@@ -1,8 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reconcile loop of a run: facts from the checkpoint, one step of the plan, its effect, again."""
 
+# Theory of operation
+# -------------------
+#
 # `Run.proceed` goes on until jobs have to be waited for, and says which; whoever waits (a trigger, a worker, a
-# notebook) calls it again. It may be called from any attempt on any worker: all it knows is in the checkpoint.
+# notebook) calls it again. It may be called from any attempt on any worker: all it knows is in the checkpoint. Between
+# two steps nothing is kept in memory that another worker could not read there.
+#
+# A generation lasts from one reading of the input to one publication of the outputs. An attempt begins with the latest:
+#
+#   the latest generation                      what this attempt does
+#   -----------------------------------------  ------------------------------------------------------------------------
+#   has no snapshot yet                        works on it: nothing was asked so far
+#   is open, and asked what we ask             works on it: its jobs are ours, whichever attempt made them
+#   is open, asked the same of each row, but   leaves it: submits nothing more, collects what its jobs answer, and
+#   source or columns of the table differ      takes these answers into the next generation
+#   is open, and asked something else          cancels its jobs, and begins the next generation
+#   has ended on this occasion (a retry)       returns its outcome again, and asks nothing
+#   has ended on another occasion (a clear)    begins the next generation, which takes over answers that still fit
+#
+# Example: a run of three shards is cleared after its prompt was edited, while two of its jobs run. The digests of the
+# requests differ, so both are cancelled, generation 1 ends as `replaced`, and generation 2 reads the input anew.
 
 from __future__ import annotations
 
@@ -96,6 +115,8 @@ class Run:
         """Return the generation to work on: a new one if the last one ended on another occasion, or asked otherwise."""
         left = self.context.left
         if number is not None:
+            # A deferral names the generation. One that this worker does not see must not be begun anew: all that was
+            # asked and paid for would be asked again, only because a disk is slow or not shared.
             self._await_snapshot(left or Left(number))
             found = Checkpoint(self.context.checkpoint, number)
             while (found.end or {}).get("outcome") == "replaced":  # by another attempt, during the wait
@@ -145,6 +166,8 @@ class Run:
 
     def _replaced(self, checkpoint: Checkpoint) -> Checkpoint:
         """End a generation that asked otherwise, with whatever of it still runs, and return the next one."""
+        # The jobs are cancelled before the end is published. Who dies in between leaves an open generation, and the
+        # next attempt cancels again; the other way round nobody would look at these jobs any more.
         self.jobs.cancel(_job_names(checkpoint))
         checkpoint.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
         remove_remote(self.context.client, checkpoint.notes()["collected"])
@@ -191,20 +214,25 @@ class Run:
         require_extra()
         self.twins.look()
         while True:
+            # Before each step, so that nothing is begun for a task that somebody has marked.
             self.context.stop()
             self._tell()
+            # Read anew each time: another attempt may have published a round or collected a job meanwhile.
             facts = self.reader.facts()
             step = (
                 plan.leaving_step(facts, self._sought) if self._is_leaving else plan.next_step(facts, self.spec.policy)
             )
             log.debug("Next step: %r", step)
             is_last = isinstance(step, plan.WriteOutputs) or (isinstance(step, plan.Finished) and self._is_leaving)
+            # A second job of a shard changes the facts, so the step is chosen again. Looked for where it matters: the
+            # answers that are brought in may be those of the wrong job, and after the end nobody looks any more.
             if (is_last or isinstance(step, plan.Collect)) and self.twins.look():
                 continue
             if is_last and self.context.now() < self.twins.in_doubt_until:
                 log.info("A job of an earlier attempt may be listed late: the run goes on once it would be.")
                 return Waiting(until=self.twins.in_doubt_until)
             if isinstance(step, plan.Wait):
+                # The wait reads the list only for shards in doubt (`is_over`).
                 self.twins.update()
                 return Waiting(tuple(shard.job for shard in step.shards), step.wake)
             if isinstance(step, plan.Finished) and self._is_leaving:
@@ -232,6 +260,7 @@ class Run:
 
         :return: What to wait for, if the step could not be finished now.
         """
+        # Folder and engine last one step: memory and disk that a large step took are free in the next.
         with tempfile.TemporaryDirectory(prefix="gemini-batch-run-") as folder, engine(folder) as database:
             work = Workspace(self.spec, self.context, self.checkpoint, database, folder)
             if isinstance(step, plan.TakeSnapshot):
@@ -287,6 +316,7 @@ def _job_names(checkpoint: Checkpoint) -> list[str]:
     notes, names = checkpoint.notes(), []
     for shard, found in notes["job"].items():
         collected = {note["job"]: note for note in notes["collected"].get(shard, ())}
+        # Answers of a job that was cut short do not close its shard's other jobs: these may still run, and bill.
         if not any(map(is_whole, collected.values())):
             names += [str(note["job"]) for note in found if note["job"] not in collected]
     return names
@@ -294,6 +324,8 @@ def _job_names(checkpoint: Checkpoint) -> list[str]:
 
 def _take_snapshot(work: Workspace, jobs: RunJobs) -> None:
     """Read the input, after all that can be checked without it."""
+    # The order is that of what a mistake costs: arguments, the model, the outputs, and only then the input, which may
+    # take an hour to read.
     work.spec.check()
     check_on(work.spec, work.backend)
     work.context.client.check_model(work.spec.model)

@@ -98,6 +98,7 @@ class _Errors:
         :param offset: Number of the table's rows before it.
         :return: The files written, none or one, and the number of the part's rows.
         """
+        # Only of rows that failed are requests read: a request is by far the largest thing that is kept of a row.
         failed = os.path.join(self._folder, "failed.parquet")
         found = self._engine.execute(f"SELECT count(*) FROM read_parquet({text(part)})").fetchone()
         rows = int(found[0]) if found else 0
@@ -150,6 +151,7 @@ class _Errors:
         """Yield number and prompt of the failed rows, reading only the chunks that hold one."""
         query = f"SELECT __gemini_n FROM read_parquet({text(failed)}) ORDER BY 1"
         numbers = (int(row[0]) for row in self._engine.execute(query).fetchall())
+        # Chunk by chunk, each unpacked once; those in which no row failed are not even fetched.
         for _, group in groupby(numbers, key=lambda n: self._snapshot.chunks_of(n, n)):
             wanted = set(group)
             requests = self._snapshot.requests(self._checkpoint, self._folder, min(wanted), max(wanted))

@@ -58,6 +58,7 @@ class FactReader:
         shard = plan.Shard(str(entry["id"]), int(entry["rows"]))
         collected = {note["job"]: note for note in notes["collected"].get(shard.id, ())}
         found = sorted({(note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ())})
+        # The oldest first, by the service's time and then by name: whoever looks counts the same job.
         names = [name for _, name in found]
         if len(names) > 1 or (collected and not collected.keys() >= set(names)):
             return self._of_several(shard, names, collected, is_last=is_last)
@@ -90,6 +91,7 @@ class FactReader:
         for job in live:
             if job is not chosen:
                 self._cancel_surplus(shard, job)
+        # One after the other; the next look at the facts finds the next one.
         unread = [job.name for job in answered if job.name not in collected]
         if unread:
             return replace(shard, job=unread[0], state="ended")
@@ -124,6 +126,7 @@ class FactReader:
             job = self._jobs.get(name)
             if job is None:
                 return None
+            # The reply's Date shows how far the service's clock is ahead of ours; limits are counted on ours.
             known = self._read[name] = job
             self._skew = job.skew(self._context.now())
             self._end_if_late(job)

@@ -165,6 +165,7 @@ class Finisher:
             return
         name = hashlib.sha256(f"{self._context.run_claim}\n{place}".encode()).hexdigest()[:32]
         mine = self._context.identity.task
+        # Beside the folders of the runs of a task, where its other map indexes and loop passes see the claim.
         claims = type(self._checkpoint)(self._checkpoint.root.parent().below(TARGETS), 1)
         if claims.create(f"target-{name}.json", {"task": mine})["task"] != mine:
             raise ConfigurationError(
@@ -192,6 +193,7 @@ class Finisher:
         json_columns = [name for name, kind in self._spec.answer_columns.items() if kind.kind == "json"]
         json_columns += snapshot.json_columns
         table = Table(self._engine, parts, merge.columns, json_columns, merge.bytes_a_row)
+        # The promise of a run is one row for each input row. Rather no output than one that lacks rows unseen.
         if table.rows != snapshot.rows:
             raise AssertionError(f"the table has {table.rows} rows, and the snapshot {snapshot.rows}")
         outputs = self._spec.outputs
@@ -213,6 +215,7 @@ class Finisher:
 
     def _judge(self, manifest: Mapping[str, Any], notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         """Return why the run counts as failed, or an empty text."""
+        # Rows that a cap kept from being asked are no bad luck, so `max_failed_rows` does not excuse them.
         refused = next((note["refused"] for found in notes.values() for note in found if note.get("refused")), "")
         if refused:
             return f"Not all rows were asked. {refused}"
@@ -277,6 +280,7 @@ class Finisher:
             "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"], **saved.members()},
             "costs": saved.added_to(self._costs(table)),
             "paid_twice": paid_twice,
+            # The manifest goes to XCom, a column of Airflow's database: some names, and the number of all.
             "paid_twice_jobs": twins[:50],
             "answers_lost": sum(int(note.get("lost") or 0) for found in notes.values() for note in found),
             "jobs": jobs[:50],

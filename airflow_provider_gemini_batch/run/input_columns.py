@@ -51,6 +51,7 @@ class InputColumns:
                     f"Give {spec.argument}, a template for each row, or rows with a column 'request', "
                     f"{spec.argument!r} or another of the row forms; the input has {', '.join(present[:20])}."
                 )
+            # Rows that are requests carry their key by this name in all forms (`rows/forms.py`).
             if not key and "key" in present:
                 key = ("key",)
         kept = spec.keep_columns
@@ -76,6 +77,7 @@ class InputColumns:
             )
         keys = {name: table.columns[name] for name in key}
         columns = {name: table.columns[name] for name in kept}
+        # For its errors: names that clash are found before the rows are rendered.
         spec.output_columns(keys or {NUMBERED_KEY: "VARCHAR"}, columns)
         return cls(keys, columns, used, changing)
 

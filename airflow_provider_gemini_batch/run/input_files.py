@@ -50,6 +50,7 @@ def header_of(local: str, file: str, delimiter: str) -> list[str]:
     :param file: How the file is called in errors.
     """
     with unpacked(local) as stream:
+        # Spreadsheets write a byte order mark, which would be part of the first column's name.
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         try:
             header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
@@ -88,6 +89,8 @@ def unpacked(file: str) -> Iterator[BinaryIO]:
             elif suffix == ".zst":
                 import zstandard
 
+                # Files that were appended to, or packed in parallel, have several frames; without the option the rest
+                # would be lost without an error.
                 with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as unpacked:
                     yield cast("BinaryIO", io.BufferedReader(cast("Any", unpacked), 1 << 20))
             else:

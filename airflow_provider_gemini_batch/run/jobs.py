@@ -63,6 +63,8 @@ class RunJobs:
 
     def own(self) -> Iterator[BatchJob]:
         """Yield the jobs that the service lists for this run, newest first."""
+        # The list holds older jobs, too. It is read to where the run began by our clock, and ten minutes further, as
+        # the service's clock may be behind.
         since = None if self.identity.since is None else self.identity.since - CLOCK_SKEW
         try:
             yield from self._listed(self._filter(since), since)

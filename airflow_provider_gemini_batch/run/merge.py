@@ -102,6 +102,7 @@ class Merge:
         self._checkpoint = checkpoint
         self._snapshot = snapshot
         self._spec = spec
+        # Two attempts may have noted the same job; files are named by their content.
         distinct = {file.answers: file for file in files}.values()
         # Later rounds first: of two answers of one kind, that of the first file counts.
         self._files = sorted(distinct, key=lambda file: -file.number)

@@ -178,11 +178,15 @@ def next_step(facts: Facts, policy: Policy) -> Step:
         return TakeSnapshot()
     if not facts.rounds:
         return CutRound(1)
+    # A second job of an earlier round's shard. Its answers are paid for and may be gone in two days, so they come
+    # first.
     if late := _ended(facts.rounds[:-1]):
         return Collect(late)
     current = facts.rounds[-1]
     if not current.is_closed:
         return _work_on(current, policy)
+    # A round without shards is how the run learns that no row is left to ask; it is published like any other, so that
+    # every attempt comes to the same end.
     if not current.shards or current.number >= policy.max_row_attempts:
         return WriteOutputs()
     return CutRound(current.number + 1, policy.retry_tier)
@@ -197,6 +201,7 @@ def leaving_step(facts: Facts, sought: Collection[str] = ()) -> Step:
     shards = [shard for found in facts.rounds for shard in found.shards]
     if ended := _ended(facts.rounds):
         return Collect(ended)
+    # An open shard without a create call has no job, and gets none any more.
     if unheard := tuple(
         shard for shard in shards if shard.state == "open" and shard.is_called and shard.id not in sought
     ):
@@ -217,6 +222,7 @@ def _work_on(current: Round, policy: Policy) -> Step:
     # Answers live 48 hours at Google: what has ended is brought in before anything else.
     if by_state["ended"]:
         return Collect(by_state["ended"][0])
+    # Rows that are asked one by one make no job: their shards are open or collected, never live.
     if current.tier == "flex":
         return AskFlex(by_state["open"][0])
     room = min(policy.max_jobs, MAX_JOBS_AT_ONCE) - len(by_state["live"])
@@ -291,6 +297,7 @@ def cut(sizes: Iterable[tuple[int, int]], limits: Limits, small: Limits | None =
     first = last = rows = total = made = 0
     for n, size in sizes:
         now = limits if small is None or made >= MAX_SMALL else small
+        # A row that is above the limit by itself gets a shard of its own; who uploads it says what is wrong with it.
         if rows and (rows >= now.rows or total + size > now.input_bytes):
             yield Cut(first, last, rows, total)
             made += 1

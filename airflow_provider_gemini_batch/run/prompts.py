@@ -45,10 +45,12 @@ class Row:
     __slots__ = ("_columns", "_values")
 
     def __init__(self, columns: Mapping[str, int], values: Sequence[Any]) -> None:
+        # Past our own `__getattribute__`, to which every name without two underscores is a column.
         object.__setattr__(self, "_columns", columns)
         object.__setattr__(self, "_values", values)
 
     def __getattribute__(self, name: str) -> Any:
+        # Python and Jinja need these (`__class__`, `__iter__`); the sandbox refuses them to a template.
         if name[:2] == "__":
             return object.__getattribute__(self, name)
         return _value_of(self, name)

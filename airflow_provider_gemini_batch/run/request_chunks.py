@@ -40,6 +40,7 @@ class RequestChunks:
         digest = self._digest(body).encode()
         if self._packed is None:
             self._open(n)
+        # The number stands in front, so that a reader picks rows without decoding their requests.
         line = b"%d %b %b\n" % (n, digest, body)
         self._lines.append(line)
         self._size += len(line)
@@ -47,6 +48,7 @@ class RequestChunks:
         self._narrow.write(b"%d,%b,%d\n" % (n, digest, len(body)))
         if len(self._lines) >= 1000 or self._size >= CHUNK_BYTES:
             self._flush()
+        # Chunks are bounded both ways: who needs one row, for a job or for the errors file, unpacks one chunk.
         if self._rows >= CHUNK_ROWS or self._size >= CHUNK_BYTES:
             self._close()
 

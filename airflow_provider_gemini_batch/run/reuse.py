@@ -71,6 +71,8 @@ class Carrier:
     def __call__(self, engine: DuckDBPyConnection, narrow: str) -> list[Mapping[str, Any]]:
         """Copy what there is, and return what notes say of the files."""
         found = engine.execute(f"SELECT max(n) FROM read_parquet({text(narrow)})").fetchone()
+        # Who comes first wins: this run's own answers, then those of other indexes, then outputs in the order of the
+        # argument.
         taken = RowSet(0, int(found[0]) if found and found[0] is not None else -1)
         files: list[Mapping[str, Any]] = []
         for older in self._older:
@@ -91,10 +93,13 @@ class Carrier:
             if not note.get("answers"):
                 continue
             outcomes = older.folder.fetch(note["outcomes"], self._folder)
+            # Two columns of numbers, ordered for a binary search: 16 bytes a row, a fraction of what a list of tuples
+            # takes.
             olds, news = array("Q"), array("Q")
             query = (
                 "SELECT o.n, x.n FROM "
                 f"(SELECT d, min(n) AS n FROM read_parquet({text(outcomes)}) WHERE s = 0 GROUP BY d) o "
+                # Of several rows with equal requests one answer is enough, and it may stand for several rows of ours.
                 f"JOIN read_parquet({text(narrow)}) x USING (d) ORDER BY o.n, x.n"
             )
             for old, new in rows_of(engine, query):
@@ -123,6 +128,7 @@ class Carrier:
         else:
             as_json = frozenset(name for name, kind in self._spec.answer_columns.items() if kind.kind == "json")
             # One after the other, as another night's columns may be others; of two answers the later night's counts.
+            # Names of nightly files sort by date, as a rule.
             for file in reversed(files_of(normalise_path(place, "reuse_answers"))):
                 sources.append((file, FileSource(file, as_json=as_json, is_own=True)))
             if not sources:

@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows a round asks, and how they are cut into shards."""
 
+# Round 1 asks every row that has no answer yet: not those that were carried over, and with `deduplicate` only the first
+# of several with equal requests. Each later round asks again what has no answer and may get one.
+#
+# Example, `max_row_attempts=3`. Row 1 succeeded in round 1. Row 2 failed with code 8 (quota), row 3 was blocked. Round
+# 2 asks row 2 alone; it breaks the schema this time, which another answer may not. Round 3 asks it for the last time.
+#
+# A round that is published never changes, and names the notes by which it was cut. Who reads it knows these, also where
+# a slow disk does not list them yet; otherwise a row that is answered could pass for one that is open.
+
 from __future__ import annotations
 
 import os
@@ -62,6 +71,7 @@ class RoundCutter:
         """
         if tier == "flex":
             limits = Limits(FLEX_ROWS, limits.input_bytes)
+        # Written out first, as it is read twice: summed up for the cap, then cut.
         asked = self._rows_again() if number > 1 else self._first_rows()
         query, rows_file = f"SELECT n, size FROM {self._narrow}", None
         if asked is not None:
@@ -83,6 +93,7 @@ class RoundCutter:
             }
             for place, one in enumerate(cut(sizes, limits, first))
         ]
+        # Taken after the rows were chosen, so that it names at least what they were chosen by.
         notes = self._checkpoint.noted()
         header = {"number": number, "tier": tier, "rows": rows_file, "shards": shards, "notes": notes}
         return self._checkpoint.create(f"round-{number}.json", header)
@@ -109,11 +120,13 @@ class RoundCutter:
         """Return an ordered query for rows that were asked, failed each time, and failed last for a passing reason."""
         notes = [note for found in self._checkpoint.notes()["collected"].values() for note in found]
         files = [OutcomeFile.open(self._engine, self._fetched(note["outcomes"])) for note in notes]
+        rounds = [round_of(str(note.get("shard", "r0."))) for note in notes]
         parts = []
+        # A span at a time: grouped at once, ten million rows of three rounds would have to fit into memory.
         for first, last in spans(self._snapshot.total_rows):
-            outcomes = outcomes_within(
-                files, first, last, lambda place: round_of(str(notes[place].get("shard", "r0.")))
-            )
+            outcomes = outcomes_within(files, first, last, rounds.__getitem__)
+            # A row is asked again if it never succeeded, if its last answer failed for a passing reason, and if it was
+            # asked at all: one that cannot be sent, or that a cap has closed, stays as it is.
             again = (
                 f"SELECT n FROM ({outcomes}) GROUP BY n "
                 "HAVING bool_and(s <> 0) AND arg_max(passing, rank) AND count(*) FILTER (asked) > 0"

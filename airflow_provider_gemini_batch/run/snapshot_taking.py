@@ -62,6 +62,8 @@ def take(
     :raises EmptyInputError: If there are no rows.
     :raises ConfigurationError: Naming column, row and key.
     """
+    # Read once. All that follows, also in later attempts, reads what is published here: a source may change at any
+    # time, and a row's number has to mean the same row in each round.
     table = source.read(engine, folder)
     if not table.rows:
         raise EmptyInputError("The input has no rows. on_empty_input='skip' skips the task then.")
@@ -78,6 +80,7 @@ def take(
     with contextlib.closing(writer), contextlib.closing(unsent):
         _sort_out(columns.bodies(engine, table, spec, variables), writer, unsent)
         narrow, rows, input_bytes = writer.finish(engine, spec.sample)
+        # After the narrow file, which says what a sample left out.
         left_out = unsent.finish(checkpoint, engine, narrow)
     carried = [*carry(engine, narrow), *left_out]
     if unsent.rows:
@@ -106,6 +109,7 @@ def take(
         has_media=writer.watch.has_media,
         counted=tuple(count(writer.sample)) if rows > _answered(carried) else (),
     )
+    # Who loses this race throws its own work away, and goes on with the files of the winner.
     return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
 
 
@@ -140,6 +144,8 @@ def _check_keys(engine: DuckDBPyConnection, table: Table, keys: Mapping[str, str
         if found is not None:
             raise ConfigurationError(f"row {found[0] + 1}: the key column {name!r} is null; every row needs its key.")
     as_text = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in keys)
+    # By hash first, 8 bytes a row, as the keys themselves may be long; equal hashes are rare enough to look at one by
+    # one.
     hashed = f"SELECT hash({as_text}) AS h FROM ({table.query})"
     suspects = engine.execute(f"SELECT h FROM ({hashed}) GROUP BY h HAVING count(*) > 1 LIMIT 100").fetchall()
     if not suspects:

@@ -139,6 +139,7 @@ class RunSpec:
     @cached_property
     def request_fingerprint(self) -> str:
         """Digest of all that decides what is asked of a row: with another one, no answer can be taken over."""
+        # Only what goes over the wire. Another key or output asks the same, and its answers can be taken over.
         asked = {"kind": self.kind, "model": self.model, "prompt": self.prompt, "settings": self.settings}
         return hashlib.sha256(_encode(asked)).hexdigest()[:32]
 
@@ -153,6 +154,7 @@ class RunSpec:
             "settings": self.settings,
             "keep": self.keep_columns,
             "prefix": self.meta_prefix,
+            # Two schemas may ask alike and differ in the columns that they make.
             "columns": {name: kind.sql for name, kind in self.answer_columns.items()},
             "sample": self.sample,
             "deduplicate": self.deduplicate,
@@ -166,6 +168,7 @@ class RunSpec:
 
     def check(self) -> None:
         """Raise ConfigurationError naming everything that cannot work, before anything is read."""
+        # All problems in one error: who has to run a DAG to hear of a mistake wants to hear of every mistake.
         problems = []
         if not isinstance(self.model, str) or not self.model.strip():
             problems.append(f"model must name a Gemini model, not {self.model!r}")
@@ -178,6 +181,7 @@ class RunSpec:
         if self.generation_config is not None and not isinstance(self.generation_config, Mapping):
             problems.append(f"generation_config must be a dict, not {self.generation_config!r}")
         elif self.schema is not None and self.generation_config:
+            # Two schemas in one request: which of them counts is not ours to guess.
             ours = {"responseSchema", "responseJsonSchema", "responseMimeType"}
             clash = sorted(ours & {_camel(name) for name in self.generation_config})
             if clash:
@@ -224,6 +228,7 @@ class RunSpec:
         columns: dict[str, str] = {}
         seen: dict[str, tuple[str, str]] = {}
         for group, found in groups:
+            # Ignoring case, as databases and DuckDB do with names.
             for name, sql in found.items():
                 other = seen.setdefault(name.lower(), (name, group))
                 if other != (name, group):

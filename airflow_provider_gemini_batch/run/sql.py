@@ -72,6 +72,8 @@ class SqlTarget:
                 raise ConfigurationError(
                     f"The table {table} is there and cannot be read, which the upsert has to. Grant the right (SELECT)."
                 )
+            # A table is never altered: what a user's table looks like is the user's business, and the error names every
+            # column.
             if absent := [column for column in columns if column not in present]:
                 raise ConfigurationError(
                     f"The table {table} has no column {', '.join(absent)}. Add it, leave it out by keep_columns, or "

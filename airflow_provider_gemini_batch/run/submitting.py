@@ -56,11 +56,14 @@ class Submitter:
         :return: UTC epoch second at which to try again, unless a job ends before; None if no shard is left without a
             job.
         """
+        # Taken before the list is read: a claim that is made meanwhile is newer than the look, which then proves
+        # nothing for it.
         looked_at = self._context.now()
         present = self._jobs.by_digest()
         listed = {job.name: job for jobs in present.values() for job in jobs}
         notes = self._checkpoint.notes()
         for shard in shards:
+            # The digest is that of the rows, so a job is found here also after the checkpoint was lost.
             expected = work.expected(shard)
             digest = self._digest(shard, expected)
             known = present.get(digest, [])
@@ -145,6 +148,8 @@ class Submitter:
                 "cached content."
             )
 
+        # The order is: claim, note, call. Who dies after the claim makes others wait for it; who dies after the note
+        # makes them look for a job. Any other order has a moment in which a job may exist of which nobody knows.
         claims: list[str] = []
 
         def remember(what: str, value: str) -> None:
@@ -172,12 +177,15 @@ class Submitter:
                 digest,
                 intent_at=intent_at,
                 remember=remember,
+                # Asked again right before the call: an upload may take an hour, in which other workers submit as well.
                 may_create=(lambda: self._caps.check(entry, listed)) if has_caps(work.spec) else None,
             )
         except RateLimitedError:
+            # Refused for certain, so that this attempt need not wait for its own call when it tries again.
             self._claims.release(claims)
             raise
         finally:
+            # A step may submit several shards of up to 1.8 GB.
             with suppress(FileNotFoundError):
                 os.unlink(path)
         self._know(shard, job)

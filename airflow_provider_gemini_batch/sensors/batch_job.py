@@ -124,6 +124,7 @@ class BatchJobSensor(Linked, BaseSensorOperator):
             if not self.deferrable:
                 return self._poll_until_over(context)
             self._show(context)
+            # For its error: a wrong interval fails here, and not in the triggerer an hour later.
             seconds(self.poll_interval, "poke_interval")
             self._attempt = self._begin(time.time())
             with self._never_failing():
@@ -208,6 +209,8 @@ class BatchJobSensor(Linked, BaseSensorOperator):
             with self._end.waiting():
                 return super().execute(context)
         except AirflowSensorTimeout as error:
+            # Airflow's own timeout says nothing of the job: the step's error names it, and the last that was seen of
+            # it.
             attempt = self._attempt or self._begin(time.time() - self._policy.timeout)
             step = next_step(attempt, Outcome.TIMEOUT, self._watch.job, self._policy, time.time())
             if isinstance(step, Fail):

@@ -52,6 +52,7 @@ def defer_wait(
     """
     from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 
+    # The trigger gets all that it needs to end a wait, and nothing secret: its arguments are stored in the open.
     limits, watch = policy.limits(attempt), rules.watch(attempt)
     task.defer(
         trigger=BatchJobTrigger(
@@ -66,6 +67,8 @@ def defer_wait(
         ),
         method_name="execute_complete",
         kwargs={CARRIED: attempt.to_json()},
+        # Later than the trigger's own deadline (`attempt.SLACK`): Airflow's timeout would end the task without a word
+        # of its job.
         timeout=timedelta(seconds=attempt.deferral_timeout(time.time())),
     )
 
@@ -92,6 +95,7 @@ def read_carried(carried: Mapping[str, Any], policy: AttemptPolicy) -> Attempt:
         return policy.begin(time.time())
     if CARRIED in carried:
         return Attempt.from_json(carried[CARRIED], policy.timeout)
+    # A sensor of 0.1.0, which deferred with its deadline alone.
     if "deadline" in carried:
         return Attempt.from_json(carried, policy.timeout)
     raise carried_error(f"{CARRIED} is missing")
@@ -182,8 +186,10 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
         return attempt, None
     _say(left, job_name, log)
     paid = tuple(dict.fromkeys((*left.paid_twice, *attempt.paid_twice)))
+    # Said once, not after each of a wait's looks.
     if paid != attempt.paid_twice:
         say_paid_twice(paid, log, rules.push)
+    # The name in XCom is what downstream tasks download: it has to be that of the job which is gone on with.
     if left.job.name != job_name:
         rules.push("job_name", left.job.name)
     settled = tuple(dict.fromkeys((*attempt.settled, *left.settled)))
@@ -207,6 +213,7 @@ def settle(
     if until <= now:
         return attempt
     log.info("Another attempt may have submitted a job, too. Looking for it for %.0f s.", until - now)
+    # A twin ends the wait for a moment: one of the two is left, and the look goes on, as there may be a third.
     outcome = Outcome.TWIN
     try:
         while outcome is Outcome.TWIN and attempt.job_name:

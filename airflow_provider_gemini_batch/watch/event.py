@@ -105,6 +105,7 @@ def _read_stats(value: Any) -> BatchStats:
         return BatchStats()
     if not isinstance(value, Mapping):
         raise TypeError("stats is not an object")
+    # Checked one by one: a count that is a text would fail much later, in a comparison far from here.
     numbers = {}
     for member in dataclasses.fields(BatchStats):
         number = value.get(member.name)
@@ -172,6 +173,8 @@ async def next_end(
     """
     until = math.inf if timeout is None else time.time() + timeout
     while True:
+        # Found anew each time: an update may have changed a limit (a job that begins to run leaves its pending limit
+        # behind).
         limit, first = _first_limit(watches, subscription)
         # Never longer than TROUBLE_CHECK, as a poller that cannot reach the service has no updates to give, and the
         # wait should say so.
@@ -179,6 +182,7 @@ async def next_end(
         now = time.time()
         if update is not None:
             end = await _take(update, watches, now, on_sibling)
+            # An update has come, so that a later limit gets a last poll of its own.
             subscription.last_chances.pop(update.job_name, None)
         elif now >= limit:
             end = _over_limit(first, watches[first], subscription, now)
@@ -208,6 +212,7 @@ async def _take(update: Update, watches: Mapping[str, Watch], now: float, on_sib
     """Show an update to the wait it concerns; return how that ended, or None."""
     name = update.job_name
     watch = watches.get(name)
+    # The update was on its way when the wait for its job ended.
     if watch is None:
         return None
     outcome: Outcome | None = None

@@ -85,6 +85,8 @@ def media_of(contents: list[Any]) -> dict[str, int]:
 
 def count_tokens(text: str) -> int:
     """Return a token count: four characters a token, at least one for any text."""
+    # Deterministic and cheap: what a test asserts of tokens holds on every machine. Estimates of clients are tested by
+    # knobs (`output_tokens`), not by this.
     return (len(text) + 3) // 4
 
 
@@ -163,6 +165,7 @@ def _settings(encoded: bytes) -> Settings:
 
 def settings_of(request: Mapping[str, Any]) -> Settings:
     """Return the settings of a request of either kind; read once for all requests with the same ones."""
+    # Keyed by JSON text: rows of a job share their settings as a rule, and a schema is compiled once for all of them.
     shared = {name: value for name, value in request.items() if value and name not in _APART}
     return _settings(msgspec.json.encode(shared))
 
@@ -192,6 +195,7 @@ def _read_settings(shared: dict[str, Any]) -> Settings:
     elif mime_type == "application/json":
         make = maker_of(schema)
     problem = None
+    # Only the model finds this, so that it is the row's error and not one of the create call.
     if shared.get("tools") and mime_type == "application/json":
         problem = "Tool use with a response mime type: 'application/json' is unsupported"
     dimensions = member(shared, "outputDimensionality") or member(embed, "outputDimensionality")

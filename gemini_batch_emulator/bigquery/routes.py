@@ -155,6 +155,7 @@ class BigQuery:
         answer: dict[str, Any] = {"kind": "bigquery#tableDataInsertAllResponse"}
         if errors:
             answer["insertErrors"] = errors
+        # Documented: one bad row refuses all of them, with HTTP 200 and the errors in the body.
         if errors and not body.get("skipInvalidRows"):
             return reply(self._state, request, answer)
         bad = {entry["index"] for entry in errors}
@@ -176,6 +177,7 @@ class BigQuery:
             raise BigQueryError(400, "Invalid pageToken, startIndex or maxResults.") from None
         wanted = [name for name in query.get("selectedFields", "").split(",") if name]
         columns = [column for column in table.schema if not wanted or column["name"] in wanted]
+        # Without it the service writes a timestamp as a float of seconds, which loses microseconds.
         microseconds = query.get("formatOptions.useInt64Timestamp") == "true"
         page = table.rows[start : start + limit]
         answer: dict[str, Any] = {

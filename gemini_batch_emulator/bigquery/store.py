@@ -137,4 +137,5 @@ def cell(value: Any, column: dict[str, str], *, microseconds: bool) -> Any:
         return "true" if value else "false"
     if isinstance(value, (dict, list)):
         return json.dumps(value, separators=(",", ":"))
+    # Every scalar is text in this form, numbers as well.
     return str(value)

@@ -119,6 +119,7 @@ def _check_schema(schema: Any) -> None:
             _check_schema(entry)
     if not isinstance(schema, dict):
         return
+    # At any depth, as the protocol buffer's parser works: an unknown member of a nested schema is a 400, too.
     name = unknown_member(schema, SCHEMA_FIELDS)
     if name is not None:
         raise RowProblem(f"no such field: '{name}'", name)
@@ -165,6 +166,8 @@ class LineCheck:
                     self._check(line)
             if len(self._problems) >= MAX_LINE_ERRORS:
                 break
+        # One clause a bad line, numbered from 1, as the service was seen to answer
+        # (https://github.com/UKGovernmentBEIS/inspect_ai/issues/3257); nothing is created.
         if self._problems:
             raise GoogleError(400, "\n".join(self._problems[:MAX_LINE_ERRORS]))
         if not self._checked.count:

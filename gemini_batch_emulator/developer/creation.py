@@ -59,6 +59,8 @@ def spool_inline(state: EmulatorState, rows: list[Any], kind: str) -> FileRows:
             place = f"{where}[{number}]"
             if not isinstance(row, dict):
                 raise GoogleError(400, f"Invalid value at '{place}': must be an object.")
+            # An inline row carries its key in `metadata`; a `key` beside the request is what lines of a file have
+            # (https://ai.google.dev/gemini-api/docs/batch-api).
             refuse_unknown(row, frozenset({"request", "metadata"}), place)
             request = row.get("request")
             try:
@@ -86,8 +88,11 @@ def check_model(state: EmulatorState, name: str, method: str, version: str, key:
     :param method: E.g. ``batchGenerateContent``; what embeds has "Embed" in its name.
     :raises GoogleError: 404.
     """
+    # Reported: a model's alias that ends in `-latest` exists in v1beta alone. Tuned models are nobody's list.
     exists = models.exists(state.config, name) or (name.startswith("tunedModels/") and state.config.models is None)
     exists = exists or (version == "v1beta" and state.config.models is None and models.is_alias(name))
+    # What the service says to a generate call on an embedding model is not documented; here it is a 404, as for a model
+    # that lacks the method.
     fits = method == "countTokens" or models.is_embedding(name) == ("Embed" in method)
     if not exists or not fits:
         raise GoogleError(
@@ -95,6 +100,7 @@ def check_model(state: EmulatorState, name: str, method: str, version: str, key:
             f"{name} is not found for API version {version}, or is not supported for {method}. Call ListModels to see "
             "the list of available models and their supported methods.",
         )
+    # Since the summer of 2026 a retired model is gone for keys that had not used it, while others still reach it.
     if models.is_retired_for(state.config, name, key):
         raise GoogleError(
             404,
@@ -157,6 +163,7 @@ class Creation:
         if not isinstance(batch, dict):
             raise GoogleError(400, "* BatchRequest.batch: batch is required.")
         refuse_unknown(batch, BATCH_FIELDS, "batch")
+        # A key without billing is told so at create, as a precondition and not as a quota: waiting does not help.
         if state.config.free_tier:
             raise GoogleError(
                 400,
@@ -164,7 +171,10 @@ class Creation:
                 "FAILED_PRECONDITION",
             )
         priority = priority_of(batch)
+        # All lines are read before the job exists: with one bad line nothing is created. This is the great difference
+        # to Vertex AI, where the same line fails the job minutes later.
         source, resource = await self._source(batch)
+        # Last, as the quota is that of a job that would otherwise be made; a 429 here says that nothing was.
         await unhurried(state, self._check_limits, source.tokens)
         hook = member(batch, "webhookConfig")
         if hook is not None:
@@ -190,6 +200,7 @@ class Creation:
             raise GoogleError(400, "* BatchRequest.batch.input_config: input_config is required.")
         refuse_unknown(config, frozenset({"fileName", "requests"}), "batch.input_config")
         file_name, inline = member(config, "fileName"), config.get("requests")
+        # The two are a union of the protocol buffer: exactly one of them.
         if (file_name is None) == (inline is None):
             raise GoogleError(
                 400, "* BatchRequest.batch.input_config: exactly one of file_name and requests must be set."
@@ -208,6 +219,7 @@ class Creation:
         state = self._state
         store = file_store(state)
         stored = store.get(name if name.startswith("files/") else f"files/{name}")
+        # Not documented for batches; other methods answer so to a file that is still processed.
         if store.state_of(stored) != "ACTIVE":
             raise GoogleError(
                 400, f"The File {name} is not in an ACTIVE state and usage is not allowed.", "FAILED_PRECONDITION"
@@ -220,6 +232,7 @@ class Creation:
             checked = check.run(stored.path)
         # The caller may delete the file while the job runs; the job keeps a link of its own.
         own = state.new_path(".rows")
+        # A link and no copy: 2 GB would take seconds and as much disk.
         os.link(stored.path, own)
         return FileRows(
             own, count=checked.count, tokens=checked.tokens, read=read_row, has_common_lines=self._kind == "generate"

@@ -57,10 +57,13 @@ class Files:
         if request.query_params.get("alt") != "media":
             raise GoogleError(400, "A download needs alt=media.")
         path, job = store.outputs.get(name, (None, None))
+        # 404 here, where get and delete answer 403, as captures show.
         if path is None or job is None or not path.exists() or not job.has_results(state.now()):
             if store.find(name) is not None:
                 raise GoogleError(400, f"The file {name} was not generated; only generated files can be downloaded.")
             raise GoogleError(404, f"Requested entity was not found: {name}.")
+        # Whether the service honours `Range` is not known, so that by default the whole file comes with a 200. A client
+        # has to cope with both.
         chosen = None
         if state.config.download_ranges:
             chosen = parse_range(request.headers.get("range"), path.stat().st_size)
@@ -88,6 +91,7 @@ class Files:
         size = _page_size(request)
         below = _page_number(request.query_params.get("pageToken") or request.query_params.get("page_token"))
         store = file_store(state)
+        # Only what was uploaded: outputs of jobs are not in this list, as captures show.
         alive = [stored for stored in [*store.files.values()] if store.find(stored.name)]
         wanted = [stored for stored in reversed(alive) if below is None or stored.number < below]
         page = wanted[:size]

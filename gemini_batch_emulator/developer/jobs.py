@@ -106,6 +106,8 @@ class Jobs:
             raise _missing(name)
         answer = reply(state, request, operation(state, job, raw="fields" not in request.query_params))
         limit = state.config.inline_read_limit
+        # Reported: an inline job with large answers ends well, is billed, and every read of it is a 503
+        # (https://github.com/googleapis/python-genai/issues/2519). Listing goes on to work.
         if limit is not None and job.resource.get("inline") and job.is_ended and len(answer.body) > limit:
             raise GoogleError(503, "The service is currently unavailable.")
         return answer
@@ -122,12 +124,15 @@ class Jobs:
         except ValueError:
             raise GoogleError(400, f"Invalid value at 'page_size' (TYPE_INT32), \"{asked}\"") from None
         if size <= 0:
+            # https://github.com/googleapis/python-genai/issues/1250
             if state.config.list_empty_without_page_size:
                 return reply(state, request, {})
             size = state.config.list_default_page_size
         size = min(size, state.config.list_max_page_size)
         page_token = _query(request, "pageToken")
         jobs, token = await unhurried(state, state.page_of_jobs, BACKEND, page_size=size, page_token=page_token)
+        # Without jobs there is no member at all, as proto JSON leaves empty lists out. A list item has no output: it
+        # may not decide whether a job's rows are done.
         answer: dict[str, Any] = {}
         if jobs:
             answer["operations"] = [operation(state, job, with_output=False) for job in jobs]
@@ -143,6 +148,7 @@ class Jobs:
         job = self._existing(request)
         await read_json(request)
         await unhurried(state, state.look_at, job)
+        # What the service says here is published nowhere; the default is a 200 that changes nothing.
         if job.is_ended and state.config.cancel_ended == "reject":
             raise GoogleError(400, f"{job.name} has ended and cannot be cancelled.", "FAILED_PRECONDITION")
         await unhurried(state, state.cancel_job, job)
@@ -153,6 +159,7 @@ class Jobs:
         state = self._state
         job = self._existing(request)
         await unhurried(state, state.delete_job, job)
+        # The output goes with its job, the input stays: it is a file of its own.
         file_store(state).outputs.pop(job.output.get("responsesFile", ""), None)
         return reply(state, request, {})
 
@@ -179,6 +186,7 @@ class Jobs:
             job.display_name = str(member(body, "displayName"))
         if "priority" in body and (not mask or "priority" in mask):
             job.priority = priority_of(body)
+        # An update answers with the bare batch, not with an operation, so that it has no type either.
         resource = batch_resource(state, state.look_at(job))
         resource.pop("@type")
         return reply(state, request, resource)

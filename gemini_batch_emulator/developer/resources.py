@@ -23,6 +23,7 @@ def batch_stats(state: EmulatorState, job: Job, *, stale: bool = False) -> dict[
     """Return the counters as the service writes them: strings, no zeros."""
     total = job.source.count
     if stale:
+        # Captured: a list that still counts rows of a job that has ended as pending.
         counts = {"requestCount": total, "pendingRequestCount": total}
     elif job.is_ended:
         cancelled = job.raw_state == "CANCELLED"
@@ -35,6 +36,7 @@ def batch_stats(state: EmulatorState, job: Job, *, stale: bool = False) -> dict[
     else:
         done = job.ran_limit if job.ran_limit is not None else int(job.progress(state.now()) * total)
         counts = {"requestCount": total, "successfulRequestCount": done, "pendingRequestCount": total - done}
+    # 64-bit numbers are strings in proto JSON, and zeros are left out.
     return {name: str(count) for name, count in counts.items() if count}
 
 
@@ -77,11 +79,13 @@ def operation(state: EmulatorState, job: Job, *, with_output: bool = True, raw: 
     """Return the job as a long-running operation."""
     metadata = batch_resource(state, job, stale=not with_output and state.config.stale_list_stats)
     answer: dict[str, Any] = {"name": job.name, "metadata": metadata}
+    # `done` is absent until the end, never false.
     if not job.is_ended:
         return answer
     answer["done"] = True
     output = job_output(job, raw=raw) if with_output and job.shows_output(state.now()) else None
     if output is not None:
+        # The answers stand twice, here and in `response`. A cancelled job may have them here alone.
         metadata["output"] = output
     if job.error is not None:
         answer["error"] = job.error

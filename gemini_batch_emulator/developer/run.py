@@ -33,6 +33,7 @@ def read_row(index: int, raw: dict[str, Any]) -> InputRow:
     if not isinstance(request, dict):
         request = {name: value for name, value in raw.items() if name not in ("key", "metadata")}
     key = raw.get("key")
+    # Inline rows have their key in the metadata, where the service echoes all of it.
     if key is None:
         key = member(raw.get("metadata"), "key")
     return make_row(index, key, request, raw)
@@ -52,6 +53,7 @@ class DeveloperRun:
         """Write the answers of the rows that ran."""
         state = self._state
         script = job.script
+        # Inline in, inline out; a file job answers in a file, whatever its size.
         is_inline = bool(job.resource.get("inline")) or script.responses_inline
         path = state.new_path(".results")
         if script.result_file is not None:
@@ -94,6 +96,7 @@ class DeveloperRun:
     @staticmethod
     def _spoil(job: Job, path: Path) -> None:
         script = job.script
+        # What a transfer that broke off, or a proxy in between, makes of a result. The job's counters still say all.
         if script.truncate_last_line:
             _truncate_last_line(path)
         if script.spoilt.get("0") == "empty":

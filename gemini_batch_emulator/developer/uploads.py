@@ -104,6 +104,8 @@ class Uploads:
         if upload_id:
             return await self._continued(request, upload_id)
         require_key(self._state, request)
+        # Three ways to send a file: in pieces that can be resumed, or in one request with its description (multipart)
+        # or without (raw). Batch input comes by the first one; clients of other languages use the second.
         if request.headers.get("x-goog-upload-protocol") == "raw":
             return await self._raw(request)
         if request.headers.get("content-type", "").startswith("multipart/related"):
@@ -118,6 +120,7 @@ class Uploads:
         described = _described(await request.body())
         announced = request.headers.get("x-goog-upload-header-content-length")
         try:
+            # A size that is announced may be checked at once and again at the end; a stream of unknown length has none.
             total = None if announced is None else int(announced)
         except ValueError:
             raise GoogleError(400, "X-Goog-Upload-Header-Content-Length is not a number.") from None
@@ -138,6 +141,7 @@ class Uploads:
             "x-goog-upload-url": f"{base_url(request)}/upload/{self._version}/files"
             f"?upload_id={upload_id}&upload_protocol=resumable",
         }
+        # 8 MiB at Google, as fixtures of two clients show; a knob, so that tests of small files meet the rule, too.
         if state.config.upload_granularity:
             headers["x-goog-upload-chunk-granularity"] = str(state.config.upload_granularity)
         return Response(b"", 200, headers)
@@ -168,6 +172,7 @@ class Uploads:
 
     async def _command(self, request: Request, session: UploadSession) -> Response:
         commands = _commands(request)
+        # Told in the status header and not by an error, as the protocol does.
         if session.is_cancelled:
             return Response(b"", 200, {"x-goog-upload-status": "cancelled"})
         if session.outcome is not None:
@@ -175,6 +180,8 @@ class Uploads:
             async for _ in request.stream():
                 pass
             return self._final(session)
+        # What a client asks after a cut: sending the same piece again blindly would be wrong wherever a part of it had
+        # arrived.
         if commands == ["query"]:
             headers = {"x-goog-upload-status": "active", "x-goog-upload-size-received": str(session.received)}
             if self._state.config.upload_granularity:
@@ -187,6 +194,8 @@ class Uploads:
         if not commands or set(commands) - {"upload", "finalize"}:
             raise GoogleError(400, f"Unknown upload command {', '.join(commands)!r}.")
         finalize = "finalize" in commands
+        # `upload, finalize` in one request is how the last piece is sent; `finalize` alone ends an upload that is
+        # complete.
         if "upload" in commands:
             await self._receive(request, session, finalize)
         if not finalize:
@@ -233,6 +242,8 @@ class Uploads:
                 await receipt.finish()
 
     def _finalize(self, request: Request, session: UploadSession) -> None:
+        # Reported of the service: an unsupported type is told at the very end, in the body of a reply with HTTP 200
+        # (https://github.com/googleapis/python-genai/issues/1590).
         if session.mime_type in self._state.config.reject_mime_types:
             session.outcome = GoogleError(400, f"Unsupported MIME type: {session.mime_type}").body()
             session.path.unlink(missing_ok=True)
@@ -320,6 +331,7 @@ def _split_multipart(raw: Path, boundary: bytes, target: Path) -> tuple[dict[str
 
     marker = b"--" + boundary
     with raw.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        # Mapped and searched, never read as a whole: the body may be as large as the file limit.
         first = whole.find(marker)
         second = whole.find(b"\n" + marker, first + 1)
         last = whole.rfind(b"\n" + marker + b"--")
@@ -330,6 +342,7 @@ def _split_multipart(raw: Path, boundary: bytes, target: Path) -> tuple[dict[str
         described = _described(whole[json_start:second])
         header = whole[second + 1 : data_start].decode("latin-1")
         kind = re.search(r"(?im)^content-type:\s*(\S+)", header)
+        # The line break before a boundary belongs to the boundary, not to the file.
         end = last - 1 if whole[last - 1 : last] == b"\r" else last
         with target.open("wb") as out:
             for position in range(data_start, end, 1 << 20):

@@ -72,6 +72,7 @@ class Listing:
             start=query.get("startOffset", ""),
             end=query.get("endOffset", ""),
             after=after,
+            # The service's own default and maximum.
             limit=MAX_PAGE if limit is None or limit <= 0 else min(limit, MAX_PAGE),
             pattern=glob_pattern(query["matchGlob"]) if query.get("matchGlob") else None,
         )
@@ -83,6 +84,7 @@ class Listing:
                 continue
             if self.pattern is not None and not self.pattern.fullmatch(name):
                 continue
+            # With a delimiter, names that share a folder are one entry, and count as one for the page's size.
             folder = ""
             if self.delimiter and self.delimiter in name[len(self.prefix) :]:
                 folder = name[: name.index(self.delimiter, len(self.prefix)) + len(self.delimiter)]
@@ -135,6 +137,7 @@ class Objects:
         allow(self._state, request, bucket, "storage.objects.get")
         stored = store.get(bucket.name, name)
         wanted = integer(request, "generation")
+        # No object versioning: an older generation is gone once a newer one is there.
         if wanted is not None and stored.generation != wanted:
             raise StorageError(404, f"No such object: {bucket.name}/{name}")
         try:

@@ -107,6 +107,8 @@ class Conditions:
         """Raise StorageError 412, or NotModified for a read of the generation that the caller already has."""
         generation = stored.generation if stored is not None else 0
         message = "At least one of the pre-conditions you specified did not hold."
+        # `ifGenerationMatch=0` means "create only": an object that is not there counts as generation 0. With it a
+        # resumable upload is safe to repeat (https://cloud.google.com/storage/docs/request-preconditions).
         if self.match is not None and self.match != generation:
             raise StorageError(412, message)
         if self.not_match is not None and self.not_match == generation:
@@ -120,6 +122,8 @@ class ObjectWriter:
         self._store = store
         self.path = store.new_path()
         self._file: BinaryIO = self.path.open("wb", buffering=0)
+        # Hashed as the bytes come, since the object may have gigabytes. The service tells the MD5 as base64 of the raw
+        # digest, unlike the Files API, which encodes the hex text.
         self._md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
 
@@ -149,6 +153,8 @@ class ObjectWriter:
         :raises StorageError: 404 without the bucket, 412 if *conditions* do not hold, 400 if the hash differs; the
             bytes are dropped then.
         """
+        # Everything that can fail comes before the name is taken, so that a reader meets the old object or the new one,
+        # never a half.
         self._file.close()
         store = self._store
         try:
@@ -179,6 +185,7 @@ class ObjectWriter:
         except StorageError:
             self.abort()
             raise
+        # Outside of the lock: who is reading the old generation holds its file open, and reads it to its end.
         if old is not None:
             old.path.unlink(missing_ok=True)
         return stored
@@ -250,6 +257,8 @@ class ObjectStore:
 
         :raises StorageError: 404.
         """
+        # Google's buckets belong to somebody, so that a name that nobody made is missing. A knob makes them on demand,
+        # for DAGs that name a bucket of their own.
         found = self.buckets.get(name)
         if found is None and self._state.config.create_missing_buckets:
             found = self.create_bucket(name)
@@ -264,6 +273,7 @@ class ObjectStore:
         :raises StorageError: 404 without the bucket or the object.
         """
         found = self.bucket(bucket).objects.get(name)
+        # Not yet readable looks like not there: a result that appears late is a 404 until then.
         if found is None or found.readable > self.now():
             raise StorageError(404, f"No such object: {bucket}/{name}")
         return found
@@ -306,6 +316,7 @@ class ObjectStore:
     def next_generation(self) -> int:
         """Microseconds of the clock, never the same number twice."""
         with self.lock:
+            # The service's generations look like times in microseconds; clients may only compare them.
             self._generation = max(self._generation + 1, int(self.now() * 1_000_000))
             return self._generation
 

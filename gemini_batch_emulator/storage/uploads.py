@@ -65,6 +65,8 @@ class Span:
             raise StorageError(400, f"Invalid Content-Range: {header}")
         total = int(found[3]) if found[3] != "*" else None
         if found[1] is None:
+            # `bytes */N`, a status query:
+            # https://cloud.google.com/storage/docs/performing-resumable-uploads#status-check.
             return cls(None, None, total)
         return cls(int(found[1]), int(found[2]) + 1 - int(found[1]), total)
 
@@ -81,6 +83,7 @@ class Span:
 
         :raises StorageError: 503 for a gap, 400 for a chunk that is too small.
         """
+        # A gap can never be filled. Bytes that are sent again are no trouble: they are skipped.
         if self.first is not None and self.first > size:
             raise StorageError(
                 503,
@@ -185,6 +188,7 @@ class Uploads:
         if not name:
             raise StorageError(400, "Required parameter: name", "required")
         conditions = Conditions.of(request)
+        # Checked at the start and again at the end: in between another upload may have made the object.
         conditions.check(bucket.objects.get(name), reading=False)
         announced = request.headers.get("x-upload-content-type")
         session = UploadSession(
@@ -222,6 +226,7 @@ class Uploads:
             session.cancelled = True
             if session.stored is None:
                 session.writer.abort()
+            # The documented answer to a cancelled session, odd as it is.
             return Response(status_code=499)
         span = Span.of(request)
         if session.stored is not None:
@@ -236,6 +241,7 @@ class Uploads:
 
     async def _receive(self, request: Request, session: UploadSession, span: Span) -> Response:
         writer = session.writer
+        # A knob: the service may keep less than it was sent, and a client has to go on from the `Range` of the 308.
         budgets = self._state.config.storage_keep_bytes
         budget = int(budgets.pop(0)) if budgets else None
         skip = writer.size - (span.first or 0)  # bytes sent again that are already here

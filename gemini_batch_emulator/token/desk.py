@@ -61,8 +61,10 @@ class TokenDesk:
     ) -> tuple[str, float]:
         """Give out a token; return it and the real seconds that it lasts."""
         seconds = self._state.config.token_lifetime_seconds if lifetime is None else lifetime
+        # The prefix that Google's access tokens have.
         text = "ya29." + secrets.token_urlsafe(48)
         self.tokens[text] = Token(principal, grant, self._state.now() + seconds, scopes, delegates)
+        # The caller's clock is the real one: with a fast clock here a token has to be renewed all the sooner.
         return text, seconds / (self._state.clock.speed or 1.0)
 
     def holder(self, token: str) -> str | None:
@@ -79,6 +81,7 @@ class TokenDesk:
             accepted = self._state.config.accepted_tokens
             known = token in accepted if accepted is not None else not token.startswith(("bad", "expired"))
             who = "user@example.com" if known else None
+            # A self-signed JWT in place of an access token: https://google.aip.dev/auth/4111
             if token.count(".") == 2 and token.startswith("eyJ"):
                 try:
                     who = str(self.verify(token, None)["iss"])
@@ -111,12 +114,14 @@ class TokenDesk:
 
         try:
             header = jwt.decode_header(assertion)  # type: ignore[no-untyped-call]
+            # Read unverified first, to learn whose key it has to be checked with.
             claims = jwt.decode(assertion, verify=False)  # type: ignore[no-untyped-call]
             account = self.accounts.get(str(claims.get("iss")))
             if account is None:
                 raise ValueError("Invalid grant: account not found")
             if header.get("kid") not in (None, account.key_id):
                 raise ValueError("Invalid JWT Signature.")
+            # A caller must not choose a weaker algorithm, or none.
             if header.get("alg") != "RS256":
                 raise ValueError("Invalid JWT: the algorithm must be RS256.")
             verified: dict[str, Any] = dict(

@@ -87,6 +87,7 @@ def read_body(body: dict[str, Any]) -> dict[str, Any]:
     job = _message(body, _JOB_FIELDS, "batch_prediction_job")
     for name in ("displayName", "model", "inputConfig", "outputConfig"):
         if not job.get(name):
+            # Errors name members in snake_case, whatever the caller wrote.
             raise invalid(re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name), "Required field is not set.")
     if len(str(job["displayName"])) > 128:
         raise invalid("display_name", "must be at most 128 characters long.")
@@ -101,6 +102,8 @@ def read_body(body: dict[str, Any]) -> dict[str, Any]:
 
 def _check_labels(labels: dict[str, Any]) -> None:
     for key, value in labels.items():
+        # The rules of Google Cloud's labels:
+        # https://cloud.google.com/resource-manager/docs/labels-overview#requirements.
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", str(key)) or not re.fullmatch(r"[a-z0-9_-]{0,63}", str(value)):
             raise invalid("labels", f"Label {key}={value} does not conform to the naming rules.")
     if len(labels) > 64:

@@ -83,6 +83,8 @@ class JobFailure(Exception):
 def read_row(index: int, raw: dict[str, Any]) -> InputRow:
     """Make an input row of a line or of a table's row; a row without a readable request fails on its own later."""
     request = raw.get("request")
+    # A table's column may be STRING as well as JSON:
+    # https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-from-bigquery
     if isinstance(request, str):
         try:
             request = msgspec.json.decode(request)
@@ -92,6 +94,7 @@ def read_row(index: int, raw: dict[str, Any]) -> InputRow:
         request = {"content": {"parts": [{"text": raw["content"]}]}}
     if not isinstance(request, dict):
         request = {}
+    # Settings of an embedding stand in an object of their own here, and directly in the request on the Developer API.
     config = request.get("embed_content_config") or request.get("embedContentConfig")
     if isinstance(config, dict):
         request = {**request, **config}
@@ -122,6 +125,8 @@ class Importer:
         state, _job = self._state, self._job
         found: list[StoredObject] = []
         for uri in uris:
+            # Only now: a create call with a bucket that does not exist is accepted, and the job fails minutes later
+            # with code 9, as captures show.
             check_bucket(state, split_uri(uri)[0], is_input=True)
             objects = objects_at(state, uri)
             if not objects:
@@ -131,6 +136,8 @@ class Importer:
         if sum(stored.size for stored in found) > limit:
             raise JobFailure(3, f"{_IMPORT}The input is larger than {limit} bytes.")
         path = self._snapshot(found)
+        # One type a key over the whole file, as a BigQuery load infers it: one odd row fails the job before any row has
+        # run.
         columns = Columns(frozenset(state.config.vertex_null_names))
         count, tokens = self._import_lines(path, columns)
         self._check(columns, count)

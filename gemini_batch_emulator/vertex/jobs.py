@@ -156,6 +156,8 @@ class Jobs:
         """Forget an ended job; answers with an operation."""
         state = self._state
         job = await self._existing(request)
+        # Documented: only a job in a final state can be deleted. On the Developer API any can, and that cancels
+        # nothing.
         if not job.is_ended:
             raise GoogleError(
                 400,

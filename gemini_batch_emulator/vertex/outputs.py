@@ -148,6 +148,7 @@ class _Objects:
                 writers[0].write(block)
             return
         limit = round(script.results_share * job.source.count) if script.results_share < 1.0 else None
+        # The last line of each object is held back, so that it can break off in its middle.
         pending = [b""] * len(writers)
         for number, line in enumerate(self._lines()):
             place = number % len(writers)
@@ -165,6 +166,8 @@ class _Objects:
         columns = job.source.columns if isinstance(job.source, ImportedRows) else None
         when = timestamp(job.ended or state.now(), 3).removesuffix("Z") + "+00:00"
         for answer in answers(state, job, shuffle=config.vertex_shuffle):
+            # A failed row fails no job: its status is a text, and a job without one good row ends SUCCEEDED, as
+            # captures show.
             status = status_text(answer)
             row = answer.row
             if legacy:
@@ -207,6 +210,8 @@ def output_table(state: EmulatorState, job: Job) -> tuple[str, str, str]:
         dataset = re.sub(r"\W", "_", f"prediction_{job.model.rpartition('/')[2]}_{stamp}")
         store.create_dataset(parts[0], dataset)
         return parts[0], dataset, "predictions"
+    # By the documentation the dataset has to exist, and a fully named table must not:
+    # https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-from-bigquery
     if not store.has_dataset(parts[0], parts[1]):
         raise JobFailure(5, f"Not found: Dataset {parts[0]}:{parts[1]}")
     if len(parts) == 2:

@@ -19,10 +19,12 @@ def job_resource(state: EmulatorState, job: Job) -> dict[str, Any]:
     """The job as the service shows it now."""
     config = state.config
     word = job.raw_state
+    # Captured on polls of a young job; no create call answers with it.
     if word in ("PENDING",) and 0 < job.reads <= config.vertex_queued_reads:
         word = "QUEUED"
     resource: dict[str, Any] = {"name": job.name, "displayName": job.display_name, "model": job.model}
     resource |= {name: job.resource[name] for name in ECHOED if job.resource.get(name)}
+    # Also on some jobs that failed, as documented: a directory says nothing of what is in it.
     if job.output.get("outputInfo") and job.shows_output(state.now()):
         resource["outputInfo"] = job.output["outputInfo"]
     resource["state"] = states.prefixed(word, "JOB_STATE_")
@@ -32,6 +34,7 @@ def job_resource(state: EmulatorState, job: Job) -> dict[str, Any]:
     if failures is None and job.raw_state == "PARTIALLY_SUCCEEDED":
         failures = [{"code": 13, "message": "Some results could not be exported."}]
     if failures and job.is_ended:
+        # At most 20 by the resource's description.
         resource["partialFailures"] = failures[:20]
     stats = completion_stats(state, job)
     if stats is not None:
