@@ -134,6 +134,7 @@ class GeminiBatchClient(Session):
         uploaded: UploadedInput | None = None,
         on_uploaded: Callable[[UploadedInput], None] | None = None,
         may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None] | None = None,
+        reads_earlier: bool = True,
         counts_tokens: bool = False,
     ) -> Submission:
         """
@@ -151,6 +152,7 @@ class GeminiBatchClient(Session):
         :param may_create: Told what is known of the rows (None where they were not read), and this task's own jobs of
             before, and how many create calls had no answer, if a job has to be created; what it raises ends the
             submission.
+        :param reads_earlier: Whether *may_create* counts what those jobs have answered: each is read for it.
         :param counts_tokens: Whether the tokens of a few rows are counted first (``countTokens``), for *may_create*.
         """
         note = remember or (lambda what, value: None)
@@ -193,6 +195,7 @@ class GeminiBatchClient(Session):
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
                 may_create=None if may_create is None else self._asking(may_create, request, source, counts_tokens),
+                reads_earlier=reads_earlier,
             )
             # Inside the `with`: the prepared copy has no name, and is gone once its file is closed.
             return self.run(upload.removed_if_unused(submitting))

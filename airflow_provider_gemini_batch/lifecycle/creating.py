@@ -82,13 +82,9 @@ def _prepared(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[HttpReques
 
 
 def _ask(wave: Wave[SourceT], order: OpenOrder[SourceT]) -> Flow[None]:
-    """
-    Ask whether a job may be created; jobs are read for that alone.
-
-    Not siblings: who submits those, one after the other, knows what they cost, and would read all of them for each.
-    """
+    """Ask whether a job may be created; only for who counts what the jobs of before have answered, they are read."""
     if wave.may_create is not None:
-        earlier = [] if wave.on_existing_job == "siblings" else (yield from _earlier(wave))
+        earlier = (yield from _earlier(wave)) if wave.reads_earlier else list(wave.own.jobs.values())
         wave.may_create(earlier, len(order.unheard))
 
 

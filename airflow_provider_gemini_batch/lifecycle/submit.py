@@ -119,6 +119,7 @@ def submit_wave(
     remember: Callable[[str, str], None] = lambda what, value: None,
     was_cut_short: Callable[[BatchJob], Flow[bool]] = never_cut_short,
     may_create: Callable[[Sequence[BatchJob], int], None] | None = None,
+    reads_earlier: bool = True,
 ) -> Flow[list[Submission | GeminiBatchError]]:
     """
     Find or create the jobs of several submissions of one task.
@@ -137,6 +138,8 @@ def submit_wave(
     :param was_cut_short: Whether a SUCCEEDED job is what a cancel left over: its answers are not the whole work.
     :param may_create: Called before rows are uploaded and a job is created, with this task's own earlier jobs and the
         number of create calls without an answer, which may have made one each; what it raises ends the submission.
+    :param reads_earlier: Whether *may_create* counts what earlier jobs have answered: each is read for it, as a list
+        lacks the counts. Else they are as last seen, without those of *exclude*.
     :return: For each order what came of it. After a refusal the rest of the wave is not sent, and gets the same error.
     :raises GeminiBatchError: As :func:`submit`, where it concerns the wave as a whole.
     """
@@ -144,7 +147,7 @@ def submit_wave(
         raise ConfigurationError("Several submissions of one task are siblings: on_existing_job='siblings'.")
     wave = Wave(
         backend, [OpenOrder(order) for order in orders], identity, tuple(known_names), on_existing_job, intent_at,
-        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short, may_create,
+        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short, may_create, reads_earlier,
     )  # fmt: skip
     return (yield from _run(wave))
 

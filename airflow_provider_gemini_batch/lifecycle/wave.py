@@ -95,6 +95,7 @@ class Wave(Generic[SourceT]):
         remember: Callable[[str, str], None],
         was_cut_short: Callable[[BatchJob], Flow[bool]],
         may_create: Callable[[Sequence[BatchJob], int], None] | None,
+        reads_earlier: bool,
     ) -> None:
         self.backend = backend
         self.orders = orders
@@ -107,6 +108,7 @@ class Wave(Generic[SourceT]):
         self.now = now
         self.remember = remember
         self.may_create = may_create
+        self.reads_earlier = reads_earlier
         self.may_have_rivals = identity.may_have_rivals
         self.own = OwnJobs(backend, identity, policy.reads, exclude=exclude, clock_skew=policy.clock_skew)
         self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)

@@ -224,6 +224,7 @@ class SubmitOperator(Announcing):
             uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
             on_uploaded=on_uploaded,
             may_create=partial(self._may_create, caps, store, noted),
+            reads_earlier=caps.are_set,
             counts_tokens=counts_tokens(),
         )
 

@@ -140,6 +140,7 @@ class RunJobs:
             policy=self._policy,
             remember=remember,
             may_create=None if may_create is None else lambda measure, jobs, lost: may_create(),
+            reads_earlier=False,  # a run keeps count of what its jobs have answered itself
         )
         log.info("%s", submission.reason)
         if submission.uncancelled:

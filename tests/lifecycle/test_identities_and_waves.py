@@ -240,12 +240,14 @@ def test_a_wave_reads_the_list_once_before_and_once_after() -> None:
     assert (service.creates, len(costing(service))) == (5, 5)
 
 
-def test_the_shards_of_a_run_do_not_read_each_others_jobs() -> None:
-    service = Service()
+@pytest.mark.parametrize(("counts", "reads"), [(False, 0), (True, 20)])
+def test_jobs_of_before_are_read_only_for_who_counts_their_answers(counts: bool, reads: int) -> None:
+    service, told = Service(), list[int]()
     for number in range(20):
         service.add(SubmissionToken(TOKEN.task, f"{1000 + number:016x}"), "RUNNING")
-    wave(service, 5)
-    assert [call for call in service.calls if call.startswith("GET batches/")] == []
+    wave(service, 1, may_create=lambda jobs, lost: told.append(len(jobs)), reads_earlier=counts)
+    assert sum(call.startswith("GET batches/") for call in service.calls) == reads
+    assert told[0] == 20
 
 
 def test_lost_answers_of_a_wave_are_reconciled_together() -> None:

@@ -92,6 +92,16 @@ def test_what_a_cancelled_job_has_answered_counts(emulator: EmulatorHandle) -> N
     assert emulator.ledger()["totals"]["created"] == 1
 
 
+@pytest.mark.parametrize(("caps", "reads"), [({}, 0), ({"max_cost": 100 * upper()}, 2)], ids=["no cap", "cap"])
+def test_earlier_jobs_are_read_for_a_cap_alone(emulator: EmulatorHandle, caps: dict[str, Any], reads: int) -> None:
+    emulator.script(mode="at_once", end={"state": "FAILED"})
+    names = [create().execute(attempt(number)) for number in (1, 2)]
+    before = len(emulator.journal())
+    create(**caps).execute(attempt(3))
+    paths = [entry["path"] for entry in emulator.journal()[before:] if entry["method"] == "GET"]
+    assert sum(path.endswith(tuple(names)) for path in paths) == reads
+
+
 def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     path = "batchGenerateContent$|/batchPredictionJobs$"
