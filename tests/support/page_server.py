@@ -135,12 +135,15 @@ def fill(things: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     ``map_index``, ``operator``, ``state``, ``xcoms`` (a dict), ``arguments`` (rendered ones), ``trigger`` (classpath
     and kwargs), ``kept`` (what the task state store holds), ``earlier`` (states of earlier attempts), ``asks`` (what it
     asks a person), ``chosen`` (what ada answered). ``states``: asks for the states of tasks by address.
+    ``stores``: S3 as Airflow reaches it, each a ``conn_id`` with an ``endpoint``.
     ``release``: drops what the page keeps, as it does when nobody looks. ``dags``: DAGs as the scheduler has them, each
     ``dag_id`` with a ``task_id``. ``cleaned``: each a ``table`` that ``airflow db clean`` empties.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
 
+    for each in things.get("stores", []):
+        _attach(**each)
     with create_session() as session:
         for each in things.get("connections", []):
             name = each.pop("conn_id")
@@ -163,6 +166,15 @@ def _release() -> None:
 
     job_lists.drop_unused(lambda: float("inf"))
     answers_file.release()
+
+
+def _attach(conn_id: str, endpoint: str) -> None:
+    import s3fs
+    from airflow.sdk.io import attach
+
+    fs = s3fs.S3FileSystem(key="k", secret="s", endpoint_url=endpoint, config_kwargs={"retries": {"max_attempts": 1}})
+    fs.retries = 1
+    attach("s3", conn_id=conn_id, fs=fs)
 
 
 def _add_dag(session: Any, dag_id: str, task_id: str) -> None:

@@ -2,7 +2,7 @@
 """One page of landed answers, read from where they were landed; never the whole."""
 
 # JSON lines are read by `answers_lines.py`, Parquet and CSV by `answers_tables.py`; CSV also without DuckDB. What they
-# find is kept for a while (`kept.py`), and few read at once, so that Airflow's own routes go on.
+# find is kept for a while (`kept.py`). Few read at once (`storage_reads.py`), so that Airflow's own routes go on.
 #
 # A path comes from an XCom, which people may write who may not read this server's disk. So nothing is shown of a file
 # that is not one of ours: its name must end as an output does, and its rows must carry our own columns.
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +22,7 @@ from airflow_provider_gemini_batch.plugins.page.answers_pass import csv_rows
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError
 from airflow_provider_gemini_batch.plugins.page.kept import Kept
+from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 LONGEST = 4_000
 """Characters of a value that are shown."""
 
-READERS = 2
-"""Searches through files that run at once in one process."""
-
 KINDS = (".jsonl", ".csv", ".parquet")
 
 _kept: Kept[Any] = Kept(answers_tables.close)
-_readers = threading.BoundedSemaphore(READERS)
 
 
 def read_page(place: str, wanted: Wanted) -> AnswerPage:
@@ -58,8 +54,7 @@ def read_page(place: str, wanted: Wanted) -> AnswerPage:
         raise PageError(501, *answers_tables.NO_DUCKDB)
     else:
         return replace(_by_csv(files, wanted), took=time.monotonic() - began)
-    with _readers:
-        found: AnswerPage = index.read(wanted.page, answers_lines.SECONDS)
+    found: AnswerPage = index.read(wanted.page, answers_lines.SECONDS)
     return replace(found, took=time.monotonic() - began)
 
 
@@ -80,6 +75,7 @@ def kind_of(path: str) -> str:
 
 def _state_of(path: str) -> tuple[Any, ...]:
     """Return what changes when a file is written anew."""
+    note_progress()
     local = local_path(path)
     if local is not None:
         found = os.stat(local)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.answers_search import blocks, candidates, decoded, finder_of
+from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
 from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ class LineIndex:
                 for offset in offsets:
                     _skip(stream, at, offset)
                     line = stream.readline()
+                    note_progress()
                     at = offset + len(line)
                     rows.append(decoded(line))
         return rows
@@ -212,6 +214,7 @@ def _skip(stream: BinaryIO, at: int, offset: int) -> None:
         return
     while at < offset:  # gzip is read on
         piece = stream.read(min(BLOCK, offset - at))
+        note_progress()
         if not piece:
             return
         at += len(piece)

@@ -24,6 +24,7 @@ from airflow_provider_gemini_batch.plugins.page import answers_lines, answers_ta
 from airflow_provider_gemini_batch.plugins.page.answers_rows import is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.answers_search import blocks, candidates, decoded, finder_of
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -56,7 +57,9 @@ def csv_rows(files: Sequence[str]) -> Generator[Mapping[str, Any], None, None]:
     for each in files:
         stream, _ = open_lines(each)
         with io.TextIOWrapper(stream, "utf-8", errors="replace", newline="") as text:
-            yield from csv.DictReader(text)
+            for row in csv.DictReader(text):
+                note_progress()
+                yield row
 
 
 def _of_lines(files: Sequence[str], wanted: Wanted) -> Generator[bytes, None, None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.answers_rows import NO_COLUMNS
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ def blocks(stream: BinaryIO, offset: int, size: int) -> Iterator[tuple[int, byte
     """Yield whole lines, about *size* bytes at a time, each piece with the offset at which it begins."""
     rest = b""
     while piece := stream.read(size):
+        note_progress()
         end = piece.rfind(b"\n") + 1
         if not end:
             rest += piece

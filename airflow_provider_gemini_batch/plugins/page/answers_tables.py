@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 from array import array
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.files.paths import local_path, open_read, remote_path
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, condition, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
+from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -234,5 +234,7 @@ def fetched(files: Sequence[str], kind: str) -> Iterator[list[str]]:
         for number, each in enumerate(files):
             paths.append(os.path.join(folder, f"{number}{kind}"))
             with open_read(each) as source, open(paths[-1], "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+                while piece := source.read(1 << 20):
+                    note_progress()
+                    target.write(piece)
         yield paths

@@ -3,16 +3,18 @@
 
 # Theory of operation. Each route is wrapped by `_endpoint`: Airflow's `get_user` says who asks (401 if nobody), the
 # route's need is checked (403), a POST's origin and token are checked (403), then the view runs in a thread. Views read
-# databases and storage, so they block; they get threads of their own (`threads.py`), so that fifty people on a slow
-# storage take none of those that Airflow's routes need. Answers, which may be read for seconds, and changes that ask
-# Google have threads apart from the other views. Whatever happens, the answer is HTML with the same headers.
+# Airflow's database, so they block; they get threads of their own (`threads.py`), so that fifty people take none of
+# those that Airflow's routes need. Changes that ask Google have threads apart. A view that reads answers yields what it
+# wants read, which runs in the threads of that storage (`storage_reads.py`), and goes on with what came. Whatever
+# happens, the answer is HTML with the same headers.
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page import threads, urls
+from airflow_provider_gemini_batch.plugins.page import storage_reads, threads, urls
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.rendering import HERE, render
 
@@ -93,13 +95,35 @@ def _endpoint(route: Route) -> Callable[..., Any]:
         lock.release()
         try:
             form = await _form(request) if route.method != "GET" else {}
-            return await threads.run(route.threads, _serve, route, Visit(request, Viewer(user), form))
+            return await _answered(route, Visit(request, Viewer(user), form))
         finally:
             await lock.acquire()
 
     # As objects: names that only this function knows could not be looked up.
     endpoint.__annotations__ = {"request": Request, "user": GetUserDep}
     return endpoint
+
+
+async def _answered(route: Route, visit: Visit) -> Any:
+    """Run a view: its own steps in its threads, what it yields in those of the storage."""
+    answer = await threads.run(route.threads, _serve, route, visit)
+    if not isinstance(answer, Generator):
+        return answer
+    view, reply = answer, None
+    while isinstance(wanted := await threads.run(route.threads, _advance, view, reply), storage_reads.Read):
+        try:
+            reply = await storage_reads.run("answers", wanted.storage, wanted.call)
+        except Exception as error:
+            reply = error
+    return wanted
+
+
+def _advance(view: Generator[storage_reads.Read, Any, Any], reply: Any) -> Any:
+    """Return what a view wants read next, or its response."""
+    try:
+        return view.throw(reply) if isinstance(reply, Exception) else view.send(reply)
+    except StopIteration as end:
+        return end.value
 
 
 def _serve(route: Route, visit: Visit) -> Any:

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREADS = {"views": 1, "answers": 2, "downloads": 1, "changes": 8}
+THREADS = {"views": 1, "answers": 1, "changes": 8}
 """
-How many run at once in one process, by what they do. Views ask Airflow's database alone; what reads answers may wait
-for a slow storage; a change may wait for Google, for minutes while Google cannot be reached, and computes nothing.
+How many run at once in one process, by what they do. Views ask Airflow's database alone, and so do those of answers,
+which leave the reading to the threads of the storage (`storage_reads.py`); a change may wait for Google, for minutes
+while Google cannot be reached, and computes nothing.
 """
 
 SLICE = 0.001

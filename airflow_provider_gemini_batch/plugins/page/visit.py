@@ -15,13 +15,14 @@ from airflow_provider_gemini_batch.plugins.page.errors import BadAddress
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from sqlalchemy.orm import Session
     from starlette.requests import Request
     from starlette.responses import Response
 
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
+    from airflow_provider_gemini_batch.plugins.page.storage_reads import Read
 
 DEFAULT_CONNECTION = "gemini_batch_default"
 _rendering = threading.Lock()
@@ -37,14 +38,15 @@ class Route:
     An address that the app serves.
 
     :param path: Below the page's address, e.g. ``/run``.
-    :param view: Answers a :class:`Visit`; runs in a thread, so it may block.
+    :param view: Answers a :class:`Visit`; runs in a thread, so it may ask Airflow's database. For what is stored
+        elsewhere it yields a :class:`~.storage_reads.Read` and gets what was read, or what was raised.
     :param needs: One of :mod:`.needs`, asked before *view* runs.
     :param method: ``GET``, which changes nothing, or ``POST``, which carries the page's token.
-    :param threads: Key of :data:`.threads.THREADS`: what *view* may wait for.
+    :param threads: Key of :data:`.threads.THREADS`: what *view* waits for itself.
     """
 
     path: str
-    view: Callable[[Visit], Response]
+    view: Callable[[Visit], Response | Generator[Read, Any, Response]]
     needs: Callable[[Visit], None]
     method: str = "GET"
     threads: str = "views"

@@ -16,7 +16,13 @@ import pytest
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_provider_gemini_batch.plugins.page import answers_file, answers_lines, answers_tables, downloads
+from airflow_provider_gemini_batch.plugins.page import (
+    answers_file,
+    answers_lines,
+    answers_tables,
+    downloads,
+    storage_reads,
+)
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from tests.plugins.page.test_answers_view import write
 
@@ -139,7 +145,7 @@ def test_download_takes_none_of_airflows_threads_and_is_closed_with_its_reader()
         import anyio.to_thread
 
         others = anyio.to_thread.current_default_thread_limiter()
-        sent = downloads.sent(pieces())
+        sent = downloads.sent(storage_reads.LOCAL, pieces())
         assert [await anext(sent) for _ in range(3)] == [b"x"] * 3
         await sent.aclose()
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
-from airflow_provider_gemini_batch.plugins.page.urls import run_path, spend_path
+from airflow_provider_gemini_batch.plugins.page.urls import answers_path, run_path, spend_path
+from tests.plugins.page.test_answers_view import landed, write
 from tests.plugins.page.test_run_view import token_in, waiting_run
 
 if TYPE_CHECKING:
@@ -56,3 +58,23 @@ def test_google_that_does_not_answer_a_cancel_holds_up_no_view(page: PageServer)
                 assert other.get(run_path(address), timeout=SOON).status_code == 200
                 assert not cancelling.done(), "Google has not answered yet"
             assert cancelling.result().status_code == 303
+
+
+def test_storage_that_does_not_answer_holds_up_no_other_answers(page: PageServer, tmp_path: Path) -> None:
+    here = answers_path(landed(page, write(tmp_path / "a.jsonl", 60)), status="all")
+    client, others = page.client("admin"), page.client("viewer")
+    client.get(here)  # signed in, and the server's modules are loaded
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent, ThreadPoolExecutor(4) as people:
+        page.fill(stores=[{"conn_id": "stalled", "endpoint": f"http://127.0.0.1:{silent.getsockname()[1]}"}])
+        there = answers_path(landed(page, "s3://stalled@bucket/a.jsonl"))
+        asked = [people.submit(others.get, each) for each in (there, there, *[download_of(there)] * 2)]
+        with closing(silent.accept()[0]):
+            replies = [client.get(each, timeout=SOON).status_code for each in (here, download_of(here))]
+            assert not any(each.done() for each in asked), "the storage has not answered"
+        silent.close()  # whoever asks now is refused
+        assert {each.result().status_code for each in asked} == {502}
+    assert replies == [200, 200]
+
+
+def download_of(answers: str) -> str:
+    return answers.replace("/answers?", "/answers/download?").replace("&status=all", "")

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.plugins.page import answers_sql, downloads
-from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, read_page
+from airflow_provider_gemini_batch.plugins.page.answers_file import LONGEST, read_page, release
 from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, Wanted
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError, Refused
 from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
 from airflow_provider_gemini_batch.plugins.page.reasons import explain, reason_of, reasons_in
 from airflow_provider_gemini_batch.plugins.page.run_model import outcomes_of
+from airflow_provider_gemini_batch.plugins.page.storage_reads import LOCAL, Read, StalledError, storage_of
 from airflow_provider_gemini_batch.plugins.page.task_facts import map_indexes, read_task
 from airflow_provider_gemini_batch.plugins.page.trust import check_place
 from airflow_provider_gemini_batch.plugins.page.urls import answers_path
@@ -24,12 +26,14 @@ from airflow_provider_gemini_batch.plugins.page.visit import Route, Visit
 from airflow_provider_gemini_batch.plugins.page.words import OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
     from starlette.responses import Response
 
     from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
+
+log = logging.getLogger(__name__)
 
 OWN = ("key", "status", "text", "finish_reason", "model_version", "error_code", "error_message", "error", "usage",
        "response", "embedding", "attempts", "cost", "answer_source", "prompt_tokens", "output_tokens",
@@ -46,10 +50,10 @@ MOST_COPIED = 200_000
 """Characters of a row that can be copied."""
 
 
-def show(visit: Visit) -> Response:
+def show(visit: Visit) -> Generator[Read, Any, Response]:
     """Show a page of rows; the counts come from the manifest, so they are right while the file is slow."""
     with visit.session() as session:
-        facts, place, read = _source(session, visit)
+        facts, place, storage, read = _source(session, visit)
         indexes = map_indexes(session, visit.address)
     manifest = facts.manifest
     counts = outcomes_of(manifest, {})
@@ -60,13 +64,11 @@ def show(visit: Visit) -> Response:
     wanted = Wanted(status, visit.text("search"), visit.text("version"), visit.number("page", 1, least=1, most=100_000))
     found, problem = AnswerPage(), None
     try:
-        found = read(wanted)
+        found = yield Read(storage, lambda: read(wanted))
     except NotHere:
         raise
-    except PageError as error:
-        problem = error
-    except (GeminiBatchError, OSError) as error:
-        problem = PageError(502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}")
+    except Exception as error:
+        problem = _problem(error, storage)
     rows = [shown_row(row, found.prefix, answer_columns(manifest)) for row in found.rows]
     opened = visit.number("open", 0, least=0, most=len(rows))
     return visit.page(
@@ -96,20 +98,36 @@ def show(visit: Visit) -> Response:
     )
 
 
-def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, Callable[[Wanted], AnswerPage]]:
-    """Return what is known of the task, the place of its answers, which it named itself, and what reads them there."""
+def _problem(error: Exception, storage: str) -> PageError:
+    """Return what is said of answers that cannot be read; raise what is a fault of ours."""
+    if isinstance(error, StalledError):
+        release()  # what the thread that waits has locked
+    if isinstance(error, PageError):
+        return error
+    if isinstance(error, (GeminiBatchError, OSError)):
+        return PageError(502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}")
+    if storage == LOCAL:
+        raise error
+    # Each file system has errors of its own; a message may quote the connection.
+    log.error("The answers in %s cannot be read", storage, exc_info=error)
+    text = f"{storage}: {type(error).__name__}. The log of the API server says more."
+    return PageError(502, "The results file cannot be read.", text)
+
+
+def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callable[[Wanted], AnswerPage]]:
+    """Return what is known of the task, the place of its answers, which it named itself, its storage, and a reader."""
     facts = read_task(session, visit.address)
     place = facts.manifest.get("output_path")
     if isinstance(place, str) and place:
         check_place(session, facts, place)
-        return facts, place, lambda wanted: read_page(place, wanted)
+        return facts, place, storage_of(place), lambda wanted: read_page(place, wanted)
     table = answers_sql.table_of(facts.manifest, facts.arguments)
     if table is None:
         raise NotHere("No answers yet", _why_none(facts.manifest))
     conn_id, name = table
     if not visit.viewer.may_connection("GET", conn_id):
         raise Refused("You may not read this table", f"read on the connection {conn_id}, over which {name} is read")
-    return facts, name, lambda wanted: answers_sql.read_table(conn_id, name, wanted)
+    return facts, name, f"connection {conn_id}", lambda wanted: answers_sql.read_table(conn_id, name, wanted)
 
 
 def _why_none(manifest: Mapping[str, Any]) -> str:
@@ -206,25 +224,23 @@ def _text(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
-def download(visit: Visit) -> Response:
+def download(visit: Visit) -> Generator[Read, Any, Response]:
     """Send the rows: the file as it is, or the failing rows as JSON lines."""
     from starlette.responses import StreamingResponse
 
     with visit.session() as session:
-        facts, place, _ = _source(session, visit)
+        facts, place, storage, _ = _source(session, visit)
     if not facts.manifest.get("output_path"):
         raise NotHere("No file", _why_none(facts.manifest))
     only = visit.text("status")
     if only not in ("", "failing", *OUTCOMES):
         only = ""
     try:
-        name, pieces = downloads.open_rows(place, only)
-    except (GeminiBatchError, OSError) as error:
-        raise PageError(
-            502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}"
-        ) from error
+        name, pieces = yield Read(storage, lambda: downloads.open_rows(place, only))
+    except Exception as error:
+        raise _problem(error, storage) from error
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
-    return StreamingResponse(downloads.sent(pieces), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(downloads.sent(storage, pieces), media_type="application/octet-stream", headers=headers)
 
 
 ROUTES = [
