@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM."""
     arguments = parser().parse_args(argv)
     ended = threading.Event()
+    # Both alike: a container is stopped by SIGTERM, a terminal by SIGINT, and neither may leave files behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     server, state = server_for(
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"Cannot listen on {arguments.host}:{arguments.port}: {error}\n")
         return 1
     sys.stdout.write(f"Gemini Batch emulator: {server.url}\n")
+    # Who starts this as a child reads the address from the first line, and would wait for it in a buffer.
     sys.stdout.flush()
     ended.wait()
     server.stop()

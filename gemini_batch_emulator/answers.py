@@ -135,6 +135,7 @@ class Answering:
                 manner = replace(manner, outcome="invalid", how="extra")
             return [Answer(row.key, row, respond(self._kind, self.model, row, manner))]
         rule, manner = found
+        # It ran and is billed, and no line tells of it.
         if rule.outcome == "missing":
             return []
         if rule.outcome == "null":

@@ -83,6 +83,7 @@ class Control:
 
     async def reset(self, request: Request) -> Response:
         """Forget everything."""
+        # Files go, too: a test that follows begins with an empty disk.
         self._state.reset()
         return reply(self._state, None, {})
 
@@ -95,6 +96,8 @@ class Control:
     async def clock(self, request: Request) -> Response:
         """Let time jump, or run at another speed."""
         clock = self._state.clock
+        # Names that are unknown are refused in every control call: a test with a misspelt knob would pass for the wrong
+        # reason.
         wanted = _numbers(await _body(request), "advance", "set", "speed")
         now = clock.change(advance=wanted.get("advance", 0.0), to=wanted.get("set"), speed=wanted.get("speed"))
         return reply(self._state, None, {"now": now, "speed": clock.speed})

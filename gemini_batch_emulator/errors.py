@@ -57,7 +57,9 @@ class GoogleError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the reply's JSON."""
+        # Here the HTTP status. In the error of a job or a row the member of the same name is the gRPC number.
         error: dict[str, Any] = {"code": self.code, "message": self.message}
+        # Two generations of Google's error form: Cloud Storage and BigQuery have the older one.
         if self.errors is not None:
             error["errors"] = self.errors
         else:
@@ -73,6 +75,7 @@ class ControlError(ValueError):
 
 def build(cls: type[R], values: Mapping[str, Any]) -> R:
     """Make one of our dataclasses from JSON, refusing names it does not have."""
+    # A name that nobody knows is a mistake of the test, and would change nothing without a word.
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:

@@ -72,6 +72,7 @@ class Executions:
 
     def write(self, entries: array[int]) -> None:
         """Append entries, hash and place by turns."""
+        # Appended under a lock, in one call: rows of several jobs do not mix within an entry.
         if entries:
             with self._lock, self._path.open("ab") as file:
                 file.write(entries.tobytes())
@@ -145,6 +146,7 @@ class RuleHistory:
             seen = counts.get(content, 0)
             if rule.first is not None and seen >= rule.first:
                 return False
+            # A request that was met before stays under the rule, also when the number is full.
             if rule.requests is not None and not seen and len(counts) >= rule.requests:
                 return False
             counts[content] = seen + 1

@@ -117,6 +117,7 @@ class Fault:
         error = GoogleError(self.status, self.message, self.reason, details=details).body()
         kind = "application/json; charset=UTF-8"
         text = json.dumps(error, indent=2).encode()
+        # What proxies and front ends answer in place of an API: no JSON, cut JSON, JSON in a list.
         if self.body == "html":
             kind = "text/html; charset=UTF-8"
             text = f"<!DOCTYPE html><html><title>Error {self.status}</title><p>{self.message}</p></html>".encode()

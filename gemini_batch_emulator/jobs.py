@@ -105,6 +105,7 @@ class Job:
         if self.is_ended:
             return 1.0
         script = self.script
+        # Without a clock: the share is that of the reads so far, so that a client which polls sees counters that move.
         if script.mode == "reads":
             return min(1.0, max(0.0, (self.reads - script.pending_reads) / max(1, script.running_reads + 1)))
         if script.running_seconds <= 0:
@@ -113,6 +114,7 @@ class Job:
 
     def shows_output(self, now: float) -> bool:
         """Whether an ended job shows where its answers are; some show it late."""
+        # Reported: a job that has succeeded and names no output yet.
         return self.ended is not None and now >= self.ended + self.script.output_after
 
     def has_results(self, now: float) -> bool:

@@ -60,6 +60,7 @@ def exists(config: Config, model: str) -> bool:
     short = short_name(model)
     if config.models is not None:
         return short in config.models or model in config.models
+    # By its look: models come and go faster than this list.
     return _LIKELY.fullmatch(short) is not None
 
 

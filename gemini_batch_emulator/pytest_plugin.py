@@ -68,6 +68,7 @@ class EmulatorHandle:
             raise ValueError(f"There is no backend {backend!r}; there is gemini and vertex_ai.")
         from gemini_batch_emulator.token import create_service_account
 
+        # A real key and a real signature, so that the whole way of google-auth is walked.
         account = create_service_account(self.state, project=PROJECT, token_uri=f"{self.url}/token")
         members = {
             "backend": backend,
@@ -149,6 +150,7 @@ def gemini_batch_emulator_server() -> Iterator[EmulatorServer]:
     """Serve one emulator for the whole session."""
     from gemini_batch_emulator.server import EmulatorServer
 
+    # One server for all tests: starting one takes longer than most of them.
     with EmulatorServer() as server:
         yield server
 
@@ -157,6 +159,8 @@ def gemini_batch_emulator_server() -> Iterator[EmulatorServer]:
 def gemini_batch_emulator(gemini_batch_emulator_server: EmulatorServer) -> Iterator[EmulatorHandle]:
     """Return an :class:`EmulatorHandle` over a fresh emulator."""
     handle = EmulatorHandle(gemini_batch_emulator_server)
+    # Before and after: a test that was interrupted has not cleaned up, and one that ended leaves no files to the next
+    # session.
     handle.reset()
     yield handle
     handle.reset()

@@ -91,6 +91,7 @@ def reply(state: EmulatorState, request: Request | None, payload: Any, *, status
             except FieldSelectionError as error:
                 raise GoogleError(400, str(error)) from error
     body = msgspec.json.encode(payload)
+    # The service indents by default, so that nobody may count on white space.
     if state.config.pretty:
         body = msgspec.json.format(body, indent=2)
     return Response(body, status, media_type="application/json; charset=UTF-8")

@@ -45,6 +45,7 @@ def seed_jobs(
     """
     if backend not in ("gemini", "vertex_ai"):
         raise ControlError(f"There is no backend {backend!r}; there is gemini and vertex_ai.")
+    # The end is reached at the first look, without a second passing: thousands of ended jobs cost no time.
     behaviour: dict[str, Any] = {"mode": "at_once"}
     if state in ("PENDING", "RUNNING"):
         behaviour = {"mode": "time", "pending_seconds": 0.0, "stuck": state}
@@ -94,8 +95,10 @@ def finish_jobs(
     """End the matching jobs that have not ended, oldest first and at most *count*; return how many."""
     how = build(Ending, ending)
     match = match or {}
+    # For its errors: a pattern that cannot be read is told although no job is there.
     job_matches(match, dict.fromkeys(MATCH_FIELDS, ""))
     finished = 0
+    # A copy: a job that ends may start another step of the state.
     for job in list(state.all_jobs):
         if job.is_ended or job.deleted:
             continue

@@ -147,6 +147,7 @@ class EmulatorState:
         """Give the next *times* matching jobs (None: all that follow) a script, or change the job that is named."""
         match = dict(match or {})
         job_matches(match, dict.fromkeys(MATCH_FIELDS, ""))
+        # For its errors: a script that cannot be is refused now.
         JobScript().changed(script)
         with self.lock:
             if "name" in match:
@@ -168,6 +169,7 @@ class EmulatorState:
         """
         facts = {"name": "", "backend": backend, "kind": kind, "model": model, "display_name": display_name}
         with self.lock:
+            # First the knob, which holds for all jobs, then the first script that waits for such a job.
             merged = JobScript().changed(self.config.script)
             for pending in self.scripts:
                 is_for_jobs = pending.times is not None and pending.match.get("kind") != "sync"

@@ -215,6 +215,7 @@ class BatchJob:
     @property
     def progress(self) -> float | None:
         """Percent of rows done, 0 to 100, or None while unknown."""
+        # Counts of an ended job may be out of date; its state is not.
         if self.state is JobState.SUCCEEDED:
             return 100.0
         total, done = self.stats.total, self.stats.done

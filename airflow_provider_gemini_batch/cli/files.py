@@ -56,6 +56,7 @@ def _measured(arguments: argparse.Namespace, **settings: Any) -> Any:
     try:
         file, _ = open_lines(normalise_path(arguments.file, "file"))
     except InputNotFoundError:
+        # In a task a retry may help, since shared disks show files late; at a prompt nobody waits for that.
         raise ConfigurationError(f"There is no file {arguments.file}.") from None
     with file:
         return measure((line for block in file_blocks(file) for line in block), chosen)
@@ -96,6 +97,7 @@ def validate(arguments: argparse.Namespace) -> int:
     for problem in found.checked.problems:
         print(f"{arguments.file}: {problem}")
     print(f"{found.rows + found.refused} rows: {found.rows} can be sent, {found.refused} cannot.")
+    # So that a pipeline can stop at it.
     return 1 if found.refused or found.checked.problems else 0
 
 

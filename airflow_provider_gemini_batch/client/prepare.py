@@ -87,6 +87,7 @@ def prepared(
         mark = input_digest_in(remote.display_name) if remote is not None else ""
         yield PreparedInput(request.identity(_content_identity(remote, remote_name)), placed=placed, input_digest=mark)
         return
+    # One pass over the input makes everything: the check, the wire form, the digests, and the measure for the estimate.
     digest = InputDigest()
     with _rows(request, digest) as (rows, original):
         settings = row_settings(request, backend.name)

@@ -159,6 +159,8 @@ class ResultReader:
 
     def _may_pass(self, job: BatchJob, error: GeminiBatchError) -> bool:
         """Say whether answers that cannot be found may be on their way."""
+        # 403 means "not there" on the Developer API alone, which does not tell a missing file from one of somebody
+        # else's.
         if isinstance(error, PermissionDeniedError) and not self._session.backend.hides_missing_files:
             return False
         # A job that ended long ago and has no answers will have none: to wait would only delay the error.

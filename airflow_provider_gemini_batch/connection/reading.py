@@ -143,6 +143,7 @@ def read_fields(
     backend: str | None,
 ) -> Reading:
     """Read a connection's fields, as for :func:`settings_from_connection`, and raise nothing."""
+    # A connection as a URI spells its type with a dash, as a scheme may have no underscore.
     kind = str(conn_type or "").strip().lower().replace("-", "_")
     if kind == "" and not host and not schema:
         kind = CONNECTION_TYPE
@@ -164,6 +165,7 @@ def read_fields(
 def _secrets(login: str | None, password: str | None, extra: Any) -> list[str]:
     """Return what no message may show, wherever else it may stand."""
     found = [str(text).strip() for text in (login, password) if text]
+    # It may be an object or the JSON text of one: Airflow's own connection type takes both.
     key = extra.get("keyfile_dict") if isinstance(extra, Mapping) else None
     if isinstance(key, Mapping):
         found += [str(key[name]) for name in ("private_key", "private_key_id") if key.get(name)]
@@ -209,6 +211,7 @@ def _settings(
         require_project(members, project, access.key_path, api_key, kind)
     given = read_base_url(members, kind, host.strip(), schema.strip(), port, allow_http=allow_http)
     base_url = given or (vertex_base_url(location) if is_vertex else DEVELOPER_BASE_URL)
+    # People copy addresses from documentation, with the version in them.
     base_url, api_version = split_version(base_url, read_api_version(members))
     server = urlsplit(base_url).hostname or ""
     if access.is_anonymous and is_google(server):

@@ -52,6 +52,8 @@ class _RowsOfFunction:
     _task_context: Any
 
     def _arguments(self) -> dict[str, Any]:
+        # The check wants exactly one source to be given. The rows themselves come from the function, once they are
+        # read.
         return {**super()._arguments(), "rows": ()}  # type: ignore[misc]
 
     def _source(self) -> Source:
@@ -72,6 +74,7 @@ class _RowsOfFunction:
     def _filled_in(self) -> dict[str, Any]:
         """Return the function's arguments, with what it asks of the context by name, as ``@task`` does."""
         given = dict(self.op_kwargs)
+        # Positional arguments are bound already: the names of the others may be asked of the context.
         parameters = list(inspect.signature(self.python_callable).parameters.values())
         for parameter in parameters[len(self.op_args) :]:
             if parameter.name in self._task_context and given.get(parameter.name) is None:

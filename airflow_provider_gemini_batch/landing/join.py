@@ -93,6 +93,7 @@ class ResultJoiner:
 
     def write_all(self, rows: Iterable[list[OutputRow] | ResultRow]) -> None:
         """Write every row as it comes."""
+        # Repeated answers cannot be told from each other without an input: all are written, and counted.
         seen = KeySet()
         for found in rows:
             if isinstance(found, list):
@@ -130,6 +131,8 @@ class ResultJoiner:
             while waiting is not None:
                 self._keep(waiting, index)
                 waiting = next(rows, None)
+            # Of two answers with one key the usable one counts, else the first; the others come back here, to be
+            # counted as repeated.
             for line in index.build():
                 self._drop(line, self.repeated)
             for asked in cursor.rest():
@@ -144,6 +147,7 @@ class ResultJoiner:
         for found in rows:
             if isinstance(found, list):
                 given, expected = _keys(found), cursor.peek(len(found))
+                # Two lists of keys compared at once: as a rule a whole block fits, and no row of it is looked at.
                 fits = len(found) if given == expected else _common_start(given, expected)
                 # A whole block stays the same list: what it counts is decoded already.
                 self._write_block(found if fits == len(found) else found[:fits], cursor.take(fits))
@@ -152,6 +156,7 @@ class ResultJoiner:
                 if fits < len(found):
                     return found[fits:]
                 continue
+            # A failed row may be followed by a better answer to the same key, so from here on rows are collected first.
             if found.status != "succeeded" or cursor.peek(1) != [found.key]:
                 return found
             own = cursor.take(1)
@@ -225,6 +230,8 @@ class ResultJoiner:
         if not len(unused):
             return
         known = KeySet()
+        # Only the rows that were written straight through: the others were looked up in the index, and would have been
+        # found.
         for key, _ in zip(again(), range(straight), strict=False):
             if key in unused:
                 known.add(key)

@@ -62,6 +62,7 @@ class Announcing(SubmitArguments):
             log.warning("Airflow could not be told of %s yet: %s", job_name, type(error).__name__)
 
     def _push_name(self) -> None:
+        # A name is pushed once: an XCom is a call to the supervisor, and a submission tells its job several times.
         if self._pushed != self._job_name:
             self._push("job_name", str(self._job_name))
             self._pushed = self._job_name

@@ -75,6 +75,8 @@ class DeleteBatchOperator(GeminiBatchOperator):
         except NotFoundError:
             self.log.info("%s is already gone.", self.job_name)
             return
+        # Google's pages disagree on whether deleting a job stops it (https://ai.google.dev/gemini-api/docs/batch-api
+        # says so, the reference does not), so that it is cancelled first and its end is awaited.
         if job.is_running and not self.cancel_running:
             raise ConfigurationError(f"{job.name} is {job.state.value}. Cancel it first, or set cancel_running.")
         remove_job(hook, job)
@@ -103,6 +105,8 @@ class DeleteFileOperator(GeminiBatchOperator):
         hook = self.hook
         name = str(self.file_name or "").strip()
         try:
+            # Files are shared: a task with the same rows finds one by its digest. To take it away from under a job
+            # would fail that job, which is paid for.
             reader = hook.run(find_reader(hook.client.backend, name, hook.retry)) if name else None
         except PermissionDeniedError as error:
             # An account for storage alone may delete files, and see no jobs.

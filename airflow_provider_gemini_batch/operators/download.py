@@ -128,6 +128,8 @@ class DownloadResultsOperator(GeminiBatchOperator):
 
         if not job.is_succeeded:
             try:
+                # An expired or cancelled job may have left answers, which are paid for: they are landed before the task
+                # says so.
                 check_state(job)
             except JobError as error:
                 if not manifest.succeeded:

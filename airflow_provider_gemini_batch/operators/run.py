@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does a task do with a run? A thin class around :class:`~airflow_provider_gemini_batch.run.driver.Run`."""
 
+# An attempt enters by `run_task`, and by `resume` after each wait in the triggerer. Both come to `_go_on`, which builds
+# the world around the run anew (`_context`) and lets it proceed: what the run knows is in its checkpoint, not here.
+
 from __future__ import annotations
 
 import logging
@@ -70,6 +73,8 @@ class RunOperator(RunArguments):
 
         found = task_identity(context, self.submission_salt)
         dag_id = str(getattr(self._ti, "dag_id", "") or getattr(self, "dag_id", "") or "_")
+        # Where a store knows no conditional writes, two workers agree by candidates in a list, and wait as long for it
+        # as a submission waits before its last look (`settle_seconds`).
         root, settle = self._checkpoint_root(), submit_policy().reconcile[-1]
 
         def folder_for(half: str) -> Folder:
@@ -84,6 +89,7 @@ class RunOperator(RunArguments):
         if self.output_table and self.output_conn_id:
             reuse["output_table"] = table_source(self.output_conn_id, self.output_table)
         folder, occasion = folder_for(task), occasion_of(context)
+        # Not the checkpoint itself, but where it is and who wrote it: for a worker that does not see the folder.
         store = CheckpointStore(context.get("task_state_store"), folder.place, occasion)
         return RunContext(
             self.hook.client,
@@ -137,6 +143,8 @@ class RunOperator(RunArguments):
         from airflow_provider_gemini_batch.lifecycle.attempt import execution_deadline
         from airflow_provider_gemini_batch.triggers.deferral import execution_timeout_of
 
+        # `execution_timeout` is one for the whole attempt, waits included: its end is carried, as Airflow versions
+        # differ in what they count after a deferral.
         kept = (carried or {}).get("execution_deadline")
         if isinstance(kept, (int, float)):
             return deadline, float(kept)
@@ -153,6 +161,8 @@ class RunOperator(RunArguments):
 
         :param others: What a newer version carries.
         """
+        # Read with suspicion: another version of the provider may have written it, and a person can edit what Airflow
+        # stores.
         carried = state if isinstance(state, Mapping) else {}
         generation, deadline = carried.get("generation"), carried.get("deadline")
         is_number = isinstance(generation, int) and not isinstance(generation, bool)
@@ -186,8 +196,11 @@ class RunOperator(RunArguments):
         self.show_links(self._ti, {InputLink: place_url(str(self.input_path or ""))})
         spec = self.spec()
         if getattr(self._ti, "map_index", -1) >= 0:
+            # A mapped index is known by its number. Only its rows tell whether it still stands for the same ones after
+            # a clear.
             spec = replace(spec, rows_digest=rows_digest(self.rows))
         prices = price_list()
+        # Once an attempt, not at each resume.
         if carried is None:
             warn_of_change(prices, spec.model, log)
         world = self._context(context, carried, prices)
@@ -224,6 +237,7 @@ class RunOperator(RunArguments):
 
     def _wait(self, run: Run, waiting: Waiting, deadline: float, attempt_ends: float | None) -> None:
         """Wait in the triggerer, or say what is waited for; the link leads to one of the jobs."""
+        # A link leads to one job; the page lists all.
         for job_name in waiting.jobs[:1]:
             self.show_job_name(self._ti, job_name, self.hook.settings)
         self._tell(run, waiting)
@@ -297,6 +311,8 @@ class RunOperator(RunArguments):
             self.gemini_batch_conn_id,
             wake=waiting.wake,
             poll_interval=seconds(self.poll_interval, "poll_interval"),
+            # The trigger knows no limits of single jobs: it wakes the task at the first of them, and the run cancels
+            # that job.
             deadline=min(until, run.reader.next_limit(waiting.jobs)),
             cancel_on_kill=self.cancel_on_kill,
             known=run.twins.beside(waiting.jobs),

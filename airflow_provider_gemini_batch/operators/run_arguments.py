@@ -188,6 +188,7 @@ class RunArguments(GeminiBatchOperator):
 
     def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
         """Render an argument, but leave a row's template for the rows."""
+        # Both kinds of template look alike; which one this is shows by its place alone.
         template = getattr(self, self.template_argument, None)
         if isinstance(content, str) and content is template:
             return content
@@ -249,6 +250,8 @@ class RunArguments(GeminiBatchOperator):
             output = normalise_path(self.output_path, "output_path").rstrip("/")
             parent = output.rsplit("/", 1)[0] if "/" in output else "."
             return f"{parent}/_gemini_batch"
+        # With a local executor every attempt runs on this host, so that a local folder serves; elsewhere it would be
+        # lost, and the rows be asked again.
         executor = str(conf.get("core", "executor", fallback=""))
         if executor in ("LocalExecutor", "SequentialExecutor"):
             return f"{conf.get('core', 'dags_folder', fallback='.').rstrip('/')}/../gemini_batch"
@@ -263,6 +266,7 @@ class RunArguments(GeminiBatchOperator):
 
 def _refuse_params(sql: str) -> None:
     """Refuse a query over the worker's files that takes text from whoever triggers the DAG."""
+    # A text search first: parsing is only needed where one of these words is there at all.
     for name in ("params", "dag_run", "conf"):
         if name in sql and "{" in sql:
             import jinja2

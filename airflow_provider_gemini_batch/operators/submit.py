@@ -9,6 +9,21 @@ What to do next is decided in :mod:`airflow_provider_gemini_batch.lifecycle.atte
 carries the steps out.
 """
 
+# The way through the methods, of a task that waits in the triggerer and whose first create meets a quota:
+#
+#   method                what it does
+#   --------------------  ---------------------------------------------------------------------------------------------
+#   run_task              begins an attempt
+#   _submit               finds no job and may create none: `next_step` answers `Pause`
+#   _follow, _pause       the task leaves the worker until the pause is over
+#   resume_submission     goes on with the attempt that was carried, and with the file that is uploaded already
+#   _submit               creates the job, pushes its name; the step is `Wait`
+#   _follow, _wait        the task leaves the worker until the trigger has an event
+#   execute_complete      reads the job once more; the step is `Done`
+#   _follow, _judged      pushes the manifest, fails the task over too many rows without an answer
+#
+# Without `deferrable` the same steps run on the worker: `_pause` sleeps, and `_wait` polls.
+
 from __future__ import annotations
 
 import time
@@ -95,12 +110,15 @@ class SubmitOperator(Announcing):
         from airflow_provider_gemini_batch.task.caps import estimate_of, tell, unheard_lately
         from airflow_provider_gemini_batch.task.prices import price_list
 
+        # Without a cap the estimate is a help for the log: rows that lie at Google simply have none.
         asked_for = "max_cost" if caps.max_cost is not None else "max_input_tokens" if caps.are_set else ""
         prices = price_list()
         found = estimate_of(prices, self.request().kind, self.model, measure, asked_for=asked_for)
         if found is not None:
             tell(found, prices, self.log, self._push)
             caps.check(found, jobs, lost + unheard_lately(noted, jobs, time.time()), self._token)
+        # After the check and before the call: from now on a job that turns up and is not among these is what came of a
+        # call.
         store.note_listed(job.name for job in jobs)
 
     def execute_complete(self, context: Any, event: Any = None, **carried: Any) -> str:
@@ -111,6 +129,7 @@ class SubmitOperator(Announcing):
         with fail_without_retry(skip_empty_input=self.on_empty_input == "skip"), self._ended_in_order():
             policy = self._policy()
             attempt, outcome = read_wait(event, carried, policy)
+            # First of all: a kill that comes now has to find the name.
             self._job_name = attempt.job_name
             self._paid_twice = list(attempt.paid_twice)
             self.show_page(self._ti)
@@ -160,6 +179,7 @@ class SubmitOperator(Announcing):
         from airflow_provider_gemini_batch.lifecycle.attempt import Wait, next_step
         from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE
 
+        # What the submission says on its way outlives the error that ends it.
         placed: list[UploadedInput] = [attempt.uploaded] if attempt.uploaded else []
         try:
             submission = self._submission(context, attempt, placed.append)
@@ -202,11 +222,14 @@ class SubmitOperator(Announcing):
 
         def remember(what: str, value: str) -> None:
             store.note(what, value)
+            # A call counts from right before it is made until it is clear that it made nothing; with an answer the name
+            # is known, and nobody asks for the count any more.
             self._unheard_calls += {"intent": 1, "refused": -1}.get(what, 0)
             if what == "job":
                 self._know_job(value)
             self._stop_if_unwanted()
 
+        # What a store holds may stem from another version, or from a person.
         names = [noted["job"]] if isinstance(noted.get("job"), str) else []
         caps = self._caps()
         return self.hook.submit(
@@ -245,6 +268,7 @@ class SubmitOperator(Announcing):
                 poll_interval=interval,
                 cancel_on_kill=self.cancel_on_kill,
             )
+        # From here on without an event loop: the same rules (`Watch`, `step_after_wait`) as in the triggerer.
         started = time.time()
         report = ProgressReport(self.log.info, started)
         watch = Watch(policy.limits(attempt), started, report.see, report.fault)

@@ -203,6 +203,7 @@ class SubmitArguments(GeminiBatchOperator):
         for name, choice in choices.items():
             if choice not in _CHOICES[name]:
                 raise ConfigurationError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {choice!r}.")
+        # True is an integer in Python, and would be one resubmission.
         if isinstance(self.max_resubmits, bool) or not isinstance(self.max_resubmits, int) or self.max_resubmits < 0:
             raise ConfigurationError(f"max_resubmits must be a whole number, 0 or more, not {self.max_resubmits!r}.")
         check_max_failed_rows(self.max_failed_rows)

@@ -69,6 +69,8 @@ class Templating:
         self, content: Any, context: Any, jinja_env: Environment | None = None, seen_oids: set[int] | None = None
     ) -> Any:
         """Render *content*, a template field's value or a part of it."""
+        # By identity: Airflow hands over the value of a field without its name, and equal texts may stand in two
+        # fields.
         is_data = any(content is getattr(self, name, None) for name in self.data_fields)
         is_text = any(content is getattr(self, name, None) for name in _TEXTS)
         if isinstance(content, os.PathLike):
@@ -117,6 +119,8 @@ class Templating:
             return ""
 
         start, end = env.variable_start_string, env.variable_end_string
+        # Jinja makes text of whatever an expression gives. A function that keeps its argument gets hold of the object
+        # before.
         template = env.from_string(f"{start} {_KEEP}({expression}) {end}", globals={_KEEP: keep})
         _render(template, context)
         value = kept[0] if len(kept) == 1 else kept
@@ -154,6 +158,8 @@ def _only_expression(text: str, env: Environment) -> str:
 def _text_or_object(text: str, context: Any, env: Environment) -> Any:
     """Render a text as a text, also where the DAG renders native objects; one object alone stays itself."""
     found = list(_render(env.from_string(text), context))
+    # A native environment would also make a number of "1" and a list of "[1]": only what was an object before stays
+    # one.
     if len(found) == 1 and (found[0] is None or isinstance(found[0], (Mapping, list, tuple))):
         return found[0]
     return "".join(map(str, found))

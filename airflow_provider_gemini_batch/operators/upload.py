@@ -111,6 +111,8 @@ class UploadFileOperator(TaskTypeArgument, GeminiBatchOperator):
         with prepared(
             request, hook.client.backend, lambda _: None, is_own_host=True, knows_model=bool(self.model)
         ) as source:
+            # The file's name carries the digest to the task that creates the job, so that the download can tell whether
+            # its input is the one the job was made from.
             name = with_input_digest(name, source.input_digest)
             placed = hook.run(source.place(hook.client.backend, hook.retry, name))
             self.log.info("%s: %s rows from %s", placed.uploaded, source.rows, path)

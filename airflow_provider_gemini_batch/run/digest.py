@@ -62,6 +62,7 @@ class RequestDigester:
 
     def __init__(self, kind: Kind, model: str) -> None:
         head = _encode({"kind": kind, "model": canonical_model(model)})
+        # Hashed once for all rows: a copy of a hash object is far cheaper than hashing its head again.
         self._head = hashlib.sha256(head[:-1] + b',"request":')
         self._tail = b',"v":%d}' % VERSION
 

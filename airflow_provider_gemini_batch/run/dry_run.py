@@ -31,6 +31,8 @@ def plan_of(spec: RunSpec, context: RunContext) -> dict[str, Any]:
             context, checkpoint=Folder(place), history=context.checkpoint, is_trial=True, run_claim="", left=None
         )
         trial = Run(spec, world)
+        # The very steps of a run, so that a plan cannot differ from what a run would ask; only the folder is another
+        # one.
         trial.carry_out(plan.TakeSnapshot())
         trial.carry_out(plan.CutRound(1))
         snapshot, (header,) = Snapshot.read(trial.checkpoint.snapshot or {}), trial.checkpoint.rounds()

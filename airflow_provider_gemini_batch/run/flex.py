@@ -61,11 +61,15 @@ def ask(
         key = wire_key(n, digest)
         try:
             return {"key": key, "response": own.client.run(exchange(call, _read, SHED))}
+        # A refused key is refused for every row: the shard stays open, and is asked again once the key is right.
         except AuthError:
             raise
         except ApiError as error:
+            # In the form of a batch's result line, so that one judge serves both tiers.
             return {"key": key, "error": {"code": grpc_code(error.status), "message": str(error)}}
         except GeminiBatchError as error:
+            # No reply, as after a lost connection: the call may have run and be billed, so that its code says
+            # "deadline", a passing one, and not "never sent".
             return {"key": key, "error": {"code": _DEADLINE, "message": str(error)}}
 
     with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="gemini-batch-flex") as pool:
@@ -78,6 +82,7 @@ def ask(
 
         for n, digest, request in rows:
             pending.append((n, digest, pool.submit(answer, n, digest, request)))
+            # The oldest is awaited, so that records come in the rows' order and no more than eight calls are open.
             if len(pending) >= CONCURRENCY:
                 yield done()
         while pending:

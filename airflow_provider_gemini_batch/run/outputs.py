@@ -125,6 +125,8 @@ class Table:
         folder = Folder(place)
         # Named by their content: what an attempt that died has sent is what the next one sends, not a part besides.
         mine = {f"{name}-{number:05d}-{digest_of(part)}.parquet": part for number, part in enumerate(self.parts)}
+        # In this order: note what will be written, write it, name it in the manifest, and only then remove what it
+        # replaces. A writer that dies leaves a folder whose manifest names parts that are all there.
         former = parts.begin(folder, name, list(mine))
         for target, part in mine.items():
             _publish(part, folder.path(target))

@@ -54,6 +54,8 @@ def _places(source: Source) -> Iterator[str]:
     if isinstance(source, FileSource):
         yield normalise_path(source.place, "input_path")
     elif isinstance(source, QuerySource):
+        # A query's files are found as literals in its text. That is a guess, but one that errs on the side of a
+        # question.
         for match in _LITERAL.finditer(source.sql):
             literal = (match[1] or match[2]).replace("''", "'")
             if literal.strip() and _is_data(literal):

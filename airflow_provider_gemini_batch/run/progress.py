@@ -27,6 +27,7 @@ def progress_of(run: Run) -> dict[str, Any]:
         ``ended``, ``stats``, ``counts``, ``cost`` and ``estimate``.
     """
     checkpoint = run.checkpoint
+    # Without a look at the folder: this is told before each wait, and a list of object storage takes time and money.
     notes, snapshot, rounds = checkpoint.notes(look=False), checkpoint.snapshot or {}, checkpoint.rounds()
     carried = snapshot.get("carried") or ()
     jobs = [_job(run, header, entry, notes) for header in rounds for entry in header["shards"]]
@@ -111,4 +112,5 @@ def _outcomes(jobs: Sequence[Mapping[str, Any]], carried: Sequence[Mapping[str, 
 
 def _sum(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
+    # A sum with an unknown part is unknown: as a number it would pass for a low price.
     return sum(known) if len(known) == len(values) else None

@@ -43,6 +43,7 @@ def inlined(value: Any, root: Mapping[str, Any], where: str, seen: tuple[str, ..
             for name, member in value.items()
             if name not in ("$defs", "definitions")
         }
+    # Only along one branch: a definition that two properties share is no recursion, and is inlined twice.
     if reference in seen or reference == "#":
         raise ConfigurationError(
             f"{where}: {reference} is recursive, which neither backend takes and no column can be."
@@ -53,6 +54,8 @@ def inlined(value: Any, root: Mapping[str, Any], where: str, seen: tuple[str, ..
     if not reference.startswith("#/") or not isinstance(target, Mapping):
         raise ConfigurationError(f"{where}: there is no {reference} in the schema.")
     found: dict[str, Any] = inlined(target, root, where, (*seen, reference))
+    # Members beside a reference count, too, as in JSON Schema since its draft of 2019; Pydantic puts descriptions and
+    # defaults there.
     own = {name: member for name, member in value.items() if name != "$ref"}
     return {**found, **inlined(own, root, where, seen)}
 
@@ -105,6 +108,7 @@ def one_type(schema: Any) -> tuple[str | None, bool, Any]:
         return (others[0], nullable, {**schema, "type": others[0]}) if len(others) == 1 else (None, nullable, schema)
     for name in ("anyOf", "oneOf", "allOf"):
         if isinstance(schema.get(name), list):
+            # What Pydantic makes of `X | None`: one real option and a null.
             options = [option for option in schema[name] if option != {"type": "null"}]
             with_null = nullable or len(options) < len(schema[name])
             if len(options) == 1:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.run.buckets import unpacked_lines
+
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
 
@@ -86,36 +88,25 @@ class Snapshot:
 
     def chunks_of(self, first: int, last: int) -> list[str]:
         """Return the names of the chunks with requests of the rows *first* to *last*."""
+        # The chunk in which *first* lies begins at it or before it; those that begin within the range follow.
         starts = [start for start, _ in self.chunks]
         begin = max(0, bisect.bisect_right(starts, first) - 1)
         return [name for _, name in self.chunks[begin : bisect.bisect_right(starts, last)]]
 
     def requests(self, checkpoint: Checkpoint, folder: str, first: int, last: int) -> Iterator[tuple[int, str, bytes]]:
         """Yield number, digest and request of the rows *first* to *last*, in order."""
-        import zstandard
-
         for name in self.chunks_of(first, last):
             path = checkpoint.folder.fetch(name, folder)
-            with open(path, "rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-                for line in _lines(stream):
-                    number, digest, body = line.split(b" ", 2)
-                    n = int(number)
-                    if n > last:
-                        return
-                    if n >= first:
-                        yield n, digest.decode(), body
+            for line in unpacked_lines(path):
+                number, digest, body = line.split(b" ", 2)
+                n = int(number)
+                # Chunks are larger than small shards: the rest need not be unpacked.
+                if n > last:
+                    return
+                if n >= first:
+                    yield n, digest.decode(), body[:-1]
 
 
 def counted_in(header: Mapping[str, Any] | None) -> tuple[tuple[int, int], ...]:
     """Return bytes and tokens of the rows that were counted, as a snapshot's header tells; None where there is none."""
     return tuple((int(size), int(tokens)) for size, tokens in (header or {}).get("counted") or ())
-
-
-def _lines(stream: Any) -> Iterator[bytes]:
-    """Yield lines without their newlines."""
-    rest = b""
-    while piece := stream.read(1 << 20):
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest

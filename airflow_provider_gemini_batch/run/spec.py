@@ -13,6 +13,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
+from airflow_provider_gemini_batch.rows.messages import camel
 from airflow_provider_gemini_batch.run.column_types import Type
 from airflow_provider_gemini_batch.run.plan import Policy, Tier
 
@@ -183,7 +184,7 @@ class RunSpec:
         elif self.schema is not None and self.generation_config:
             # Two schemas in one request: which of them counts is not ours to guess.
             ours = {"responseSchema", "responseJsonSchema", "responseMimeType"}
-            clash = sorted(ours & {_camel(name) for name in self.generation_config})
+            clash = sorted(ours & {camel(str(name)) for name in self.generation_config})
             if clash:
                 problems.append(f"give response_schema or {', '.join(clash)} in generation_config, not both")
         if self.prompt is not None and not isinstance(self.prompt, str):
@@ -247,8 +248,3 @@ def _names_wrong(argument: str, names: Sequence[Any]) -> list[str]:
     if len(set(names)) < len(names):
         return [f"{argument} names a column twice"]
     return []
-
-
-def _camel(name: Any) -> str:
-    head, *rest = str(name).split("_")
-    return head + "".join(part[:1].upper() + part[1:] for part in rest)

@@ -170,6 +170,7 @@ class SqlTarget:
 
     def write(self, table: str, rows: Table, keys: Sequence[str]) -> None:
         """Upsert all rows, in one transaction."""
+        # A new connection for each try: after a deadlock the old one's transaction, and its staging table, are gone.
         for attempt in range(1, TRIES + 1):
             connection = self._connect()
             try:
@@ -207,6 +208,7 @@ class SqlTarget:
 
     def _insert(self, cursor: Any, rows: Table, listed: str) -> None:
         marks = f"({', '.join('?' * len(rows.columns))})"
+        # SQLite takes 32,766 variables in a statement (https://www.sqlite.org/limits.html#max_variable_number).
         per_statement = max(1, min(VALUES_ROWS, 30_000 // max(1, len(rows.columns))))
         values = values_of(rows, self._dialect)
         while batch := list(islice(values, per_statement)):

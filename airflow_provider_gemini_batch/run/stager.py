@@ -83,10 +83,12 @@ class Stager:
                 value = _encode(value).decode()
             kind = _KINDS.get(type(value)) or _kind_of(value, name, where)
             if kind == "integer":
+                # Larger than any integer column: kept as text, to the last digit, where a float would round it.
                 if not -_INT64 <= value < _INT64:
                     kind, value = "big integer", str(value)
             elif kind != "text":
                 value = _storable(value, kind, facts, name, where)
+            # The first place of each kind is all that an error needs, and all that is kept of ten million values.
             if kind not in facts.kinds:
                 facts.kinds[kind] = where
             values[name] = value
@@ -161,6 +163,7 @@ def _kind_of(value: Any, name: str, where: str) -> str:
 def _storable(value: Any, kind: str, facts: _Facts, name: str, where: str) -> Any:
     """Return a value as the JSONL file holds it."""
     if kind == "number":
+        # True of NaN and of both infinities alone.
         if value - value != 0:
             raise ConfigurationError(f"{where}: column {name!r} holds {value}, which is no number of JSON.")
     elif kind == "decimal":
@@ -206,6 +209,7 @@ def _type_of(facts: _Facts) -> tuple[str, str]:
     if not kinds:
         return "VARCHAR", ""
     if kinds <= {"decimal", "integer"} and "decimal" in kinds:
+        # An integer beside decimals may have 19 digits (64 bits), and all of them stand before the point.
         digits = max(facts.digits, 19 if "integer" in kinds else 1) + facts.scale
         return (f"DECIMAL({digits},{facts.scale})" if digits <= 38 else "VARCHAR"), ""
     if len(kinds) == 1:

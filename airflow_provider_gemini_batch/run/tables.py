@@ -72,7 +72,9 @@ def engine(folder: str) -> Iterator[DuckDBPyConnection]:
         "memory_limit": MEMORY_LIMIT,
         "threads": "1",
         "temp_directory": spill,
+        # Half of what is free: what the engine writes is finished beside it on the same disk.
         "max_temp_directory_size": f"{max(_free_bytes(folder) // 2, 1 << 20)}B",
+        # A worker may have no way out to the internet, and must not wait for one.
         "autoinstall_known_extensions": "false",
     }
     connection = duckdb.connect(":memory:", config=config)

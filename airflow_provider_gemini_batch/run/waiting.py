@@ -61,6 +61,8 @@ def run_to_end(
         while not run.is_over(came):
             now = context.now()
             if now >= ends_at:
+                # `run_timeout` gives the run up, so its jobs are cancelled. `execution_timeout` ends one attempt: a
+                # retry needs the jobs.
                 raise (timed_out if now >= deadline else left_running)(run, now - started)
             pause = next_interval(now - started, poll_interval)
             context.stop()

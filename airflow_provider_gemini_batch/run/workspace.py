@@ -65,6 +65,7 @@ class Workspace:
         header, entry = self.entry(shard.id)
         narrow = self.checkpoint.folder.fetch(self.snapshot.narrow, self.folder)
         within = f"n BETWEEN {int(entry['first'])} AND {int(entry['last'])}"
+        # From the snapshot and the round alone, so that every worker comes to the same rows, and the same token.
         query = f"SELECT n, d FROM read_parquet({text(narrow)}) WHERE {within} ORDER BY n"
         if header.get("rows"):
             asked = self.checkpoint.folder.fetch(header["rows"], self.folder)

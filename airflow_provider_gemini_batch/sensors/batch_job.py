@@ -117,6 +117,7 @@ class BatchJobSensor(Linked, BaseSensorOperator):
         """Wait in the triggerer, or poll here until the job has ended."""
         from airflow_provider_gemini_batch.lifecycle.verdict import check_max_failed_rows
 
+        # A sensor submits nothing: whatever ends it, the job is somebody else's and runs on.
         with fail_without_retry(), self._end.told(lambda: [self.job_name]):
             check_max_failed_rows(self.max_failed_rows)
             # Everything that can be known at once is said at once: a connection or a name that cannot work.

@@ -66,12 +66,14 @@ class Caps:
         :raises CostLimitError: If it may cost too much.
         :raises SubmitError: If it may cost too much because of a job that nobody has seen: a retry finds that.
         """
+        # Looked through twice, with and without the calls that have no answer.
         jobs = list(jobs)
         try:
             self._check(estimate, jobs, lost)
         except CostLimitError as error:
             if not lost:
                 raise
+            # Only if there is room without those calls is it their doing, and a retry worth its while.
             self._check(estimate, jobs, 0)
             raise SubmitError(
                 f"{error} A create call without an answer may have made a job, which bills. A retry takes it once it "

@@ -58,6 +58,7 @@ def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str
         where = (str(ti.dag_id), str(ti.run_id), str(ti.task_id), index)
         return make_task_id(installation_name, *where, str(salt or ""), loop_index(context))
 
+    # Not the try number: a retry is the same piece of work, and has to find the job of the attempt before it.
     task = name(here.name, map_index)
     earlier = getattr(ti, "try_number", 1)
     earlier = earlier - 1 if isinstance(earlier, int) else 0
@@ -69,6 +70,8 @@ def task_identity(context: Mapping[str, Any], salt: str = "", noted: Mapping[str
     # A mapped list changes only where somebody cleared what makes it; an index is new then, though its rows are not.
     was_cleared = map_index >= 0 and _was_cleared(context)
     if map_index >= 0 and (earlier or was_cleared):
+        # Hashes cannot be read backwards, so that the names of all indexes are made in advance to recognise a job of
+        # one.
         indexes = frozenset(name(here.name, index) for index in range(max(MAPPED, 2 * map_index))) - {task}
     return TaskIdentity(
         task,
@@ -110,6 +113,7 @@ def _since(context: Mapping[str, Any], now: float) -> float:
     run = context.get("dag_run")
     moments = [getattr(run, name, None) for name in ("run_after", "logical_date", "execution_date", "start_date")]
     times = [moment.timestamp() for moment in moments if moment is not None and hasattr(moment, "timestamp")]
+    # The earliest of them: a run's jobs cannot be older, and a list is read no further back.
     known = [moment for moment in times if isinstance(moment, float)]
     return max(min(known), now - LOOKBACK) if known else now - LOOKBACK
 

@@ -63,6 +63,8 @@ class SubmissionStore:
         before = self.recall()
         verdicts = before.get("verdicts")
         verdicts = dict(verdicts) if isinstance(verdicts, dict) else {}
+        # Example: a store that was cleared lists job A, call 1 is lost, call 2 makes B. `heard` has A and B, `unheard`
+        # is 1: one job more may exist, and a cap leaves room for it.
         calls, heard = unheard_of(before), jobs_heard_of(before)
         if what in ("cut_short", "whole"):
             noted = {**before, "verdicts": {**verdicts, value: what == "cut_short"}}
@@ -75,6 +77,7 @@ class SubmissionStore:
                 **({"verdicts": verdicts} if verdicts else {}),
             }
         elif what == "refused":
+            # Refused for certain, so nothing is to be looked for.
             noted = {**before, "unheard": max(0, calls - 1)}
         else:
             is_news = value not in heard

@@ -123,6 +123,7 @@ class WatchTrigger(BaseTrigger):
         if not self.cancel_on_kill or self._event_sent:
             return
         rule = acancel_if_marked(lambda: self.watched_jobs, self._task_state, self._cancel, self.log)
+        # The set keeps the work alive and the shield keeps it running when Airflow gives up on this call.
         work = asyncio.ensure_future(rule)
         _cancelling.add(work)
         work.add_done_callback(_cancelling.discard)

@@ -125,6 +125,7 @@ class BatchJobsTrigger(WatchTrigger):
         deadline = math.inf
         if isinstance(self.deadline, (int, float)) and not math.isnan(self.deadline):
             deadline = self.deadline
+        # A wait for quota alone, or for a job that may be listed late.
         if not self.job_names:
             await asyncio.sleep(max(0.0, deadline - time.time()))
             return {"ended": []}
@@ -161,6 +162,7 @@ class BatchJobsTrigger(WatchTrigger):
             watches = {}
             for name in subscription.job_names:
                 report = ProgressReport(self.log.info, self.started)
+                # Without limits of single jobs: the run knows those, and has put the first of them into the deadline.
                 watches[name] = Watch(WaitLimits(deadline), self.started, report.see, report.fault)
             while subscription.job_names and (left := deadline - time.time()) > 0:
                 timeout = None if math.isinf(left) else left
@@ -170,5 +172,7 @@ class BatchJobsTrigger(WatchTrigger):
                 ended.append(end.job_name)
                 if self.wake == "any":
                     break
+                # Also with `wake="all"`: answers at Google do not live for ever, and those of a job that has ended are
+                # safe only once they are brought in.
                 deadline = min(deadline, time.time() + COLLECT_WITHIN)
         return ended

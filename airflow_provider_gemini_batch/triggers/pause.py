@@ -32,5 +32,6 @@ class PauseTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event."""
+        # By the wall clock, so that a triggerer which restarts waits for the rest alone.
         await asyncio.sleep(max(0.0, self.until - time.time()))
         yield TriggerEvent({"until": self.until})

@@ -121,6 +121,7 @@ def _add_cached(usage: dict[str, Any], prompt: Prompt, manner: Manner, asked: in
 def _parts(model: str, prompt: Prompt, manner: Manner, usage: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """Return the parts and the finish reason; counts what was said and thought."""
     settings = prompt.settings
+    # An image is billed by its own tokens and has no text, whatever else is asked.
     if settings.makes_images:
         usage["candidatesTokenCount"] = IMAGE_TOKENS
         usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": IMAGE_TOKENS}]
@@ -131,6 +132,7 @@ def _parts(model: str, prompt: Prompt, manner: Manner, usage: dict[str, Any]) ->
     tokens = count_tokens(answer)
     if manner.output_tokens is not None:
         tokens = manner.output_tokens.draw(prompt.number, manner.seed, 1)
+        # Only free text can be stretched: JSON that fits a schema would not fit it any more.
         if manner.text is None and settings.make is None and not settings.options:
             answer = _stretched(answer, tokens)
     # Thinking counts against maxOutputTokens, too.

@@ -122,6 +122,7 @@ def _column(entry: dict[str, Any]) -> dict[str, str]:
 
 def cell(value: Any, column: dict[str, str], *, microseconds: bool) -> Any:
     """A value in the ``v`` of a row."""
+    # A list is a list of cells again: https://cloud.google.com/bigquery/docs/reference/rest/v2/tabledata/list.
     if column["mode"] == "REPEATED":
         single = {**column, "mode": "NULLABLE"}
         return [{"v": cell(entry, single, microseconds=microseconds)} for entry in value or ()]

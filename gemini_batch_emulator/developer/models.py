@@ -79,6 +79,7 @@ class Models:
         check_model(state, f"models/{name}", "countTokens", self._version, key)
         refuse_unknown(body, frozenset({"contents", "generateContentRequest"}), "")
         whole = member(body, "generateContentRequest")
+        # https://ai.google.dev/api/tokens: one of the two.
         if (whole is None) == (body.get("contents") is None):
             raise GoogleError(
                 400,
@@ -124,6 +125,7 @@ class Models:
         if state.config.flex_seconds:
             await asyncio.sleep(state.config.flex_seconds)
         with state.lock:
+            # A list of answers to come, one for each call: 429 and 503 are how the tier sheds load.
             status = state.config.flex_shed.pop(0) if state.config.flex_shed else 200
         if status != 200:
             state.synchronous.shed += 1

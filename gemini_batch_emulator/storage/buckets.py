@@ -46,6 +46,7 @@ class Buckets:
         name = body.get("name", "")
         if not _NAME.fullmatch(str(name)):
             raise StorageError(400, f"Invalid bucket name: '{name}'")
+        # Word for word: clients that create a bucket if it is absent look at the status, people at the text.
         if name in store.buckets:
             raise StorageError(
                 409, "Your previous request to create the named bucket succeeded and you already own it."
@@ -76,6 +77,7 @@ class Buckets:
         store = object_store(self._state)
         bucket = store.bucket(request.path_params["bucket"])
         allow(self._state, request, bucket, "storage.buckets.delete")
+        # The service refuses it, too: a bucket is not removed with what is in it.
         if bucket.objects:
             raise StorageError(409, "The bucket you tried to delete is not empty.")
         del store.buckets[bucket.name]

@@ -38,6 +38,7 @@ def parts_of(raw: BinaryIO, size: int, content_type: str) -> tuple[dict[str, Any
         raise StorageError(400, "Missing multipart boundary")
     mark = b"--" + (match[1] or match[2] or match[3]).encode()
     raw.seek(0)
+    # Description and boundary stand in the first megabyte and the end in the last bytes: the media are never searched.
     head = raw.read(_BLOCK)
     raw.seek(max(0, size - 4096))
     tail_at = raw.tell()
@@ -56,6 +57,7 @@ def parts_of(raw: BinaryIO, size: int, content_type: str) -> tuple[dict[str, Any
         meta_end = head.index(mark, meta_at)
         metadata = json.loads(head[meta_at:meta_end] or b"{}")
         headers, media_at = part(meta_end)
+        # From behind: the media may hold anything, also bytes that look like the boundary.
         media_end = tail_at + tail.rindex(mark + b"--")
     except ValueError:
         raise StorageError(400, "Malformed multipart body.") from None

@@ -63,6 +63,7 @@ class Listing:
         after = ""
         if query.get("pageToken"):
             try:
+                # The last name and no number: objects that are written between two pages move nothing.
                 after = base64.urlsafe_b64decode(query["pageToken"]).decode()
             except ValueError:
                 raise StorageError(400, "Invalid argument.") from None

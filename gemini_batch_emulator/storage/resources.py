@@ -24,6 +24,7 @@ def object_resource(stored: StoredObject, base_url: str) -> dict[str, Any]:
         "mediaLink": f"{base_url}/download/storage/v1/{path}?generation={stored.generation}&alt=media",
         "name": stored.name,
         "bucket": stored.bucket,
+        # 64-bit numbers are strings in this API as well.
         "generation": str(stored.generation),
         "metageneration": "1",
         "contentType": stored.content_type,

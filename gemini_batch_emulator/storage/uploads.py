@@ -282,6 +282,7 @@ class Uploads:
                 md5=session.md5,
             )
         except StorageError:
+            # The bytes are dropped, so the session cannot go on: the client has to begin anew.
             session.cancelled = True
             raise
         return reply(self._state, request, object_resource(session.stored, base_url(request)))

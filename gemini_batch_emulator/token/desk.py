@@ -178,6 +178,7 @@ def create_service_account(
 
 def bearer(request: Request) -> str | None:
     """Return the bearer token of a request, None without one."""
+    # The header, or the query as older clients of Cloud Storage send it.
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

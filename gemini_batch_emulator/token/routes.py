@@ -74,6 +74,7 @@ class Tokens:
 
     def _for_assertion(self, request: Request, form: dict[str, str]) -> Response:
         desk = token_desk(self._state)
+        # google-auth signs for Google's own address unless the key file names another one.
         own = str(request.url.replace(query=""))
         audiences = [GOOGLE_TOKEN_URI, own, f"{self._state.base_url.rstrip('/')}/token"]
         try:
@@ -82,6 +83,7 @@ class Tokens:
             desk.refused += 1
             return _refusal("invalid_grant", str(error))
         scopes = tuple(str(claims.get("scope", "")).split())
+        # Google's endpoint refuses a token for nothing, too.
         if not scopes and not claims.get("target_audience"):
             desk.refused += 1
             return _refusal("invalid_scope", "Invalid OAuth scope or ID token audience provided.")

@@ -168,6 +168,7 @@ class Importer:
         """The input under a name of its own, so that the caller may delete or replace the object while the job runs."""
         path = self._state.new_path(".input")
         if len(found) == 1:
+            # A second name for the same bytes: nothing is copied, and the object may go.
             os.link(found[0].path, path)
             return path
         with path.open("wb") as whole:

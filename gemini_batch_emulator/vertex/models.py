@@ -48,6 +48,7 @@ def check_model(state: EmulatorState, model: str, project: str, location: str) -
             raise GoogleError(
                 400, f"The model {model} is in location {tuned[2]}, the batch prediction job in {location}."
             )
+        # https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini
         if location == "global":
             raise GoogleError(400, "Tuned models are not supported in the global location.")
         known = config.tuned_models

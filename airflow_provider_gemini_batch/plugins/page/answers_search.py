@@ -51,6 +51,8 @@ def candidates(block: bytes, finder: Callable[[bytes], Iterator[int]] | None) ->
     for hit in finder(block):
         if hit <= seen:
             continue
+        # A hit may be in a line's middle, or be a chance one in another member: the whole line is decoded and judged
+        # afterwards.
         start = block.rfind(b"\n", 0, hit) + 1
         end = block.find(b"\n", hit)
         seen = len(block) if end < 0 else end
@@ -65,8 +67,10 @@ def finder_of(wanted: Wanted, prefix: str, sample: bytes) -> Callable[[bytes], I
 
     A letter may stand in JSON as itself or as an escape, so only what has one form is searched for as bytes.
     """
+    # Without quote, slash and backslash, which JSON may write in two ways, and without what is not ASCII.
     sure = [word for word in wanted.words if re.fullmatch(r"[!#-.0-\[\]-~]+", word)]
     if sure:
+        # The rarest first: a search for "status failed" would else stop at each line for the column's name.
         words = sorted((word.encode() for word in sure), key=sample.lower().count)
         return lambda block: _lines_with(block.lower(), words)
     if wanted.words or not prefix.isascii():

@@ -155,6 +155,8 @@ def asked() -> Iterator[Any]:
 
     with _making:
         if not _databases:
+            # Small on purpose: this is the API server's process. A query that needs more fails with an error on the
+            # page.
             config: dict[str, Any] = {"memory_limit": "128MB", "threads": "1", "temp_directory": ""}
             _databases.append(_Database(duckdb.connect(config=config)))
         database = _databases[0]
@@ -204,6 +206,7 @@ def _source(paths: Sequence[str], kind: str, more: str = "") -> str:
     listed = "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
     if kind == ".parquet":
         return f"read_parquet({listed}, union_by_name=true{more})"
+    # As text: a type that DuckDB guesses from the first rows may not hold for a later page.
     return f"read_csv({listed}, all_varchar=true, header=true)"
 
 
@@ -224,6 +227,7 @@ def fetched(files: Sequence[str], kind: str) -> Iterator[list[str]]:
     if all(local_path(each) is not None for each in files):
         yield [local_path(each) or each for each in files]
         return
+    # Asked before anything is fetched, since a request that runs for minutes is cut off by proxies.
     sizes = [int(remote_path(each).stat().st_size) for each in files]
     if sum(sizes) > MOST_FETCHED:
         raise PageError(

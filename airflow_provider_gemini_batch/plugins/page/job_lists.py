@@ -73,8 +73,10 @@ class JobList:
     def fill(self, jobs: Iterator[BatchJob]) -> None:
         """Read the list to its end, then find out whose jobs they are; never raises."""
         try:
+            # Appended one by one: the page shows what has come, while the list is still being read.
             for job in jobs:
                 self.jobs.append(listed(job))
+                # A connection may have years of jobs; the API server is not the place to hold them.
                 if len(self.jobs) >= MAX_JOBS:
                     self.cut = True
                     break
@@ -109,6 +111,8 @@ def list_of(conn_id: str, *, anew: bool = False) -> JobList:
     drop_unused()
     with _lock:
         known = _lists.get(conn_id)
+        # Also where it is to be read anew: two threads would read the same list at once, and quotas are shared with the
+        # tasks.
         if known is not None and (not anew or known.is_busy):
             known.used = time.monotonic()
             return known

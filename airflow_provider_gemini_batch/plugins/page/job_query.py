@@ -113,6 +113,7 @@ def seen(jobs: Iterable[ListedJob], readable: Callable[[Iterable[str]], set[str]
     :param readable: Returns those of some DAGs that the viewer may read.
     """
     jobs = list(jobs)
+    # One question for all DAGs of a list: Airflow's auth manager may ask a service for each.
     allowed = readable({job.owner.dag_id for job in jobs if job.owner is not None})
     return [
         SeenJob(job)
@@ -129,6 +130,7 @@ def query(jobs: Sequence[SeenJob], filters: Filters, page: int, now: float) -> R
     words = filters.search.lower().split()
     narrowed = bool(words or filters.dag or filters.model or filters.older)
     rest = [job for job in jobs if _fits(job, filters, words, now)] if narrowed else jobs
+    # Counted over what the other filters leave, so that a filter shows how many jobs a click on it would bring.
     by_state = Counter(job.job.state for job in rest)
     counts: Counter[str] = Counter()
     for state, count in by_state.items():
@@ -173,6 +175,7 @@ def _fits(job: SeenJob, filters: Filters, words: Sequence[str], now: float) -> b
 
 
 def _order(job: SeenJob) -> tuple[int, float]:
+    # What can still be lost stands first: jobs that run and bill, then answers that nobody has landed.
     kind = 0 if not job.job.is_over else 1 if job.is_unread and job.has_owner else 2
     return kind, -(job.job.created or 0.0)
 
@@ -222,6 +225,7 @@ def clean_up(
 
 def _why_it_stays(one: SeenJob, days: int, now: float, may_dag: Callable[[str], bool], may_connection: bool) -> str:
     job = one.job
+    # The order is that of reasons a person can act on; the first that holds is told.
     if one.hidden:
         return "belongs to a DAG that you may not read"
     if not job.is_over:

@@ -70,6 +70,8 @@ def explain(status: str, finish_reason: Any, code: Any) -> Reason:
         number = int(code or 0)
     except (TypeError, ValueError):
         number = 0
+    # The most telling first: a finish reason says what the model did, a code what the service did, a status only the
+    # outcome.
     text = _BY_FINISH.get(finish) or _BY_CODE.get(number) or _BY_STATUS.get(status, "There is no usable answer.")
     marks = ", ".join(part for part in (finish, str(number) if number else "") if part and part != "STOP")
     what, _, todo = text.partition(". ")
@@ -93,10 +95,13 @@ def reasons_in(manifest: Mapping[str, Any]) -> list[Reason]:
         count = count_of(entry.get("count")) if isinstance(entry, dict) else None
         if count:
             message, status = str(entry.get("message") or ""), str(entry.get("status") or "")
+            # A manifest counts errors by code and message; where a finish reason was the trouble, it stands in the
+            # message alone.
             finish = next((name for name in _BY_FINISH if name in message.replace(",", " ").split()), "")
             known = explain(status, finish, entry.get("code"))
             search = " ".join(message.split()[:8])[:200]
             found.append(replace(known, message=message, count=count, search=search))
+    # So that no row is told of twice: what has an error may have a finish reason as well.
     known_marks = " ".join(f"{reason.marks} {reason.message}" for reason in found)
     for finish, count in counts_of(manifest.get("finish_reasons")).items():
         if finish in _BY_FINISH and finish not in known_marks:

@@ -80,6 +80,7 @@ def _of_rounds(facts: TaskFacts, jobs: list[dict[str, Any]]) -> Iterator[Event]:
     rounds: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for job in jobs:
         rounds[count_of(job.get("round")) or 0].append(job)
+    # A round of which some jobs are left out would be told with too few rows, or at a wrong time.
     if (count_of(facts.progress.get("job_count")) or 0) > len(jobs):
         return
     for round_number, members in rounds.items():

@@ -34,6 +34,7 @@ def _of_airflow(facts: TaskFacts, now: float) -> Iterator[Sentence]:
         yield "again", "The last attempt failed; Airflow starts another one.", "It finds the same jobs again."
     elif facts.state == "running" and not facts.job_names:
         yield "pulse", "The task reads its rows.", _NOTHING_PAID
+    # A deferred task without a job can only wait for quota: every other wait is one for a job.
     elif facts.state == "deferred" and facts.watched and not facts.job_names:
         until = number_of(facts.watched.get("deadline") or facts.watched.get("until"))
         when = f"in {duration(until - now)}" if until is not None and until > now else "soon"

@@ -83,6 +83,7 @@ class Viewer:
             )
 
     def _ask(self, key: tuple[Any, ...], question: Callable[[], bool]) -> bool:
+        # A list of ten thousand jobs asks for the same few DAGs again and again.
         if key not in self._known:
             self._known[key] = question()
         return self._known[key]
@@ -106,6 +107,7 @@ def check_token(token: str, user_id: str, *, now: float | None = None) -> None:
     hour_text, _, signature = token.partition(".")
     present = int((time.time() if now is None else now) // HOUR)
     hour = int(hour_text) if hour_text.isascii() and hour_text.isdigit() and len(hour_text) < 12 else -1
+    # In constant time, and computed also for an hour that cannot be: the time taken tells nothing.
     right = hmac.compare_digest(_signature(user_id, hour).encode(), signature.encode("utf-8", "replace"))
     if not right or not present - TOKEN_HOURS < hour <= present:
         raise PageError(
@@ -123,6 +125,7 @@ def check_origin(origin: str | None, site: str | None, host: str) -> None:
     :param site: Header ``Sec-Fetch-Site``.
     :raises PageError: With status 403.
     """
+    # Newer and stronger: a page cannot set it, and a proxy that rewrites `Host` does not spoil it.
     if site is not None:
         foreign = site not in ("same-origin", "none")
     else:

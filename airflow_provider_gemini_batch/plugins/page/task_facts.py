@@ -71,6 +71,7 @@ class TaskFacts:
     @property
     def conn_id(self) -> str | None:
         """The connection of its jobs, where that is known."""
+        # The trigger first: it is what the task waits with now.
         for place in (self.watched, self.arguments):
             found = place.get("gemini_batch_conn_id")
             if isinstance(found, str) and found:
@@ -80,6 +81,7 @@ class TaskFacts:
     @property
     def job_names(self) -> list[str]:
         """Names of its jobs, those it waits for first."""
+        # Whatever is stored may be of another version or written by hand, so each name is looked at before it is used.
         names: list[Any] = [*job_names_in(self.watched)]
         names += [job.get("job", "") for job in self.progress.get("jobs") or () if isinstance(job, dict)]
         names += [self.noted.get("job"), self.xcoms.get("job_name"), self.manifest.get("job_name")]
@@ -168,6 +170,7 @@ def stored(
 
     model, read = xcom_model(), _value_reader()
     query = select(model).where(model.key.in_(keys), model.timestamp >= since).limit(limit)
+    # A month of XComs may be a hundred thousand rows: never all of them at once.
     for row in session.scalars(query.execution_options(yield_per=500)):
         try:
             value = read(row)
@@ -225,6 +228,7 @@ def _index_of(model: Any) -> str:
 
 
 def _watched(found: Any) -> dict[str, Any]:
+    # Other triggers have arguments of their own, perhaps secret ones, which are none of this page's business.
     if found.trigger_id is None or found.trigger is None or not found.trigger.classpath.startswith(TRIGGERS):
         return {}
     return dict(found.trigger.kwargs)

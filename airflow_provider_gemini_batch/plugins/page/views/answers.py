@@ -56,11 +56,13 @@ def show(visit: Visit) -> Generator[Read, Any, Response]:
         facts, place, storage, read = _source(session, visit)
         indexes = map_indexes(session, visit.address)
     manifest = facts.manifest
+    # Failing rows first: nobody opens a table of answers to look at those that are right.
     counts = outcomes_of(manifest, {})
     failing = sum(counts.values()) - counts.get("succeeded", 0)
     status = visit.text("status", "failing" if failing else "")
     if status not in ("", "failing", *OUTCOMES):
         status = ""
+    # Everything here comes out of an address that people type and share: each part is bounded or from a list.
     wanted = Wanted(status, visit.text("search"), visit.text("version"), visit.number("page", 1, least=1, most=100_000))
     found, problem = AnswerPage(), None
     try:
@@ -119,12 +121,15 @@ def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callab
     facts = read_task(session, visit.address)
     place = facts.manifest.get("output_path")
     if isinstance(place, str) and place:
+        # With the rights of the API server, so a manifest that a person has written must not choose the file
+        # (`trust.py`).
         check_place(session, facts, place)
         return facts, place, storage_of(place), lambda wanted: read_page(place, wanted)
     table = answers_sql.table_of(facts.manifest, facts.arguments)
     if table is None:
         raise NotHere("No answers yet", _why_none(facts.manifest))
     conn_id, name = table
+    # A table is read over a connection, so who reads it needs the right to that connection, beside that to the DAG.
     if not visit.viewer.may_connection("GET", conn_id):
         raise Refused("You may not read this table", f"read on the connection {conn_id}, over which {name} is read")
     return facts, name, f"connection {conn_id}", lambda wanted: answers_sql.read_table(conn_id, name, wanted)
@@ -154,6 +159,7 @@ def shown_row(row: Mapping[str, Any], prefix: str, answers: Sequence[str] = ()) 
 
     error = own("error") if isinstance(own("error"), dict) else {}
     code, message = own("error_code") or error.get("code"), own("error_message") or error.get("message")
+    # Columns of the user's own are shown as given, whatever they are called: a prefix tells ours apart.
     mine = {prefix + name for name in OWN} if prefix else set(OWN)
     typed = {name: _text(row[name]) for name in answers if name in row and name not in mine and row[name] is not None}
     others = {
@@ -216,6 +222,7 @@ def _text(value: Any) -> str:
     """Return a value as text, cut where nobody reads on."""
     if value is None:
         return ""
+    # 3,072 numbers say nothing to a person; their length and their norm may.
     if isinstance(value, list) and len(value) > 8 and all(isinstance(each, (int, float)) for each in value):
         norm = sum(float(each) ** 2 for each in value) ** 0.5
         return f"vector of {len(value)} numbers, norm {norm:.3f}"
@@ -239,6 +246,7 @@ def download(visit: Visit) -> Generator[Read, Any, Response]:
         name, pieces = yield Read(storage, lambda: downloads.open_rows(place, only))
     except Exception as error:
         raise _problem(error, storage) from error
+    # As an attachment, so that a browser never shows what a model wrote as a page of this server.
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return StreamingResponse(downloads.sent(storage, pieces), media_type="application/octet-stream", headers=headers)
 

@@ -31,6 +31,7 @@ MAX_AT_ONCE = 500
 
 def show(visit: Visit) -> Response:
     """Show one page of the copy; where there is none, it begins to be read."""
+    # A page never waits for Google: the list is read in a thread, and what has come of it is shown with its time.
     copy = job_lists.list_of(visit.conn_id)
     busy = copy.is_busy  # before its jobs are taken: a list that ends meanwhile is looked at once more
     filters = _filters(visit)
@@ -73,6 +74,8 @@ def confirm(visit: Visit) -> Response:
 def change(visit: Visit) -> Response:
     """Cancel or delete jobs, in the background."""
     action, chosen = _chosen(visit)
+    # The form was made from a copy, in which a job may have been over that is not: the whole form is refused, not a
+    # part.
     if action == "delete" and any(not job.job.is_over for job in chosen):
         raise PageError(409, "Nothing was changed", "A job that runs has to be cancelled before it is deleted.")
     _begin(visit, action, [job.job.name for job in chosen])
