@@ -80,12 +80,16 @@ class GeminiBatchHook(BaseHook):
         return GeminiBatchClient(settings, log=self.log)
 
     def _connection(self) -> Any:
-        problem = f"Connection {self.gemini_batch_conn_id!r} cannot be parsed."
+        problem, missing = f"Connection {self.gemini_batch_conn_id!r} cannot be parsed.", ""
         try:
             with without_parsed_texts():
                 return self.get_connection(self.gemini_batch_conn_id)
+        except AirflowNotFoundException as error:
+            missing = str(error)  # raised anew: Airflow's frames reach a connection that it could not use
         except (ValueError, KeyError, TypeError):
             pass  # what a parser says holds what it stumbled over, a key perhaps
+        if missing:
+            raise AirflowNotFoundException(f"{missing} here, or it cannot be parsed.")
         raise ConfigurationError(
             f"{problem} Nothing of it is shown here, as it may hold a key. As a URI write gemini-batch://:KEY@/ "
             '(special characters as %XX), as JSON {"conn_type": "gemini_batch", "password": "KEY"}.'

@@ -13,6 +13,8 @@
 #                                                    `*` for every host
 #   `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`           file or folder of trusted certificates, instead of all others
 #   `SSL_CERT_FILE`, `SSL_CERT_DIR`                  as OpenSSL reads them; without a file, certifi's bundle
+#
+# Blanks and line ends around a value count for nothing: a variable filled from a mounted file often ends with one.
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ class ProxySettings:
     @classmethod
     def read(cls) -> ProxySettings:
         """Read the environment of this process (on macOS and Windows the system's settings too)."""
-        found = {scheme: Secret(url) for scheme, url in getproxies().items()}
+        found = {scheme: Secret(url.strip()) for scheme, url in getproxies().items()}
         return cls(found, os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "")
 
     def proxy_for(self, url: str) -> str | None:
@@ -74,7 +76,8 @@ class ProxySettings:
             # Not the URL itself: it may hold a password, and so may no local variable.
             raise ConfigurationError(
                 f"The proxy that the environment names for {parts.scheme}:// is no URL of one. Correct "
-                f"{parts.scheme.upper()}_PROXY or ALL_PROXY where the task and the triggerer run."
+                f"{parts.scheme.upper()}_PROXY or ALL_PROXY where the task and the triggerer run: it begins with "
+                f"http:// or https://, or with socks5h:// (not socks://) for a SOCKS proxy."
             )
         return _whole(found)
 
@@ -175,19 +178,26 @@ def tls_context() -> ssl.SSLContext:
 def _trusted() -> tuple[str, str | None, str | None]:
     """Return the variables that decide, and the file and folder of trusted certificates."""
     for name in _BUNDLE_VARIABLES:
-        place = os.environ.get(name)
+        place = _value(name)
         if place:
             _check(name, place)
             return (name, None, place) if os.path.isdir(place) else (name, place, None)
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    file, folder = _value("SSL_CERT_FILE"), _value("SSL_CERT_DIR")
     if file:
         _check("SSL_CERT_FILE", file)
+        # Images set both, and OpenSSL is content with one.
+        if not any(os.path.exists(place) for place in folder.split(os.pathsep)):
+            folder = ""
     if folder:
         _check("SSL_CERT_DIR", *folder.split(os.pathsep))
     names = " and ".join(name for name, value in (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder)) if value)
     return names or "certifi", file or DEFAULT_CA_BUNDLE_PATH, folder or None
+
+
+def _value(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
 
 def _check(name: str, *places: str) -> None:

@@ -104,6 +104,15 @@ class WatchTrigger(BaseTrigger):
         del found  # an error's frames do not reach the key
         return reading.checked()
 
+    async def _changed_connection(self, refused: ConnectionSettings, deadline: float) -> ConnectionSettings | None:
+        """Look the connection up once more after its key was refused; None if it has no other by now."""
+        settings = await self._find_connection(deadline)
+        if settings.identity == refused.identity:
+            return None
+        self._settings = settings
+        self.log.info("The credentials were refused; the connection has others now, and the wait goes on.")
+        return settings
+
     # --- killed -------------------------------------------------------------------------------------------------------
 
     async def _prepare_for_kill(self) -> None:

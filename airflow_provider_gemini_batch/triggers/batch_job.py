@@ -154,11 +154,10 @@ class BatchJobTrigger(WatchTrigger):
                 message = why(end.outcome, self.job_name, time.time() - self.started, end.error)
                 return {**event_for(end.outcome, self.job_name, watch.job, message), "twins": self._twin_names}
             except AuthError:
-                refused, settings = settings, await self._find_connection(watch.limits.deadline)
-                if settings.identity == refused.identity:
+                changed = await self._changed_connection(settings, watch.limits.deadline)
+                if changed is None:
                     raise
-                self._settings = settings
-                self.log.info("The credentials were refused; the connection has others now, and the wait goes on.")
+                settings = changed
 
     async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
         """End the wait for a twin: the resumed task settles on one of the two."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_gemini_batch.errors import ApiError, AuthError, GeminiBatchError, TriggerEventError
 from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class BatchJobsTrigger(WatchTrigger):
         self.backend = backend
         self.known = known
         self._twins: dict[str, str] = {}
+        self._unwatched: list[str] = []
 
     @property
     def watched_jobs(self) -> Sequence[str]:
@@ -107,19 +109,42 @@ class BatchJobsTrigger(WatchTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event. What it says is a hint alone: the resumed task looks for itself."""
+        """
+        Yield one event. What it says is a hint alone: the resumed task looks for itself.
+
+        With ``message`` no further poll of the jobs in ``unwatched`` can help from here, and the task must not defer
+        again for them.
+        """
         from airflow_provider_gemini_batch.lifecycle.attempt import carried_error
 
+        event: dict[str, Any]
         try:
             if not self._is_read:
                 raise carried_error("job_names or gemini_batch_conn_id is of another kind")
             event = await self._wait()
-        except Exception as error:  # the task looks for itself, and says what is wrong
+        except TriggerEventError as error:  # the resumed task makes a trigger that this version can read
             self.log.warning("Waiting for %d jobs broke off: %s", len(self.job_names), error)
             event = {"ended": [], "error": type(error).__name__}
+        except GeminiBatchError as error:
+            event = self._broken_off(error, str(error))
+        except Exception as error:
+            self.log.exception("Waiting for %d jobs broke off", len(self.job_names))
+            event = self._broken_off(error, f"{type(error).__name__}; the triggerer's log has the details.")
         # A trigger that lingers after its event is killed as if by a person.
         self._event_sent = True
         yield TriggerEvent(event)
+
+    def _broken_off(self, error: Exception, text: str) -> dict[str, Any]:
+        from airflow_provider_gemini_batch.watch.event import MESSAGE_CHARACTERS
+
+        self.log.warning("Waiting for %d jobs broke off: %s", len(self.job_names), text)
+        unwatched = self._unwatched or self.job_names
+        return {
+            "ended": [],
+            "error": type(error).__name__,
+            "message": text[:MESSAGE_CHARACTERS],
+            "unwatched": unwatched,
+        }
 
     async def _wait(self) -> dict[str, Any]:
         deadline = math.inf
@@ -134,8 +159,16 @@ class BatchJobsTrigger(WatchTrigger):
                 await asyncio.to_thread(importlib.import_module, name)
         settings = self._settings = await self._find_connection(deadline)
         await self._prepare_for_kill()
-        ended = await self._until_woken(settings, deadline)
-        return {"ended": ended, "twins": self._twins}
+        while True:
+            try:
+                ended = await self._until_woken(settings, deadline)
+            except AuthError:
+                changed = await self._changed_connection(settings, deadline)
+                if changed is None:
+                    raise
+                settings = changed
+            else:
+                return {"ended": ended, "twins": self._twins}
 
     async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
         """End the wait for a second job of the same rows, which the list showed late: the resumed task leaves one."""
@@ -151,7 +184,11 @@ class BatchJobsTrigger(WatchTrigger):
         return Outcome.TWIN
 
     async def _until_woken(self, settings: ConnectionSettings, deadline: float) -> list[str]:
-        """Return the names of the jobs whose wait is over, well or badly, when the task is to go on."""
+        """
+        Return the names of the jobs whose wait is over when the task is to go on.
+
+        :raises GeminiBatchError: What no further poll can help.
+        """
         from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch
         from airflow_provider_gemini_batch.watch.event import next_end
         from airflow_provider_gemini_batch.watch.poller import subscribe_many
@@ -169,6 +206,10 @@ class BatchJobsTrigger(WatchTrigger):
                 end = await next_end(watches, subscription, timeout, self._on_sibling)
                 if end is None or end.outcome is Outcome.TWIN:
                     break
+                if end.outcome is Outcome.ERROR and end.error is not None:
+                    # A service that answers speaks of this job alone; anything else concerns all of them.
+                    self._unwatched = [end.job_name] if isinstance(end.error, ApiError) else []
+                    raise end.error
                 ended.append(end.job_name)
                 if self.wake == "any":
                     break

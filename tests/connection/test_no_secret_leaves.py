@@ -40,6 +40,7 @@ CONNECTIONS = {
     "a broken URL": f"gemini-batch://:{KEY}@[::1/",
     "broken JSON": f'{{"conn_type": "gemini_batch", "password": "{KEY}"',
     "an unknown member": json.dumps({"conn_type": "gemini_batch", "pasword": KEY}),
+    "a key inside an object": json.dumps({"conn_type": "gemini_batch", "password": {"key": KEY}}),
     "an extra that is a key": json.dumps({"conn_type": "gemini_batch", "password": "", "extra": KEY}),
     "an extra that is broken": json.dumps({"conn_type": "gemini_batch", "password": KEY, "extra": f'{{"a": "{KEY}"'}),
     "a key as a timeout": json.dumps({"conn_type": "gemini_batch", "password": "k", "extra": {"timeout": KEY}}),

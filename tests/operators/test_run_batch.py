@@ -15,6 +15,7 @@ import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobTimeoutError
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, InvalidInputError
 from airflow_provider_gemini_batch.run import driver
@@ -117,6 +118,37 @@ def test_a_deferred_run_settles_on_one_of_two_jobs_that_its_wait_met(emulator, t
     kept = again.value.trigger.serialize()[1]
     assert (kept["job_names"], kept["known"]) == ([older], [younger])
     assert [job.name for job in emulator.state.all_jobs if job.cancelled is None] == [older]
+
+
+def test_a_deferred_run_that_no_poll_can_help_fails_at_once_with_the_cause(emulator, tmp_path, monkeypatch):
+    emulator.script(pending_seconds=1e5)
+    with pytest.raises(TaskDeferred) as deferred:
+        run_batch(tmp_path, deferrable=True).execute(attempt())
+    with monkeypatch.context() as triggerer:
+        triggerer.delenv("NO_PROXY", raising=False)
+        triggerer.delenv("no_proxy", raising=False)
+        triggerer.setenv("HTTP_PROXY", "http://[::1")
+        event = asyncio.run(asyncio.wait_for(first_event(deferred.value.trigger), 5))
+    assert event["error"] == "ConfigurationError"
+    with pytest.raises(GeminiBatchError, match=r"could not be watched any longer: .* HTTP_PROXY"):
+        run_batch(tmp_path, deferrable=True).resume(attempt(), event, **deferred.value.kwargs)
+    emulator.advance(2e5)
+    assert run_batch(tmp_path, deferrable=True).execute(attempt(2))["succeeded"] == 5
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+def test_a_deferred_run_asks_again_what_a_deleted_job_was_asked(emulator, tmp_path):
+    emulator.script(pending_seconds=1e5)
+    with pytest.raises(TaskDeferred) as deferred:
+        run_batch(tmp_path, deferrable=True).execute(attempt())
+    trigger = deferred.value.trigger
+    GeminiBatchHook().delete_batch(trigger.job_names[0])
+    trigger.started -= 3600
+    event = asyncio.run(asyncio.wait_for(first_event(trigger), 5))
+    assert event["unwatched"] == trigger.job_names
+    with pytest.raises(TaskDeferred) as again:
+        run_batch(tmp_path, deferrable=True).resume(attempt(), event, **deferred.value.kwargs)
+    assert again.value.trigger.job_names != trigger.job_names
 
 
 def test_two_jobs_that_ran_are_in_xcom(emulator, tmp_path):

@@ -85,6 +85,12 @@ def test_lower_case_and_all_proxy_are_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.proxy_for("https://example.org/") == "http://lower:1"
 
 
+@pytest.mark.parametrize("value", [" http://proxy:1", "http://proxy:1\n", "\tproxy:1 \r\n"])
+def test_a_proxys_url_is_read_without_blanks_around_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    assert ProxySettings.read().proxy_for("https://example.org/") == "http://proxy:1"
+
+
 def test_proxy_settings_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter2@proxy:1")
     assert "hunter2" not in repr(ProxySettings.read())
@@ -102,10 +108,20 @@ def test_an_ipv6_range_does_not_disturb_a_call(drive: Drive, start: Start, monke
     assert (len(server.seen), len(proxy.seen)) == (1, 1)
 
 
-@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:1", "http://", "http://[::1"])
-def test_a_proxy_that_cannot_be_one_is_our_own_error(drive: Drive, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("ftp://127.0.0.1:1", "proxy"),
+        ("http://", "proxy"),
+        ("http://[::1", "proxy"),
+        ("socks://127.0.0.1:1080/", "socks5h://"),
+    ],
+)
+def test_a_proxy_that_cannot_be_one_is_our_own_error(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
+) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(ConfigurationError, match="proxy"):
+    with pytest.raises(ConfigurationError, match=said):
         drive(once(HttpRequest("GET", "http://service.invalid/v1")))
 
 
@@ -190,7 +206,7 @@ def test_each_variable_makes_a_companys_authority_trusted(
         drive(once(HttpRequest("GET", f"{server.url}/v1")))
     ca = company / "ca.pem"
     place = _hashed(ca, tmp_path / "hashed") if variable == "SSL_CERT_DIR" else ca
-    monkeypatch.setenv(variable, str(place))
+    monkeypatch.setenv(variable, f" {place}\n")  # as a file that a secret was mounted from ends
     assert drive(once(HttpRequest("GET", f"{server.url}/v1"))).status == 200
 
 
@@ -201,6 +217,14 @@ def test_a_bundle_for_requests_wins_over_that_of_openssl(
 
     monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(company / "ca.pem"))
+    assert drive(once(HttpRequest("GET", f"{server.url}/v1"))).status == 200
+
+
+def test_of_two_variables_of_openssl_one_may_name_nothing(
+    drive: Drive, server: ScriptedServer, company: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(company / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(company / "missing"))
     assert drive(once(HttpRequest("GET", f"{server.url}/v1"))).status == 200
 
 
