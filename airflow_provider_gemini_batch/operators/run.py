@@ -52,6 +52,7 @@ class RunOperator(RunArguments):
         self._run: Run | None = None
         self._ti: Any = None
         self._task_context: Any = {}
+        self._unwatched: tuple[frozenset[str], str] = frozenset(), ""
         self._end = TaskEnd()
 
     def _context(self, context: Any, left: Mapping[str, Any] | None, prices: PriceList) -> RunContext:
@@ -167,7 +168,10 @@ class RunOperator(RunArguments):
         generation, deadline = carried.get("generation"), carried.get("deadline")
         is_number = isinstance(generation, int) and not isinstance(generation, bool)
         known = {**carried, "generation": generation if is_number else None}
-        twins = event.get("twins") if isinstance(event, Mapping) else None
+        told = event if isinstance(event, Mapping) else {}
+        twins, names = told.get("twins"), told.get("unwatched")
+        if isinstance(names, list):
+            self._unwatched = frozenset(map(str, names)), str(told.get("message") or "")
         with fail_without_retry():
             is_moment = (
                 isinstance(deadline, (int, float)) and not isinstance(deadline, bool) and math.isfinite(deadline)
@@ -301,6 +305,12 @@ class RunOperator(RunArguments):
         from airflow_provider_gemini_batch.lifecycle.attempt import LEAST_DEFERRAL, SLACK
         from airflow_provider_gemini_batch.triggers.batch_jobs import BatchJobsTrigger
 
+        names, why = self._unwatched
+        if not names.isdisjoint(waiting.jobs):  # a worker that can poll would be started again and again
+            raise GeminiBatchError(
+                f"Jobs of the run could not be watched any longer: {why} They run on; a retry or a clear goes on "
+                "with them."
+            )
         ends_at = deadline if attempt_ends is None else min(deadline, attempt_ends)
         left_to_wait = ends_at - time.time()
         if left_to_wait <= 0:
