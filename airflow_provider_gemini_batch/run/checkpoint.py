@@ -16,10 +16,22 @@
 #             job-r1.s0-*.json        the name of a shard's job
 #             collected-r1.s0-*.json  names the files with a job's answers
 #             answers-*.jsonl.zst, outcomes-*.parquet
+#             given-up.json           no job is created here any more; created once
 #             end.json                how the generation ended; created once
 #
 # A file is either named by its content, or created if absent: what is there is true, and the state is the union of what
 # is there. Nothing depends on the order in which files are listed, and a file that is listed late is only known late.
+#
+# Two attempts may disagree on whether a generation goes on: an older one that still runs creates jobs, and a younger
+# one, which asks something else, gives it up. Each of them first writes and then reads:
+#
+#     older attempt                         younger attempt
+#     ------------------------------------  ---------------------------------------------------------
+#     writes intent-r1.s0                   writes given-up.json
+#     reads given-up.json: not there        reads the intents: r1.s0 is being created
+#     creates the job                       waits until that job is listed, and writes end.json after that
+#
+# Whichever way their lines mix, at least one of them sees what the other one wrote: the job is not made, or is found.
 
 from __future__ import annotations
 
@@ -238,6 +250,24 @@ class Checkpoint:
     def end(self) -> dict[str, Any] | None:
         """How the generation ended, or None while it has not."""
         return self._once("end.json")
+
+    def give_up(self, now: float) -> None:
+        """
+        Say that no job is to be created in this generation any more.
+
+        :param now: UTC epoch seconds.
+        """
+        self.create("given-up.json", {"at": now})
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether an attempt has given the generation up, or it has ended."""
+        return self.end is not None or self._once("given-up.json") is not None
+
+    def check_goes_on(self) -> None:
+        """Raise GeminiBatchError if the generation is given up: nobody would bring in what is asked now."""
+        if self.is_given_up:
+            raise GeminiBatchError(f"{self.folder.place} is given up: nothing more is submitted.")
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the rounds that are published, in order."""

@@ -65,6 +65,7 @@ def ask_flex(work: Workspace, shard: plan.Shard, caps: Caps, listed: Mapping[str
     """
     from airflow_provider_gemini_batch.run.flex import ask
 
+    work.checkpoint.check_goes_on()
     expected = work.expected(shard)
     try:
         caps.check(work.entry(shard.id)[1], listed)

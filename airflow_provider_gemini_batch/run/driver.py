@@ -51,7 +51,7 @@ from airflow_provider_gemini_batch.run.siblings import AskedElsewhereError, Sibl
 from airflow_provider_gemini_batch.run.snapshot_taking import take
 from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import engine, require_extra
-from airflow_provider_gemini_batch.run.twins import TwinLooks
+from airflow_provider_gemini_batch.run.twins import TwinLooks, calls_in_doubt
 from airflow_provider_gemini_batch.run.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class Run:
         self._is_told = False
         self._is_leaving = False
         """Whether the generation worked on asked otherwise, and only its jobs are waited for."""
+        self._is_unwanted = False
+        """Whether it is left only to find jobs that may have been made, and to cancel them."""
         self._sought: set[str] = set()
         """Shards of such a generation that have no job for certain."""
         self.checkpoint = self._generation(generation)
@@ -141,11 +143,13 @@ class Run:
         header = checkpoint.snapshot
         if header is None or checkpoint.end is not None:
             return checkpoint
-        if header.get("fingerprint") == self.spec.fingerprint and not self._stands_for_other_rows(header):
+        is_same = header.get("fingerprint") == self.spec.fingerprint and not self._stands_for_other_rows(header)
+        if is_same and not checkpoint.is_given_up:
             return checkpoint
+        checkpoint.give_up(self.context.now())
+        self._is_leaving = True
         if header.get("asked") == self.spec.request_fingerprint:
             log.warning("The run has changed since the input was read: once its jobs have ended, it is read anew.")
-            self._is_leaving = True
             return checkpoint
         if self.context.may_be_reordered:
             log.warning(
@@ -154,10 +158,13 @@ class Run:
                 "anew. If no index wants their answers, cancel them, and the run goes on at once.",
                 ", ".join(_job_names(checkpoint)) or "none",
             )
-            self._is_leaving = True
             return checkpoint
         log.warning("What is asked has changed since the input was read: its jobs are cancelled, it is read anew.")
-        return self._replaced(checkpoint)
+        self._is_unwanted = bool(calls_in_doubt(checkpoint.notes()))
+        if not self._is_unwanted:
+            return self._replaced(checkpoint)
+        self.jobs.cancel(_job_names(checkpoint))
+        return checkpoint
 
     def _stands_for_other_rows(self, header: Mapping[str, Any]) -> bool:
         """Say whether a mapped list has changed, so that this index has other rows than were read for it."""
@@ -171,6 +178,7 @@ class Run:
         self.jobs.cancel(_job_names(checkpoint))
         checkpoint.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
         remove_remote(self.context.client, checkpoint.notes()["collected"])
+        self._is_leaving = self._is_unwanted = self._is_told = False
         return checkpoint.next_generation()
 
     def _await_snapshot(self, left: Left) -> None:
@@ -217,6 +225,8 @@ class Run:
             # Before each step, so that nothing is begun for a task that somebody has marked.
             self.context.stop()
             self._tell()
+            if self._is_unwanted and not calls_in_doubt(self.checkpoint.notes()):
+                self._begin_anew()
             # Read anew each time: another attempt may have published a round or collected a job meanwhile.
             facts = self.reader.facts()
             step = (
@@ -236,14 +246,18 @@ class Run:
                 self.twins.update()
                 return Waiting(tuple(shard.job for shard in step.shards), step.wake)
             if isinstance(step, plan.Finished) and self._is_leaving:
-                self.checkpoint, self._is_leaving, self._is_told = self._replaced(self.checkpoint), False, False
-                self._open()
+                self._begin_anew()
                 continue
             if isinstance(step, plan.Finished):
                 return self._result()
             waiting = self.carry_out(step)
             if waiting is not None:
                 return waiting
+
+    def _begin_anew(self) -> None:
+        """End the generation that is left, and go on with the next one."""
+        self.checkpoint = self._replaced(self.checkpoint)
+        self._open()
 
     def _result(self) -> dict[str, Any]:
         end = self.checkpoint.end or {}

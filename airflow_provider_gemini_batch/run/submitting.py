@@ -155,8 +155,6 @@ class Submitter:
         def remember(what: str, value: str) -> None:
             if what == "intent":
                 self._context.stop()
-                if self._checkpoint.end is not None:  # nobody would bring the job's answers in
-                    raise GeminiBatchError(f"{self._checkpoint.folder.place} is given up: nothing more is submitted.")
                 claims.append(self._claims.claim(shard.id, looked_at))
                 made = {
                     "at": self._context.now(),
@@ -165,6 +163,11 @@ class Submitter:
                     "digest": digest,
                 }
                 self._checkpoint.note("intent", shard.id, made)
+                try:
+                    self._checkpoint.check_goes_on()  # after the note: whoever gives it up reads the notes after that
+                except GeminiBatchError:
+                    self._checkpoint.note("void", shard.id, {"claim": claims[-1]})
+                    raise
             elif what == "refused" and claims:
                 self._checkpoint.note("void", shard.id, {"claim": claims[-1]})
             elif what == "job":

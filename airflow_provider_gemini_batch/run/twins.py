@@ -25,7 +25,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import token_of
 from airflow_provider_gemini_batch.errors import GeminiBatchError
@@ -34,7 +34,7 @@ from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE, list_lo
 from airflow_provider_gemini_batch.run.claims import calls_not_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
@@ -71,15 +71,10 @@ class TwinLooks:
 
     def update(self) -> None:
         """Read the notes: which shards are in doubt?"""
-        notes = self._checkpoint.notes()
         self._doubts, self._digests = {}, {}
-        for shard, intents in notes["intent"].items():
-            calls = calls_not_refused(intents, notes["void"].get(shard, ()))
-            known = {note["job"] for note in notes["job"].get(shard, ())}
-            # Which of the calls made the known jobs is not known: the last one may be the one without an answer.
-            if len(calls) > len(known):
-                self._doubts[shard] = max(float(note["at"]) for note in calls)
-                self._digests[shard] = {note["digest"] for note in calls if "digest" in note}
+        for shard, calls in calls_in_doubt(self._checkpoint.notes()).items():
+            self._doubts[shard] = max(float(note["at"]) for note in calls)
+            self._digests[shard] = {note["digest"] for note in calls if "digest" in note}
 
     @property
     def in_doubt_until(self) -> float:
@@ -151,6 +146,20 @@ class TwinLooks:
         """Return what jobs carry, for calls that an older version noted without it."""
         tokens = [token_of(job) for name in names if (job := self._read(name)) is not None]
         return {token.digest for token in tokens if token is not None}
+
+
+def calls_in_doubt(
+    notes: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the create calls of each shard of which one may have made a job that nobody has noted."""
+    found = {}
+    for shard, intents in notes["intent"].items():
+        calls = calls_not_refused(intents, notes["void"].get(shard, ()))
+        known = {note["job"] for note in notes["job"].get(shard, ())}
+        # Which of the calls made the known jobs is not known: the last one may be the one without an answer.
+        if len(calls) > len(known):
+            found[shard] = calls
+    return found
 
 
 def note_job(checkpoint: Checkpoint, shard: str, job: BatchJob) -> None:

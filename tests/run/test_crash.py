@@ -8,7 +8,9 @@ import random
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +21,9 @@ from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import QUICK, TASK, World, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROWS = 12
 SEEDS = int(os.environ.get("GEMINI_BATCH_RUN_SEEDS", "6"))
@@ -39,7 +44,7 @@ class MortalFolder(Folder):
         self._shared = self
 
     def below(self, name: str) -> Folder:
-        found = MortalFolder(self.path(name), settle=0.0)
+        found = type(self)(self.path(name), settle=0.0)
         found._shared = self._shared
         return found
 
@@ -238,6 +243,89 @@ def test_job_that_nobody_noted_is_adopted_though_the_columns_change(both, lag):
     manifest = both.attempt(both.spec(keep_columns=()), rows(3), **patient)
     assert (manifest["counts"], manifest["reused"]) == ({"succeeded": 3}, 3)
     assert both.emulator.executions()["rows"] == 3
+
+
+@pytest.mark.parametrize("lag", [0.0, 40.0])
+def test_job_that_nobody_noted_is_cancelled_once_the_prompt_changes(both, lag, monkeypatch):
+    monkeypatch.setattr("time.sleep", both.emulator.advance)
+    both.emulator.script(mode="time", pending_seconds=6000, running_seconds=6000)
+    both.emulator.configure(listing_lag=lag)
+    patient = {"submit_policy": SubmitPolicy(rivals=()), "identity": TaskIdentity(TASK, None, may_have_rivals=True)}
+    dying = NamesNoJob(both.path("checkpoint"), settle=0.0)
+    with pytest.raises(Killed):
+        Run(both.spec(), both.context(rows(3), checkpoint=dying)).proceed()
+    run = Run(both.spec(prompt="Shout {{ row.word }}"), both.context(rows(3), **patient))
+    for _ in range(8):
+        assert isinstance(run.proceed(), Waiting)
+        both.emulator.advance(60)
+    unwanted, wanted = both.emulator.state.all_jobs
+    assert (unwanted.cancelled is None, wanted.cancelled) == (False, None)
+    assert run.checkpoint.number == 2
+
+
+class ReplacedMeanwhile(MortalFolder):
+    """A folder whose writer is overtaken, at its n-th write, by an attempt with another prompt."""
+
+    overtake: Callable[[], None]
+
+    def _count(self, is_after: bool) -> None:
+        try:
+            super()._count(is_after)
+        except Killed:
+            assert isinstance(self._shared, ReplacedMeanwhile)
+            self._shared.overtake()
+
+
+def test_job_of_an_attempt_overtaken_at_any_write_is_cancelled_or_never_made(gemini_batch_emulator, tmp_path):
+    for place in range(5, 9):  # the snapshot, the round, the claim, the intent
+        gemini_batch_emulator.reset()
+        world = World(gemini_batch_emulator, tmp_path / f"{place}")
+        world.folder.mkdir()
+        world.emulator.script(mode="time", pending_seconds=6000, running_seconds=6000)
+        younger: list[Run] = []
+
+        def overtake(world=world, younger=younger) -> None:
+            younger.append(Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3))))
+            younger[0].proceed()
+
+        folder = ReplacedMeanwhile(world.path("checkpoint"), dies_at=place, after=True, settle=0.0)
+        folder.overtake = overtake
+        with suppress(GeminiBatchError):
+            Run(world.spec(), world.context(rows(3), checkpoint=folder)).proceed()
+        for _ in range(8):
+            assert isinstance(younger[0].proceed(), Waiting)
+            world.emulator.advance(60)
+        *unwanted, wanted = world.emulator.state.all_jobs
+        assert [job.cancelled is None for job in (*unwanted, wanted)] == [False] * len(unwanted) + [True], place
+
+
+def test_death_at_any_write_while_a_generation_is_given_up_loses_no_job(gemini_batch_emulator, tmp_path):
+    for place in range(1, 4):  # that it is given up, that it has ended, the first of the next one
+        gemini_batch_emulator.reset()
+        world = World(gemini_batch_emulator, tmp_path / f"{place}")
+        world.folder.mkdir()
+        world.emulator.script(mode="time", pending_seconds=60, running_seconds=6000)
+        assert isinstance(Run(world.spec(), world.context(rows(3))).proceed(), Waiting)
+        changed = world.spec(prompt="Shout {{ row.word }}")
+        with suppress(Killed):
+            folder = MortalFolder(world.path("checkpoint"), dies_at=place, after=True, settle=0.0)
+            Run(changed, world.context(rows(3), checkpoint=folder)).proceed()
+        run = Run(changed, world.context(rows(3)))
+        for _ in range(8):
+            assert isinstance(run.proceed(), Waiting)
+            world.emulator.advance(60)
+        unwanted, wanted = world.emulator.state.all_jobs
+        assert (unwanted.cancelled is None, wanted.cancelled) == (False, None)
+
+
+def test_prompt_that_is_changed_back_while_its_generation_is_given_up_is_answered(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    assert isinstance(Run(world.spec(), world.context(rows(3))).proceed(), Waiting)
+    folder = MortalFolder(world.path("checkpoint"), dies_at=1, after=True, settle=0.0)
+    with pytest.raises(Killed):
+        Run(world.spec(prompt="Shout {{ row.word }}"), world.context(rows(3), checkpoint=folder)).proceed()
+    manifest = world.attempt(world.spec(), rows(3))
+    assert (manifest["counts"], world.rows_run()) == ({"succeeded": 3}, 3)
 
 
 def test_worker_that_cannot_see_the_checkpoint_names_who_wrote_it(world):
