@@ -18,6 +18,7 @@ def asset_uri(place: object) -> str:
     scheme, separator, rest = text.partition("://")
     if separator:
         return f"bigquery://{rest.replace('.', '/')}" if scheme == "bq" else text
+    # Names within an account: nobody else could tell whose they are.
     if not text or text.startswith(("files/", "batches/", "projects/")):
         return ""
     return f"file://{os.path.abspath(text)}"

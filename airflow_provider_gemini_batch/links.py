@@ -139,6 +139,7 @@ class Linked:
         :param addresses: By link; empty ones are left out.
         """
         for link, address in addresses.items():
+            # Once for each address: a sensor that pokes for days would push the same XCom thousands of times.
             if ti is None or not address or self.shown_links.get(link.key) == address:
                 continue
             try:

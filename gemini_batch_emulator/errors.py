@@ -69,6 +69,16 @@ class GoogleError(Exception):
         return {"error": error}
 
 
+def error_info(reason: str, domain: str = "googleapis.com", **metadata: str) -> dict[str, Any]:
+    """Return the detail of an error by which programs tell its cause, https://google.aip.dev/193."""
+    info: dict[str, Any] = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": reason,
+        "domain": domain,
+    }
+    return {**info, "metadata": metadata} if metadata else info
+
+
 class ControlError(ValueError):
     """A control request that makes no sense; answered with 400 and this text."""
 

@@ -48,6 +48,8 @@ class Exchange:
 
     async def drain(self) -> None:
         """Read what the handler left of the request."""
+        # To its last byte: a connection that is closed over unread bytes ends in a reset, which would swallow the
+        # reply.
         while not self.is_read:
             await self.receive()
 
@@ -80,6 +82,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass the reply on, up to where a fault cuts it; swallow it when it is to be lost."""
+        # The handler has run and its reply is lost, as when a proxy dies on the way back.
         if self.muted:
             return
         if message["type"] == "http.response.start":

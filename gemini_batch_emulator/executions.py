@@ -110,6 +110,7 @@ class Executions:
                 counts.update(contents if passes == 1 else [one for one in contents if one % passes == number])
             requests += len(counts)
             repeated.update((content, count) for content, count in counts.items() if count > 1)
+        # The worst first: what was paid for most often is what a test wants to see.
         listed = sorted(repeated, key=lambda content: -repeated[content])[:most]
         places = self._places(frozenset(listed))
         return {

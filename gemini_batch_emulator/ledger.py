@@ -71,6 +71,7 @@ def _entry(job: Job, now: float) -> dict[str, Any]:
         "rows": total,
         "rows_run": ran,
         "billed_rows": ran,
+        # By share: what each row holds is known, but not kept for each of ten million.
         "input_tokens": round(job.source.tokens * (ran / total if total else 0.0)),
         "output_tokens": job.output_tokens,
         "created": job.created,

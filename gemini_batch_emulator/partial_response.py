@@ -51,6 +51,7 @@ def _read_selection(text: str, position: int) -> tuple[dict[str, Any], int]:
         node = mask
         for name in path[:-1]:
             node = node.setdefault(name, {})
+        # Two selections of one member add up: `a/b,a/c` is `a(b,c)`.
         node.setdefault(path[-1], {}).update(inner)
         if position < len(text) and text[position] == ",":
             position += 1

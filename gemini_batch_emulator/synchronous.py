@@ -23,6 +23,7 @@ def answer_now(state: EmulatorState, model: str, request: dict[str, Any]) -> dic
     """
     script = state.script_for(backend="gemini", kind="sync", model=model, display_name="")
     row = make_row(0, None, request)
+    # Counted with the rows of jobs: who asks a row both ways has asked it twice.
     record = state.executions.record(None)
     record.add(0, row.content)
     record.close()

@@ -65,6 +65,7 @@ def hook(conn_id: str) -> Any:
 
     made = GeminiBatchHook(conn_id)
     try:
+        # Read now, so that a connection that is missing is told as such, and not by whatever call comes first.
         _ = made.client
     except AirflowNotFoundException:
         raise ConfigurationError(

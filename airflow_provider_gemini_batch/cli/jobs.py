@@ -25,6 +25,7 @@ def jobs(arguments: argparse.Namespace) -> int:
     from airflow_provider_gemini_batch.cli import hook
 
     shown = 0
+    # Page by page, and no further than is shown: a project may have tens of thousands.
     for job in hook(arguments.conn_id).list_all_batches():
         if arguments.live and job.is_done:
             continue

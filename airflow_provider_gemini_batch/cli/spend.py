@@ -31,6 +31,7 @@ def spend(arguments: argparse.Namespace) -> int:
     if wrong or not by:
         raise ConfigurationError(f"--by takes {', '.join(COLUMNS)}, not {', '.join(wrong) or 'nothing'}.")
     rows = summed(read_history(arguments.history, since=arguments.since), by)
+    # An object a line, for `jq` and for loading into a table.
     if arguments.json:
         for row in rows:
             print(json.dumps(row))

@@ -93,6 +93,7 @@ def _count(
     for size, request in requests:
         call = backend.count_tokens(model, request) if isinstance(request, dict) else None
         left = until - now()
+        # What was counted by then counts: an estimate is wanted now, not a better one later.
         if call is None or left <= 0:
             return
         call = replace(call, timeout=min(left / REPLY_TIMEOUTS, CALL_WITHIN))

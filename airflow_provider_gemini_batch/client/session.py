@@ -44,6 +44,7 @@ class Session:
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.backend: Backend = backend_for(settings)
+        # For calls that are safe to repeat alone; a create has rules of its own (`lifecycle/submit.py`).
         self.retry = RetryPolicy(max_attempts=settings.max_retries)
 
     @cached_property

@@ -85,6 +85,7 @@ def states_from(words: Sequence[str] | None) -> frozenset[JobState] | None:
         return None
     if not isinstance(words, Iterable):
         raise ConfigurationError(f"states must be a list of states, not {words!r}.")
+    # A template makes a text of a list, and a text is a sequence of letters.
     given = [word.strip() for word in words.split(",")] if isinstance(words, str) else list(words)
     known = [state for state in JobState if state is not JobState.UNKNOWN]
     bad = [word for word in given if JobState.from_wire(word) not in known]

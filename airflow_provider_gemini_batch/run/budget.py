@@ -210,6 +210,7 @@ class Caps:
                 bill.tokens += self._tokens(entry)
             else:
                 self._add_job(bill, entry, listed.get(name))
+        # Each job has sent the shard's input, whatever came back.
         bill.tokens += self._tokens(entry) * len(jobs & collected.keys())
         calls_one_by_one = [note for note in notes["intent"] if note.get("flex")]
         if calls_one_by_one:
@@ -256,6 +257,8 @@ class Caps:
         :param rows, size: Of the round, and the bytes of its requests.
         """
         cap = self._spec.max_cost
+        # For dollars alone: answers show what rows really cost, while their input tokens count the same before and
+        # after.
         if cap is None or not rows:
             return None
         left = cap - self.bill(listed()).spent

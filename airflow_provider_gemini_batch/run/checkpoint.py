@@ -165,6 +165,7 @@ class Checkpoint:
     def create(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Publish a file unless another worker has; return what is there now."""
         content = _encode(value)
+        # Decoded again, so that the winner sees what the others will read.
         if self.folder.create(name, content):
             return _decode(content)
         found = self.get(name)
@@ -192,6 +193,7 @@ class Checkpoint:
     def note(self, kind: str, shard: str, value: Mapping[str, Any]) -> None:
         """Publish a small fact about a shard; the same fact twice is one."""
         content = _encode(value)
+        # Named by its content, so that a note is never overwritten, and writing it twice is the same as once.
         name = f"{kind}-{shard}-{hashlib.sha256(content).hexdigest()[:16]}.json"
         self.folder.create(name, content)
         self._learn(name)
@@ -305,6 +307,8 @@ def sweep(task_folder: Folder, older_than: float, keep: str = "", *, dry_run: bo
             continue
         latest = Checkpoint.latest(task_folder.below(name))
         end, begun = latest.end, latest.snapshot
+        # A run that has ended is kept for a while, for a clear that takes its answers over; one that has not, for as
+        # long as somebody may go on with it.
         if end is not None:
             is_old = float(end.get("ended") or 0) < older_than
         else:

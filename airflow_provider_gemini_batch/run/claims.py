@@ -83,6 +83,7 @@ class Claims:
         number = 1
         while True:
             name = f"claim-{shard_id}-{number}.json"
+            # Two calls of one attempt must differ, too: what is created decides by this id alone who has won.
             mine = {
                 "owner": self._owner,
                 "call": uuid.uuid4().hex,
@@ -92,6 +93,7 @@ class Claims:
             claim = self._checkpoint.create(name, mine)
             if claim.get("call") == mine["call"]:
                 return name
+            # By the clock of whoever made the claim: clocks that differ make the wait shorter or longer by as much.
             until = float(claim["at"]) + patience(self._context)
             # A claim of this attempt's is as good as new if its create call was refused.
             is_refused = claim["owner"] == self._owner and name in self._refused

@@ -64,6 +64,7 @@ JSON_TEXT = Type("VARCHAR", "json")
 
 def _scalar(value: Any, sql: str) -> Any:
     if sql == "BIGINT":
+        # Models write 3.0 for a whole number, and JSON Schema counts it as one.
         if isinstance(value, float):
             if not value.is_integer():
                 raise SchemaBreach(f"{value} is no whole number")
@@ -71,6 +72,8 @@ def _scalar(value: Any, sql: str) -> Any:
         if not -_INT64 <= value < _INT64:
             raise SchemaBreach(f"{value} does not fit 64 bits")
     elif sql == "DOUBLE":
+        # Infinity comes of numbers like 1e999, which JSON allows; a column of doubles would hold it, a JSON output
+        # could not.
         if not math.isfinite(float(value)):
             raise SchemaBreach(f"{value} is no finite number")
     elif sql == "DATE":
@@ -101,6 +104,8 @@ def type_of(schema: Any, level: int) -> Type:
         items = type_of(schema.get("items"), level)
         return Type(f"{items.sql}[]", "list", items) if items.kind == "scalar" else JSON_TEXT
     properties = schema.get("properties") if kind == "object" else None
+    # Members that nobody can name in advance, and deep nests, are kept as JSON text: a column's type has to be known
+    # before the first answer.
     if not properties or schema.get("additionalProperties") or level >= MAX_STRUCT_LEVELS:
         return JSON_TEXT
     if len({name.lower() for name in properties}) < len(properties):

@@ -60,6 +60,7 @@ class FactReader:
         found = sorted({(note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ())})
         # The oldest first, by the service's time and then by name: whoever looks counts the same job.
         names = [name for _, name in found]
+        # Only now the rare case: several jobs, or one that turned up after the shard was closed.
         if len(names) > 1 or (collected and not collected.keys() >= set(names)):
             return self._of_several(shard, names, collected, is_last=is_last)
         if collected:

@@ -59,6 +59,7 @@ def _write_manifest(folder: Folder) -> None:
     Other writers may share the folder, and write the manifest at the same time. Each leaves a file with its own parts
     first, and looks again after it has written: whoever writes last has seen what all others left.
     """
+    # Comes to rest as soon as nobody else writes at the same moment.
     for _ in range(_LOOKS):
         writers = [name for name in folder.names() if name.startswith(_WRITER)]
         names = [name.removeprefix(_WRITER).removesuffix(".json") for name in writers]

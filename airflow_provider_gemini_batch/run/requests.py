@@ -60,6 +60,8 @@ class TextRequests:
 
     def __init__(self, spec: RunSpec, template: Template) -> None:
         self._template = template
+        # A row is normalised once, and cut where its text stands; each row after that is three pieces of bytes.
+        # Settings and schema are the same in all of them, so that nothing else can differ.
         row = next(iter(normalise_rows([{"key": "k", spec.argument: _MARK}], settings_for(spec, "gemini"))))
         body = encode_request(neutral(_decode(row.body())))
         self._before, self._after = body.split(_encode(_MARK))

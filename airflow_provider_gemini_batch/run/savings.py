@@ -91,6 +91,7 @@ def savings(
     ).fetchall()
     saved: dict[str, dict[str, float | None]] = {"reused": {}, "duplicate": {}}
     for kind, name, *numbers in found:
+        # By the version that answered, as a model that was rerouted has another price than the one that was asked for.
         dollars = prices.of_sums(spec.model if name == "unknown" else name, *numbers)
         before = saved[kind].get(name, 0.0)
         saved[kind][name] = None if dollars is None or before is None else before + dollars

@@ -73,6 +73,8 @@ class Siblings:
         context = self._work.context
         folders = context.siblings
         before = self._work.checkpoint.older() if context.history is None else Checkpoint.all(context.history)
+        # Of all generations of this index: rows that it has had before are its own, also where a later generation lost
+        # them.
         own = [found for one in before if (found := self._narrow_of(one)) is not None]
         if not folders or not self._counted(engine, narrow, own, "ANTI"):
             return  # the list may have changed; what this index asks has not
@@ -105,6 +107,7 @@ class Siblings:
 
     def _bring_in(self, generation: Checkpoint) -> None:
         """Collect what has ended of a generation; whoever works on it, too, finds it collected."""
+        # A generation that has ended has brought all in; and a plan changes nothing, here or elsewhere.
         if generation.end is not None or self._work.context.is_trial:
             return
         work = self._work

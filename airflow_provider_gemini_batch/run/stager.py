@@ -126,6 +126,7 @@ class Stager:
             f"read_json({text(self._path)}, format='newline_delimited', columns={{{stored}}}, "
             f"maximum_object_size={size}, auto_detect=false)"
         )
+        # One part, in the order of the lines: the engine numbers rows as it reads them.
         part = os.path.join(self._folder, "part-00000.parquet")
         average = self._out.tell() / self._rows
         query = f"SELECT row_number() OVER () - 1 AS {ROW}, {values} FROM {source}"

@@ -29,6 +29,7 @@ def embed(model: str, prompt: Prompt) -> dict[str, Any]:
     task = prompt.settings.task if "001" in model else ""
     values = vector(number_of(f"{model}|{task}|{prompt.text}"), size)
     tokens = count_tokens(prompt.text) + sum(prompt.media.values())
+    # Captured: the second model counts in `usageMetadata`, the first in `tokenCount`, which is a string.
     if model.startswith("gemini-embedding-2"):
         return {"embedding": {"values": values}, "usageMetadata": {"promptTokenCount": tokens}}
     return {"embedding": {"values": values}, "tokenCount": str(tokens)}

@@ -80,6 +80,7 @@ class BigQuery:
         dataset = str((body.get("datasetReference") or {}).get("datasetId") or "")
         if not re.fullmatch(r"\w+", dataset):
             raise BigQueryError(400, f'Invalid dataset ID "{dataset}".')
+        # The one that is there from the start is in no list, so that a client may make it.
         if (project, dataset) in store.datasets:
             raise BigQueryError(409, f"Already Exists: Dataset {project}:{dataset}")
         store.create_dataset(project, dataset, str(body.get("location") or "us-central1"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gemini_batch_emulator.errors import GoogleError
+from gemini_batch_emulator.errors import GoogleError, error_info
 from gemini_batch_emulator.token.desk import bearer, token_desk
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def require_key(state: EmulatorState, request: Request) -> str:
         ``accepted_keys`` or ``accepted_tokens`` is set.
     """
     key = request.headers.get("x-goog-api-key") or request.query_params.get("key")
+    # A key wins over a token, as with the service's front end. By default any key passes that does not begin with
+    # "bad", so that tests need no setting up.
     if key:
         accepted = state.config.accepted_keys
         if key in accepted if accepted is not None else not key.startswith("bad"):
@@ -33,12 +35,7 @@ def require_key(state: EmulatorState, request: Request) -> str:
             400,
             "API key not valid. Please pass a valid API key.",
             details=[
-                {
-                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                    "reason": "API_KEY_INVALID",
-                    "domain": "googleapis.com",
-                    "metadata": {"service": "generativelanguage.googleapis.com"},
-                },
+                error_info("API_KEY_INVALID", service="generativelanguage.googleapis.com"),
                 {
                     "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
                     "locale": "en-US",
@@ -46,6 +43,7 @@ def require_key(state: EmulatorState, request: Request) -> str:
                 },
             ],
         )
+    # OAuth instead of a key: https://ai.google.dev/gemini-api/docs/oauth.
     token = bearer(request)
     who = token_desk(state).caller(token)
     if token is None and (who is None or state.config.accepted_keys is not None):

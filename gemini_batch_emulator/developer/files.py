@@ -54,6 +54,7 @@ class Files:
         require_key(state, request)
         store = file_store(state)
         name = f"files/{request.path_params['file']}"
+        # The SDK's path and the documented one differ (`/download/...`), and both end here.
         if request.query_params.get("alt") != "media":
             raise GoogleError(400, "A download needs alt=media.")
         path, job = store.outputs.get(name, (None, None))
@@ -74,6 +75,7 @@ class Files:
         require_key(self._state, request)
         stored = file_store(self._state).get(f"files/{request.path_params['file']}")
         resource = file_resource(self._state, stored, base_url(request), self._version)
+        # After the answer is made: the first read shows the state of the upload.
         stored.polls += 1
         return reply(self._state, request, resource)
 

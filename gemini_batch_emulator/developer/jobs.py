@@ -81,6 +81,7 @@ class Jobs:
         state = self._state
         key = require_key(state, request)
         body = await read_json(request)
+        # From the URL: official clients leave the body's `model` out.
         model = request.url.path.partition(f"/{self._version}/")[2].rpartition(":")[0]
         check_model(state, model, CREATE_METHODS[kind], self._version, key)
         job = await Creation(state, kind, model).job_from(body)

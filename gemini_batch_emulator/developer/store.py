@@ -119,6 +119,7 @@ class FileStore:
                 f"* CreateFileRequest.file.name: must be at most {MAX_ID} lowercase alphanumeric characters or dashes, "
                 "and cannot begin or end with a dash.",
             )
+        # Not documented; other services of Google answer so to a name that is taken.
         if self.find(f"files/{file_id}") is not None:
             raise GoogleError(409, f"File files/{file_id} already exists.", "ALREADY_EXISTS")
         return f"files/{file_id}"

@@ -24,6 +24,7 @@ def allow(state: EmulatorState, request: Request, bucket: Bucket | None, permiss
     """
     token = bearer(request)
     who = token_desk(state).caller(token)
+    # Cloud Storage tells a caller without a token from one with a bad one, by text and by reason.
     if who is None and token is None:
         message = f"Anonymous caller does not have {permission} access to the Google Cloud Storage bucket."
         raise StorageError(401, message, "required")

@@ -20,6 +20,7 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     depth = 0
     rest = glob
     while rest:
+        # Also nothing: `a/**/b` matches `a/b`.
         if rest.startswith("**/"):
             piece, out = "**/", out + "(?:.*/)?"
         elif rest.startswith("**"):

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gemini_batch_emulator.errors import GoogleError
+from gemini_batch_emulator.errors import GoogleError, error_info
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -205,8 +205,6 @@ def require_caller(state: EmulatorState, request: Request) -> str:
         401,
         f"{message} Expected OAuth 2 access token, login cookie or other valid authentication credential. "
         "See https://developers.google.com/identity/sign-in/web/devconsole-project.",
-        details=[
-            {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"},
-        ],
+        details=[error_info(reason)],
         headers={"WWW-Authenticate": 'Bearer realm="https://accounts.google.com/", error="invalid_token"'},
     )

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gemini_batch_emulator.clock import timestamp
-from gemini_batch_emulator.errors import GoogleError
+from gemini_batch_emulator.errors import GoogleError, error_info
 from gemini_batch_emulator.replies import base_url, read_json, reply
 from gemini_batch_emulator.token.desk import create_service_account, require_caller, token_desk
 
@@ -115,12 +115,9 @@ class Tokens:
                 403,
                 "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).",
                 details=[
-                    {
-                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                        "reason": "IAM_PERMISSION_DENIED",
-                        "domain": "iam.googleapis.com",
-                        "metadata": {"permission": "iam.serviceAccounts.getAccessToken"},
-                    }
+                    error_info(
+                        "IAM_PERMISSION_DENIED", "iam.googleapis.com", permission="iam.serviceAccounts.getAccessToken"
+                    )
                 ],
             )
         scopes = tuple(body.get("scope") or ())

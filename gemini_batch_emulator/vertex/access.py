@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gemini_batch_emulator.errors import GoogleError
+from gemini_batch_emulator.errors import GoogleError, error_info
 from gemini_batch_emulator.token.desk import require_caller
 
 if TYPE_CHECKING:
@@ -30,18 +30,14 @@ class Access:
         config = self._state.config
         require_caller(self._state, request)
         project, location = request.path_params["project"], request.path_params["location"]
+        # The service answers with a project's number where it was asked by its id, and takes both.
         by_number = {number: name for name, number in config.project_numbers.items()}
         if config.projects is not None and by_number.get(project, project) not in config.projects:
             raise GoogleError(
                 403,
                 f"Permission denied on resource project {project}.",
                 details=[
-                    {
-                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                        "reason": "CONSUMER_INVALID",
-                        "domain": "googleapis.com",
-                        "metadata": {"service": "aiplatform.googleapis.com", "consumer": f"projects/{project}"},
-                    }
+                    error_info("CONSUMER_INVALID", service="aiplatform.googleapis.com", consumer=f"projects/{project}")
                 ],
             )
         if config.locations is not None and location not in config.locations:

@@ -60,6 +60,8 @@ def _message(value: Any, known: set[str], where: str) -> dict[str, Any]:
         raise GoogleError(400, f"Invalid value at '{where}' (Map), {json.dumps(value)[:100]}")
     out = {}
     for name, member in value.items():
+        # The service refuses what its protocol buffers do not know, at any depth; so would a client's misspelt member
+        # be found.
         if camel(name) not in known:
             text = f"Invalid JSON payload received. Unknown name \"{name}\" at '{where}': Cannot find field."
             violation = {"field": where, "description": text}

@@ -65,9 +65,13 @@ class Jobs:
         state = self._state
         project, location, scope = self._access.enter(request)
         body = read_body(await read_json(request))
+        # The model is what a create call looks at besides the body: buckets and tables are looked at when the job
+        # starts.
         short = check_model(state, str(body["model"]), project, location)
         kind = "embed" if is_embedding(short) else "generate"
         uris = (body["inputConfig"].get("gcsSource") or {}).get("uris") or []
+        # The page on batch embeddings: Gemini's embedding models take Cloud Storage alone, the older ones BigQuery as
+        # well.
         if kind == "embed" and not is_legacy(short) and not uris:
             raise GoogleError(400, f"{short} supports Cloud Storage input only.")
         if state.config.several_uris == "reject" and (len(uris) > 1 or any("*" in uri for uri in uris)):
@@ -143,6 +147,7 @@ class Jobs:
         state = self._state
         job = await self._existing(request)
         await read_json(request)
+        # Captured for a job that had failed; for other ends it is a guess, on the strict side.
         if job.is_ended:
             raise GoogleError(
                 400,
@@ -182,6 +187,7 @@ class Jobs:
     async def operation(self, request: Request) -> Response:
         """The operation that a delete answered with."""
         name = f"{self._access.enter(request)[2]}/operations/{request.path_params['operation']}"
+        # Done at once here; a client that polls meets an operation that was done before it asked.
         found = operations(self._state).get(name)
         if found is None:
             raise GoogleError(404, f'The Operation "{name}" does not exist.')

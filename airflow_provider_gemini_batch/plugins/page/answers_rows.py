@@ -97,6 +97,7 @@ def condition(
         parts.append(f"{quoted(prefix + 'model_version')} = {mark}")
         values.append(wanted.version)
     for word in wanted.words:
+        # Digits of a vector would match nearly any number that is searched for.
         texts = [has.format(quoted(each)) for each in columns if each != "embedding"]
         parts.append("(" + " OR ".join(texts) + ")")
         values += [value_of(word)] * len(texts)

@@ -141,6 +141,7 @@ async def _form(request: Any) -> dict[str, list[str]]:
     """Read the fields of a form that was sent."""
     from urllib.parse import parse_qs
 
+    # Of the types that a foreign page can send without asking first, this one alone is read, and the token has to hold.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise PageError(415, "Nothing was changed", "Only forms of this page are read.")
     pieces, size = [], 0

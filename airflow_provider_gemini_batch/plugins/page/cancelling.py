@@ -60,6 +60,7 @@ def cancel_one(facts: TaskFacts, job_name: str, viewer: Viewer) -> str:
         hook = _hook(facts)
         if not _is_own(hook, facts, job_name):
             raise PageError(403, "Nothing was changed", "The job does not carry this task's mark. See All jobs.")
+        # Before the call: what was tried is on record even if its reply is lost.
         audit("gemini_batch_cancel_job", viewer, facts.address, job_name)
         hook.cancel_batch(job_name)
     except GeminiBatchError as error:
@@ -96,6 +97,7 @@ def _mark_failed(address: TaskAddress, viewer: Viewer, names: list[str]) -> bool
     if hasattr(model, "working_set"):
         query = query.where(model.working_set.is_(True))
     with create_session() as session:
+        # Locked, so that the task cannot end between the look and the mark; a task that has ended is not marked anew.
         found = session.scalars(query.with_for_update()).first()
         state = None if found is None else getattr(found.state, "value", found.state)
         if found is None or state in ("success", "failed", "skipped", "upstream_failed", "removed"):

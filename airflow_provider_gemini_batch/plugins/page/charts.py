@@ -81,6 +81,7 @@ def by_day(
         sums[str(part[by])] += part[value]
     if not sums or sums.total() <= 0:
         return None
+    # "1 others" would say less than the one name: a single rest is shown by its own.
     named = [name for name, _ in sums.most_common(SERIES if len(sums) > SERIES + 1 else SERIES + 1)]
     series = {name: f"s{number}" for number, name in enumerate(named, start=1)}
     daily: dict[str, Counter[str]] = defaultdict(Counter)
@@ -90,6 +91,7 @@ def by_day(
     first = max(today - timedelta(days=days - 1), oldest)
     count = (today - first).days + 1
     highest = max(day.total() for day in daily.values())
+    # A budget of 1,000 dollars would make a day of 3 a line on the ground.
     limit = limit if limit is not None and limit <= FLAT * highest else None
     top = _round_up(max(highest, limit or 0.0))
     bars = [_bar(first + timedelta(days=number), number, count, daily, series, top) for number in range(count)]

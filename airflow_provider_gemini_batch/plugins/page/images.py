@@ -87,9 +87,11 @@ def _address(kind: str, data: str) -> str:
     if kind not in _MAGIC or len(data) > MAX_CHARACTERS:
         return ""
     try:
+        # Both alphabets: the API writes one and accepts the other.
         content = base64.b64decode(data.translate({ord("-"): "+", ord("_"): "/"}), validate=False)
     except (binascii.Error, ValueError):
         return ""
     if not content.startswith(_MAGIC[kind]) or (kind == "image/webp" and content[8:12] != b"WEBP"):
         return ""
+    # Encoded anew: what stands in the page is our own text, whatever stood in the row.
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

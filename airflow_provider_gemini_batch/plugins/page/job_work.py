@@ -78,6 +78,7 @@ class Work:
         if copy is None:
             return
         if self.action == "delete":
+            # The copy of the list is kept true by hand: reading it anew would take half a minute for each job.
             copy.forget([name])
         elif (job := copy.by_name().get(name)) is not None and not job.is_over:
             job.state = "CANCELLING"
@@ -101,6 +102,7 @@ def begin(conn_id: str, work: Work, hook: Callable[[], Any], copy: JobList | Non
     """Begin to work in a thread, unless something is being done to this connection; say whether it was begun."""
     with _lock:
         known = _works.get(conn_id)
+        # One at a time for a connection: two people who press the button at once would delete the same jobs.
         if known is not None and known.is_busy:
             return False
         _works[conn_id] = work

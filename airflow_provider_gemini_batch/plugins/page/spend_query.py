@@ -26,6 +26,7 @@ def entries(session: Session, days: int) -> Iterator[dict[str, Any]]:
     """
     since = datetime.now(UTC) - timedelta(days=days)
     for row, manifest in stored(session, [MANIFEST_KEY], since, limit=MAX_MANIFESTS):
+        # Each landing tells its cost once. A job that was only submitted has cost nothing that anybody has seen yet.
         if isinstance(manifest, dict) and ("cost" in manifest or "costs" in manifest):
             yield {
                 "dag_id": row.dag_id,

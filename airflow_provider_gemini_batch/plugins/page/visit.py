@@ -146,6 +146,7 @@ class Visit:
         """Answer a change: show a page again, by GET."""
         from starlette.responses import RedirectResponse
 
+        # 303 makes the browser go on with GET, so that a reload does not send the form again.
         return RedirectResponse(self.to(path), status_code=303)
 
     def _context(self) -> dict[str, Any]:
