@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check_paths(*paths: str | os.PathLike[str] | None) -> None:
     """Refuse paths that name one file twice."""
     given = [os.fspath(path) for path in paths if path is not None]
-    # A link may give one file two names, and writing to one of them would empty the other while it is read.
+    # A link may give one file two names: the output would replace the very input that it was joined with.
     real = [path if (local := local_path(path)) is None else os.path.realpath(local) for path in given]
     if len(set(real)) < len(real):
         raise ConfigurationError("output_path, errors_path and input_path must be different files.")

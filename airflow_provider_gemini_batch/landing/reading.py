@@ -66,8 +66,7 @@ class ResultReading:
             if quick is not None:
                 number += len(block)
                 self._certain += len(block)
-                # Once a row has shown a key, one without is an oddity: by its position it would get the answer of
-                # another row.
+                # Once a row has shown a key, one without is an oddity: by its position it would pass for another row.
                 keyed = True
                 yield quick
                 continue

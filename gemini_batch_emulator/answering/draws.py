@@ -36,10 +36,12 @@ class Draw:
     def below(self, limit: int) -> int:
         """Return the next number, at least 0 and below *limit*."""
         self._state = state = (self._state * 6364136223846793005 + 1442695040888963407) & _MASK
+        # The high bits: the low ones of such a generator repeat after a few numbers.
         return (state >> 33) % limit
 
     def share(self) -> float:
         """Return the next number, above 0 and below 1."""
+        # Never 0 or 1, for which the shapes below have no number.
         return (self.below(1 << 30) + 0.5) / (1 << 30)
 
 
@@ -93,6 +95,8 @@ class Lengths:
         """Return the number of tokens for the text with hash *number*."""
         if self.shape == "constant":
             return max(self.least, min(self.most, round(self.median)))
+        # The purpose keeps the length of an answer and that of its thoughts apart: else long answers would have long
+        # thoughts.
         share = Draw(number ^ (seed * 0x9E3779B97F4A7C15 + purpose)).share()
         if self.shape == "uniform":
             return self.least + int(share * (self.most - self.least + 1))

@@ -88,7 +88,7 @@ def check_model(state: EmulatorState, name: str, method: str, version: str, key:
     :param method: E.g. ``batchGenerateContent``; what embeds has "Embed" in its name.
     :raises GoogleError: 404.
     """
-    # Reported: a model's alias that ends in `-latest` exists in v1beta alone. Tuned models are nobody's list.
+    # Reported: a model's alias that ends in `-latest` exists in v1beta alone. No list names the tuned models.
     exists = models.exists(state.config, name) or (name.startswith("tunedModels/") and state.config.models is None)
     exists = exists or (version == "v1beta" and state.config.models is None and models.is_alias(name))
     # What the service says to a generate call on an embedding model is not documented; here it is a 404, as for a model

@@ -65,9 +65,11 @@ class Config(TokenKnobs, BigQueryKnobs, StorageKnobs, VertexKnobs, DeveloperKnob
         given = {**values, **(values.get("extra") or {})}
         given.pop("extra", None)
         known = {knob.name for knob in fields(Config)}
+        # A knob with a typing error would leave everything as it is, and a test would pass for nothing.
         unknown = sorted(set(given) - known)
         if unknown:
             raise ControlError(f"No such knob: {', '.join(unknown)}; there is {', '.join(sorted(known))}.")
         script = {**self.script, **(given.get("script") or {})}
+        # For its errors: the job that would meet them may be made much later.
         JobScript().changed(script)
         return replace(self, **{**given, "script": script})

@@ -85,6 +85,7 @@ class Columns:
             if "array" in (kind, column.kind):
                 raise ImportProblem(f"Repeated field must be imported as a JSON array. Field: {path}.")
             raise ImportProblem(f"This field: {path} is not a record in one row and is one in another.")
+        # The first row that holds a path decides its type, and every later one has to fit.
         column.kind = kind
         if kind == "object":
             self._object(column, value, depth, path)

@@ -17,6 +17,7 @@ from airflow_provider_gemini_batch.plugins.page.errors import PageError
 from airflow_provider_gemini_batch.plugins.page.hooks import hook_for
 from airflow_provider_gemini_batch.plugins.page.owners import installation_names
 from airflow_provider_gemini_batch.plugins.page.run_model import view_of
+from airflow_provider_gemini_batch.plugins.page.task_facts import instance_query
 from airflow_provider_gemini_batch.plugins.watched import job_names_in
 
 if TYPE_CHECKING:
@@ -83,22 +84,11 @@ def audit(event: str, viewer: Viewer, address: TaskAddress | None, extra: str) -
 
 def _mark_failed(address: TaskAddress, viewer: Viewer, names: list[str]) -> bool:
     """Mark the task instance failed unless it has ended; say whether it was."""
-    from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
     from airflow.utils.session import create_session
-    from sqlalchemy import select
 
-    model = TaskInstance
-    query = select(model).where(
-        model.dag_id == address.dag_id,
-        model.run_id == address.run_id,
-        model.task_id == address.task_id,
-        model.map_index == address.map_index,
-    )
-    if hasattr(model, "working_set"):
-        query = query.where(model.working_set.is_(True))
     with create_session() as session:
         # Locked, so that the task cannot end between the look and the mark; a task that has ended is not marked anew.
-        found = session.scalars(query.with_for_update()).first()
+        found = session.scalars(instance_query(address).with_for_update()).first()
         state = None if found is None else getattr(found.state, "value", found.state)
         if found is None or state in ("success", "failed", "skipped", "upstream_failed", "removed"):
             return False

@@ -95,13 +95,7 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
 
     :raises NotHere: If there is no such task instance.
     """
-    from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
-    from sqlalchemy import select
-
-    query = select(TaskInstance).where(*of_task(TaskInstance, address))
-    if hasattr(TaskInstance, "working_set"):  # Airflow 3.4 keeps the rows of earlier tries beside it
-        query = query.where(TaskInstance.working_set.is_(True))
-    found = session.scalars(query.limit(1)).first()
+    found = session.scalars(instance_query(address).limit(1)).first()
     if found is None:
         raise NotHere("This task has not run", f"{address.dag_id}, {address.run_id} has no task {address.task_id}.")
     xcoms, unreadable = read_xcoms(session, address, OUR_KEYS)
@@ -119,6 +113,17 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
         noted=_noted(session, address),
         attempts=attempts_of(session, found),
     )
+
+
+def instance_query(address: TaskAddress) -> Any:
+    """Return the query for a task instance as it is now."""
+    from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
+    from sqlalchemy import select
+
+    query = select(TaskInstance).where(*of_task(TaskInstance, address))
+    if hasattr(TaskInstance, "working_set"):  # Airflow 3.4 keeps the rows of earlier tries beside it
+        query = query.where(TaskInstance.working_set.is_(True))
+    return query
 
 
 def map_indexes(session: Session, address: TaskAddress) -> list[int]:
