@@ -119,6 +119,7 @@ def bring_up(stack: Stack, dag_id: str, display: Display) -> bool:
 
     :return: Whether the connection leads to the emulator; a person may have made one of their own of it.
     """
+    display.say("A real Airflow, and an emulator in Google's place: nothing is sent to Google, and nothing is billed.")
     display.step("starting the emulator, making Airflow's database")
     stack.start()
     display.step("starting Airflow: " + "API server, scheduler, DAG processor, triggerer")
@@ -159,7 +160,7 @@ def run_dag(
         mishap.prepare()
     airflow.unpause(dag_id)
     run_id = airflow.trigger(dag_id, conf)
-    display.step(f"run {run_id} of {dag_id} with {json.dumps(conf)}")
+    display.step(f"run {run_id} of {dag_id}" + (f" with {json.dumps(conf)}" if conf else ""))
 
     def is_over() -> bool:
         if mishap is not None:

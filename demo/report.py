@@ -115,7 +115,7 @@ def lines_of_report(manifest: Mapping[str, Any]) -> Iterator[str]:
     if usage:
         yield "  tokens   " + ", ".join(f"{name} {number}" for name, number in usage.items())
     if cost := cost_words(manifest, datetime.now(UTC).date()):
-        yield f"  cost     {cost}"
+        yield f"  cost     nothing here; at Google {cost}"
     yield f"  results  {manifest['output_path']}"
     if manifest.get("errors_path"):
         yield f"  errors   {manifest['errors_path']}"

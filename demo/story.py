@@ -54,7 +54,7 @@ class Mishap:
         if again and not self._has_told:
             self._has_told = True
             self._display.step(f"attempt {again[0]['try_number']} of {again[0]['task_id']} begins; the service has "
-                               f"{len(self._stack.emulator.jobs())} job, whose name no attempt was told")  # fmt: skip
+                               f"{len(self._stack.emulator.jobs())} job, and no attempt was told its name")  # fmt: skip
 
     def _kill(self, instances: Sequence[Mapping[str, Any]]) -> None:
         for instance in instances:
