@@ -3,7 +3,7 @@
 ARG AIRFLOW_VERSION=3.3.2
 
 FROM apache/airflow:${AIRFLOW_VERSION} AS build
-COPY --chown=airflow:root pyproject.toml README.md LICENSE /tmp/provider/
+COPY --chown=airflow:root pyproject.toml hatch_build.py README.md LICENSE /tmp/provider/
 COPY --chown=airflow:root airflow_provider_gemini_batch /tmp/provider/airflow_provider_gemini_batch
 COPY --chown=airflow:root gemini_batch_emulator /tmp/provider/gemini_batch_emulator
 COPY --chown=airflow:root example_dags /tmp/provider/example_dags

@@ -7,6 +7,8 @@ import configparser
 import email
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -93,6 +95,25 @@ def test_metadata_names_what_is_needed_and_caps_no_library(wheel: Path) -> None:
     }
     for specifier in always.values():
         assert {part.operator for part in specifier} == {">="}
+
+
+def test_the_description_leads_to_no_file_beside_it(wheel: Path, root: Path) -> None:
+    metadata = email.message_from_string(member(wheel, "METADATA"))
+    described = str(metadata.get_payload())
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert re.findall(r"\]\((?!https?:)[^)]+\)", described) == []
+    assert "[classify](docs/classify.md)" in (root / "README.md").read_text(encoding="utf-8")
+    assert "classify (`docs/classify.md`)" in described
+    assert "`example_dags/`. " in described
+
+
+def test_with_a_repository_the_description_leads_there(root: Path) -> None:
+    hook = runpy.run_path(str(root / "hatch_build.py"))["standing_alone"]
+    text = "![A](docs/a.png)\n\n[cost](docs/cost.md), [web](https://example.org)"
+    assert hook(text, "https://git.example/us") == (
+        "![A](https://git.example/us/raw/HEAD/docs/a.png)\n\n"
+        "[cost](https://git.example/us/blob/HEAD/docs/cost.md), [web](https://example.org)"
+    )
 
 
 @pytest.mark.newest_airflow  # not for Airflow's sake: older locks hold a twine that does not know our metadata version
