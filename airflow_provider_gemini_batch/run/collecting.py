@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ANSWERS_LIVE = 40 * 3600.0
 """Seconds after a job's end within which its answers are not gone: the service keeps them for 48 hours."""
+ANSWERS_SETTLE = 6 * 3600.0
+"""Seconds after a job's end from which fewer answers than it counts are all there will be: a run has to end."""
 
 
 def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
@@ -113,7 +115,7 @@ def _records(
             # The reader is lazy: what is wrong with the place shows at the first line, and has to show inside this
             # `try`.
             first = next(lines, None)
-            return judged_lines(_whole(_chained(first, lines), job), expected, judge)
+            return judged_lines(_whole(_chained(first, lines), job, work.context.now()), expected, judge)
         except NotFoundError:
             if job.is_succeeded and work.context.now() - (epoch(job.end_time) or 0.0) < ANSWERS_LIVE:
                 raise  # not there yet, not gone: a retry reads anew
@@ -173,7 +175,9 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
     answered = sum(counts.get(name, 0) for name in ("succeeded", "invalid", "blocked"))
     if job.state.value in ("EXPIRED", "CANCELLED") and not answered:
         return shard.rows
-    return 0 if job.is_succeeded else max(0, (job.stats.succeeded or 0) - answered)
+    if job.is_succeeded:  # it counts rows that it has no line of
+        return max(0, (job.stats.done or 0) - shard.rows + counts.get("missing", 0))
+    return max(0, (job.stats.succeeded or 0) - answered)
 
 
 def _say_estimate(work: Workspace, shard: plan.Shard) -> None:
@@ -214,11 +218,11 @@ def remove_remote(client: GeminiBatchClient, notes: Mapping[str, Sequence[Mappin
                 client.delete_file(place)
 
 
-def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:
+def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
     """
     Yield a job's result lines.
 
-    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts.
+    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts, and more may come.
     """
     count = 0
     for line in lines:
@@ -226,10 +230,14 @@ def _whole(lines: Iterator[Any], job: BatchJob) -> Iterator[Any]:
         yield line
     # Rows that the service lost are in no count, and are asked again; the number of rows alone says nothing here.
     counted = job.stats.done if job.is_succeeded else None
-    if counted is not None and count < counted:
+    if counted is None or count >= counted:
+        return
+    if now - (epoch(job.end_time) or now) < ANSWERS_SETTLE:
         raise ResultsIncompleteError(
-            f"{job.name} has {count} answers and counts {counted}; nothing of it was kept. A retry reads them anew."
+            f"{job.name} has {count} answers and counts {counted}; nothing of it was kept. A retry reads them anew; "
+            f"{ANSWERS_SETTLE / 3600:g} hours after its end what is there is taken, and the other rows are asked again."
         )
+    log.warning("%s has %d answers and counts %d: the other rows are asked again.", job.name, count, counted)
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -3,8 +3,9 @@
 
 # * CSV, Parquet and a query over files go through DuckDB. CSV columns are text as written, since guessing would make
 #   `01/02/2026` a date and `1.10` a number; an empty field is null.
-# * JSONL, rows in memory and SQL cursors go through Python (`Stager`): the type of a column is found from all of its
-#   values, so that a million integers and one text are an error that names the column, not a guess.
+# * JSONL, rows in memory and SQL cursors go through Python (`Stager`): the type of a column is the one that the
+#   database declares, or else is found from all of its values, so that a million integers and one text are an error
+#   that names the column, not a guess.
 #
 # The source is read once. Everything later reads the parts.
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
 from airflow_provider_gemini_batch.files.paths import normalise_path
+from airflow_provider_gemini_batch.run.cursor_types import declared_types
 from airflow_provider_gemini_batch.run.input_files import FORMATS, fetched, format_of, header_of, object_of, unpacked
 from airflow_provider_gemini_batch.run.input_table import ROW, Table, check_names
 from airflow_provider_gemini_batch.run.parts import parts_in
@@ -87,7 +89,7 @@ class CursorSource:
         columns = [str(column[0]) for column in self.cursor.description]
         check_names(columns, "sql")
         number = 0
-        with Stager(folder, columns) as stager:
+        with Stager(folder, columns, declared=declared_types(self.cursor)) as stager:
             while batch:
                 for values in batch:
                     number += 1

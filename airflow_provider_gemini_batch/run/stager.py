@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which type does a column of Python values have? All values of a column decide, since the first few may mislead."""
+"""Which type does a column of Python values have? All of its values decide, unless its database has said it."""
 
 # Rows are written to a JSONL file as they come, and for each column it is noted what kinds of values it has held, and
 # where each was seen first. Only then are types chosen and the file is made a Parquet part. Example: 1, 2.5 and None
@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import decimal
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,18 @@ class Stager:
     Used as a context; the JSONL file is removed with it.
 
     :param as_json: Columns whose values become JSON text, whatever they are.
+    :param declared: Types by column, in DuckDB's words: such a column has it unless a value does not fit.
     """
 
-    def __init__(self, folder: str, columns: Sequence[str] = (), as_json: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        folder: str,
+        columns: Sequence[str] = (),
+        as_json: frozenset[str] = frozenset(),
+        declared: Mapping[str, str] | None = None,
+    ) -> None:
         self._as_json = as_json
+        self._declared = declared or {}
         self._folder = folder
         self._path = os.path.join(folder, "staged.jsonl")
         self._out = open(self._path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by the context
@@ -118,7 +127,7 @@ class Stager:
         self._out.flush()
         if not self._rows:
             return Table()
-        types = {name: _type_of(facts) for name, facts in self._columns.items()}
+        types = {name: _type_of(facts, self._declared.get(name)) for name, facts in self._columns.items()}
         stored = ", ".join(f"{text(name)}: {text(_STORED.get(sql, sql))}" for name, (sql, _) in types.items())
         values = ", ".join(_loaded(name, sql) for name, (sql, _) in types.items())
         size = max(_LONG_LINE, self._longest + 1024)
@@ -196,6 +205,9 @@ _SQL = {
     "a list": "JSON", "date": "DATE", "time": "TIME", "uuid": "UUID", "binary": "BLOB", "big integer": "VARCHAR",
     "time without zone": "TIMESTAMP", "time with zone": "TIMESTAMPTZ", "duration": "INTERVAL",
 }  # fmt: skip
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+# Values that a column of another type takes: a driver may give a UUID as text.
+_WIDENED = frozenset({("integer", "DOUBLE"), ("text", "UUID")})
 # Kinds that one column may hold together.
 _TOGETHER: Mapping[frozenset[str], str] = {
     frozenset({"integer", "number"}): "DOUBLE",
@@ -204,8 +216,19 @@ _TOGETHER: Mapping[frozenset[str], str] = {
 }
 
 
-def _type_of(facts: _Facts) -> tuple[str, str]:
+def _fits(facts: _Facts, declared: str) -> bool:
+    if declared == "JSON":
+        return True
+    if decimal_type := _DECIMAL.fullmatch(declared):
+        digits, scale = map(int, decimal_type.groups())
+        return facts.kinds.keys() <= {"decimal"} and facts.scale <= scale and facts.digits <= digits - scale
+    return all(_SQL[kind] == declared or (kind, declared) in _WIDENED for kind in facts.kinds)
+
+
+def _type_of(facts: _Facts, declared: str | None = None) -> tuple[str, str]:
     """Return a column's type, and what is wrong with it."""
+    if declared and _fits(facts, declared):
+        return declared, ""
     kinds = frozenset(facts.kinds)
     if not kinds:
         return "VARCHAR", ""

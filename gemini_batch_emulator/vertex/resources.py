@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemini_batch_emulator import states
 from gemini_batch_emulator.clock import timestamp
+from gemini_batch_emulator.rows import SyntheticRows
 from gemini_batch_emulator.vertex.creation import ECHOED, camel
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def completion_stats(state: EmulatorState, job: Job) -> dict[str, str] | None:
         if job.started is None or not (job.rows_run or job.succeeded or job.failed):
             return None
         succeeded, failed = job.succeeded, job.failed
-        if not succeeded and not failed and job.raw_state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
-            # Jobs that were seeded, or whose result was scripted whole, wrote no rows one by one.
+        if _is_made_whole(job) and job.raw_state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
             succeeded = job.rows_run
         incomplete = max(0, total - job.rows_run)
     elif job.started is not None and state.config.vertex_running_stats:
@@ -69,6 +69,12 @@ def completion_stats(state: EmulatorState, job: Job) -> dict[str, str] | None:
         return None
     counts = {"successfulCount": succeeded, "failedCount": failed, "incompleteCount": incomplete}
     return {name: str(count) for name, count in counts.items() if count}
+
+
+def _is_made_whole(job: Job) -> bool:
+    """Whether no rows were written one by one, so that none was counted: a seeded job, or one of a scripted result."""
+    scripted = job.script.result_file or job.script.result_bytes
+    return bool(scripted) or (isinstance(job.source, SyntheticRows) and not (job.succeeded or job.failed))
 
 
 def masked(resource: dict[str, Any], mask: str) -> dict[str, Any]:

@@ -168,12 +168,23 @@ def test_job_that_fails_is_asked_again_as_a_round(world):
     assert [row["attempts"] for row in world.table()] == [2] * 5
 
 
-def test_cut_result_is_read_again_instead_of_asked_again(both):
-    both.emulator.script(mode="at_once", results_share=0.95)  # one answer is missing
+def test_cut_result_is_read_again_instead_of_asked_again_until_it_will_not_change(both):
+    both.emulator.script(mode="at_once", results_share=0.95, times=1)  # one answer is missing
+    both.emulator.script(mode="at_once")
     for _ in range(2):
         with pytest.raises(ResultsIncompleteError, match="20"):
             both.attempt(both.spec(), rows(20))
     assert both.rows_run() == 20
+    both.emulator.advance(7 * 3600)
+    manifest = both.attempt(both.spec(), rows(20))
+    assert (manifest["counts"], both.rows_run()) == ({"succeeded": 20}, 21)
+    assert manifest["answers_lost"] == 1
+
+
+def test_row_that_is_dropped_each_time_ends_as_missing_also_alone_in_its_job(both):
+    both.emulator.script(mode="at_once", rows=[rule(1, outcome="missing")])
+    manifest = both.attempt(both.spec(), rows(2))
+    assert (manifest["counts"], both.rows_run()) == ({"succeeded": 1, "missing": 1}, 4)
 
 
 def test_answers_that_come_late_are_waited_for(both, monkeypatch):

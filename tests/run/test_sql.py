@@ -98,6 +98,34 @@ def test_rows_are_streamed_with_their_types(world, database, sql):
     ]  # fmt: skip
 
 
+def test_types_of_a_query_are_those_of_its_columns_not_of_tonights_values(world, database, sql):
+    world.emulator.script(**answering(ANSWER))
+    sql.execute(
+        "CREATE TABLE words (id int, word text, price numeric(12,2), score float8, rate real, day date, "
+        "at timestamptz, good boolean, code uuid, raw bytea, facts jsonb)"
+    )
+    types = []
+    full = "1.1, 2, 2.5, '2026-01-02', now(), true, gen_random_uuid(), 'x', '3'"
+    for night, values in enumerate((", ".join(["NULL"] * 9), full)):
+        sql.execute(f"DELETE FROM words; INSERT INTO words VALUES (1, 'word-1-', {values})")
+        connection = database()
+        cursor = connection.cursor(f"stream_{night}")
+        cursor.execute("SELECT * FROM words ORDER BY id")
+        run(world, database, CursorSource(cursor), spec=spec_of(f"night_{night}"), occasion=str(night))
+        connection.close()
+        sql.execute(
+            "SELECT column_name, data_type, numeric_precision, numeric_scale FROM information_schema.columns "
+            f"WHERE table_name = 'night_{night}' ORDER BY ordinal_position LIMIT 10"
+        )
+        types.append(sql.fetchall())
+    assert types[0] == types[1]
+    assert [kind for _, kind, *_ in types[0]] == [
+        "bigint", "numeric", "double precision", "double precision", "date", "timestamp with time zone", "boolean",
+        "uuid", "bytea", "text",
+    ]  # fmt: skip
+    assert types[0][1][2:] == (12, 2)
+
+
 def refused(world, database, why, source=None, **more):
     with pytest.raises(ConfigurationError, match=why):
         run(world, database, source or rows(2), **more)
