@@ -36,6 +36,7 @@ CHANGING = ("ds", "data_interval_start", "data_interval_end", "run_id")
 """Names whose value differs in the next DAG run, so that no answer can be used again."""
 
 _FORBIDDEN = ("ti", "task_instance", "ts", "now", "try_number", "conn", "macros", "dag_run")
+_BRACED = re.compile(r"\{\s*(?:row\.)?([A-Za-z_][A-Za-z0-9_]*)\s*\}")
 _SIMPLE = re.compile(r"\{\{-?\s*row\.([A-Za-z_][A-Za-z0-9_]*)\s*-?\}\}")
 
 
@@ -123,7 +124,8 @@ class Template:
         try:
             text = self._render(values)
         except Exception as fault:  # whatever an expression of the user raises
-            raise BadRowError(f"{_place(n, key)}: the prompt's template fails: {_reason(fault)}.") from None
+            told = f" (it uses {_listed(self.used)})" if self.used else ""
+            raise BadRowError(f"{_place(n, key)}: the prompt's template fails{told}: {_reason(fault)}.") from None
         if len(text) > MAX_TEXT_BYTES // 4 and len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
             raise BadRowError(
                 f"{_place(n, key)}: the prompt has more than {MAX_TEXT_BYTES:,} bytes; use fewer or shorter columns."
@@ -163,11 +165,20 @@ def compile_template(
             f"{argument} uses the column{'s' if len(strange) > 1 else ''} {', '.join(strange)}, which the input does "
             f"not have; it has {_listed(columns)}."
         )
+    if not used and not whole and (meant := _in_single_braces(source, columns)):
+        raise ConfigurationError(
+            f"{argument} shows no column: {{{meant}}} is a text like any other; write {{{{ row.{meant} }}}}."
+        )
     indices = {name: place for place, name in enumerate(columns)}
     render = _joined(source, indices) or _by_jinja(environment.from_string(source), indices, known)
     changing = tuple(name for name in CHANGING if name in free)
     as_is = {name: indices[name] for name in columns if name in used} if _only_shows(tree) else {}
     return Template(tuple(name for name in columns if name in used), whole, changing, render, as_is)
+
+
+def _in_single_braces(source: str, columns: Sequence[str]) -> str | None:
+    """Return a column that a template without any names as Python's ``format`` would."""
+    return next((name for name in _BRACED.findall(source) if name in columns), None)
 
 
 def _check_variables(free: set[str], known: Mapping[str, Any], columns: Sequence[str], argument: str) -> None:

@@ -73,6 +73,11 @@ def take(
     _check_keys(engine, table, columns.keys)
     if columns.changing:
         warn(_will_not_be_reused(spec, columns))
+    if spec.prompt is not None and not columns.used and table.rows > 1 and not spec.deduplicate:
+        warn(
+            f"{spec.argument} shows no column, so that all {table.rows:,} rows ask for the same, and each is paid for. "
+            f"Write {{{{ row.{next(iter(table.columns))} }}}} where a row's value belongs, or set deduplicate=True."
+        )
     data = os.path.join(folder, "data.parquet")
     data_bytes = _write_data(engine, table, columns, data)
     writer = RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))

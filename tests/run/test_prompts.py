@@ -95,9 +95,16 @@ def test_syntax_error_names_the_line():
         compile_template("a\n{{ row.id", COLUMNS)
 
 
-def test_failing_template_names_row_and_key():
+@pytest.mark.parametrize("source", ["Say {review}", "Say {row.review}", "Say { row.review } {nothing}"])
+def test_column_in_single_braces_is_told_how_to_write_it(source):
+    with pytest.raises(ConfigurationError, match=r"shows no column: \{review\} .* write \{\{ row.review \}\}"):
+        compile_template(source, COLUMNS)
+    assert render(source + "{{ row.id }}", "k") == source + "k"
+
+
+def test_failing_template_names_row_key_and_columns():
     template = compile_template("{{ row.review + 1 }}", COLUMNS)
-    with pytest.raises(ConfigurationError, match=r"row 900001 \(key 'k9'\): the prompt's template fails"):
+    with pytest.raises(ConfigurationError, match=r"row 900001 \(key 'k9'\): the prompt's template fails.* review"):
         template.render(["k9", None, "text", None], 900_000, "k9")
 
 

@@ -424,6 +424,12 @@ def test_row_of_nulls_alone_is_refused_before_money(world):
     assert world.emulator.ledger()["totals"]["created"] == 0
 
 
+def test_prompt_that_shows_no_column_is_warned_about(world, caplog):
+    world.emulator.script(mode="at_once")
+    world.attempt(world.spec(prompt="Say hello"), rows(3))
+    assert "prompt shows no column, so that all 3 rows ask for the same" in caplog.text
+
+
 def test_last_line_of_a_run_says_what_came_and_where(world, caplog):
     world.emulator.script(mode="at_once")
     with caplog.at_level("INFO"):
