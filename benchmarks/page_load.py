@@ -6,6 +6,10 @@ The page under fifty people: a real API server, a million answers as JSONL and a
 before them. Each user clicks on one thing, and after a short pause on the next. *Airflow's own route* is asked by one
 more person all the while, and before in a quiet server. Memory is that of the API server's process, from when each view
 was opened once, as libraries stay. The load comes from another process on the same cores, whose load is told, too.
+
+A server may close a connection in the very moment in which it is used again, more so on a busy machine. Browsers then
+ask once more on another connection, and so does this load; what fails twice is counted as an error, and the rest goes
+on.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +46,19 @@ COLUMNS = """
 
 
 def parts(bench: Bench) -> Iterator[Part]:
-    """Yield the measure; it is one, as it shares a server."""
+    """Yield the measures, which share a server: one that fails costs the others nothing."""
     rows, jobs = (1_000_000, 10_000) if bench.rows >= 1_000_000 else (20_000, 500)
-    yield Part("page", lambda: _rows(bench, rows, jobs))
+    what = f"page, {rows:,} answers, {jobs:,} jobs"
+    with _served(bench, rows, jobs) as (server, addresses):
+        before = _libraries_loaded(server, addresses)
+        yield Part(f"{what}: one person", lambda: _one_person(server, addresses, what))
+        yield Part(f"{what}: {USERS} at once", lambda: _many(server, addresses, what))
+        yield Part(f"{what}: memory", lambda: _memory(server, before, what))
 
 
-def _rows(bench: Bench, rows: int, jobs: int) -> list[Row]:
+@contextmanager
+def _served(bench: Bench, rows: int, jobs: int) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Serve answers and jobs; give the server and addresses by what they show."""
     from tests.support.page_server import PageServer
 
     with tempfile.TemporaryDirectory(dir=bench.work, prefix="page-") as folder, bench.emulator() as (url, control):
@@ -55,8 +67,8 @@ def _rows(bench: Bench, rows: int, jobs: int) -> list[Row]:
         home.mkdir()
         server = PageServer(home)
         try:
-            addresses = _fill(server, Path(folder), rows, url)
-            return _measured(server, addresses, rows, jobs)
+            server.client().timeout = 120
+            yield server, _fill(server, Path(folder), rows, url)
         finally:
             server.stop()
 
@@ -107,24 +119,22 @@ def _fill(server: Any, folder: Path, rows: int, url: str) -> dict[str, str]:
     return found
 
 
-def _measured(server: Any, addresses: dict[str, str], rows: int, jobs: int) -> list[Row]:
-    what = f"page, {rows:,} answers, {jobs:,} jobs"
-    before = _libraries_loaded(server, addresses)
-    server.client().timeout = 120
+def _one_person(server: Any, addresses: dict[str, str], what: str) -> list[Row]:
     cold = {name: _one(server, path) for name, path in addresses.items()}
     warm = {name: min(_one(server, path) for _ in range(3)) for name, path in addresses.items()}
-    quiet = asyncio.run(_own_route(server, 5.0))
+    return [
+        Row(f"{what}: {name}, one person", f"{cold[name]:.2f} s, again {warm[name]:.2f} s",
+            target=f"{_target(name):.0f} s", met=cold[name] < _target(name))
+        for name in addresses
+    ]  # fmt: skip
+
+
+def _many(server: Any, addresses: dict[str, str], what: str) -> list[Row]:
+    quiet, lost = asyncio.run(_own_route(server, 5.0))
     load = os.getloadavg()[0]
     clicks, own, faults = asyncio.run(_crowd(server, list(addresses.values())))
-    top = peak(server.process.pid)
-    server.fill(release=[{}])
-    after = memory(server.process.pid)
+    faults += lost
     return [
-        *(
-            Row(f"{what}: {name}, one person", f"{cold[name]:.2f} s, again {warm[name]:.2f} s",
-                target=f"{_target(name):.0f} s", met=cold[name] < _target(name))
-            for name in addresses
-        ),
         Row(f"{what}: {USERS} at once, {len(clicks)} clicks, load {load:.0f}",
             f"median {statistics.median(clicks):.2f} s, 95 % under {_share(clicks, 0.95):.2f} s, {faults} errors",
             target="3 s, none", met=_share(clicks, 0.95) < 3 and not faults),
@@ -133,6 +143,14 @@ def _measured(server: Any, addresses: dict[str, str], rows: int, jobs: int) -> l
             limit=f"quiet: median {statistics.median(quiet) * 1000:.0f} ms, 95 % {_share(quiet, 0.95) * 1000:.0f} ms",
             target="twice the quiet one, both",
             met=all(share(own) <= 2 * share(quiet) for share in (statistics.median, lambda each: _share(each, 0.95)))),
+    ]  # fmt: skip
+
+
+def _memory(server: Any, before: int, what: str) -> list[Row]:
+    top = peak(server.process.pid)
+    server.fill(release=[{}])
+    after = memory(server.process.pid)
+    return [
         Row(f"{what}: memory over the start, at most", size(top - before), target="100 MB", met=top - before < 100e6),
         Row(f"{what}: memory over the start, once all that is kept was dropped", size(after - before),
             target="15 MB", met=after - before < 15e6),
@@ -153,56 +171,76 @@ def _target(name: str) -> float:
 
 
 def _one(server: Any, path: str) -> float:
-    began = time.perf_counter()
-    reply = server.client().get(path)
-    assert reply.status_code == 200, (path, reply.status_code, reply.text[:500])
-    return time.perf_counter() - began
+    took, is_fault = asyncio.run(_alone(server, path))
+    assert not is_fault, path
+    return took
 
 
-async def _own_route(server: Any, seconds: float, until: asyncio.Event | None = None) -> list[float]:
+async def _alone(server: Any, path: str) -> tuple[float, bool]:
+    async with _people(server, "/gemini-batch", cookies={"_token": server.token("admin")}) as client:
+        return await _click(client, path)
+
+
+def _people(server: Any, base: str, **more: Any) -> Any:
+    """Return a client of many people, which keeps a connection for less long than the server does."""
     import httpx
 
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
+    return httpx.AsyncClient(base_url=f"{server.url}{base}", timeout=60, limits=limits, **more)
+
+
+async def _click(client: Any, path: str) -> tuple[float, bool]:
+    """Return how long an answer took, and whether there was none or a fault."""
+    import httpx
+
+    began = time.perf_counter()
+    for _ in range(2):
+        try:
+            reply = await client.get(path)
+        except httpx.TransportError as error:
+            print(f"page: {path}: {error!r}", flush=True)
+        else:
+            return time.perf_counter() - began, not reply.is_success
+    return time.perf_counter() - began, True
+
+
+async def _own_route(server: Any, seconds: float, until: asyncio.Event | None = None) -> tuple[list[float], int]:
+    """Return how long each call of Airflow's own route took, and how many failed."""
     times: list[float] = []
-    headers = {"Authorization": f"Bearer {server.token('admin')}"}
-    limits = httpx.Limits(keepalive_expiry=2)
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60, limits=limits) as client:
+    faults = 0
+    async with _people(server, "", headers={"Authorization": f"Bearer {server.token('admin')}"}) as client:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and (until is None or not until.is_set()):
-            began = time.perf_counter()
-            (await client.get(OWN_ROUTE)).raise_for_status()
-            times.append(time.perf_counter() - began)
+            took, is_fault = await _click(client, OWN_ROUTE)
+            times.append(took)
+            faults += is_fault
             await asyncio.sleep(0.1)
-    return times
+    return times, faults
 
 
 async def _crowd(server: Any, paths: list[str], clicks: int = 3) -> tuple[list[float], list[float], int]:
     """Let all users click at once, and each again after it has looked for a while."""
-    import httpx
-
     over = asyncio.Event()
     times: list[float] = []
     faults = 0
-    cookies = {"_token": server.token("admin")}
-    # Shorter than the server keeps a connection, so that none is used in the moment in which it is closed.
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
-    async with httpx.AsyncClient(
-        base_url=f"{server.url}/gemini-batch", cookies=cookies, timeout=60, limits=limits
-    ) as c:
+    async with (
+        _people(server, "/gemini-batch", cookies={"_token": server.token("admin")}) as client,
+        asyncio.TaskGroup() as group,
+    ):
 
         async def user(number: int) -> None:
             nonlocal faults
             draw = random.Random(number)
             for _ in range(clicks):
-                began = time.perf_counter()
-                reply = await c.get(draw.choice(paths))
-                times.append(time.perf_counter() - began)
-                faults += reply.status_code >= 500
+                took, is_fault = await _click(client, draw.choice(paths))
+                times.append(took)
+                faults += is_fault
                 await asyncio.sleep(draw.uniform(1, 5))
 
-        own = asyncio.create_task(_own_route(server, 600.0, over))
+        own = group.create_task(_own_route(server, 600.0, over))
         await asyncio.gather(*(user(number) for number in range(USERS)))
         over.set()
-        return times, await own, faults
+    return times, own.result()[0], faults + own.result()[1]
 
 
 def _share(values: list[float], share: float) -> float:

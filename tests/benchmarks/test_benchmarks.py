@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import page_load
 from benchmarks.control import Control, connections_to, rounds_of
 from benchmarks.installed import closure
 from benchmarks.limits import emulator_takes, file_copy, socket_copy
@@ -124,3 +128,26 @@ def test_failure_fits_into_a_cell():
 )
 def test_ratio_reads_as_ours_to_theirs(ours, official, text):
     assert ratio(ours, official) == text
+
+
+def test_click_whose_connection_is_closed_meanwhile_is_made_again():
+    """The second request of the first connection is answered by a reset, as in a server that was about to close it."""
+
+    def serve(listener: socket.socket) -> None:
+        for requests in (2, 1):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                if requests == 2:
+                    connection.recv(1)  # what is left unread makes the close a reset
+        listener.close()  # nobody answers the third click, at once or again
+
+    async def clicks(port: int) -> list[bool]:
+        async with page_load._people(SimpleNamespace(url=f"http://127.0.0.1:{port}"), "") as client:
+            return [(await page_load._click(client, "/"))[1] for _ in range(3)]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as server:
+        serving = server.submit(serve, listener)
+        assert asyncio.run(clicks(listener.getsockname()[1])) == [False, False, True]
+        serving.result(5)
