@@ -287,7 +287,7 @@ class RunOperator(RunArguments):
         from airflow_provider_gemini_batch.run.progress import rows_done
 
         done, total = rows_done(run)
-        log.info("Waiting for %d jobs; %d of %d rows are done.", len(waiting.jobs), done, total)
+        log.info("Jobs that run: %d. Rows that are done: %d of %d.", len(waiting.jobs), done, total)
         self._push_progress(run)
 
     def _push_progress(self, run: Run) -> None:

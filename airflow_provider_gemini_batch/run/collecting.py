@@ -158,7 +158,7 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Ju
     # more.
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
-    log.info("%s: collected %s (%s).", shard.id, shard.job or "answers", counts)
+    log.info("Collected %s (%s): %s.", shard.job or "answers", shard.id, counts)
 
 
 def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) -> int:

@@ -358,7 +358,7 @@ def _take_snapshot(work: Workspace, jobs: RunJobs) -> None:
         work.context.source(), work.spec, work.checkpoint, work.database, work.folder, work.context.variables, carrier,
         log.warning, host=work.context.host, check=finisher.check_columns, count=partial(_count, work),
     )  # fmt: skip
-    log.info("The input has %d rows; %d get an answer.", snapshot.total_rows, snapshot.rows)
+    log.info("The input has %d rows; %d of them are in this run.", snapshot.total_rows, snapshot.rows)
 
 
 def _count(work: Workspace, requests: Sequence[bytes]) -> Sequence[tuple[int, int]]:
@@ -376,7 +376,9 @@ def _cut_round(work: Workspace, step: plan.CutRound, small: Callable[[int, int, 
     header = cutter.cut(step.number, step.tier, limits, small)
     rows = sum(shard["rows"] for shard in header["shards"])
     if rows:
-        log.info("Round %d asks %d rows in %d shards.", step.number, rows, len(header["shards"]))
+        count = len(header["shards"])
+        way = "one by one" if step.tier == "flex" else f"in {count} job{'' if count == 1 else 's'}"
+        log.info("Round %d asks %d rows, %s.", step.number, rows, way)
         size = sum(shard["bytes"] for shard in header["shards"])
         measure = measure_of(work.spec, rows, size, work.snapshot.counted, has_media=work.snapshot.has_media)
         found = work.context.prices.before(work.spec.kind, work.spec.model, measure)
