@@ -358,6 +358,20 @@ def _after_stuck(attempt: Attempt, outcome: Outcome, job: BatchJob, policy: Atte
     return Fail(stuck, cancel=choice == "resubmit" or policy.on_timeout == "cancel")
 
 
+def after_cancel(step: Resubmit, left: BatchJob | None) -> Attempt:
+    """
+    Return the attempt that submits anew, once the stuck job was asked to cancel.
+
+    A job that ended with answers before the cancel reached it counts again: the submission takes them if they are
+    whole, as they are paid for.
+
+    :param left: The stuck job as read after the cancel; None if it is gone.
+    """
+    if left is None or not left.state.has_results:
+        return step.attempt
+    return replace(step.attempt, exclude=tuple(name for name in step.attempt.exclude if name != left.name))
+
+
 def _waive(attempt: Attempt, limit: Outcome) -> Attempt:
     return replace(attempt, waived=(*attempt.waived, limit.value))
 

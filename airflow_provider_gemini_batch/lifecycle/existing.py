@@ -14,7 +14,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.api.flows import cancel_job, get_job
-from airflow_provider_gemini_batch.errors import GeminiBatchError, JobConflictError, RequestRejectedError
+from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
+    GeminiBatchError,
+    JobConflictError,
+    RequestRejectedError,
+)
 from airflow_provider_gemini_batch.lifecycle.own_jobs import Found, age_order, is_live
 
 if TYPE_CHECKING:
@@ -25,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def take_existing(wave: Wave[SourceT]) -> Flow[None]:
-    """Look once, and take what the rules let us take; cancel what ``replace`` tells us to."""
+    """
+    Look once, and take what the rules let us take; cancel what ``replace`` tells us to.
+
+    :raises ConfigurationError: If a noted job is one of the other backend.
+    """
+    _check_names(wave)
     noted = yield from wave.own.get(wave.known_names)
     try:
         listed = yield from wave.listed()
@@ -39,6 +49,19 @@ def take_existing(wave: Wave[SourceT]) -> Flow[None]:
     known = {job.name: job for job in (*listed, *noted)}  # noted ones were just read: they win
     for order in wave.open:
         yield from _decide(wave, order, wave.sorted_out(known.values(), order))
+
+
+def _check_names(wave: Wave[SourceT]) -> None:
+    """Refuse to submit beside a job that this connection can neither read nor cancel."""
+    for name in wave.known_names:
+        try:
+            wave.backend.check_job_name(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"An earlier attempt at this task submitted {name} with another connection, where it may run and bill; "
+                "nothing was submitted. Give the task that connection back; or cancel the job there and clear the "
+                f"task, which then submits with this one. {error}"
+            ) from error
 
 
 def _decide(wave: Wave[SourceT], order: OpenOrder[SourceT], found: Found, *, alone: bool = False) -> Flow[None]:

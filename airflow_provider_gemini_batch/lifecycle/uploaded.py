@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_gemini_batch.api.flows import get_file
-from airflow_provider_gemini_batch.errors import NotFoundError, PermissionDeniedError
+from airflow_provider_gemini_batch.errors import ConfigurationError, NotFoundError, PermissionDeniedError
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import STILL_NEEDED, PreparedInput
 from airflow_provider_gemini_batch.times import epoch
@@ -95,6 +95,8 @@ def find_again(
     try:
         file = yield from get_file(backend, uploaded.file_name, retry)
     except (NotFoundError, PermissionDeniedError):  # the Developer API answers 403 for a file that is gone
+        return None
+    except ConfigurationError:  # the connection is one of the other backend by now, which has no such file
         return None
     if not _serves(file, uploaded, now):
         return None

@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTaskTimeout
-from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError, RateLimitedError
 from airflow_provider_gemini_batch.operators.announcing import Announcing
 from airflow_provider_gemini_batch.operators.base import fail_without_retry
 from airflow_provider_gemini_batch.task.kill import TaskEnd
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
-    from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Step
+    from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Fail, Pause, Resubmit, Step
     from airflow_provider_gemini_batch.lifecycle.submission import Submission
     from airflow_provider_gemini_batch.lifecycle.uploaded import UploadedInput
     from airflow_provider_gemini_batch.task.caps import Caps
@@ -163,14 +163,23 @@ class SubmitOperator(Announcing):
                 step = self._submit(context, step.attempt, policy)
             elif isinstance(step, Resubmit):
                 self.log.warning("%s", step.why)
-                self.hook.cancel_batch(step.cancel)
-                step = self._submit(context, step.attempt, policy)
+                step = self._submit(context, self._cancelled(step), policy)
             else:
                 if step.why:
                     self.log.warning("%s", step.why)
                 if not self.wait_for_completion:
                     return self._left(step.attempt)
                 step = self._wait(step.attempt, policy)
+
+    def _cancelled(self, step: Resubmit) -> Attempt:
+        """Cancel a stuck job, and see what came of that."""
+        from airflow_provider_gemini_batch.lifecycle.attempt import after_cancel
+
+        self.hook.cancel_batch(step.cancel)
+        try:
+            return after_cancel(step, self.hook.get_batch(step.cancel))
+        except NotFoundError:
+            return after_cancel(step, None)
 
     def _submit(self, context: Any, attempt: Attempt, policy: AttemptPolicy) -> Step:
         """Find this task's job, or create it."""
@@ -211,7 +220,7 @@ class SubmitOperator(Announcing):
     def _submission(self, context: Any, attempt: Attempt, on_uploaded: Any) -> Submission:
         from airflow_provider_gemini_batch.task.identity import submit_policy, task_identity
         from airflow_provider_gemini_batch.task.prices import counts_tokens
-        from airflow_provider_gemini_batch.task.store import SubmissionStore
+        from airflow_provider_gemini_batch.task.store import SubmissionStore, intent_time
 
         self._ti = context.get("ti") or context.get("task_instance")
         store = SubmissionStore(context.get("task_state_store"))
@@ -238,7 +247,7 @@ class SubmitOperator(Announcing):
             known_names=names,
             on_existing_job=self.on_existing_job,
             may_have_rivals=bool(noted),
-            intent_at=noted.get("intent_at"),
+            intent_at=intent_time(noted, time.time()),
             exclude=frozenset(attempt.exclude),
             verdicts=noted.get("verdicts"),
             policy=submit_policy(),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLOCKS_APART = 600.0
+"""Seconds by which the clocks of two workers may differ."""
+
 MOST_HEARD = 100
 """Names of jobs that the store keeps: more than one task instance has."""
 
@@ -124,6 +127,22 @@ def unheard_of(noted: Mapping[str, Any]) -> int:
     """Return how many create calls were noted of which nothing was heard."""
     calls = noted.get("unheard")
     return calls if isinstance(calls, int) and calls > 0 else 0
+
+
+def intent_time(noted: Mapping[str, Any], now: float) -> float | None:
+    """
+    Return when the last create call was made, as far as earlier attempts noted it.
+
+    Another worker's clock may be minutes behind ours, and its call a moment old though its note looks older than the
+    time that a job needs to be listed. So a call of which nothing was heard counts as later than it was noted.
+
+    :param now: UTC epoch seconds.
+    :return: UTC epoch seconds; None if no call was noted.
+    """
+    at = noted.get("intent_at")
+    if not isinstance(at, (int, float)):
+        return None
+    return min(now, at + CLOCKS_APART) if unheard_of(noted) else at
 
 
 class CheckpointStore:

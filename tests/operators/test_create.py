@@ -40,6 +40,7 @@ from airflow_provider_gemini_batch.operators import (
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.watch.event import event_for
+from tests.operators.caps import Store
 from tests.support.airflow_side import (
     TaskInstance,
     attempt,
@@ -417,6 +418,34 @@ def test_a_wait_for_quota_reads_the_input_again_if_the_uploaded_rows_are_gone(
     assert emulator.ledger()["jobs"][0]["rows"] == 5
 
 
+@pytest.mark.parametrize("backends", [("gemini", "vertex_ai"), ("vertex_ai", "gemini")])
+def test_a_wait_for_quota_reads_the_input_again_for_another_backend(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backends: tuple[str, str]
+) -> None:
+    emulator.configure(create_missing_buckets=True)
+    set_connection(monkeypatch, emulator.connection(backends[0]))
+    emulator.script(mode="at_once")
+    arguments = {"input_path": write_rows(tmp_path / "in.jsonl", rows(5)), "deferrable": True}
+    carried = _without_quota(emulator, create(**arguments))
+    set_connection(monkeypatch, emulator.connection(backends[1]))
+    create(**arguments).resume_submission(attempt(), {}, **carried)
+    assert emulator.ledger()["jobs"][0]["rows"] == 5
+
+
+@pytest.mark.parametrize("backends", [("gemini", "vertex_ai"), ("vertex_ai", "gemini")])
+def test_a_job_noted_at_another_backend_is_named_and_nothing_is_submitted(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backends: tuple[str, str]
+) -> None:
+    emulator.configure(create_missing_buckets=True)
+    store = Store()
+    set_connection(monkeypatch, emulator.connection(backends[0]))
+    name = create().execute({**attempt(), "task_state_store": store})
+    set_connection(monkeypatch, emulator.connection(backends[1]))
+    with pytest.raises(ConfigurationError, match=rf"earlier attempt.*{name}.*may run.*connection back"):
+        create().execute({**attempt(2), "task_state_store": store})
+    assert created(emulator) == 1
+
+
 def test_a_wait_for_quota_reads_the_input_again_under_other_settings(emulator: EmulatorHandle, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "in.jsonl", rows(2))
     carried = _without_quota(emulator, create(input_path=path, deferrable=True))
@@ -463,6 +492,19 @@ def test_a_job_submitted_again_may_succeed(emulator: EmulatorHandle) -> None:
     operator = create(wait_for_completion=True, pending_timeout=0.3, on_pending_timeout="resubmit", timeout=60)
     assert operator.execute(attempt()) == emulator.ledger()["jobs"][1]["name"]
     assert emulator.state.all_jobs[0].cancelled is not None
+
+
+def test_a_stuck_job_that_ends_before_its_cancel_is_not_paid_for_again(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", emulator.advance)
+    emulator.script(mode="time", pending_seconds=14, running_seconds=1)
+    emulator.fault(match={"method": "POST", "path": ":cancel$"}, status=503, times=4)
+    operator = create(
+        wait_for_completion=True, pending_timeout=10, on_pending_timeout="resubmit", poll_interval=1, timeout=600
+    )
+    assert operator.execute(attempt()) == emulator.ledger()["jobs"][0]["name"]
+    assert created(emulator) == 1
 
 
 def test_a_stuck_job_may_be_waited_for(emulator: EmulatorHandle) -> None:

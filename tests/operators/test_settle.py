@@ -12,8 +12,10 @@ import pytest
 from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, TaskDeferred
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
+from airflow_provider_gemini_batch.task.store import SubmissionStore
 from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
 from airflow_provider_gemini_batch.transport.credentials import credentials_for
+from tests.operators.caps import Store
 from tests.support.airflow_side import attempt, execution_timeout, rows, set_connection
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
     return gemini_batch_emulator
 
 
-def ask(emulator: EmulatorHandle, number: int, **arguments: Any) -> float:
+def ask(emulator: EmulatorHandle, number: int, store: Store | None = None, **arguments: Any) -> float:
     """Let an attempt submit; return how many seconds it took."""
     operator = CreateBatchOperator(task_id="create", model=MODEL, inlined_requests=rows(2), **arguments)
     client = operator.hook.client
@@ -39,7 +41,7 @@ def ask(emulator: EmulatorHandle, number: int, **arguments: Any) -> float:
         client.settings, credentials_for(client.settings), sleep=emulator.advance
     )
     began = emulator.state.now()
-    operator.execute(attempt(number))
+    operator.execute(attempt(number) if store is None else {**attempt(number), "task_state_store": store})
     return emulator.state.now() - began
 
 
@@ -60,6 +62,22 @@ def test_a_third_attempt_leaves_a_job_of_hours_at_once(emulator: EmulatorHandle)
     ask(emulator, 1)
     emulator.advance(4 * 3600)
     assert ask(emulator, 3) < 20
+    assert emulator.ledger()["totals"]["created"] == 1
+
+
+@pytest.mark.parametrize("minutes", [-9, 9])
+def test_a_call_noted_by_a_clock_minutes_off_is_waited_for(emulator: EmulatorHandle, minutes: float) -> None:
+    emulator.configure(listing_lag=30)
+    store = Store()
+    ask(emulator, 1, store)
+    noted = store[SubmissionStore.KEY]
+    # As if the worker, whose clock is wrong, had died before it heard of its job.
+    store[SubmissionStore.KEY] = {
+        "intent": noted["intent"],
+        "intent_at": noted["intent_at"] + 60 * minutes,
+        "unheard": 1,
+    }
+    assert ask(emulator, 2, store) >= 30
     assert emulator.ledger()["totals"]["created"] == 1
 
 
