@@ -43,6 +43,12 @@ def cancel(arguments: argparse.Namespace) -> int:
     """Ask for a job to be cancelled."""
     from airflow_provider_gemini_batch.cli import hook
 
-    hook(arguments.conn_id).cancel_batch(arguments.name)
+    made = hook(arguments.conn_id)
+    # Read first: to the service a mistyped name is a job that is gone, and the one that was meant bills on.
+    job = made.get_batch(arguments.name)
+    if job.is_done:
+        print(f"{arguments.name} has ended ({job.state.value}): there is nothing to cancel.")
+        return 0
+    made.cancel_batch(arguments.name)
     print(f"{arguments.name}: asked to be cancelled; what has run of it is billed.")
     return 0

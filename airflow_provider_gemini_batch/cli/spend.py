@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
@@ -24,13 +25,16 @@ def add_to(commands: Any) -> None:
 def spend(arguments: argparse.Namespace) -> int:
     """Print a table."""
     from airflow_provider_gemini_batch.cost.spend import COLUMNS, summed
-    from airflow_provider_gemini_batch.task.history import read_history
+    from airflow_provider_gemini_batch.task.history import history_path, read_history
 
     by = [name.strip() for name in arguments.by.split(",") if name.strip()]
     wrong = [name for name in by if name not in COLUMNS]
     if wrong or not by:
         raise ConfigurationError(f"--by takes {', '.join(COLUMNS)}, not {', '.join(wrong) or 'nothing'}.")
     rows = summed(read_history(arguments.history, since=arguments.since), by)
+    if not rows:
+        since = f" since {arguments.since}" if arguments.since else ""
+        print(f"No finished task is in {arguments.history or history_path()}{since}.", file=sys.stderr)
     # An object a line, for `jq` and for loading into a table.
     if arguments.json:
         for row in rows:

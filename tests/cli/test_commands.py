@@ -133,6 +133,22 @@ def test_jobs_are_listed_and_one_is_cancelled(
     assert f"{other}\tRUNNING" in capsys.readouterr().out
 
 
+def test_a_cancel_of_no_job_is_an_error_and_of_an_ended_one_is_told(
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_connection(monkeypatch, gemini_batch_emulator.connection("gemini"))
+    (ended,) = gemini_batch_emulator.seed_jobs(count=1, state="SUCCEEDED")
+    assert main(["cancel", "batches/mistyped"]) == 2
+    assert "batches/mistyped" in capsys.readouterr().err
+    assert main(["cancel", ended]) == 0
+    assert capsys.readouterr().out == f"{ended} has ended (SUCCEEDED): there is nothing to cancel.\n"
+
+
+def test_spend_without_a_finished_task_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spend", "--history", str(tmp_path / "none")]) == 0
+    assert f"No finished task is in {tmp_path / 'none'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["jobs"], ["cancel", "batches/a"], ["plan", "ROWS", "--model", "gemini-3.8-flash"]])
 def test_a_connection_that_is_not_there_is_told_in_a_line(
     good: Path, capsys: pytest.CaptureFixture[str], words: list[str]
