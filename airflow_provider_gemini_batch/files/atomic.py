@@ -45,11 +45,15 @@ OTHER_HOST_SECONDS = 7 * 24 * 3600.0
 
 # Their uploads appear when they are complete, and only then; a move would be a second copy of all bytes.
 _PUBLISHES_ON_CLOSE = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "oss"})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class DiskFullError(OSError):
-    """A disk or a quota is full; the message names the path, the bytes written and how to choose another place."""
+    """
+    A disk or a quota is full, or a file may not grow further.
+
+    The message names the path, the bytes written and how to choose another place.
+    """
 
 
 def disk_full(fault: OSError, path: str, written: int, directory: str) -> DiskFullError:
@@ -66,11 +70,20 @@ def disk_full(fault: OSError, path: str, written: int, directory: str) -> DiskFu
     with contextlib.suppress(OSError):
         facts = os.statvfs(directory)
         free = f"; {facts.f_bavail * facts.f_frsize:,} bytes are free there"
-    hint = ""
-    if os.path.realpath(directory) == os.path.realpath(tempfile.gettempdir()):
-        hint = " Temporary files go where the environment variable TMPDIR says: set it to a larger disk."
-    text = f"{fault.strerror} in {directory!r} after {written:,} bytes for {path!r}{free}. Make room and retry.{hint}"
+    way_out = "Make room and retry."
+    if fault.errno == errno.EFBIG:
+        way_out = "Raise the limit on the size of a file (ulimit -f, or the file system's), or choose another place."
+    if _is_temporary(directory):
+        way_out += " Temporary files go where the environment variable TMPDIR says: set it to a larger disk."
+    text = f"{fault.strerror} in {directory!r} after {written:,} bytes for {path!r}{free}. {way_out}"
     return DiskFullError(fault.errno, text)
+
+
+def _is_temporary(directory: str) -> bool:
+    """Whether TMPDIR decides where *directory* lies: it is the system's, or one of ours in there."""
+    place, system = os.path.realpath(directory), os.path.realpath(tempfile.gettempdir())
+    parent, name = os.path.split(place)
+    return place == system or (parent == system and name.startswith("gemini-batch-"))
 
 
 @contextlib.contextmanager

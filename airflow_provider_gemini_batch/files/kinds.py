@@ -61,7 +61,8 @@ def other_kind(head: bytes) -> tuple[str, str] | None:
     for magic, name, way_out in _KINDS:
         if head.startswith(magic):
             return name, way_out
-    if b"\0" in head:
+    # Zeros to the end are no sign of a kind: a crash or a sparse file leaves them. Their line is named.
+    if b"\0" in head.rstrip(b"\0"):
         # ASCII in UTF-16 has a zero in every second byte, at even or at odd places by its byte order.
         is_wide = len(head) >= 4 and (head[1::2].count(0) > len(head) // 3 or head[::2].count(0) > len(head) // 3)
         if is_wide:

@@ -17,7 +17,7 @@ import stat
 from collections import deque
 from typing import Any, BinaryIO, cast
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFoundError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, InputNotFoundError
 
 BUFFER_BYTES = 1 << 20
 
@@ -185,6 +185,16 @@ def remote_path(uri: str) -> Any:
     return path
 
 
+def not_found(path: str) -> GeminiBatchError:
+    """Return the error for an input that is not there: a local one may be on another host, or not yet on this one."""
+    if local_path(path) is None:
+        return ConfigurationError(f"There is no file {path!r}.")
+    return InputNotFoundError(
+        f"There is no file {path!r} on host {socket.gethostname()}. Every worker has to see this path: use a disk "
+        "that all of them share, or object storage. A retry looks again, as shared disks show new files late."
+    )
+
+
 def open_read(path: str | os.PathLike[str]) -> BinaryIO:
     """
     Open a file for reading bytes from its start.
@@ -204,11 +214,8 @@ def open_read(path: str | os.PathLike[str]) -> BinaryIO:
         return open(local, "rb", buffering=BUFFER_BYTES)
     except FileNotFoundError as fault:
         if local is None:
-            raise ConfigurationError(f"There is no file {path!r}.") from fault
-        raise InputNotFoundError(
-            f"There is no file {path!r} on host {socket.gethostname()}. Every worker has to see this path: use a disk "
-            "that all of them share, or object storage. A retry looks again, as shared disks show new files late."
-        ) from None
+            raise not_found(path) from fault
+        raise not_found(path) from None
     except OSError as fault:
         if isinstance(fault, (IsADirectoryError, PermissionError)) or fault.errno in _NEVER_A_FILE:
             raise ConfigurationError(f"{path!r} cannot be read: {fault.strerror or fault}.") from fault

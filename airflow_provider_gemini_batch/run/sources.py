@@ -16,11 +16,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.folder import list_files
-from airflow_provider_gemini_batch.files.paths import normalise_path
+from airflow_provider_gemini_batch.files.paths import normalise_path, not_found
+from airflow_provider_gemini_batch.rows.line_batches import LineTooLongError, file_blocks
 from airflow_provider_gemini_batch.run.cursor_types import declared_types
 from airflow_provider_gemini_batch.run.input_files import FORMATS, fetched, format_of, header_of, object_of, unpacked
 from airflow_provider_gemini_batch.run.input_table import ROW, Table, check_names
@@ -101,6 +102,15 @@ class CursorSource:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
+def _lines(stream: BinaryIO, file: str) -> Iterator[bytes]:
+    """Yield the lines of a file; the length of one is bounded, as a file without line ends would be read whole."""
+    try:
+        for block in file_blocks(stream):
+            yield from block
+    except LineTooLongError as fault:
+        raise ConfigurationError(f"{file}: {fault}") from None
+
+
 @dataclass(frozen=True)
 class FileSource:
     """
@@ -124,7 +134,7 @@ class FileSource:
         place = normalise_path(self.place, "input_path")
         files = files_of(place, self.format)
         if not files:
-            raise ConfigurationError(f"There is no file {place!r}.")
+            raise not_found(place)
         formats = {self.format or format_of(file) for file in files}
         if len(formats) > 1:
             raise ConfigurationError(f"{place!r} holds files of several formats: {', '.join(sorted(formats))}.")
@@ -139,7 +149,7 @@ class FileSource:
         with Stager(folder, as_json=self.as_json) as stager:
             for file in files:
                 with unpacked(file) as stream:
-                    for number, line in enumerate(stream, 1):
+                    for number, line in enumerate(_lines(stream, file), 1):
                         body = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
                         if body:
                             stager.add(object_of(body, file, number), f"{file}: line {number}")

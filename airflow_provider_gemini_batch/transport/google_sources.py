@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -97,7 +98,8 @@ def _json_file(path: str, name: str) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise ConfigurationError(
-            f"{label_of(name)}: {path} cannot be read here: {reason}. The file must lie on every worker and triggerer."
+            f"{label_of(name)}: {path} cannot be read on host {socket.gethostname()}: {reason}. The file must lie on "
+            "every worker and triggerer."
         ) from error
     except ValueError:
         found = None

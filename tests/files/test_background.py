@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import resource
 import stat
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_gemini_batch.files import background as overlap
-from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
+from airflow_provider_gemini_batch.files.atomic import AtomicFile, DiskFullError, temporary_files
 from airflow_provider_gemini_batch.files.background import BackgroundHash
 
 
@@ -71,6 +72,20 @@ def test_a_full_disk_fails_the_writer_and_leaves_no_file(tmp_path: Path) -> None
     assert caught.value.errno == errno.ENOSPC
     assert str(target) in str(caught.value)
     assert "bytes" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_on_the_size_of_files_names_place_bytes_and_itself(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(DiskFullError) as caught, AtomicFile(str(target)) as out:
+            out.write(bytes(8 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"File too large in '{tmp_path}' after 1,000,000 bytes for '{target}'" in str(caught.value)
+    assert "ulimit -f" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

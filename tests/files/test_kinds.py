@@ -38,6 +38,8 @@ def refusal(path: Path, content: bytes) -> str:
         (ROW.encode("utf-16-be"), "UTF-16 without", "iconv"),
         (codecs.BOM_UTF32_LE + ROW.encode("utf-32-le"), "UTF-32", "iconv -f UTF-32"),
         (b"\x28\xb5\x2f\xfd\x04", "zstd", "zstd -d"),
+        (bytes(5000), "line 1: not JSON at column 1", ""),  # what a crash, or a sparse file, leaves
+        (b'{"key": "a"' + bytes(5000), "line 1: not JSON at column 12", ""),
         (b"BZh91AY", "bzip2", "bunzip2"),
         (b"\xfd7zXZ\x00\x00", "xz", "xz -dc"),
         (b"PAR1\x15\x04", "Parquet", "duckdb"),

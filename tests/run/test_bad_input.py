@@ -11,15 +11,17 @@ import datetime
 import gzip
 import json
 import math
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowNotFoundException
-from airflow_provider_gemini_batch.errors import ConfigurationError, RequestRejectedError
+from airflow_provider_gemini_batch.errors import ConfigurationError, InputNotFoundError, RequestRejectedError
 from airflow_provider_gemini_batch.operators import RunBatchOperator, RunEmbeddingBatchOperator
 from airflow_provider_gemini_batch.operators.base import InvalidInputError
+from airflow_provider_gemini_batch.rows import line_batches
 from airflow_provider_gemini_batch.run.spec import META
 from tests.run.world import MODEL, rows
 from tests.support.airflow_side import attempt, set_connection
@@ -180,8 +182,9 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
 
 FILES: dict[str, tuple[dict[str, Any], str]] = {
     "a file that is not there": ({"input_path": "{folder}/none.csv"}, r"There is no file .*none\.csv"),
+    "lines that are not there": ({"input_path": "{folder}/none.jsonl"}, r"There is no file .*none\.jsonl"),
     "a folder without files": ({"input_path": "{folder}/empty"}, r"There is no file .*empty"),
-    "a pattern that fits nothing": ({"input_path": "{folder}/*.csv"}, r"There is no file .*\*\.csv"),
+    "a pattern that fits nothing": ({"input_path": "{folder}/*.tsv"}, r"There is no file .*\*\.tsv"),
     "a file of another kind": (text("in.docx", TABLE), r"in\.docx"),
     "files of two kinds": ({"files": {"a.csv": TABLE, "b.jsonl": LINES}}, r"files of several formats: csv, jsonl"),
     "an empty CSV file": (text("in.csv", ""), r"in\.csv.* is empty: a CSV file begins with a line of column names"),
@@ -256,6 +259,10 @@ SAYS: dict[str, str] = {
     "a prompt that is empty in one row": r"row 4 \(key 'last'\): the prompt is empty; leave such rows out",
     "a request that is none": r"row 1 \(key 'row-1'\): 'request' has no 'contents'",
     "a request that is a text": r"row 1 \(key 'row-1'\): 'request' must be an object, not a string",
+    "a file that is not there": r"on host .* Every worker has to see this path: .* A retry looks again",
+    "lines that are not there": r"on host .* Every worker has to see this path: .* A retry looks again",
+    "a folder without files": r"on host .* Every worker has to see this path: .* A retry looks again",
+    "a pattern that fits nothing": r"on host .* Every worker has to see this path: .* A retry looks again",
     "a file of another kind": r"format of .*in\.docx.* give input_format \(jsonl, csv, tsv or parquet\)",
     "a CSV file with a header alone": r"The input has no rows.*on_empty_input",
     "a CSV file with a column twice": r"in\.csv: the column 'word' is there twice; rename one",
@@ -282,11 +289,15 @@ SAYS: dict[str, str] = {
 """Cases -> the whole of what their error says: where it is, what is wrong, and the way out."""
 
 CLASS_OF: dict[str, type[Exception]] = {
+    "a file that is not there": InputNotFoundError,
+    "lines that are not there": InputNotFoundError,
+    "a folder without files": InputNotFoundError,
+    "a pattern that fits nothing": InputNotFoundError,
     "a setting that is none": RequestRejectedError,
     "a connection that is not there": AirflowNotFoundException,
     "a target connection that is not there": AirflowNotFoundException,
 }
-"""Cases whose error is not of the input: the service or Airflow says it."""
+"""Cases whose error is not of the input: the service or Airflow says it, or a retry may find it."""
 
 CASES = {**ARGUMENTS, **SCHEMAS, **ROWS, **FILES, **TARGETS}
 
@@ -349,6 +360,16 @@ def test_rows_of_ten_thousand_columns_are_told_to_be_fewer(world):
     with pytest.raises(ConfigurationError, match=r"very many columns.* Leave out what the prompt"):
         world.attempt(world.spec(), world.path("wide.csv"))
     assert world.emulator.ledger()["totals"]["created"] == 0
+
+
+@pytest.mark.parametrize("start", [b'{"id": 1, "word": "', b""])
+def test_a_line_without_an_end_is_refused_while_it_is_read(world, monkeypatch, start):
+    monkeypatch.setattr(line_batches, "MAX_LINE_BYTES", 1 << 20)
+    path = world.folder / "in.jsonl"
+    path.write_bytes(b'{"id": 0, "word": "a"}\n' + start)
+    os.truncate(path, 80 << 20)
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl: line 2: it is longer than 1,048,576 bytes"):
+        world.attempt(world.spec(), world.path("in.jsonl"))
 
 
 def test_byte_that_is_no_text_far_inside_names_its_line(world):
