@@ -103,6 +103,10 @@ def settings_advice(model: str, report: RowReport) -> Iterator[Advice]:
         if facts.thinks_by == other and name in report.settings:
             where = _where(report.settings[name], "generationConfig.thinkingConfig")
             yield Advice(f"{where}: {facts.name} does not know {name}; set {means}.")
+    for level, line in report.levels.items() if facts.levels else ():
+        if level not in facts.levels:
+            where = _where(line, "generationConfig.thinkingConfig.thinkingLevel")
+            yield Advice(f"{where}: {facts.name} does not know {level!r}; its levels are {_and(list(facts.levels))}.")
 
 
 def row_advice(report: RowReport, backend: BackendName) -> Iterator[Advice]:

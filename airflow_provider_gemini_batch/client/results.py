@@ -38,7 +38,7 @@ from airflow_provider_gemini_batch.errors import (
 from airflow_provider_gemini_batch.files.atomic import temporary_files
 from airflow_provider_gemini_batch.lifecycle.verdict import RowSample, check_state
 from airflow_provider_gemini_batch.rows.inline_results import iter_inline_results
-from airflow_provider_gemini_batch.rows.judging import TRUNCATING_FINISH_REASONS
+from airflow_provider_gemini_batch.rows.judging import is_cut_off
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
 from airflow_provider_gemini_batch.rows.line_batches import LineTooLongError, line_blocks, lines_of, split_lines
 from airflow_provider_gemini_batch.rows.results import read_result
@@ -87,8 +87,9 @@ class ResultReader:
         :raises ResultsIncompleteError: With *whole*, if answers are lacking.
         """
         number = 0
-        for number, line in enumerate(self.lines(job), 1):
-            yield read_result(line, position=number)
+        for line in self.lines(job):
+            number += 1
+            yield read_result(line)
         expected = job.expected_answers
         if whole and expected is not None and number < expected:
             raise ResultsIncompleteError(f"{job.name} counts {expected:,} answers, and {number:,} arrived. Try again.")
@@ -102,7 +103,7 @@ class ResultReader:
             # Not patient: the reasons are a help in an error's text, and the task that fails must not wait for them.
             for result in map(read_result, islice(self.lines(job, patient=False), ROWS_SAMPLED)):
                 read += 1
-                truncated += result.status == "succeeded" and result.finish_reason in TRUNCATING_FINISH_REASONS
+                truncated += result.status == "succeeded" and is_cut_off(result.finish_reason)
                 if result.status == "failed" and result.error is not None:
                     reasons[str(JobErrorInfo(result.error["code"], result.error["message"]))] += 1
         except (GeminiBatchError, OSError) as error:

@@ -57,12 +57,14 @@ def check_belongs(
     *,
     total: int,
     matched: int,
+    unknown: int,
 ) -> None:
     """
     Refuse an input that the job was not made from: answers would stand beside prompts of others.
 
     :param total: Rows of the input.
     :param matched: Those that an answer was found for.
+    :param unknown: Answers that belong to no row.
     """
     why = ""
     mark, given = job.input_digest, source.mark()
@@ -71,12 +73,16 @@ def check_belongs(
         why = "the input holds other rows than the job was made from"
     elif mark and given and cursor.numbered and not same_order(mark, given):
         why = "the rows stand in another order than in the input of the job, and rows without a key are known by it"
-    elif reading.by_position and reading.by_position != total:
-        why = f"{reading.by_position:,} answers without a key came to {total:,} rows, so that none can be placed"
+    elif reading.by_position and (not mark or reading.by_position != total):
+        # Google promises the input's order, and has been seen to shuffle (googleapis/python-genai#1909). A job that
+        # knows its input was given a key for each row; where all of them are gone, there is but that promise.
+        why = f"{reading.by_position:,} answers without a key could be told only by their place, and {total:,} rows too"
     elif reading.answers and total and not matched:
         why = "no answer belongs to any of its rows"
+    elif total - matched > matched and unknown > matched:
+        why = f"of {total:,} rows {matched:,} have an answer, and {unknown:,} answers belong to none of them"
     if why:
         raise InputMismatchError(
             f"This is not the input of {job.name or 'this job'}: {why}. Nothing was written. Give the input_path that "
-            "the job was created with, as it was then, or leave input_path out; check_input=False joins by key anyway."
+            "the job was created with, as it was then, or leave input_path out; check_input=False joins anyway."
         )

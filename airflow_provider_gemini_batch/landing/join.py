@@ -324,12 +324,21 @@ def land(
             joiner.write_all(rows)
         else:
             cursor.peek(1)  # a broken input must not cost a download
+            reading.joins_by_position = bool(cursor.numbered)
             joiner.join(rows, cursor, source.keys, workdir)
         if check_counts:
             check_all_came(job, reading, joiner.repeated.count)
         if source is not None and cursor is not None and check_input and job.name:
-            check_belongs(job, reading, cursor, source, total=joiner.total, matched=joiner.matched)
-    by_number = 0
+            check_belongs(
+                job,
+                reading,
+                cursor,
+                source,
+                total=joiner.total,
+                matched=joiner.matched,
+                unknown=joiner.unknown.count,
+            )
+    by_number = reading.by_position
     is_checked = check_input and bool(job.input_digest)
     if isinstance(source, JoinInput) and cursor is not None and joiner.matched and not is_checked:
         by_number = max(0, cursor.numbered - reading.by_echo)

@@ -14,7 +14,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.cost.totals import CostTotals
 from airflow_provider_gemini_batch.landing.usages import COUNTS, Usage, UsageReader, Usages
-from airflow_provider_gemini_batch.rows.judging import TRUNCATING_FINISH_REASONS
+from airflow_provider_gemini_batch.rows.judging import is_cut_off
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow
@@ -132,7 +132,7 @@ class Totals:
         self._add_words(self.model_versions, Counter([row.model_version for row in rows]))
         reasons = Counter([row.finish_reason for row in rows])
         self._add_words(self.finish_reasons, reasons)
-        self.truncated += sum(reasons[word] for word in TRUNCATING_FINISH_REASONS)
+        self.truncated += sum(count for word, count in reasons.items() if is_cut_off(word))
 
     def _add_costs(
         self, rows: Sequence[OutputRow], usages: Usages, known: Sequence[Usage], sums: Mapping[str, int]
@@ -179,7 +179,7 @@ class Totals:
                 self.costs.add(row.model_version, counts, sign)
         self._add_words(self.model_versions, {row.model_version: sign})
         self._add_words(self.finish_reasons, {row.finish_reason: sign})
-        if row.status == "succeeded" and row.finish_reason in TRUNCATING_FINISH_REASONS:
+        if row.status == "succeeded" and is_cut_off(row.finish_reason):
             self.truncated += sign
         if row.error is not None and row.status != "missing":
             reason = (row.error.get("code") or 0, str(row.error.get("message"))[:_MESSAGE])

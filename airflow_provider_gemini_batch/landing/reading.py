@@ -33,6 +33,8 @@ class ResultReading:
         self._certain = 0
         self._nameless_errors = 0
         self.lines = 0
+        self.joins_by_position = False
+        """Whether a row without a key is taken for the input row at its place: where input rows have but numbers."""
         self.by_position = 0
         """Rows that got a key by their position."""
         self.by_echo = 0
@@ -57,7 +59,7 @@ class ResultReading:
         """
         Yield results: blocks of common ones, which all have a key and are successes, and others one by one.
 
-        Rows without a key get one by position only where no row has a key and order can be trusted.
+        Rows without a key get one by position only where they are joined so, and no row has a key.
         """
         keyed = False
         number = 0
@@ -82,7 +84,7 @@ class ResultReading:
                 self.by_echo += row.key is not None
             if row.key is not None:
                 keyed = True
-            elif row.is_readable and row.is_ordered and not keyed:
+            elif self.joins_by_position and row.is_readable and row.is_ordered and not keyed:
                 row.key = f"row-{number}"
                 self.by_position += 1
             if row.key is None:

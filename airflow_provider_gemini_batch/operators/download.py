@@ -35,7 +35,7 @@ class DownloadResultsOperator(GeminiBatchOperator):
     :param key: The member, or list of members, by which a row is known; as it was given when the job was created.
     :param include_response: Keep the raw response in each line.
     :param check_counts: Fail, and be retried, if fewer answers arrive than the job counts. False lands what there is.
-    :param check_input: Fail if *input_path* is not the input that the job was made from. False joins by key anyway.
+    :param check_input: Fail if *input_path* is not the input that the job was made from. False joins anyway.
     """
 
     page_view = "run"

@@ -52,6 +52,8 @@ _TEXTS = frozenset(
         "title",
     }
 )
+_TEXT_OBJECTS = ("labels", "webhook_config")
+"""Objects whose members are texts, at any depth."""
 _KEEP = "gemini_batch_keep_value"
 
 
@@ -78,6 +80,8 @@ class Templating:
         if not isinstance(content, str):
             if is_data and not _is_reference(content):
                 return self._resolved(content, context, jinja_env, seen_oids)
+            if any(content is getattr(self, name, None) for name in _TEXT_OBJECTS) and not _is_reference(content):
+                return self._texts(content, context, jinja_env, seen_oids)
             if type(content) is list:
                 return [self._entry(entry, context, jinja_env, seen_oids) for entry in content]
             return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
@@ -97,6 +101,14 @@ class Templating:
         if type(entry) is str and not entry.endswith(tuple(self.template_ext)) and _has_template(entry, env):
             return _text_or_object(entry, context, env)
         return self.render_template(entry, context, env, seen_oids)
+
+    def _texts(self, value: Any, context: Any, jinja_env: Environment | None, seen_oids: set[int] | None) -> Any:
+        """Render an object of texts: each text in it stays one."""
+        if isinstance(value, Mapping):
+            return {name: self._texts(member, context, jinja_env, seen_oids) for name, member in value.items()}
+        if type(value) is list:
+            return [self._texts(entry, context, jinja_env, seen_oids) for entry in value]
+        return self._entry(value, context, jinja_env, seen_oids)
 
     def _resolved(self, value: Any, context: Any, env: Environment | None, seen_oids: set[int] | None) -> Any:
         """Return data with what upstream tasks return in the places where it is referred to."""

@@ -90,6 +90,7 @@ class Statistics(msgspec.Struct, gc=False):
     """What the older embedding models count."""
 
     token_count: int | float | None = None
+    truncated: bool | None = None
 
 
 class LegacyVector(msgspec.Struct, gc=False):

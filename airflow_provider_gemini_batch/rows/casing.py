@@ -144,7 +144,7 @@ def unknown_members(value: Any, message: str, path: str = "") -> Iterator[Unknow
         where = f"{path}.{name}" if path else str(name)
         member = members.get(name)
         if member is None:
-            yield Unknown(where, _guess(name, message))
+            yield Unknown(where, guess(name, message))
             continue
         if member.is_foreign:
             yield Unknown(where, "responseJsonSchema in place of responseSchema")
@@ -155,6 +155,6 @@ def unknown_members(value: Any, message: str, path: str = "") -> Iterator[Unknow
             yield from unknown_members(given, member.message, where)
 
 
-def _guess(name: object, message: str) -> str:
+def guess(name: object, message: str) -> str:
     """Return the member that may be meant, or an empty string."""
     return next(iter(get_close_matches(str(name).strip("_"), MESSAGES[message], 1)), "")

@@ -155,7 +155,10 @@ class EmbedRequests:
 
     def complete(self, given: Mapping[str, Any], line: int) -> dict[str, Any]:
         """Return the request of a row in the backend's spelling, with the settings of all rows."""
-        request = to_wire(given, "EmbedContentRequest")
+        unknown: set[tuple[str, str]] = set()
+        request = to_wire(given, "EmbedContentRequest", unknown)
+        if unknown:
+            self._report.note_unknown(unknown, request, line)
         if "content" not in request:
             if "contents" in request:
                 raise other_kind("contents", "write 'content'", True)

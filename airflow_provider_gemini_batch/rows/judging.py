@@ -44,19 +44,22 @@ BLOCKING_FINISH_REASONS = frozenset(
         "MODEL_ARMOR",
     }
 )
-TRUNCATING_FINISH_REASONS = BLOCKING_FINISH_REASONS | {
-    "MAX_TOKENS",
-    "OTHER",
-    "MALFORMED_FUNCTION_CALL",
-    "UNEXPECTED_TOOL_CALL",
-    "TOO_MANY_TOOL_CALLS",
-    "MALFORMED_RESPONSE",
-    "length",
-    "content_filter",
-}
-"""What there is of the answer is not all of it; the last two words are those of OpenAI-shaped answers."""
+WHOLE_FINISH_REASONS = frozenset({"", "STOP", "FINISH_REASON_UNSPECIFIED", "stop", "tool_calls", "function_call"})
+"""The answer is all there; the words in lower case are those of OpenAI-shaped answers."""
+
+TRUNCATED_INPUT = "TRUNCATED"
+"""Ours, for a vector of the first part of a text alone: the older embedding models tell it in a member of their own."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+def is_cut_off(finish_reason: str | None) -> bool:
+    """
+    Say whether there is more to an answer than came.
+
+    A word that is not known counts: Google has added a dozen of them, and each says why an answer ended too early.
+    """
+    return finish_reason is not None and finish_reason not in WHOLE_FINISH_REASONS
 
 
 def judge(row: ResultRow, response: Response) -> None:
@@ -76,7 +79,7 @@ def judge(row: ResultRow, response: Response) -> None:
     usable = [one for one in candidates if one.usable_parts]
     if usable:
         # Several candidates are paid for one by one; the first whole one is what a single call would have given.
-        best = next((one for one in usable if one.finishReason not in TRUNCATING_FINISH_REASONS), usable[0])
+        best = next((one for one in usable if not is_cut_off(one.finishReason)), usable[0])
         row.status = "succeeded"
         row.finish_reason = best.finishReason
         row.text = _text_of(best)
@@ -96,6 +99,8 @@ def judge_predictions(row: ResultRow, raw: bytes) -> None:
     vectors = [one.embeddings for one in predictions if one.embeddings is not None]
     if vectors and vectors[0].statistics is not None and vectors[0].statistics.token_count is not None:
         row.usage = b'{"tokenCount":%d}' % int(vectors[0].statistics.token_count)
+    if any(one.statistics is not None and one.statistics.truncated for one in vectors):
+        row.finish_reason = TRUNCATED_INPUT
     _judge_vectors(row, [Vector(one.values) for one in vectors] or [Vector()])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.rows.casing import Unknown, unknown_members
+from airflow_provider_gemini_batch.rows.casing import Unknown, guess, unknown_members
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.problems import RowFault
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 MAX_UNKNOWN = 20
 """Unknown members that are told; a schema from another world may hold hundreds."""
 
+_REQUESTS = ("GenerateContentRequest", "EmbedContentRequest")
 _LOOKED_INTO = {
+    "contents": "Content",
+    "content": "Content",
+    "systemInstruction": "Content",
     "generationConfig": "GenerationConfig",
     "tools": "Tool",
     "toolConfig": "ToolConfig",
@@ -40,6 +44,7 @@ class RowReport:
     :param refused: Rows that cannot be sent.
     :param faults: The first of them.
     :param settings: Members of ``generationConfig`` and ``thinkingConfig``, each with the first line that has it.
+    :param levels: Values of ``thinkingLevel`` in lower case, each with the first line that has it.
     :param both_thinking: First line with ``thinkingBudget`` and ``thinkingLevel``, or None.
     :param prefilled: Rows whose last turn is the model's.
     :param first_prefilled: The line of the first of them.
@@ -55,6 +60,7 @@ class RowReport:
     refused: int = 0
     faults: list[RowFault] = field(default_factory=list)
     settings: dict[str, int] = field(default_factory=dict)
+    levels: dict[str, int] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
     max_output_tokens: int = 0
     has_unlimited: bool = False
@@ -80,10 +86,15 @@ class RowReport:
         if isinstance(thinking, Mapping):
             for name in thinking:
                 self.settings.setdefault(name, line)
+            if isinstance(level := thinking.get("thinkingLevel"), str):
+                self.levels.setdefault(level.lower(), line)
             if "thinkingBudget" in thinking and "thinkingLevel" in thinking and self.both_thinking is None:
                 self.both_thinking = line
         modalities = config.get("responseModalities")
         modalities = [modalities] if isinstance(modalities, str) else modalities
+        for name, modality in (("imageConfig", "IMAGE"), ("speechConfig", "AUDIO")):
+            if config.get(name) is not None:
+                self.modalities.add(modality)
         if isinstance(modalities, (list, tuple)):
             self.modalities.update(entry.upper() for entry in modalities if isinstance(entry, str))
         tokens = _whole(config.get("maxOutputTokens"))
@@ -113,6 +124,9 @@ class RowReport:
         if found <= self._seen:
             return
         self._seen |= found
+        for message, member in sorted(found):
+            if message in _REQUESTS and len(self.unknown) < MAX_UNKNOWN:
+                self.unknown.setdefault(Unknown(member, guess(member, message)), line)
         for name, message in _LOOKED_INTO.items():
             for unknown in unknown_members(request.get(name), message, name):
                 if len(self.unknown) < MAX_UNKNOWN:

@@ -80,19 +80,9 @@ def read_row(line: bytes | str | Mapping[str, Any], key_names: Sequence[str] = (
     return row
 
 
-def read_result(line: bytes | str | Mapping[str, Any], *, position: int | None = None) -> BatchResult:
-    """
-    Read one result as a value; see :func:`read_row`.
-
-    :param position: Number of the row, from 1, for a key if the line names its row in no way: only right where results
-        keep the order of the input, as the Developer API promises.
-    """
-    row = read_row(line)
-    # Only the Developer API promises the input's order. On Vertex AI rows come in any, and a number would put an answer
-    # to the wrong prompt.
-    if row.key is None and row.is_ordered and position is not None:
-        row.key = f"row-{position}"
-    return row.result()
+def read_result(line: bytes | str | Mapping[str, Any]) -> BatchResult:
+    """Read one result as a value; see :func:`read_row`."""
+    return read_row(line).result()
 
 
 def _read_answer(row: ResultRow, members: Mapping[str, msgspec.Raw]) -> None:

@@ -130,9 +130,21 @@ def test_budget_and_level_of_thinking_exclude_each_other() -> None:
     assert "exclude each other" in of_settings("gemini-9-nova", generation_config=config)
     parted = {"prompt": "x", "generationConfig": {"thinkingConfig": {"thinkingLevel": "low"}}}
     assert of_settings("gemini-9-nova", parted) == ""
+    minimal = {"prompt": "x", "generationConfig": {"thinkingConfig": {"thinkingLevel": "MINIMAL"}}}
+    said = of_settings("gemini-3.8-flash", minimal)
+    assert "thinkingLevel: gemini-3.8-flash does not know 'minimal'; its levels are low, medium and high." in said
     assert "does not know thinkingBudget; set thinkingLevel" in of_settings(
         "gemini-4-argon", generation_config={"thinkingConfig": {"thinkingBudget": 1}}
     )
+
+
+@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+def test_an_unknown_member_of_a_request_is_told(backend: str) -> None:
+    part = {"text": "x", "cache_control": {"type": "ephemeral"}}
+    row = {"request": {"contents": [{"role": "user", "parts": [part]}], "safetySetting": [{"category": "x"}]}}
+    said = of_rows(row, row, backend=backend)
+    assert "line 1: 'safetySetting' is not known here and is sent as it is; safetySettings may be meant." in said
+    assert said.count("'cache_control' is not known here") == 1
 
 
 def test_an_unknown_member_deep_in_a_schema_is_told_once() -> None:

@@ -41,6 +41,8 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         {"inlined_requests": [{"prompt": "a"}], "generation_config": {"response_modalities": ["audio"]}},
         False,
     ),
+    "an image by its size": ({"inlined_requests": [row(imageConfig={"aspectRatio": "1:1"})]}, False),
+    "sound by its voice": ({"inlined_requests": [row(speechConfig={"languageCode": "de-DE"})]}, False),
     "an image as one text": ({"inlined_requests": [row(responseModalities="IMAGE")]}, False),
     "a film": ({"inlined_requests": [row(responseModalities=["VIDEO"])]}, False),
     "probabilities of each token": ({"inlined_requests": [row(responseLogprobs=True, logprobs=20)]}, False),

@@ -16,6 +16,7 @@ from airflow_provider_gemini_batch.client import results
 from airflow_provider_gemini_batch.compat import AirflowFailException
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
+    InputMismatchError,
     PartialFailureError,
     ResultsIncompleteError,
 )
@@ -322,6 +323,36 @@ def test_without_a_digest_an_input_whose_keys_all_differ_is_refused(developer: E
     with pytest.raises(ConfigurationError, match="no answer belongs to any of its rows"):
         download(name, tmp_path, input_path=other)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+KEYED = {"key": "k1", "metadata": {}, "response": {"candidates": [{"content": {"parts": [{"text": "x"}]}}]}}
+NAMELESS = {name: member for name, member in KEYED.items() if name != "key"}
+
+
+@pytest.mark.parametrize("answers", [[NAMELESS] * 2, [NAMELESS, KEYED]], ids=["none has a key", "one has"])
+def test_no_key_is_made_up_from_an_answers_place(tmp_path: Path, answers: list[dict[str, Any]]) -> None:
+    job = JobFacts("batches/a", "models/m", 2)
+    land(answers, tmp_path / "out.jsonl", job=job)
+    assert [row["key"] for row in landed(tmp_path)] == [answer.get("key") for answer in answers]
+    path = write_rows(tmp_path / "in.jsonl", KEYLESS[:2])
+    with pytest.raises(InputMismatchError, match="not the input of"):
+        land(answers, tmp_path / "out.jsonl", job=job, input_path=path)
+    assert land(answers, tmp_path / "out.jsonl", job=job, input_path=path, check_input=False).by_number
+
+
+def test_an_answer_without_a_key_spoils_no_others(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(2))
+    found = land([NAMELESS, KEYED], tmp_path / "out.jsonl", job=JobFacts("batches/a", "m", 2), input_path=path)
+    assert (found.succeeded, found.missing, found.unreadable) == (1, 1, 1)
+
+
+def test_an_input_that_most_answers_do_not_fit_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "in.jsonl", rows(4))
+    answers = [{**KEYED, "key": key} for key in ("k0", "x1", "x2", "x3")]
+    job = JobFacts("batches/a", "models/m", 4)
+    with pytest.raises(InputMismatchError, match="of 4 rows 1 have an answer, and 3 answers belong to none"):
+        land(answers, tmp_path / "out.jsonl", job=job, input_path=path)
+    assert land(answers[:1] * 4, tmp_path / "out.jsonl", job=job, input_path=path).missing == 3
 
 
 # --- what is beside the rows ----------------------------------------------------------------------------------------

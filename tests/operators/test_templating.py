@@ -89,6 +89,10 @@ def test_texts_stay_texts_with_a_template(native: bool, tmp_path: Path) -> None:
     assert task.display_name == "20260101"
     assert task.system_instruction == "[1]"
     assert task.input_path == str(tmp_path / "20260101")
+    task = rendered(native, input_path="x", labels={"day": "{{ ds_nodash }}", "run": "1"})
+    assert task.labels == {"day": "20260101", "run": "1"}
+    task = rendered(native, input_path="x", webhook_config={"uris": [], "userMetadata": {"n": "{{ size }}"}})
+    assert task.webhook_config["userMetadata"] == {"n": "5"}
 
 
 def test_native_rendering_gives_objects_where_they_are_meant() -> None:

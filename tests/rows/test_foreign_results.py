@@ -55,8 +55,7 @@ def test_own_metadata_is_carried_and_no_key_comes_from_the_position() -> None:
     entry = {"response": response("a"), "metadata": {"request_id": "r-2", "lang": "de"}}
     row = landed(entry)
     assert (row["key"], row["request_id"], row["lang"]) == (None, "r-2", "de")
-    assert read_result(entry, position=1).key == ""
-    assert read_result({"response": response("a")}, position=1).key == "row-1"
+    assert read_result(entry).key == ""
 
 
 @pytest.mark.parametrize(

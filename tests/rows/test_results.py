@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_gemini_batch.errors import ReplyFormatError
 from airflow_provider_gemini_batch.rows.inline_results import iter_inline_results
+from airflow_provider_gemini_batch.rows.judging import is_cut_off
 from airflow_provider_gemini_batch.rows.line_batches import split_lines
 from airflow_provider_gemini_batch.rows.quick_results import quick_rows
 from airflow_provider_gemini_batch.rows.result_row import output_lines
@@ -62,7 +63,7 @@ def test_text_cut_off_at_the_token_limit_is_an_answer() -> None:
     assert read_result(answer({"text": "half"}, reason="MAX_TOKENS")).status == "succeeded"
 
 
-@pytest.mark.parametrize("reason", ["SAFETY", "RECITATION", "OTHER", "MALFORMED_FUNCTION_CALL", "MAX_TOKENS"])
+@pytest.mark.parametrize("reason", ["SAFETY", "OTHER", "MALFORMED_FUNCTION_CALL", "MAX_TOKENS", "REASON_OF_TOMORROW"])
 def test_a_whole_candidate_counts_before_one_cut_off(reason: str) -> None:
     cut, whole = ({"content": {"parts": [{"text": text}]}} for text in ("half", "whole"))
     both = [{**cut, "finishReason": reason}, {**whole, "finishReason": "STOP"}]
@@ -115,11 +116,17 @@ def test_garbage_is_a_failed_row_never_a_traceback(line: bytes) -> None:
     assert json.loads(row.line())["error"]["message"]
 
 
-def test_keys_come_from_metadata_and_position() -> None:
+def test_keys_come_from_metadata() -> None:
     assert read_result({"response": {}, "metadata": {"key": "m"}}).key == "m"
-    assert read_result({"response": {}}, position=4).key == "row-4"
-    # Vertex AI answers in any order: a position would be a wrong key there.
-    assert read_result({"response": {}, "status": ""}, position=4).key == ""
+    assert read_result({"response": {}, "metadata": {}}).key == ""
+
+
+def test_a_vector_of_a_text_cut_short_is_told() -> None:
+    vector = {"statistics": {"token_count": 2048, "truncated": True}, "values": [1.0]}
+    found = read_result({"predictions": [{"embeddings": vector}], "status": ""})
+    assert (found.status, found.finish_reason) == ("succeeded", "TRUNCATED")
+    assert is_cut_off(found.finish_reason)
+    assert not is_cut_off(None)
 
 
 @given(st.text(), st.text())

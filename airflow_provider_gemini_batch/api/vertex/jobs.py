@@ -158,7 +158,7 @@ class VertexBackend:
         }
         # Ours are among them: the token, by which a list finds the job.
         if spec.labels:
-            body["labels"] = dict(spec.labels)
+            body["labels"] = {key: str(value) for key, value in spec.labels.items()}
         about = f"the new job of {model}"
         return json_request("POST", f"{self._root}/{self._parent}/batchPredictionJobs", body, about=about)
 
