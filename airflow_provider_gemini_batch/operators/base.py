@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 
-__all__ = ["MANIFEST_KEY", "GeminiBatchOperator", "InvalidInputError", "TaskTypeArgument", "fail_without_retry"]
+__all__ = [
+    "MANIFEST_KEY",
+    "Connected",
+    "GeminiBatchOperator",
+    "InvalidInputError",
+    "TaskTypeArgument",
+    "fail_without_retry",
+]
 
 
 class InvalidInputError(ConfigurationError, AirflowFailException):
@@ -45,7 +52,18 @@ def fail_without_retry(*, skip_empty_input: bool = False) -> Iterator[None]:
         raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
 
 
-class GeminiBatchOperator(Linked, Templating, BaseOperator):
+class Connected(Linked):
+    """Goes before Airflow's own base: what our operators and the sensor have of their connection."""
+
+    @cached_property
+    def hook(self) -> GeminiBatchHook:
+        """The hook; looked up when the task runs."""
+        from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+
+        return GeminiBatchHook(self.gemini_batch_conn_id)
+
+
+class GeminiBatchOperator(Connected, Templating, BaseOperator):
     """
     Base of the operators of this package.
 
@@ -58,13 +76,6 @@ class GeminiBatchOperator(Linked, Templating, BaseOperator):
     def __init__(self, *, gemini_batch_conn_id: str = "gemini_batch_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gemini_batch_conn_id = gemini_batch_conn_id
-
-    @cached_property
-    def hook(self) -> GeminiBatchHook:
-        """The hook; looked up when the task runs."""
-        from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-
-        return GeminiBatchHook(self.gemini_batch_conn_id)
 
     def execute(self, context: Any) -> Any:
         """Run the task."""

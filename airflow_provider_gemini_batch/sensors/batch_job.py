@@ -17,8 +17,7 @@ from airflow_provider_gemini_batch.compat import (
     conf,
 )
 from airflow_provider_gemini_batch.errors import GeminiBatchError, JobTimeoutError
-from airflow_provider_gemini_batch.links import Linked
-from airflow_provider_gemini_batch.operators.base import fail_without_retry
+from airflow_provider_gemini_batch.operators.base import Connected, fail_without_retry
 from airflow_provider_gemini_batch.task.kill import TaskEnd
 from airflow_provider_gemini_batch.times import seconds
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
-    from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
     from airflow_provider_gemini_batch.lifecycle.attempt import Attempt, AttemptPolicy, Step
     from airflow_provider_gemini_batch.lifecycle.waiting import Watch
     from airflow_provider_gemini_batch.triggers.deferral import TwinRules
@@ -38,7 +36,7 @@ class BatchJobTimeoutError(JobTimeoutError, AirflowSensorTimeout):
     """A JobTimeoutError of a sensor: Airflow does not retry it."""
 
 
-class BatchJobSensor(Linked, BaseSensorOperator):
+class BatchJobSensor(Connected, BaseSensorOperator):
     """
     Wait until a job has ended well; returns its summary (name, state, model, stats, the output's place).
 
@@ -81,13 +79,6 @@ class BatchJobSensor(Linked, BaseSensorOperator):
         self._attempt: Attempt | None = None
         self._ti: Any = None
         self._end = TaskEnd()
-
-    @cached_property
-    def hook(self) -> GeminiBatchHook:
-        """The hook; looked up when the task runs."""
-        from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
-
-        return GeminiBatchHook(self.gemini_batch_conn_id)
 
     @cached_property
     def _policy(self) -> AttemptPolicy:

@@ -9,17 +9,19 @@ import dataclasses
 import importlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_gemini_batch.errors import ConfigurationError, TransportError
+from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, TransportError
 from airflow_provider_gemini_batch.task.kill import acancel_if_marked, state_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
+
+T = TypeVar("T")
 
 LOOK_UP_TRIES = 10
 """How often the connection is looked up while Airflow fails, which takes some three minutes."""
@@ -30,6 +32,11 @@ MISSING_TRIES = 3
 CANCEL_TIMEOUT = 10.0
 """Seconds for one call when a killed task's job is cancelled."""
 
+_NEEDED = (
+    "airflow_provider_gemini_batch.watch.event",
+    "airflow_provider_gemini_batch.watch.poller",
+    "airflow_provider_gemini_batch.connection.reading",
+)
 _TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
 
 _cancelling: set[asyncio.Task[None]] = set()
@@ -54,6 +61,13 @@ class WatchTrigger(BaseTrigger):
     def watched_jobs(self) -> Sequence[str]:
         """Names of the jobs that are watched."""
         raise NotImplementedError
+
+    @staticmethod
+    async def _load_modules() -> None:
+        """Import what a wait needs, off the event loop: the first of a triggerer's waits would hold up all others."""
+        for name in _NEEDED:
+            if name not in sys.modules:
+                await asyncio.to_thread(importlib.import_module, name)
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -103,6 +117,23 @@ class WatchTrigger(BaseTrigger):
         reading = read_connection(found[0], self.backend, extra=found[1])
         del found  # an error's frames do not reach the key
         return reading.checked()
+
+    async def _over_connection(self, deadline: float, wait: Callable[[ConnectionSettings], Awaitable[T]]) -> T:
+        """
+        Wait over the connection; a refused key is looked up once more, since the connection may have another by now.
+
+        :param wait: The wait itself; called again with other settings.
+        """
+        settings = self._settings = await self._find_connection(deadline)
+        await self._prepare_for_kill()
+        while True:
+            try:
+                return await wait(settings)
+            except AuthError:
+                changed = await self._changed_connection(settings, deadline)
+                if changed is None:
+                    raise
+                settings = changed
 
     async def _changed_connection(self, refused: ConnectionSettings, deadline: float) -> ConnectionSettings | None:
         """Look the connection up once more after its key was refused; None if it has no other by now."""

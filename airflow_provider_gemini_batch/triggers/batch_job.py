@@ -6,29 +6,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import math
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError
+from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, Watch
-
-_NEEDED = (
-    "airflow_provider_gemini_batch.watch.event",
-    "airflow_provider_gemini_batch.watch.poller",
-    "airflow_provider_gemini_batch.connection.reading",
-)
 
 
 class BatchJobTrigger(WatchTrigger):
@@ -110,9 +102,7 @@ class BatchJobTrigger(WatchTrigger):
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
-        for name in _NEEDED:
-            if name not in sys.modules:
-                await asyncio.to_thread(importlib.import_module, name)
+        await self._load_modules()
         from airflow_provider_gemini_batch.lifecycle.attempt import check_stored
         from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
         from airflow_provider_gemini_batch.watch.event import event_for
@@ -141,23 +131,16 @@ class BatchJobTrigger(WatchTrigger):
         return Watch(limits, self.started, report.see, report.fault)
 
     async def _watch_until_over(self, watch: Watch) -> dict[str, Any]:
-        """Wait; a refused key is looked up once more, since the connection may have another by now."""
         from airflow_provider_gemini_batch.watch.event import event_for, watch_until_over, why
         from airflow_provider_gemini_batch.watch.poller import subscribe
 
-        settings = self._settings = await self._find_connection(watch.limits.deadline)
-        await self._prepare_for_kill()
-        while True:
-            try:
-                with subscribe(settings, self.job_name, self.poll_interval) as subscription:
-                    end = await watch_until_over(watch, subscription, self._on_sibling)
-                message = why(end.outcome, self.job_name, time.time() - self.started, end.error)
-                return {**event_for(end.outcome, self.job_name, watch.job, message), "twins": self._twin_names}
-            except AuthError:
-                changed = await self._changed_connection(settings, watch.limits.deadline)
-                if changed is None:
-                    raise
-                settings = changed
+        async def wait(settings: ConnectionSettings) -> dict[str, Any]:
+            with subscribe(settings, self.job_name, self.poll_interval) as subscription:
+                end = await watch_until_over(watch, subscription, self._on_sibling)
+            message = why(end.outcome, self.job_name, time.time() - self.started, end.error)
+            return {**event_for(end.outcome, self.job_name, watch.job, message), "twins": self._twin_names}
+
+        return await self._over_connection(watch.limits.deadline, wait)
 
     async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
         """End the wait for a twin: the resumed task settles on one of the two."""

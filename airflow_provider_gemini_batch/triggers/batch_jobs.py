@@ -9,29 +9,20 @@ Waiting for the jobs of a run in the triggerer: one trigger and one subscription
 from __future__ import annotations
 
 import asyncio
-import importlib
 import math
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_gemini_batch.errors import ApiError, AuthError, GeminiBatchError, TriggerEventError
+from airflow_provider_gemini_batch.errors import ApiError, GeminiBatchError, TriggerEventError
 from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.connection.settings import ConnectionSettings
     from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
-
-_NEEDED = (
-    "airflow_provider_gemini_batch.watch.event",
-    "airflow_provider_gemini_batch.watch.poller",
-    "airflow_provider_gemini_batch.hooks.gemini_batch",
-    "airflow_provider_gemini_batch.connection.settings",
-)
 
 MAX_JOBS = 50
 COLLECT_WITHIN = 1800.0
@@ -154,21 +145,9 @@ class BatchJobsTrigger(WatchTrigger):
         if not self.job_names:
             await asyncio.sleep(max(0.0, deadline - time.time()))
             return {"ended": []}
-        for name in _NEEDED:
-            if name not in sys.modules:
-                await asyncio.to_thread(importlib.import_module, name)
-        settings = self._settings = await self._find_connection(deadline)
-        await self._prepare_for_kill()
-        while True:
-            try:
-                ended = await self._until_woken(settings, deadline)
-            except AuthError:
-                changed = await self._changed_connection(settings, deadline)
-                if changed is None:
-                    raise
-                settings = changed
-            else:
-                return {"ended": ended, "twins": self._twins}
+        await self._load_modules()
+        ended = await self._over_connection(deadline, lambda settings: self._until_woken(settings, deadline))
+        return {"ended": ended, "twins": self._twins}
 
     async def _on_sibling(self, job_name: str, own: BatchJob | None, sibling: BatchJob) -> Outcome | None:
         """End the wait for a second job of the same rows, which the list showed late: the resumed task leaves one."""
