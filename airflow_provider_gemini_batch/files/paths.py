@@ -115,6 +115,7 @@ def resolve_links(path: str) -> str:
     :raises ConfigurationError: If the path goes through such a link.
     :raises OSError: If a name is too long, or links form a loop.
     """
+    # Name by name, as the kernel does: only so is each link on the way looked at.
     found = "/"
     rest = deque(os.path.abspath(path).split("/"))
     followed = 0
@@ -158,6 +159,7 @@ def output_mode() -> int:
     from airflow_provider_gemini_batch.compat import conf
 
     text = str(conf.get("gemini_batch", "output_mode", fallback="") or "").strip()
+    # Group and others as the umask allows, like every file that a task writes.
     if not text:
         return 0o666
     if not re.fullmatch("(0o)?[0-7]{3,4}", text) or (mode := int(text.removeprefix("0o"), 8)) & ~0o666:

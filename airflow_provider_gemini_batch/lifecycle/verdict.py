@@ -92,6 +92,7 @@ def check_ended(
     :raises JobFailedError, JobCancelledError, JobExpiredError: For a job that ended so; with the service's reason.
     :raises PartialFailureError: If more rows failed than *max_failed_rows* allows.
     """
+    # A job that failed, expired or was cancelled fails the task, whatever its counts say.
     check_state(job)
     stats = job.stats
     succeeded, failed = stats.succeeded, stats.failed or 0

@@ -139,6 +139,7 @@ def _keys_of_block(lines: list[bytes]) -> list[str] | None:
 
 def _known(row: InputRow, rule: KeyRule, number: int) -> KnownRow:
     value = as_object(row)
+    # By the same rule as when the rows were sent: an answer is found by the key that was made then.
     key = rule.read(value, number)
     return KnownRow(key, _own(value, rule) or None, row)
 

@@ -122,6 +122,7 @@ def names_of(argument: str, value: Any) -> tuple[str, ...]:
     """Return one name or several as a tuple."""
     if value is None:
         return ()
+    # A text is a sequence of letters to Python, and would name a column for each.
     if isinstance(value, str):
         return (value,)
     if isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
@@ -159,6 +160,7 @@ def source_of(arguments: Mapping[str, Any]) -> Source:
     which = check_sources(arguments)
     if which == "rows":
         rows = arguments["rows"]
+        # A text and a dict can be iterated over, and would become rows of letters or of names.
         if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
             raise ConfigurationError(
                 f"rows must be a list of dicts, not {type(rows).__name__}; for a file: input_path."

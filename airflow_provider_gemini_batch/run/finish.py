@@ -242,10 +242,13 @@ class Finisher:
         paid_twice: int,
     ) -> dict[str, Any]:
         meta = self._spec.meta
+        # Outcomes, tokens and costs are counted in the table that is published, so that the manifest cannot say
+        # otherwise than the file.
         sources = self._counted(table, meta("answer_source"))
         totals = self._totals(table)
         jobs = sorted({note["job"] for found in notes.values() for note in found if note.get("job")})
         versions = self._counted(table, meta("model_version"), f"{quoted(meta('status'))} = 'succeeded'")
+        # The service may move an alias, or reroute a retired model, in the middle of a run.
         if len(versions) > 1:
             log.warning("Answers come from several versions of the model: %s", ", ".join(sorted(versions)))
         others = {name: count for name, count in versions.items() if not is_model_asked_for(self._spec.model, name)}
@@ -274,6 +277,7 @@ class Finisher:
             "model_versions": versions,
             "errors": self._errors(table),
             "attempts": totals["attempts"],
+            # Without the empty round by which the run learnt that nothing is left.
             "rounds": len([header for header in self._checkpoint.rounds() if header["shards"]]),
             "generation": self._checkpoint.number,
             "tokens": {name: totals[name] for name in ("prompt", "output", "thoughts", "cached")},

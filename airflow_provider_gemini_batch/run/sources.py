@@ -88,6 +88,8 @@ class CursorSource:
         if self.cursor.description is None:
             raise ConfigurationError("sql must be a query that returns rows.")
         columns = [str(column[0]) for column in self.cursor.description]
+        # Before any row is read: a join may bring two columns of one name, of which a row as a dict would keep the last
+        # alone.
         check_names(columns, "sql")
         number = 0
         with Stager(folder, columns, declared=declared_types(self.cursor)) as stager:

@@ -109,6 +109,7 @@ def run_batch(
     :return: The manifest; with ``dry_run`` the plan.
     :raises ConfigurationError: Also for an argument that does not exist, or that only a task knows.
     """
+    # No default: a key that is made up anew each time would resume nothing, and everything would be paid for again.
     if not run_key or not checkpoint_path:
         raise ConfigurationError(
             "run_key and checkpoint_path are needed outside of a task: they are how a run resumes."

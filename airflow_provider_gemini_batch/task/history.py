@@ -54,6 +54,7 @@ def leave_in_history(context: Mapping[str, Any], manifest: Mapping[str, Any]) ->
     try:
         from airflow_provider_gemini_batch.files.folder import Folder
 
+        # A folder for each day, so that a query over a month lists thirty folders and not all that ever ran.
         Folder(f"{place.rstrip('/')}/{ended:%Y-%m-%d}").create(f"{name}.json", json.dumps(entry).encode())
     except Exception as error:  # the task's work is done, whatever becomes of its history
         log.warning("The manifest could not be written below history_path: %s: %s", type(error).__name__, error)
