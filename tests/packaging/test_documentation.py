@@ -182,6 +182,11 @@ def test_the_pytest_example_passes_as_printed(root: Path, tmp_path: Path) -> Non
     assert "1 passed" in done.stdout
 
 
+def test_every_example_is_listed(root: Path) -> None:
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (root / "docs/examples.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (root / "example_dags").glob("*.py"))
+
+
 def test_readme_is_short(root: Path) -> None:
     assert len((root / "README.md").read_text(encoding="utf-8").split()) < 700
 
