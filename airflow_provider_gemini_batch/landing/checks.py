@@ -77,6 +77,8 @@ def check_belongs(
         # Google promises the input's order, and has been seen to shuffle (googleapis/python-genai#1909). A job that
         # knows its input was given a key for each row; where all of them are gone, there is but that promise.
         why = f"{reading.by_position:,} answers without a key could be told only by their place, and {total:,} rows too"
+    elif not mark and reading.echo is not None and (key := reading.echo.another()):
+        why = f"the answer to row {key!r} repeats another prompt than the input has there"
     elif reading.answers and total and not matched:
         why = "no answer belongs to any of its rows"
     elif total - matched > matched and unknown > matched:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys for answers that come without, from the request that Vertex AI repeats in each of them."""
+"""What the request tells that Vertex AI repeats in each answer: the key of one without, and whether the input is it."""
 
 # The repeated request is not what was sent, byte for byte: absent members come back as null. So both sides are brought
 # to one form, by the very code that brings rows to wire form, and the contents of both are compared by digest. Equal
 # rows get one of the answers each; rows that share their contents but differ elsewhere get none.
+#
+# Answers with a key are joined by it. A job that was not made here does not tell its input, and two inputs may have the
+# same keys, for instance 1, 2, 3. So the texts of the first answers are compared with those of the rows they would go
+# to. Texts alone: an importer gives numbers and empty lists back as something else.
 
 from __future__ import annotations
 
@@ -17,11 +21,17 @@ import msgspec
 
 from airflow_provider_gemini_batch.rows.answer_types import decode_or_none
 from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow
+from airflow_provider_gemini_batch.rows.keys import KeyRule
 from airflow_provider_gemini_batch.rows.normalise import Normaliser, WireRow
 from airflow_provider_gemini_batch.rows.notes import RowReport
+from airflow_provider_gemini_batch.rows.results import read_row
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 
+_PROBED = 20
+"""Answers with a key whose texts are compared."""
+
 _encode = msgspec.json.Encoder().encode
+_read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class EchoKeys:
@@ -37,6 +47,9 @@ class EchoKeys:
         # The Developer API has no rules over several rows, which would tell one row from another by what came before.
         self._settings = RowSettings(settings.kind, "gemini", settings.model)
         self._keys: dict[bytes, deque[str]] | None = None
+        self._key_names = () if (rule := KeyRule(settings.key)).is_default else rule.names
+        self._looked = 0
+        self._repeated: dict[str, list[str]] = {}
 
     def key_of(self, request: Any) -> str | None:
         """Return the key of a row that asks what *request* repeats, each row once; None if there is none left."""
@@ -45,6 +58,38 @@ class EchoKeys:
         value = _without_nulls(decode_or_none(_encode(request)))
         waiting = self._keys.get(self._digest({"request": value}))
         return waiting.popleft() if waiting else None  # an empty queue: rows that the contents do not tell apart
+
+    def watch(self, results: Iterable[Any]) -> Iterator[Any]:
+        """Yield results unchanged, and remember what the first ones with a key repeat."""
+        for block in results:
+            for line in block if isinstance(block, list) else [block]:
+                if self._looked >= _PROBED:
+                    break
+                self._looked += 1
+                self._note(line)
+            yield block
+
+    def _note(self, line: bytes | str | Mapping[str, Any]) -> None:
+        try:
+            raw = _encode(line) if isinstance(line, Mapping) else line
+            request = decode_or_none(bytes(_read_members(raw).get("request", b"null")))
+        except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, RecursionError):
+            return  # told where it is read
+        key = read_row(line, self._key_names).key
+        if isinstance(request, Mapping) and key is not None:
+            self._repeated[key] = _texts(self._asked({"request": _without_nulls(request)}))
+
+    def another(self) -> str:
+        """Return the key of an answer that repeats another text than its row has, or an empty string."""
+        waiting = {key: texts for key, texts in self._repeated.items() if texts}
+        for key, row in self._keyed() if waiting else ():
+            repeated = waiting.pop(key, None)
+            texts = _texts(self._asked(row)) if repeated else None
+            if texts and repeated != texts:
+                return key
+            if not waiting:
+                break
+        return ""
 
     def _read(self) -> dict[bytes, deque[str]]:
         keys: dict[bytes, deque[str]] = {}
@@ -73,12 +118,16 @@ class EchoKeys:
                 if isinstance(value, Mapping):
                     yield key, value
 
-    def _digest(self, row: Mapping[str, Any]) -> bytes:
+    def _asked(self, row: Mapping[str, Any]) -> Any:
+        """Return the contents of a row, in wire form where it can be sent."""
         # A reader of its own for each row: one that has seen a key would refuse it the next time.
         found = Normaliser(self._settings, RowReport()).read(row, 1, 1)
         request = decode_or_none(found.body()) if isinstance(found, WireRow) else row.get("request")
         asked = request.get("contents", request.get("content")) if isinstance(request, Mapping) else row
-        text = json.dumps(_without_nulls(asked), sort_keys=True, default=str)
+        return _without_nulls(asked)
+
+    def _digest(self, row: Mapping[str, Any]) -> bytes:
+        text = json.dumps(self._asked(row), sort_keys=True, default=str)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -88,3 +137,15 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nulls(member) for member in value]
     return value
+
+
+def _texts(contents: Any) -> list[str]:
+    """Return the texts of contents, in order."""
+    texts = []
+    for content in contents if isinstance(contents, list) else [contents]:
+        parts = content.get("parts") if isinstance(content, Mapping) else None
+        for part in parts if isinstance(parts, list) else [parts]:
+            text = part.get("text") if isinstance(part, Mapping) else None
+            if isinstance(text, str) and text:
+                texts.append(text)
+    return texts

@@ -317,6 +317,8 @@ def land(
         joiner = ResultJoiner(
             out.write, write_error, include_response, recheck, costs, usages, is_priced=prices is not None
         )
+        if reading.echo is not None and not job.input_digest:
+            results = reading.echo.watch(results)
         rows: Iterator[list[OutputRow] | ResultRow] = reading.rows(results)
         if prices is not None:
             rows = RowCosts(prices, job.model, costs.day, usages).priced(rows)

@@ -29,7 +29,7 @@ class ResultReading:
     """
 
     def __init__(self, include_response: bool, key_names: Sequence[str] = (), echo: EchoKeys | None = None) -> None:
-        self._echo = echo
+        self.echo = echo
         self._certain = 0
         self._nameless_errors = 0
         self.lines = 0
@@ -79,8 +79,8 @@ class ResultReading:
             # Never raises: a line that cannot be read is counted and named, since the other answers are paid for.
             row = read_row(line, self._key_names)
             self._count(row, line)
-            if row.key is None and self._echo is not None and "request" in row.own:
-                row.key = self._echo.key_of(row.own["request"])
+            if row.key is None and self.echo is not None and "request" in row.own:
+                row.key = self.echo.key_of(row.own["request"])
                 self.by_echo += row.key is not None
             if row.key is not None:
                 keyed = True

@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from airflow_provider_gemini_batch.errors import InputMismatchError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
+from airflow_provider_gemini_batch.landing.facts import JobFacts
+from airflow_provider_gemini_batch.landing.join import land
 from airflow_provider_gemini_batch.operators import DownloadResultsOperator
+from airflow_provider_gemini_batch.rows.settings import RowSettings
 from tests.support.airflow_side import set_connection, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
@@ -45,3 +49,20 @@ def test_keyless_answers_of_vertex_are_joined_by_the_request_they_repeat(
     assert [row["key"] for row in landed] == ["row-1", "row-2", "row-3", "row-4"]
     for row, text in zip(landed, ("beta", "gamma", "beta", "alpha"), strict=True):
         assert row["request"]["contents"][0]["parts"][0]["text"] == text
+
+
+@pytest.mark.parametrize("texts", [["p", "q"], ["x", "q"], ["x", "y"]], ids=["the same", "one changed", "others"])
+def test_an_input_with_the_same_keys_and_other_prompts_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    candidates = [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]
+    answers = [
+        {"id": key, "status": "", "response": {"candidates": candidates}, **asked(text)}
+        for key, text in ((2, "q"), (1, "p"))
+    ]
+    path = write_rows(tmp_path / "in.jsonl", [{"id": n, **asked(text)} for n, text in enumerate(texts, 1)])
+    job = JobFacts("projects/p/a", "m", 2, row_settings=RowSettings("generate", "vertex_ai", "m"))
+    lines = [json.dumps(answer).encode() + b"\n" for answer in answers]
+    if texts != ["p", "q"]:
+        with pytest.raises(InputMismatchError, match="the answer to row '1' repeats another prompt"):
+            land(lines, tmp_path / "out.jsonl", job=job, input_path=path, key="id")
+    else:
+        assert land(lines, tmp_path / "out.jsonl", job=job, input_path=path, key="id").succeeded == 2
