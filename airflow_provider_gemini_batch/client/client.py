@@ -136,6 +136,7 @@ class GeminiBatchClient(Session):
         may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None] | None = None,
         reads_earlier: bool = True,
         counts_tokens: bool = False,
+        listed: tuple[float, Sequence[BatchJob]] | None = None,
     ) -> Submission:
         """
         Find the job of a piece of work, or else start it: however often it is called, one job is billed.
@@ -154,6 +155,7 @@ class GeminiBatchClient(Session):
             submission.
         :param reads_earlier: Whether *may_create* counts what those jobs have answered: each is read for it.
         :param counts_tokens: Whether the tokens of a few rows are counted first (``countTokens``), for *may_create*.
+        :param listed: When the caller has read the list, and this task's jobs in it: a look that is not made again.
         """
         note = remember or (lambda what, value: None)
         # A caller outside of Airflow has a name for its work and nothing else.
@@ -196,6 +198,7 @@ class GeminiBatchClient(Session):
                 was_cut_short=self._cut_short(verdicts, note),
                 may_create=None if may_create is None else self._asking(may_create, request, source, counts_tokens),
                 reads_earlier=reads_earlier,
+                listed=listed,
             )
             # Inside the `with`: the prepared copy has no name, and is gone once its file is closed.
             return self.run(upload.removed_if_unused(submitting))

@@ -125,6 +125,10 @@ class OwnJobs:
             jobs = []
             for wanted in labels:
                 jobs += yield from self._read_filtered(wanted, horizon)
+        return self.take(jobs)
+
+    def take(self, jobs: Iterable[BatchJob]) -> list[BatchJob]:
+        """Keep what a look at the list has shown of this task's jobs."""
         found = {job.name: job for job in jobs if job.name not in self._exclude}
         # Seen, though perhaps not ours to cancel: it tells a new job from one that was there.
         self.seen.update(found)

@@ -120,6 +120,7 @@ def submit_wave(
     was_cut_short: Callable[[BatchJob], Flow[bool]] = never_cut_short,
     may_create: Callable[[Sequence[BatchJob], int], None] | None = None,
     reads_earlier: bool = True,
+    listed: tuple[float, Sequence[BatchJob]] | None = None,
 ) -> Flow[list[Submission | GeminiBatchError]]:
     """
     Find or create the jobs of several submissions of one task.
@@ -140,6 +141,8 @@ def submit_wave(
         number of create calls without an answer, which may have made one each; what it raises ends the submission.
     :param reads_earlier: Whether *may_create* counts what earlier jobs have answered: each is read for it, as a list
         lacks the counts. Else they are as last seen, without those of *exclude*.
+    :param listed: A look at the list that the caller has made: its UTC epoch second, and this task's jobs. It stands
+        for the first look, if it is no older than ``policy.fresh``.
     :return: For each order what came of it. After a refusal the rest of the wave is not sent, and gets the same error.
     :raises GeminiBatchError: As :func:`submit`, where it concerns the wave as a whole.
     """
@@ -147,7 +150,7 @@ def submit_wave(
         raise ConfigurationError("Several submissions of one task are siblings: on_existing_job='siblings'.")
     wave = Wave(
         backend, [OpenOrder(order) for order in orders], identity, tuple(known_names), on_existing_job, intent_at,
-        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short, may_create, reads_earlier,
+        frozenset(exclude), policy or SubmitPolicy(), now, remember, was_cut_short, may_create, reads_earlier, listed,
     )  # fmt: skip
     return (yield from _run(wave))
 

@@ -96,6 +96,7 @@ class Wave(Generic[SourceT]):
         was_cut_short: Callable[[BatchJob], Flow[bool]],
         may_create: Callable[[Sequence[BatchJob], int], None] | None,
         reads_earlier: bool,
+        look: tuple[float, Sequence[BatchJob]] | None,
     ) -> None:
         self.backend = backend
         self.orders = orders
@@ -109,6 +110,7 @@ class Wave(Generic[SourceT]):
         self.remember = remember
         self.may_create = may_create
         self.reads_earlier = reads_earlier
+        self._look = look
         self.may_have_rivals = identity.may_have_rivals
         self.own = OwnJobs(backend, identity, policy.reads, exclude=exclude, clock_skew=policy.clock_skew)
         self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)
@@ -159,7 +161,10 @@ class Wave(Generic[SourceT]):
         return None if born is not None and self.now() - born >= SETTLED_AGE else self.now()
 
     def listed(self) -> Flow[list[BatchJob]]:
-        """Read the jobs of this task in the list."""
+        """Read the jobs of this task in the list; the first time those that the caller has just read, if it has."""
+        look, self._look = self._look, None
+        if look is not None and self.now() - look[0] <= self.policy.fresh:
+            return self.own.take(look[1])
         return (yield from self.own.read([order.token.digest for order in self.orders]))
 
     def sorted_out(self, jobs: Iterable[BatchJob], order: OpenOrder[SourceT]) -> Found:

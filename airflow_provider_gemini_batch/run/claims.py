@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.context import RunContext
+
+
+_NUMBERED = re.compile(r"claim-.*-([1-9]\d*)\.json")
 
 
 class ClaimedError(GeminiBatchError):
@@ -80,7 +84,7 @@ class Claims:
         :return: The claim's name.
         :raises ClaimedError: If another create call may still make a job.
         """
-        number = 1
+        number = self._last_noted(shard_id)
         while True:
             name = f"claim-{shard_id}-{number}.json"
             # Two calls of one attempt must differ, too: what is created decides by this id alone who has won.
@@ -100,6 +104,16 @@ class Claims:
             if not is_refused and looked_at < until:
                 raise ClaimedError(until)
             number += 1
+
+    def _last_noted(self, shard_id: str) -> int:
+        """
+        Return the number of the last claim whose create call is noted, 1 without one.
+
+        The claims before it need not be read: they are older, and whoever made it had waited for them.
+        """
+        notes = self._checkpoint.notes(look=False)["intent"].get(shard_id, ())
+        names = (_NUMBERED.fullmatch(str(note.get("claim"))) for note in notes)
+        return max((int(name[1]) for name in names if name), default=1)
 
     def release(self, names: Iterable[str]) -> None:
         """Give claims back: their create calls were refused for certain, so that no job comes of them."""

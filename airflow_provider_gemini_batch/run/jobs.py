@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.api.identity import TASK_LABEL, digest_of, token_of
-from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError, RequestRejectedError
+from airflow_provider_gemini_batch.api.identity import TaskIdentity, digest_of, token_of
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import OwnJobs
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
-    from airflow_provider_gemini_batch.api.identity import TaskIdentity
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
     from airflow_provider_gemini_batch.run.spec import RunSpec
 
 log = logging.getLogger(__name__)
-
-CLOCK_SKEW = 600.0
 
 
 def shard_digest(generation: int, shard: str, keys: Iterable[str]) -> str:
@@ -61,29 +58,14 @@ class RunJobs:
         self.identity = identity
         self._policy = policy
 
-    def own(self) -> Iterator[BatchJob]:
-        """Yield the jobs that the service lists for this run, newest first."""
-        # The list holds older jobs, too. It is read to where the run began by our clock, and ten minutes further, as
-        # the service's clock may be behind.
-        since = None if self.identity.since is None else self.identity.since - CLOCK_SKEW
-        try:
-            yield from self._listed(self._filter(since), since)
-        except RequestRejectedError:
-            # The filter's grammar is documented, but nothing may hang on it.
-            yield from self._listed(None, since)
+    def own(self) -> list[BatchJob]:
+        """
+        Return the jobs that the service lists for this run, in its order: newest first, as a rule.
 
-    def _filter(self, since: float | None) -> str | None:
-        moment = None if since is None else datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return self._client.backend.own_jobs_filter({TASK_LABEL: self.identity.task}, moment)
-
-    def _listed(self, wanted: str | None, since: float | None) -> Iterator[BatchJob]:
-        for job in self._client.list_all_batches(wanted):
-            token = token_of(job)
-            if token is not None and token.task == self.identity.task:
-                yield job
-            created = epoch(job.create_time)
-            if since is not None and created is not None and created < since:
-                return
+        That order is promised by neither backend, so that one old job does not end the look; a page of old ones does.
+        """
+        mine = TaskIdentity(self.identity.task, self.identity.since)
+        return self._client.run(OwnJobs(self._client.backend, mine, self._client.retry).read())
 
     def by_digest(self) -> dict[str, list[BatchJob]]:
         """Return the run's jobs by the digest half of their token: those with answers first, then by age."""
@@ -114,6 +96,7 @@ class RunJobs:
         intent_at: float | None,
         remember: Callable[[str, str], None],
         may_create: Callable[[], None] | None = None,
+        listed: tuple[float, Sequence[BatchJob]] | None = None,
     ) -> BatchJob:
         """
         Find or create a shard's job.
@@ -121,6 +104,7 @@ class RunJobs:
         :param input_path: Local JSONL of its requests, with wire keys.
         :param may_create: Called before rows are uploaded and before each create call; what it raises ends the
             submission.
+        :param listed: A look at this run's jobs that was just made, and when; it is not made again at once.
         """
         request = JobRequest(
             spec.kind,
@@ -138,6 +122,7 @@ class RunJobs:
             may_have_rivals=intent_at is not None,
             intent_at=intent_at,
             policy=self._policy,
+            listed=listed,
             remember=remember,
             may_create=None if may_create is None else lambda measure, jobs, lost: may_create(),
             reads_earlier=False,  # a run keeps count of what its jobs have answered itself

@@ -178,6 +178,7 @@ class Submitter:
                 work.spec,
                 path,
                 digest,
+                listed=(looked_at, list(listed.values())),  # the claims see to what was made since
                 intent_at=intent_at,
                 remember=remember,
                 # Asked again right before the call: an upload may take an hour, in which other workers submit as well.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -19,17 +20,36 @@ POLICY = SubmitPolicy(reconcile=(0.0, 5.0, 10.0), in_flight=60.0)
 PATIENCE = 75.0
 
 
+class Counted(Folder):
+    """A folder that says which files somebody tried to create."""
+
+    asked: ClassVar[list[str]] = []
+
+    def below(self, name: str) -> Folder:
+        return Counted(self.path(name), settle=0.0)
+
+    def create(self, name: str, content: bytes) -> bool:
+        self.asked.append(name)
+        return super().create(name, content)
+
+
 class Attempts:
     """Attempts at one run, each with claims of its own."""
 
     def __init__(self, world) -> None:
         self.now = START
-        self._folder = Folder(world.path("claims"), settle=0.0)
+        self._folder = Counted(world.path("claims"), settle=0.0)
         self._context = replace(world.context([]), submit_policy=POLICY, now=lambda: self.now)
 
     def begin(self) -> Claims:
         """Return the claims of one more attempt."""
-        return Claims(self._context, Checkpoint(self._folder, 1))
+        return Claims(self._context, self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the checkpoint that all attempts share, as one that begins sees it."""
+        found = Checkpoint(self._folder, 1)
+        found.notes()
+        return found
 
 
 @pytest.fixture
@@ -69,6 +89,27 @@ def test_a_refused_create_gives_the_claim_back_to_its_attempt_alone(attempts):
     with pytest.raises(ClaimedError):
         attempts.begin().claim("r1.0", START)
     assert claims.claim("r1.0", START) == "claim-r1.0-2.json"
+
+
+def test_a_claim_after_many_refused_ones_is_made_at_once(attempts):
+    claims, checkpoint = attempts.begin(), attempts.checkpoint()
+    for _ in range(30):
+        name = claims.claim("r1.s0", START)
+        claims.release([name])
+        checkpoint.note("intent", "r1.s0", {"claim": name, "at": START})
+    attempts.now += PATIENCE
+    Counted.asked.clear()
+    assert attempts.begin().claim("r1.s0", attempts.now) == "claim-r1.s0-31.json"
+    assert Counted.asked == ["claim-r1.s0-30.json", "claim-r1.s0-31.json"]
+
+
+def test_a_claim_below_one_that_is_noted_is_passed_over_only_if_that_one_is_over(attempts):
+    attempts.begin().claim("r1.s0", START)
+    attempts.now += PATIENCE
+    second = attempts.begin().claim("r1.s0", attempts.now)
+    attempts.checkpoint().note("intent", "r1.s0", {"claim": second, "at": attempts.now})
+    with pytest.raises(ClaimedError):
+        attempts.begin().claim("r1.s0", START)
 
 
 def test_shards_are_claimed_one_by_one(attempts):
