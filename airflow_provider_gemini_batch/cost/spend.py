@@ -106,12 +106,22 @@ def unpaid(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """
     Return what was not paid, and why, in dollars; empty where no manifest tells.
 
-    :param found: Parts: ``single_calls``, what their answers would have cost in single calls, ``cost``, and ``saved``,
-        what reuse and deduplication saved. Manifests of former versions have none of these.
+    A row of unknown cost is in no ``cost``, but what an earlier attempt at it would have cost in a single call may be
+    known, and is in ``single_calls``. How many rows that is true of, nobody has noted: the share of all such rows is
+    left out, so that the sum is rather too low than too high.
+
+    :param found: Parts: ``single_calls``, what their answers would have cost in single calls, ``cost``, ``rows``,
+        ``unknown``, those of unknown cost, and ``saved``, what reuse and deduplication saved. Manifests of former
+        versions have none of these.
     """
     told = [part for part in found if part.get("single_calls")]
     reasons = {
-        "Batch instead of single calls": sum(part["single_calls"] - part["cost"] for part in told),
+        "Batch instead of single calls": sum(part["single_calls"] * _share_known(part) - part["cost"] for part in told),
         "Earlier answers taken, same request asked once": sum(part.get("saved") or 0.0 for part in found),
     }
     return [(name, dollars) for name, dollars in reasons.items() if dollars > 0]
+
+
+def _share_known(part: Mapping[str, Any]) -> float:
+    rows = _number(part.get("rows"))
+    return 1.0 - min(1.0, _number(part.get("unknown")) / rows) if rows else 1.0

@@ -211,8 +211,10 @@ class RunOperator(RunArguments):
         deadline, attempt_ends = self._ends_at(deadline, carried)
         try:
             if self.plan_only:  # before there is a run, which cancels the jobs of one that asked otherwise
-                self._push(plan_of(spec, world))
-                raise AirflowSkipException("dry_run: nothing was submitted; the plan is in XCom.")
+                plan = plan_of(spec, world)
+                self._push(plan)
+                refused = f" The run would be refused: {plan['refused']}" if plan["refused"] else ""
+                raise AirflowSkipException(f"dry_run: nothing was submitted; the plan is in XCom.{refused}")
             run = self._run = Run(spec, world, (carried or {}).get("generation"))
             run.twins.take(twins)
             interval = seconds(self.poll_interval, "poll_interval")

@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from airflow_provider_gemini_batch.cost.budget import (
     rows_answered,
 )
 from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
+from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
 from airflow_provider_gemini_batch.run.claims import calls_not_refused
 from airflow_provider_gemini_batch.run.plan import Limits
 from airflow_provider_gemini_batch.run.snapshot import counted_in
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.cost.input_measure import Counted
-    from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.money import Prices
     from airflow_provider_gemini_batch.run.spec import RunSpec
@@ -49,6 +51,12 @@ if TYPE_CHECKING:
 
 PIECES = 10
 """A cap that all rows may pass is spent in so many pieces, or more."""
+
+
+MEDIA = (
+    "max_cost and max_input_tokens cannot be kept: rows with media have no upper end, nor do rows with a "
+    "cached content."
+)
 
 
 class WaitForCostError(CostLimitError):
@@ -85,6 +93,19 @@ class Bill:
         self.reserved += other.reserved
         self.tokens += other.tokens
         self.held_tokens += other.held_tokens
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """
+    What the caps would let a run ask.
+
+    :param refused: Why no row would be asked; None if some would.
+    :param over_cap: Why some rows may be left out; None if all of them fit.
+    """
+
+    refused: str | None = None
+    over_cap: str | None = None
 
 
 ReadJob = Callable[[str], "BatchJob | None"]
@@ -140,7 +161,8 @@ class Caps:
         self._checkpoint = checkpoint
         # Outside of a task each call has its own cap: what earlier ones spent is no business of this one.
         self._accounts = [_Account(checkpoint, is_latest=True, counts=True)]
-        self._accounts += [_Account(one, is_latest=False, counts=bool(context.run_claim)) for one in checkpoint.older()]
+        older = checkpoint.older() if context.history is None else Checkpoint.all(context.history)
+        self._accounts += [_Account(one, is_latest=False, counts=bool(context.run_claim)) for one in older]
 
     def check(self, entry: Mapping[str, Any], listed: Mapping[str, BatchJob], *, look: bool = True) -> None:
         """
@@ -175,6 +197,33 @@ class Caps:
         except CostLimitError as error:
             Budget(spec.max_cost, bill.spent).check(upper, spec.model)
             raise WaitForCostError(str(error), later) from error
+
+    def foresee(
+        self, listed: Callable[[], Mapping[str, BatchJob]], rows: int, size: int, *, has_media: bool
+    ) -> Foreseen:
+        """
+        Say what the caps would let a run ask, without asking.
+
+        :param listed: Reads the run's jobs as the service lists them, by name.
+        :param rows, size: Of all that is to be asked, and the bytes of its requests.
+        :param has_media: Whether one of the rows holds media, or names some.
+        """
+        if not has_caps(self._spec) or not rows:
+            return Foreseen()
+        if has_media:
+            return Foreseen(refused=MEDIA)
+        jobs = listed()
+        try:
+            self.check({"rows": rows, "bytes": size}, jobs)
+        except ConfigurationError as all_rows:
+            try:
+                self.check({"rows": 1, "bytes": math.ceil(size / rows)}, jobs)
+            except WaitForCostError:
+                pass  # there may be room once jobs in flight have ended
+            except ConfigurationError as one_row:
+                return Foreseen(refused=str(one_row))
+            return Foreseen(over_cap=f"{all_rows} Rows that do not fit in the end would land as missing.")
+        return Foreseen()
 
     def bill(self, listed: Mapping[str, BatchJob], *, look: bool = True) -> Bill:
         """Return what all generations of a task's run have asked, those before a clear among them."""

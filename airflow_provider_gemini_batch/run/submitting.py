@@ -17,7 +17,7 @@ from airflow_provider_gemini_batch.client.measure import MediaWatch
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
-from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
+from airflow_provider_gemini_batch.run.budget import MEDIA, Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, patience
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
@@ -143,10 +143,7 @@ class Submitter:
         path = os.path.join(work.folder, f"{shard.id}.jsonl")
         has_media = _write_input(work, shard, expected, path)
         if has_media and has_caps(work.spec):
-            raise CostLimitError(
-                "max_cost and max_input_tokens cannot be kept: rows with media have no upper end, nor do rows with a "
-                "cached content."
-            )
+            raise CostLimitError(MEDIA)
 
         # The order is: claim, note, call. Who dies after the claim makes others wait for it; who dies after the note
         # makes them look for a job. Any other order has a moment in which a job may exist of which nobody knows.

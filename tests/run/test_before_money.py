@@ -74,6 +74,46 @@ def test_dry_run_before_a_clear_counts_what_has_an_answer(emulator, tmp_path):
     assert (plan["rows_to_ask"], plan["rows_reused"]) == (2, 5)
 
 
+FILM_PART = {"fileData": {"fileUri": "https://example.com/film.mp4", "mimeType": "video/mp4"}}
+FILM = {"contents": [{"role": "user", "parts": [FILM_PART]}]}
+REFUSED = {
+    "price": ({"model": "gemini-9-argon", "max_cost": 5.0}, "the price of gemini-9-argon is not known"),
+    "one row": ({"max_cost": 1e-6}, "max_cost=1e-06: 0 spent"),
+    "tokens": ({"max_input_tokens": 1}, "max_input_tokens=1"),
+    "media": ({"prompt": None, "max_cost": 5.0, "rows": [{"id": "a", "request": FILM}]}, "rows with media have no"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_dry_run_of_a_run_that_a_cap_refuses_says_so_and_why(emulator, tmp_path, caplog, case):
+    arguments, said = REFUSED[case]
+    context = attempt()
+    with pytest.raises(AirflowSkipException, match=f"would be refused: .*{said}"):
+        operator(tmp_path, dry_run=True, **arguments).execute(context)
+    assert "The run would be refused" in caplog.text
+    assert said in context["ti"].xcoms[MANIFEST_KEY]["refused"]
+    assert created(emulator) == 0
+
+
+def test_dry_run_says_that_a_cap_may_leave_rows_out(emulator, tmp_path, caplog):
+    context = attempt()
+    with pytest.raises(AirflowSkipException):
+        operator(tmp_path, dry_run=True, max_cost=0.1).execute(context)
+    plan = context["ti"].xcoms[MANIFEST_KEY]
+    assert (plan["refused"], plan["over_cap"][:12]) == (None, "max_cost=0.1")
+    assert "The cap may not allow all rows: max_cost=0.1" in caplog.text
+
+
+def test_dry_run_counts_what_the_task_has_spent(emulator, tmp_path):
+    emulator.script(mode="at_once", output_tokens=1000)
+    limits = {"generation_config": {"maxOutputTokens": 1000}, "max_cost": 0.008}
+    operator(tmp_path, **limits).execute(attempt())
+    context = attempt()
+    with pytest.raises(AirflowSkipException, match="spent"):
+        operator(tmp_path, rows=rows(7), dry_run=True, **{**limits, "max_cost": 0.0065}).execute(context)
+    assert "max_cost=0.0065: 0.006" in context["ti"].xcoms[MANIFEST_KEY]["refused"]
+
+
 def in_notebook(tmp_path, **arguments):
     places = {"checkpoint_path": str(tmp_path / "c"), "output_path": str(tmp_path / "out.parquet")}
     return GeminiBatchHook().run_batch(

@@ -86,6 +86,14 @@ def test_what_was_not_paid_is_told_by_reason_where_manifests_tell_it() -> None:
     ]
 
 
+def test_rows_of_unknown_cost_save_nothing_that_is_told() -> None:
+    # Ten rows asked twice at 0.1 dollars a time, 0.2 in a single call; of one, the second answer has no price. Its cost
+    # is not told, and its first answer counts among the single calls: 9 rows have saved 1.8.
+    part = {"rows": 10, "unknown": 1, "cost": 1.8, "single_calls": 3.8, "saved": 0.0}
+    ((_, dollars),) = unpaid([part])
+    assert 1.5 < dollars <= 1.8
+
+
 def test_month_is_summed_up_and_carried_on_at_its_pace() -> None:
     parts = [part("2026-11-30", "a", 5.0), part("2026-11-02", "a", 10.0), part("2026-10-31", "a", 99.0)]
     month = month_of(parts, datetime(2026, 11, 11, tzinfo=UTC), 60.0)
