@@ -331,19 +331,10 @@ def land(
         if check_counts:
             check_all_came(job, reading, joiner.repeated.count)
         if source is not None and cursor is not None and check_input and job.name:
-            check_belongs(
-                job,
-                reading,
-                cursor,
-                source,
-                total=joiner.total,
-                matched=joiner.matched,
-                unknown=joiner.unknown.count,
-            )
-    by_number = reading.by_position
+            joined = {"total": joiner.total, "matched": joiner.matched, "unknown": joiner.unknown.count}
+            check_belongs(job, reading, cursor, source, **joined)
     is_checked = check_input and bool(job.input_digest)
-    if isinstance(source, JoinInput) and cursor is not None and joiner.matched and not is_checked:
-        by_number = max(0, cursor.numbered - reading.by_echo)
+    is_joined = isinstance(source, JoinInput) and cursor is not None and joiner.matched > 0 and not is_checked
     return Manifest(
         job_name=job.name,
         model=job.model,
@@ -352,7 +343,7 @@ def land(
         input_sha256=source.sha256 if source is not None else None,
         unreadable=reading.unreadable_count,
         unreadable_lines=reading.unreadable,
-        by_number=by_number,
+        by_number=max(0, cursor.numbered - reading.by_echo) if is_joined and cursor else reading.by_position,
         **joiner.members(),
     )
 

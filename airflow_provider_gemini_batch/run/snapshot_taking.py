@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, EmptyInputError
@@ -71,13 +71,8 @@ def take(
     keys = columns.keys or {NUMBERED_KEY: "VARCHAR"}
     check(keys, columns.kept, None)  # told before millions of rows are rendered
     _check_keys(engine, table, columns.keys)
-    if columns.changing:
-        warn(_will_not_be_reused(spec, columns))
-    if spec.prompt is not None and not columns.used and table.rows > 1 and not spec.deduplicate:
-        warn(
-            f"{spec.argument} shows no column, so that all {table.rows:,} rows ask for the same, and each is paid for. "
-            f"Write {{{{ row.{next(iter(table.columns))} }}}} where a row's value belongs, or set deduplicate=True."
-        )
+    for oddity in _oddities(spec, table, columns):
+        warn(oddity)
     data = os.path.join(folder, "data.parquet")
     data_bytes = _write_data(engine, table, columns, data)
     writer = RequestChunks(checkpoint, folder, RequestDigester(spec.kind, spec.model))
@@ -118,11 +113,18 @@ def take(
     return Snapshot.read(checkpoint.create("snapshot.json", snapshot.header()))
 
 
-def _will_not_be_reused(spec: RunSpec, columns: InputColumns) -> str:
-    return (
-        f"{spec.argument} uses {', '.join(columns.changing)}, whose value differs in the next DAG run: reuse_answers "
-        "will find nothing there."
-    )
+def _oddities(spec: RunSpec, table: Table, columns: InputColumns) -> Iterator[str]:
+    """Yield what a template does that its author may not have meant."""
+    if columns.changing:
+        yield (
+            f"{spec.argument} uses {', '.join(columns.changing)}, whose value differs in the next DAG run: "
+            "reuse_answers will find nothing there."
+        )
+    if spec.prompt is not None and not columns.used and table.rows > 1 and not spec.deduplicate:
+        yield (
+            f"{spec.argument} shows no column, so that all {table.rows:,} rows ask for the same, and each is paid for. "
+            f"Write {{{{ row.{next(iter(table.columns))} }}}} where a row's value belongs, or set deduplicate=True."
+        )
 
 
 def _sort_out(bodies: Iterable[tuple[int, bytes | Exception]], writer: RequestChunks, unsent: Unsent) -> None:
