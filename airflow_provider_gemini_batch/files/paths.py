@@ -26,6 +26,7 @@ MAX_LINKS = 40
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_DRIVE = re.compile(r"^[A-Za-z]:\\")
 _FILE_URI = re.compile(r"^file:(?://(?:localhost)?)?(/(?!/).*)$", re.IGNORECASE | re.DOTALL)
 _NEVER_A_FILE = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP})
 # Named in the message, as a missing file system shows as an error of fsspec that names a Python package of its own.
@@ -69,6 +70,9 @@ def normalise_path(value: Any, name: str = "A path") -> str:
             raise ConfigurationError(f"{name} holds a NUL character, which no path may: {text!r}.")
     except UnicodeEncodeError as fault:
         raise ConfigurationError(f"{name} holds a character that no path may: {text!r}.") from fault
+    if _DRIVE.match(text):
+        # Elsewhere this is one long name, of a file in whatever folder the task runs in.
+        raise ConfigurationError(f"{name} {text!r} is a path of Windows: give the one that this machine has for it.")
     uri = _ONE_SLASH.match(text)
     # pathlib makes `s3:/bucket` of `s3://bucket`, which would silently be a folder called "s3:" beside the task.
     if uri is not None and uri[1].lower() != "file":

@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.run import errors_file
 from airflow_provider_gemini_batch.run.checkpoint import TARGETS
 from airflow_provider_gemini_batch.run.merge import Merge
 from airflow_provider_gemini_batch.run.outputs import Table, form_of, sample_place
-from airflow_provider_gemini_batch.run.overwriting import check_outputs
+from airflow_provider_gemini_batch.run.overwriting import check_outputs, is_same_place
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.savings import savings
 from airflow_provider_gemini_batch.run.sql_fit import written_by
@@ -134,8 +134,10 @@ class Finisher:
         :raises ConfigurationError: Also if another task of the same DAG run writes the same file.
         """
         outputs = self._spec.outputs
-        if outputs.errors_path and outputs.errors_path == outputs.path:
-            raise ConfigurationError(f"output_path and errors_path are both {outputs.path!r}: give each its own file.")
+        if outputs.errors_path and outputs.path and is_same_place(outputs.path, outputs.errors_path):
+            raise ConfigurationError(
+                f"output_path and errors_path are both {outputs.path!r}: give each a file of its own."
+            )
         check_outputs(self._spec, self._context.source())
         for place in filter(None, (outputs.path, outputs.errors_path)):
             if form_of(place) != "folder" and not self._context.is_trial:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.run.input_table import ROW, Table
-from airflow_provider_gemini_batch.run.prompts import BadRowError, compile_template
+from airflow_provider_gemini_batch.run.prompts import BadRowError, compile_template, listed
 from airflow_provider_gemini_batch.run.requests import FORM_COLUMNS, TextRequests, row_requests
 from airflow_provider_gemini_batch.run.snapshot import NUMBERED_KEY
 from airflow_provider_gemini_batch.run.tables import quoted, rows_of
@@ -61,7 +61,7 @@ class InputColumns:
             if absent := [name for name in wanted if name not in table.columns]:
                 raise ConfigurationError(
                     f"{argument} names {', '.join(map(repr, absent))}, which the input does not have; it has "
-                    f"{', '.join(present[:20])}."
+                    f"{listed(present)}."
                 )
         kept = tuple(name for name in kept if name not in key)
         for name in dict.fromkeys((*key, *kept, *used)):

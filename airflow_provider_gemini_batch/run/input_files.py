@@ -38,7 +38,8 @@ def format_of(file: str) -> str:
     found = FORMATS.get(os.path.splitext(name)[1])
     if found is None:
         raise ConfigurationError(
-            f"The format of {file!r} does not show in its name: give input_format (jsonl, csv, tsv or parquet)."
+            f"The format of {file!r} does not show in its name: give input_format (jsonl, csv, tsv or parquet). "
+            "Archives and other formats have to be converted first."
         )
     return found
 

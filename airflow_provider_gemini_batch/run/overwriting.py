@@ -64,19 +64,18 @@ def _places(source: Source) -> Iterator[str]:
 
 def _overlap(written: str, read: str, format: str | None) -> str | None:
     """Return what an output is to an input, or None if nothing."""
-    if _is_same(written, read):
+    if is_same_place(written, read):
         return "is the input"
     with contextlib.suppress(OSError, ConfigurationError):  # what cannot be listed is told when it is read
-        if any(_is_same(written, file) for file in files_of(read, format) if file != read):
+        if any(is_same_place(written, file) for file in files_of(read, format) if file != read):
             return "is a file of the input"
     if form_of(written) == "folder" or not _is_data(written) or base_name(written).startswith(("_", ".")):
         return None
     if _PATTERN.search(base_name(read)):
         is_read = fnmatch.fnmatch(base_name(written), base_name(read))
-        return (
-            "would be read again at the next run by" if is_read and _is_same(*map(_parent, (written, read))) else None
-        )
-    is_within = not _is_data(read) and _is_same(_parent(written), read)
+        is_read = is_read and is_same_place(*map(_parent, (written, read)))
+        return "would be read again at the next run by" if is_read else None
+    is_within = not _is_data(read) and is_same_place(_parent(written), read)
     return "would be read again at the next run from" if is_within else None
 
 
@@ -90,7 +89,7 @@ def _parent(place: str) -> str:
     return head if head else slash or "."
 
 
-def _is_same(one: str, other: str) -> bool:
+def is_same_place(one: str, other: str) -> bool:
     """Whether two names are one place."""
     here, there = local_path(one), local_path(other)
     if here is not None and there is not None:

@@ -38,6 +38,7 @@ CHANGING = ("ds", "data_interval_start", "data_interval_end", "run_id")
 _FORBIDDEN = ("ti", "task_instance", "ts", "now", "try_number", "conn", "macros", "dag_run")
 _BRACED = re.compile(r"\{\s*(?:row\.)?([A-Za-z_][A-Za-z0-9_]*)\s*\}")
 _SIMPLE = re.compile(r"\{\{-?\s*row\.([A-Za-z_][A-Za-z0-9_]*)\s*-?\}\}")
+_SEPARATOR = re.compile(r"[;\t|]")
 
 
 class Row:
@@ -163,7 +164,7 @@ def compile_template(
     if strange := sorted(used - set(columns)):
         raise ConfigurationError(
             f"{argument} uses the column{'s' if len(strange) > 1 else ''} {', '.join(strange)}, which the input does "
-            f"not have; it has {_listed(columns)}."
+            f"not have; it has {listed(columns)}."
         )
     if not used and not whole and (meant := _in_single_braces(source, columns)):
         raise ConfigurationError(
@@ -300,6 +301,15 @@ def _reason(fault: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return which columns an input has, for an error; of one that looks like several, how they are read."""
+    if len(names) == 1 and (found := _SEPARATOR.search(names[0])):
+        mark = found[0]
+        way = "input_format='tsv'" if mark == "\t" else f"sql, as in SELECT * FROM read_csv('...', delim='{mark}')"
+        return f"{names[0]!r} alone: where {mark!r} separates columns, give {way}"
+    return _listed(names)
+
+
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:20])
+    shown = ", ".join(name if name == name.strip() else repr(name) for name in names[:20])
     return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"

@@ -79,7 +79,11 @@ def check_members(schema: Any, where: str) -> None:
     properties = schema.get("properties", {})
     if not isinstance(properties, Mapping):
         raise ConfigurationError(f"{where}.properties must be a dict of schemas, not {properties!r}.")
+    if "enum" in schema and not (isinstance(schema["enum"], list) and schema["enum"]):
+        raise ConfigurationError(f"{where}.enum must be a list with a value or more, not {schema['enum']!r}.")
     for name, member in properties.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError(f"{where}.properties: a name must be a text that a column can have, not {name!r}.")
         check_members(member, f"{where}.properties.{name}")
     if absent := [name for name in schema.get("required") or [] if properties and name not in properties]:
         raise ConfigurationError(

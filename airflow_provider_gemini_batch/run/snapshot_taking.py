@@ -143,13 +143,18 @@ def _answered(carried: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _check_keys(engine: DuckDBPyConnection, table: Table, keys: Mapping[str, str]) -> None:
-    """Refuse null and repeated keys; keys are compared as text, over all parts."""
+    """Refuse null and repeated keys, and numbers that no JSON has; keys are compared as text, over all parts."""
     if not keys:
         return
-    for name in keys:
-        found = engine.execute(f"SELECT {ROW} FROM ({table.query}) WHERE {quoted(name)} IS NULL LIMIT 1").fetchone()
+    for name, sql in keys.items():
+        column = quoted(name)
+        missing = f"{column} IS NULL" + (f" OR NOT isfinite({column})" if sql in ("DOUBLE", "FLOAT") else "")
+        found = engine.execute(f"SELECT {ROW}, {column} FROM ({table.query}) WHERE {missing} LIMIT 1").fetchone()
         if found is not None:
-            raise ConfigurationError(f"row {found[0] + 1}: the key column {name!r} is null; every row needs its key.")
+            shown = "null" if found[1] is None else found[1]
+            raise ConfigurationError(
+                f"row {found[0] + 1}: the key column {name!r} is {shown}; every row needs its key."
+            )
     as_text = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in keys)
     # By hash first, 8 bytes a row, as the keys themselves may be long; equal hashes are rare enough to look at one by
     # one.

@@ -231,7 +231,9 @@ class QuerySource:
 
     def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
         """Run the query."""
-        query = self.sql.strip().rstrip(";")
+        query = self.sql.strip().rstrip(";").strip()
+        if not query:
+            raise ConfigurationError(f"sql must be a query, such as SELECT * FROM 'rows.csv', not {self.sql!r}.")
         part = os.path.join(folder, "part-00000.parquet")
         with _naming("sql"):
             if self.parameters:

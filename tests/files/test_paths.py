@@ -50,6 +50,7 @@ def test_local_paths_are_told_from_uris(monkeypatch: pytest.MonkeyPatch, given: 
         ("s3://b/a\0b", "NUL"),
         ("/a\ud800", "no path may"),
         (Path("s3://b/k"), "lacks a slash"),
+        ("C:\\data\\rows.csv", "path of Windows"),
         ("file://a.jsonl", "another machine"),
         ("file://there/a", "another machine"),
         ("file:///a%20b", "percent"),

@@ -120,6 +120,11 @@ SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
         {"response_schema": {**SCHEMA, "required": ["grade", "why"]}},
         r"required names 'why', which properties",
     ),
+    "an enum without values": (
+        {"response_schema": schema(a={"type": "string", "enum": []})},
+        r"a\.enum must be a list",
+    ),
+    "a property without a name": ({"response_schema": schema(**{"": {"type": "string"}})}, r"properties: a name must"),
     "a reference to nothing": ({"response_schema": schema(a={"$ref": "#/$defs/A"})}, r"there is no #/\$defs/A"),
     "a schema within itself": (
         {"response_schema": {"$defs": {"A": schema(a={"$ref": "#/$defs/A"})}, **schema(a={"$ref": "#/$defs/A"})}},
@@ -181,6 +186,15 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 FILES: dict[str, tuple[dict[str, Any], str]] = {
+    "a key that is no number": (
+        {"rows": None, "sql": "SELECT 'nan'::DOUBLE AS id, 'w' AS word"},
+        r"row 1: .* 'id' is nan",
+    ),
+    "a CSV file with semicolons": (text("in.csv", "id;word\nk0;a\n"), r"it has 'id;word' alone: .* delim=';'"),
+    "a CSV file with tabs": (text("in.csv", "id\tword\nk0\ta\n"), r"alone: .* give input_format='tsv'"),
+    "a CSV file with blanks around names": (text("in.csv", "id, word\nk0, a\n"), r"it has id, ' word'\."),
+    "an archive": (text("in.zip", b"PK"), r"in\.zip.* have to be converted first"),
+    "a query of blanks": ({"rows": None, "sql": " ;"}, r"sql must be a query, .* not ' ;'"),
     "a file that is not there": ({"input_path": "{folder}/none.csv"}, r"There is no file .*none\.csv"),
     "lines that are not there": ({"input_path": "{folder}/none.jsonl"}, r"There is no file .*none\.jsonl"),
     "a folder without files": ({"input_path": "{folder}/empty"}, r"There is no file .*empty"),
@@ -218,6 +232,10 @@ FILES: dict[str, tuple[dict[str, Any], str]] = {
 
 TARGETS: dict[str, tuple[dict[str, Any], str]] = {
     "a folder that is a file": ({"output_path": "{folder}/plain/out.parquet"}, r"plain.* is a file, no folder|plain"),
+    "errors in the output by another name": (
+        {"output_path": "{folder}/out.csv", "errors_path": "{folder}/empty/../out.csv"},
+        r"output_path and errors_path are both .*out\.csv",
+    ),
     "an output that is a directory": ({"output_path": "{folder}/empty.csv"}, r"empty\.csv"),
     "a target table without a unique index": (
         {"output_table": "plain", "output_conn_id": "db", "output_path": None},
@@ -334,7 +352,7 @@ def operator(given: dict[str, Any], folder: Path) -> Any:
         for name, content in arguments.pop("files").items():
             (folder / "in" / name).write_text(content)
         arguments |= {"rows": None, "input_path": str(folder / "in")}
-    for name in ("input_path", "output_path"):
+    for name in ("input_path", "output_path", "errors_path"):
         if isinstance(path := arguments.get(name), str) and "{folder}" in path:
             arguments[name] = path.replace("{folder}", str(folder))
             arguments["rows"] = None if name == "input_path" else arguments["rows"]
