@@ -29,7 +29,7 @@ from airflow_provider_gemini_batch.files.paths import local_path
 from airflow_provider_gemini_batch.landing.checks import check_all_came, check_belongs, check_paths
 from airflow_provider_gemini_batch.landing.echo import EchoKeys
 from airflow_provider_gemini_batch.landing.facts import JobFacts
-from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
+from airflow_provider_gemini_batch.landing.join_input import AskedRow, InputCursor, JoinInput, KeysOnly, RepeatedRows
 from airflow_provider_gemini_batch.landing.manifest import KeySample, Manifest, Totals
 from airflow_provider_gemini_batch.landing.reading import Result, ResultReading
 from airflow_provider_gemini_batch.landing.row_cost import RowCosts
@@ -38,6 +38,7 @@ from airflow_provider_gemini_batch.landing.usages import UsageReader
 from airflow_provider_gemini_batch.rows.input_rows import Recheck
 from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.keys import KeyRule
+from airflow_provider_gemini_batch.rows.normalise import REPEATED
 from airflow_provider_gemini_batch.rows.result_row import OutputRow, ResultRow, line_with, output_lines, read_output_row
 
 if TYPE_CHECKING:
@@ -117,12 +118,16 @@ class ResultJoiner:
         cursor: InputCursor,
         again: Callable[[], Iterable[str]],
         workdir: str | None,
+        *,
+        sent_once: bool = False,
     ) -> None:
         """
         Write one row for every row of the input, in its order.
 
         :param again: Gives the input's keys once more.
+        :param sent_once: Whether each key was sent once, so that a row whose key was there before was left out.
         """
+        repeats = RepeatedRows(again) if sent_once else None
         waiting = self._write_straight(rows, cursor)
         straight = self.total
         with ExitStack() as stack:
@@ -135,9 +140,9 @@ class ResultJoiner:
             # counted as repeated.
             for line in index.build():
                 self._drop(line, self.repeated)
-            for asked in cursor.rest():
+            for number, asked in enumerate(cursor.rest(), straight):
                 self.total += 1
-                self._take(asked.key, asked.own, asked.raw, index)
+                self._take(asked, number, index, repeats)
             self._settle_unused(index, again, straight)
 
     def _write_straight(
@@ -192,11 +197,14 @@ class ResultJoiner:
         index.add(found.key, line, found.status == "succeeded")
         self.totals.add(found)
 
-    def _take(self, key: str, own: Mapping[str, Any] | None, raw: Any, index: RowIndex) -> None:
+    def _take(self, asked: AskedRow, number: int, index: RowIndex, repeats: RepeatedRows | None) -> None:
+        key, own, raw = asked
         found = index.find(key)
-        if found is None:
+        if found is None or (found[2] and repeats is not None):
             usable = False
-            line = self._unanswered(key, raw)
+            # The key's answer, if there is one, is that of the row before.
+            is_repeat = repeats is not None and number in repeats
+            line = self._unanswered(key, raw, f"{REPEATED.reason}; {REPEATED.fix}" if is_repeat else None)
         else:
             line, usable, taken = found
             self.matched += 1
@@ -209,9 +217,14 @@ class ResultJoiner:
         if not usable and self._errors is not None:
             self._errors(line)
 
-    def _unanswered(self, key: str, raw: Any) -> bytes:
-        """Return the row for an input row that no answer came to: it was not sent, or its answer is missing."""
-        reason = self._recheck.reason(raw) if self._recheck is not None and raw is not None else None
+    def _unanswered(self, key: str, raw: Any, reason: str | None = None) -> bytes:
+        """
+        Return the row for an input row that no answer came to: it was not sent, or its answer is missing.
+
+        :param reason: Why it was not sent, if that is known.
+        """
+        if reason is None and self._recheck is not None and raw is not None:
+            reason = self._recheck.reason(raw)
         if reason is None:
             row = ResultRow.missing(key)
             self.missing.add(key)
@@ -327,7 +340,7 @@ def land(
         else:
             cursor.peek(1)  # a broken input must not cost a download
             reading.joins_by_position = bool(cursor.numbered)
-            joiner.join(rows, cursor, source.keys, workdir)
+            joiner.join(rows, cursor, source.keys, workdir, sent_once=bool(job.input_digest))
         if check_counts:
             check_all_came(job, reading, joiner.repeated.count)
         if source is not None and cursor is not None and check_input and job.name:

@@ -13,6 +13,7 @@ from airflow_provider_gemini_batch.files.background import BackgroundHash
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.rows.input_digest import InputDigest
 from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow, known_rows
+from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.line_batches import BLOCK_BYTES, line_blocks
 from airflow_provider_gemini_batch.rows.normalise import naming
 
@@ -95,6 +96,24 @@ class InputCursor:
         self._keys.append(found.key)
         self._raws.append(found.raw)
         return True
+
+
+class RepeatedRows:
+    """
+    Numbers of the input's rows, from 0, whose key another row had before. Read when first asked for.
+
+    :param keys: Gives the keys in order.
+    """
+
+    def __init__(self, keys: Callable[[], Iterable[str]]) -> None:
+        self._keys = keys
+        self._numbers: frozenset[int] | None = None
+
+    def __contains__(self, number: int) -> bool:
+        if self._numbers is None:
+            seen = KeySet()
+            self._numbers = frozenset(at for at, key in enumerate(self._keys()) if not seen.add(key))
+        return number in self._numbers
 
 
 class JoinInput:

@@ -34,11 +34,11 @@ class InvalidInputError(ConfigurationError, AirflowFailException):
 
 
 @contextmanager
-def fail_without_retry(*, skip_empty_input: bool = False) -> Iterator[None]:
+def fail_without_retry(*, skip_empty_input: bool | None = None) -> Iterator[None]:
     """
     Turn a ConfigurationError into one that Airflow does not retry.
 
-    :param skip_empty_input: Turn an input without rows into a skipped task.
+    :param skip_empty_input: Turn an input without rows into a skipped task; None where there is no such choice.
     """
     try:
         yield
@@ -47,7 +47,8 @@ def fail_without_retry(*, skip_empty_input: bool = False) -> Iterator[None]:
     except EmptyInputError as error:
         if skip_empty_input:
             raise AirflowSkipException(str(error)) from None
-        raise InvalidInputError(str(error)) from None
+        way_out = "" if skip_empty_input is None else " on_empty_input='skip' skips the task then."
+        raise InvalidInputError(f"{error}{way_out}") from None
     except ConfigurationError as error:
         raise InvalidInputError(str(error)) from None  # one traceback in the log says it all
 
@@ -80,7 +81,8 @@ class GeminiBatchOperator(Connected, Templating, BaseOperator):
     def execute(self, context: Any) -> Any:
         """Run the task."""
         self.show_page(context.get("ti"))
-        with fail_without_retry(skip_empty_input=getattr(self, "on_empty_input", "fail") == "skip"):
+        choice = getattr(self, "on_empty_input", None)
+        with fail_without_retry(skip_empty_input=None if choice is None else choice == "skip"):
             return self.run_task(context)
 
     def run_task(self, context: Any) -> Any:

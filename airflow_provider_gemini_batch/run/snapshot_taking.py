@@ -66,7 +66,7 @@ def take(
     # time, and a row's number has to mean the same row in each round.
     table = source.read(engine, folder)
     if not table.rows:
-        raise EmptyInputError("The input has no rows. on_empty_input='skip' skips the task then.")
+        raise EmptyInputError("The input has no rows.")
     columns = InputColumns.choose(spec, table)
     keys = columns.keys or {NUMBERED_KEY: "VARCHAR"}
     check(keys, columns.kept, None)  # told before millions of rows are rendered

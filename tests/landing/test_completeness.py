@@ -293,6 +293,22 @@ def test_rows_that_were_not_sent_land_as_failed_with_their_reason(emulator: Emul
     assert all(row["error"]["message"].startswith("not sent: ") for row in bad)
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_row_whose_key_was_there_before_takes_no_others_answer(
+    emulator: EmulatorHandle, tmp_path: Path, shuffle: bool
+) -> None:
+    emulator.script(mode="at_once", shuffle=shuffle)
+    path = write_rows(
+        tmp_path / "in.jsonl", [*rows(3), {"key": "k1", "prompt": "another"}, {"key": "l", "prompt": "x"}]
+    )
+    name = submit(input_path=path, on_bad_row="land")
+    manifest = download(name, tmp_path, input_path=path, max_failed_rows=1)
+    assert (manifest["succeeded"], manifest["failed"], manifest["missing"]) == (4, 1, 0)
+    third = landed(tmp_path)[3]
+    assert (third["key"], third["status"], third["text"]) == ("k1", "failed", None)
+    assert third["error"]["message"].startswith("not sent: this key was there before")
+
+
 def test_rows_with_keys_may_be_re_sorted(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", rows(5))
