@@ -25,7 +25,8 @@ from airflow_provider_gemini_batch.files.input_file import OpenFile, open_origin
 from airflow_provider_gemini_batch.files.paths import normalise_path
 from airflow_provider_gemini_batch.lifecycle.request import Placed
 from airflow_provider_gemini_batch.lifecycle.upload import PreparedInput
-from airflow_provider_gemini_batch.rows.input_digest import InputDigest
+from airflow_provider_gemini_batch.rows.input_digest import InputDigest, digest_of_rows
+from airflow_provider_gemini_batch.rows.input_rows import row_keys
 from airflow_provider_gemini_batch.rows.line_batches import file_blocks
 from airflow_provider_gemini_batch.rows.normalise import naming, normalise_blocks, normalise_rows, told
 from airflow_provider_gemini_batch.rows.notes import RowReport
@@ -111,7 +112,12 @@ def prepared(
                     watch.see(line)
                 measured = InputMeasure(len(kept), size, report.longest_answer, has_media=watch.has_media)
                 yield PreparedInput(
-                    request.identity(sha256), len(kept), placed=placed, measure=measured, sample=watch.sample
+                    request.identity(sha256),
+                    len(kept),
+                    placed=placed,
+                    input_digest=_mark_of_list(request),
+                    measure=measured,
+                    sample=watch.sample,
                 )
                 return
             normalised = kept
@@ -119,10 +125,21 @@ def prepared(
         normalised = _shown(normalised, media)
         with write_input(normalised, backend=settings.backend, original=original) as file:
             # Only after write_input has read all rows through: before, the digest knows nothing.
-            mark = digest.mark() if request.input_path is not None else ""
+            mark = digest.mark() if request.input_path is not None else _mark_of_list(request)
             _say_what_was_found(request, backend.name, report, knows_model=knows_model, is_file=True)
             measured = InputMeasure(report.sent, file.size, report.longest_answer, has_media=media.found)
             yield PreparedInput(request.identity(file.sha256), file.rows, file, input_digest=mark, measure=measured)
+
+
+def _mark_of_list(request: JobRequest) -> str:
+    """Return what names the rows of a list where one is known by its number alone, so that their order matters."""
+    rows = request.inlined_requests or ()
+    keys = row_keys(rows, request.key)
+    try:
+        numbered = any(key == f"row-{number}" for number, key in enumerate(keys, 1))
+    except ConfigurationError:
+        numbered = True  # a row that is left out
+    return digest_of_rows(rows) if numbered else ""
 
 
 def _shown(rows: Iterable[FastBlock | WireRow], media: MediaWatch) -> Iterator[FastBlock | WireRow]:

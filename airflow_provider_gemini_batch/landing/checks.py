@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_gemini_batch.errors import ConfigurationError, InputMismatchError, ResultsIncompleteError
 from airflow_provider_gemini_batch.files.paths import local_path
+from airflow_provider_gemini_batch.landing.join_input import JoinInput
 from airflow_provider_gemini_batch.rows.input_digest import same_content, same_order
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.landing.facts import JobFacts
-    from airflow_provider_gemini_batch.landing.join_input import InputCursor, JoinInput, KeysOnly
+    from airflow_provider_gemini_batch.landing.join_input import InputCursor, KeysOnly
     from airflow_provider_gemini_batch.landing.reading import ResultReading
 
 
@@ -68,6 +69,9 @@ def check_belongs(
     """
     why = ""
     mark, given = job.input_digest, source.mark()
+    if mark and given and mark != given and isinstance(source, JoinInput):
+        by_rows = source.rows_mark()
+        given = by_rows if by_rows and same_content(mark, by_rows) else given
     # The strongest evidence first. Only where a job carries no digest of its input do counts and keys have to do.
     if mark and given and not same_content(mark, given):
         why = "the input holds other rows than the job was made from"

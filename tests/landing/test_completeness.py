@@ -225,6 +225,18 @@ def test_keyless_rows_are_not_joined_with_a_changed_input(
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
+def test_keyless_rows_of_a_list_are_joined_with_no_other_order(emulator: EmulatorHandle, tmp_path: Path) -> None:
+    emulator.script(mode="at_once")
+    name = submit(inlined_requests=KEYLESS)
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(row, separators=(" , ", " : ")) + "\r\n" for row in KEYLESS))
+    manifest = download(name, tmp_path, input_path=path)
+    assert (manifest["succeeded"], manifest["by_number"]) == (5, 0)
+    for others, why in ((KEYLESS[::-1], "another order"), ([{"prompt": "x"}] * 5, "other rows")):
+        with pytest.raises(ConfigurationError, match=why):
+            download(name, tmp_path, input_path=write_rows(path, others))
+
+
 def test_an_uploaded_file_carries_the_digest_to_its_job(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", KEYLESS)
@@ -250,7 +262,11 @@ def test_rows_joined_by_an_unproven_number_are_told(
     developer: EmulatorHandle, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     developer.script(mode="at_once")
-    name = submit(inlined_requests=KEYLESS)
+    hook = GeminiBatchHook()
+    contents = [{"role": "user", "parts": [{"text": "x"}]}]
+    lines = [{"key": f"row-{n}", "request": {"contents": contents}} for n in range(1, 6)]
+    file = hook.upload_file(write_rows(tmp_path / "numbered.jsonl", lines))
+    name = hook.create_batch("gemini-3.5-flash-lite", file_name=file.name).name
     manifest = download(name, tmp_path, input_path=write_rows(tmp_path / "in.jsonl", KEYLESS[::-1]))
     assert (manifest["succeeded"], manifest["by_number"]) == (5, 5)
     assert "5 rows without a key were joined by their number" in caplog.text + capsys.readouterr().out

@@ -45,3 +45,10 @@ def test_digests_do_not_depend_on_how_a_file_is_read(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(line_batches, "BLOCK_BYTES", size)
         marks.add(mark(data))
     assert len(marks) == 1
+
+
+def test_line_ends_and_a_byte_order_mark_make_no_difference() -> None:
+    one, other = InputDigest(), InputDigest()
+    one.add([b"a\n", b"b\n"])
+    other.add([b"\xef\xbb\xbfa\r\n", b"b"])
+    assert one.mark() == other.mark()
