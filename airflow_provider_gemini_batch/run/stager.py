@@ -105,6 +105,9 @@ class Stager:
             line = _encode(values)
         except (TypeError, ValueError, RecursionError) as fault:
             raise ConfigurationError(f"{where}: cannot be written as JSON ({fault}).") from None
+        if b"null" in line:  # which the encoder also makes of NaN and the infinities
+            for name, value in values.items():
+                _check_within(value, name, where)
         if len(line) > MAX_ROW_BYTES:
             raise ConfigurationError(f"{where}: has more than {MAX_ROW_BYTES:,} bytes.")
         self._longest = max(self._longest, len(line))
@@ -193,6 +196,18 @@ def _storable(value: Any, kind: str, facts: _Facts, name: str, where: str) -> An
     elif kind == "duration":
         return f"{value.total_seconds():.6f} seconds"
     return value
+
+
+def _check_within(value: Any, name: str, where: str) -> None:
+    """Refuse a number that JSON has not, deep inside a list or an object: it would silently become null."""
+    if isinstance(value, float) and value - value != 0:
+        raise ConfigurationError(f"{where}: column {name!r} holds {value}, which is no number of JSON.")
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            _check_within(entry, name, where)
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            _check_within(entry, name, where)
 
 
 # Types that JSON has no word for are stored as text and cast.

@@ -156,6 +156,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "a key that is null": ({"rows": row(id=None)}, r"row 4: the key column 'id' is null"),
     "a row without its key": ({"rows": [*GOOD, {"word": "w"}]}, r"row 4: the key column 'id' is null"),
     "a number that is none": ({"rows": row(n=math.nan)}, r"row 4: column 'n' holds nan"),
+    "a number that is none within a list": ({"rows": row(n=[1.0, {"m": (math.nan,)}])}, r"row 4: column 'n' holds nan"),
     "an endless number": ({"rows": row(n=math.inf)}, r"row 4: column 'n' holds inf"),
     "a set": ({"rows": row(n={1, 2})}, r"row 4: column 'n' holds set"),
     "an object": ({"rows": row(n=object())}, r"row 4: column 'n' holds object"),
