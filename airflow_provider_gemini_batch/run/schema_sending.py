@@ -36,6 +36,9 @@ def gemini_schema(schema: Any, where: str) -> dict[str, Any]:
             out[name] = schema[name]
     if kind == "string" and schema.get("format") == "date-time":
         out["format"] = "date-time"
+    elif kind == "string" and schema.get("format") == "date":
+        # The service's language knows no dates; unsaid, the model may write another form, which would be no answer.
+        out["description"] = " ".join(filter(None, (out.get("description"), "A date as YYYY-MM-DD.")))
     if kind in ("string", "integer") and ("enum" in schema or "const" in schema):
         values = schema.get("enum") or [schema["const"]]
         if kind != "string":

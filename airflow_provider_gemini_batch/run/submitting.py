@@ -18,7 +18,7 @@ from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live_or_useful
 from airflow_provider_gemini_batch.run.budget import MEDIA, Caps, WaitForCostError, has_caps
-from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, patience
+from airflow_provider_gemini_batch.run.claims import ClaimedError, Claims, calls_not_refused, patience
 from airflow_provider_gemini_batch.run.collecting import close_unasked
 from airflow_provider_gemini_batch.run.digest import wire_key
 from airflow_provider_gemini_batch.run.jobs import shard_digest
@@ -71,7 +71,8 @@ class Submitter:
                 self._adopt(shard, known)
                 continue
             try:
-                self._create(work, shard, expected, digest, notes["intent"].get(shard.id, ()), looked_at, listed)
+                calls = calls_not_refused(notes["intent"].get(shard.id, ()), notes["void"].get(shard.id, ()))
+                self._create(work, shard, expected, digest, calls, looked_at, listed)
             except ClaimedError as claimed:
                 log.info("%s: another attempt is submitting it; looking for its job soon.", shard.id)
                 return claimed.until
@@ -96,10 +97,11 @@ class Submitter:
         :return: UTC epoch second at which to look again, as a job may not be listed yet; None if nothing is left open.
         """
         looked_at, later = self._context.now(), []
-        present, calls = self._jobs.by_digest(), self._checkpoint.notes()["intent"]
+        present, notes = self._jobs.by_digest(), self._checkpoint.notes()
         for shard in shards:
             known = present.get(self._digest(shard, work.expected(shard)), [])
-            until = max((float(note["at"]) for note in calls.get(shard.id, ())), default=0.0) + patience(self._context)
+            calls = calls_not_refused(notes["intent"].get(shard.id, ()), notes["void"].get(shard.id, ()))
+            until = max((float(note["at"]) for note in calls), default=0.0) + patience(self._context)
             if known:
                 self._adopt(shard, known)
             elif looked_at < until:

@@ -286,7 +286,8 @@ def _boolean(schema: Mapping[str, Any]) -> Make:
 
 def _text(schema: Mapping[str, Any]) -> Make:
     form = schema.get("format")
-    if form == "date":
+    # The service's own schema language has no format for dates, so that who wants one says it.
+    if form == "date" or (form is None and "YYYY-MM-DD" in str(schema.get("description"))):
         return lambda draw, words, depth: (_DAY_ONE + timedelta(days=draw.below(365))).date().isoformat()
     if form in ("date-time", "time"):
         cut = 0 if form == "date-time" else 11

@@ -138,3 +138,18 @@ def test_pauses_for_quota_grow_from_one_process_to_the_next(world):
         pause = refused.until - world.emulator.state.now()
         world.emulator.advance(pause + 1)
     assert pause > 600  # each process begins with the claims, and the notes, of those before it
+
+
+def test_refusal_for_quota_does_not_let_an_old_lost_call_be_looked_for_again(world, caplog):
+    create = {"method": "POST", "path": ":batchGenerateContent"}
+    world.emulator.fault(match=create, status=429, retry_after=1, times=3)
+    context = world.context(rows(2), submit_policy=SubmitPolicy(reconcile=(0.01,), rivals=(0.0,), in_flight=600.0))
+    run = Run(world.spec(), context)
+    refused = run.proceed()
+    lost = {"at": world.emulator.state.now() - 3600, "host": "gone", "claim": "claim-r1.s0-0.json", "digest": ""}
+    Checkpoint(context.checkpoint, 1).note("intent", "r1.s0", lost)
+    while isinstance(refused, Waiting) and not refused.jobs:
+        world.emulator.advance(max(0.0, refused.until - world.emulator.state.now()))
+        refused = run.proceed()
+    assert caplog.text.count("No quota for a job now") == 3
+    assert "may have submitted" not in caplog.text

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.run.column_types import SchemaBreach
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
+from tests.run.world import rows
 
 
 def schema(**properties):
@@ -154,6 +155,19 @@ def test_service_is_sent_its_own_schema_language():
             "required": ["x", "y"],
         },
     }
+
+
+def test_date_for_which_the_service_has_no_format_is_asked_for_in_words(both):
+    class Visit(pydantic.BaseModel):
+        day: datetime.date = pydantic.Field(description="Of the visit.")
+        left: datetime.date | None = None
+
+    found = ResponseSchema(Visit)
+    sent = found.generation_config["responseSchema"]["properties"]
+    assert sent["day"] == {"type": "STRING", "description": "Of the visit. A date as YYYY-MM-DD."}
+    assert sent["left"]["description"] == "A date as YYYY-MM-DD."
+    both.emulator.script(mode="at_once")
+    assert both.attempt(both.spec(schema=found), rows(2))["counts"] == {"succeeded": 2}
 
 
 def test_schema_that_its_language_lacks_is_sent_as_json_schema():
