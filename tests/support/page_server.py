@@ -24,7 +24,7 @@ USERS = ("viewer", "user", "op", "admin")
 def environment(home: Path) -> dict[str, str]:
     """Return what the server's process gets."""
     passwords = home / "passwords.json"
-    roles = {**{name: name for name in USERS}, "tasks_only": "op", "no_actions": "op"}
+    roles = {**{name: name for name in USERS}, "tasks_only": "op", "no_actions": "op", "stranger": "viewer"}
     passwords.write_text(json.dumps(dict.fromkeys(roles, "secret")))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     options = {

@@ -10,21 +10,19 @@
 # - While all threads of a storage are given up, who asks for it is told at once. After `FORGOTTEN` seconds a thread
 #   counts for its storage no more, so that it is tried again; all threads together are at most `MOST_THREADS`.
 #
-# The threads are daemons: one that waits for a storage does not hold up the end of the API server.
-#
 # Worked example: the bucket `a` stalls. Five people ask for answers in it, one for answers on the local disk, who has
 # them at once. Two of the five are told after 30 seconds, and the other three in the same moment.
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_gemini_batch.files.paths import SCHEME
+from airflow_provider_gemini_batch.plugins.page import workers
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
 
 if TYPE_CHECKING:
@@ -93,32 +91,19 @@ async def run(kind: str, storage: str, function: Callable[..., T], *arguments: A
 
     threads = _threads_of(kind, storage)
     await threads.enter()
-    running, loop = _Running(), asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    running = _Running()
+    done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     threads.running.append(running)
 
     def ended(result: Any, error: BaseException | None) -> None:
         threads.leave(running)
-        if done.done():  # nobody waits any more
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)
+        workers.settle(done, result, error)
 
-    def work() -> None:
+    def work() -> T:
         _here.running = running
-        result, error = None, None
-        try:
-            result = context.run(function, *arguments)
-        except BaseException as fault:
-            error = fault
-        # The loop is closed when the server was stopped meanwhile.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(ended, result, error)
+        return function(*arguments)
 
-    context = contextvars.copy_context()
-    threading.Thread(target=work, name=f"gemini-batch-{kind}", daemon=True).start()
+    workers.start(ended, work)
     try:
         # Whoever leaves, as a browser does in the middle of a download, leaves a thread that ends soon.
         with anyio.CancelScope(shield=True):

@@ -21,6 +21,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_gemini_batch.plugins.page import workers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -94,9 +96,8 @@ async def run(kind: str, function: Callable[..., T], *arguments: Any) -> T:
 
     :param kind: A key of :data:`THREADS`.
     """
-    import anyio.to_thread
-
-    return await anyio.to_thread.run_sync(function, *arguments, limiter=_limiter(kind))
+    async with _limiter(kind):
+        return await workers.call(function, *arguments)
 
 
 def _limiter(kind: str) -> Any:

@@ -12,6 +12,7 @@ from airflow_provider_gemini_batch.cost.spend import unpaid
 from airflow_provider_gemini_batch.plugins.page.charts import by_day, tokens_by_day
 from airflow_provider_gemini_batch.plugins.page.month import month_of, monthly_budget
 from airflow_provider_gemini_batch.plugins.page.urls import spend_path
+from airflow_provider_gemini_batch.plugins.page.views.spend import COLUMNS
 
 if TYPE_CHECKING:
     from tests.support.page_server import PageServer
@@ -129,3 +130,18 @@ def test_spend_is_drawn_without_markup_from_names(page: PageServer) -> None:
     assert " so far</dt><dd>$" in html
     assert "budget $1,200.00" in html
     assert "style=" not in html, "the content policy allows no style attribute"
+
+
+@pytest.mark.newest_airflow
+def test_month_without_spend_shows_its_budget_and_no_chart(page: PageServer) -> None:
+    """To a person who may read no DAG, no month has spent anything."""
+    reply = page.client("stranger").get(spend_path())
+    html = " ".join(reply.text.split())
+    assert reply.status_code == 200
+    month = datetime.now(UTC).strftime("%B")
+    assert f"<dt>{month} so far</dt><dd>$0.00<small>budget $1,200.00</small>" in html
+    assert "No spend in these 30 days" in html
+    assert "<rect" not in html
+    assert page.client("stranger").get("/spend.csv").text.splitlines() == [",".join(COLUMNS)]
+    empty = month_of([], datetime(2026, 11, 11, tzinfo=UTC), 60.0)
+    assert (empty.spent, empty.pace, empty.left) == (0, 0, 60.0)

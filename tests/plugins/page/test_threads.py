@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.plugins.page import threads
+from airflow_provider_gemini_batch.plugins.page import threads, workers
 from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle, LoopLock
 
 if TYPE_CHECKING:
@@ -84,6 +84,27 @@ def test_request_that_holds_the_event_loop_for_long_loses_it(monkeypatch: pytest
         return True
 
     assert asyncio.run(next_one_goes_on())
+
+
+def test_work_goes_to_the_thread_that_worked_last_and_an_idle_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_idle", [])
+    names: set[int] = set()
+
+    def work() -> threading.Thread:
+        names.add(threading.get_ident())
+        return threading.current_thread()
+
+    async def one_after_the_other() -> threading.Thread:
+        for kind in ("views", "answers", "changes") * 3:
+            last = await threads.run(kind, work)
+            await asyncio.sleep(0.01)  # a thread is free a moment after it has answered
+        return last
+
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.2)
+    last = asyncio.run(one_after_the_other())
+    assert (len(names), last.daemon) == (1, True)
+    last.join(5)
+    assert (last.is_alive(), workers._idle) == (False, [])
 
 
 def test_no_more_threads_run_than_there_are_for_their_kind() -> None:
