@@ -64,6 +64,12 @@ class RowsSource:
 
     def read(self, engine: DuckDBPyConnection, folder: str) -> Table:
         """Read the rows."""
+        # Frames are no lists of rows: iterated, they give columns, or names of columns.
+        for way_out in ("to_dicts()", "to_dict('records')"):
+            if hasattr(self.rows, "columns") and hasattr(self.rows, way_out.partition("(")[0]):
+                raise ConfigurationError(
+                    f"rows must be dicts, not a {type(self.rows).__name__}: give rows=frame.{way_out}."
+                )
         with Stager(folder) as stager:
             for number, row in enumerate(self.rows, 1):
                 if not isinstance(row, Mapping):
@@ -307,6 +313,6 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def _first_lines(fault: Exception) -> str:
-    told = re.split(r"Possible (?:fixes|[Ss]olutions?)|This type was", str(fault))[0]
+    told = re.split(r"Possible (?:fixes|[Ss]olutions?)|This type was|LINE \d+: DESCRIBE SELECT \* FROM read_", str(fault))[0]
     shown = " ".join(told.split())
     return shown if len(shown) <= 500 else shown[:497] + "..."

@@ -15,6 +15,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+import polars
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowNotFoundException
@@ -145,6 +146,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
 
 ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "a row that is no dict": ({"rows": [*GOOD, "k3"]}, r"rows: row 4 must be a dict, not 'k3'"),
+    "a frame of Polars": ({"rows": polars.DataFrame(GOOD)}, r"not a DataFrame: give rows=frame\.to_dicts\(\)"),
     "a row that is null": ({"rows": [*GOOD, None]}, r"rows: row 4 must be a dict, not None"),
     "a column without a name": ({"rows": row(**{"": 1})}, r"row 4: a column's name must be a text"),
     "a column named by a number": ({"rows": [*GOOD, {1: 2}]}, r"row 4: a column's name must be a text .* not 1"),
@@ -293,7 +295,7 @@ SAYS: dict[str, str] = {
     "a CSV quote that does not end": r"in\.csv: .*Line: 4 .*unterminated quote",
     "a JSON list": r"in\.jsonl: line 1 is no JSON",
     "parts with other columns": r"b\.csv.* has the columns nr, word, and .*a\.csv.* has id, word",
-    "a Parquet file that is none": r"in\.parquet: .*too small to be a Parquet file",
+    "a Parquet file that is none": r"in\.parquet: [^\n]*too small to be a Parquet file$",
     "a gzip that breaks off": r"in\.jsonl\.gz.* cannot be unpacked: .*ended before",
     "a gzip that is none": r"in\.csv\.gz.* cannot be unpacked: Not a gzipped file",
     "a query that is none": r"sql: Parser Error: .*SELEC 1",
