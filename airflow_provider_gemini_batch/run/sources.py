@@ -312,7 +312,11 @@ def _naming(what: str) -> Iterator[None]:
         raise ConfigurationError(f"{what}: {_first_lines(fault)}") from None
 
 
+# Advice about options that nobody can set here, and the query that we made of a file's name.
+_AFTER_THE_FAULT = re.compile(r"Possible (?:fixes|[Ss]olutions?)|This type was|LINE \d+: DESCRIBE SELECT \* FROM read_")
+
+
 def _first_lines(fault: Exception) -> str:
-    told = re.split(r"Possible (?:fixes|[Ss]olutions?)|This type was|LINE \d+: DESCRIBE SELECT \* FROM read_", str(fault))[0]
+    told = _AFTER_THE_FAULT.split(str(fault))[0]
     shown = " ".join(told.split())
     return shown if len(shown) <= 500 else shown[:497] + "..."
