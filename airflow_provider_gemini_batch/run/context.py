@@ -95,8 +95,8 @@ class RunContext:
     sql: SqlTarget | None = None
     limits: JobLimits = field(default_factory=JobLimits)
     reuse_tables: Mapping[str, Source] = field(default_factory=dict)
-    now: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = lambda: time.time()
+    sleep: Callable[[float], None] = lambda seconds: time.sleep(seconds)
     on_job: Callable[[str], None] = lambda name: None
     stop: Callable[[], None] = lambda: None
     host: str = field(default_factory=socket.gethostname)
