@@ -97,7 +97,11 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
     """
     found = session.scalars(instance_query(address).limit(1)).first()
     if found is None:
-        raise NotHere("This task has not run", f"{address.dag_id}, {address.run_id} has no task {address.task_id}.")
+        raise NotHere(
+            "This task has not run",
+            f"The run {address.run_id} of the DAG {address.dag_id} has no task {address.task_id}: it has not begun, or "
+            "was deleted.",
+        )
     xcoms, unreadable = read_xcoms(session, address, OUR_KEYS)
     return TaskFacts(
         address,

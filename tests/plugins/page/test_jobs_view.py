@@ -117,6 +117,7 @@ def test_unreachable_service_is_said_and_nothing_breaks(jobs: Jobs) -> None:
                                  "password": "key", "extra": {"max_retries": 1}}])  # fmt: skip
     html = jobs.listed()
     assert "Google&#39;s list could not be read to its end." in html
+    assert "at Google, listed" not in html, "nobody knows whether there are none"
 
 
 def test_connection_that_is_not_there_is_said(page: PageServer) -> None:

@@ -122,7 +122,7 @@ def test_person_gets_from_an_empty_airflow_to_answers(place: Place, person: Call
     view.get_by_role("heading", name="Spend", exact=True).wait_for()
     assert DAG in view.locator("main").inner_text()
     view = ada.opens_menu()
-    view.get_by_text("1 jobs at Google").wait_for()
+    view.get_by_text("1 job at Google").wait_for()
     assert "2 failing" in view.locator("tbody tr").first.inner_text()
     ada.picture("journey-jobs")
 

@@ -8,6 +8,8 @@ import itertools
 import json
 import re
 import sqlite3
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import pytest
 from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.reasons import reasons_in
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress, answers_path, run_path
+from airflow_provider_gemini_batch.plugins.page.views.answers import shown_row
 
 if TYPE_CHECKING:
     from tests.support.page_server import PageServer
@@ -98,6 +101,13 @@ def test_pictures_are_found_at_any_depth_and_named_in_text() -> None:
     for _ in range(500):
         deep = [deep]
     assert images_in(deep) == []
+
+
+def test_moment_and_exact_number_stand_without_quotes() -> None:
+    row = {"status": "succeeded", "answered_at": datetime(2026, 11, 28, 7, tzinfo=UTC), "price": Decimal("1.50")}
+    shown = shown_row({"key": 7, "sold": True, **row}, "")
+    assert shown["facts"] == {"answered_at": "2026-11-28 07:00:00+00:00"}
+    assert (shown["key"], shown["given"]) == ("7", {"sold": "true", "price": "1.50"})
 
 
 @pytest.mark.newest_airflow

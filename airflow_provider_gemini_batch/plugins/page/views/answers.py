@@ -227,7 +227,9 @@ def _text(value: Any) -> str:
         norm = sum(float(each) ** 2 for each in value) ** 0.5
         return f"vector of {len(value)} numbers, norm {norm:.3f}"
     value = without_images(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    # A moment or an exact number, as Parquet has them, is no JSON: it would stand in quotes.
+    is_json = isinstance(value, (dict, list, bool, int, float))
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
