@@ -82,7 +82,9 @@ def _key_file(members: Members, allow_http: bool) -> dict[str, Any] | None:
     # The line ends of a key are often doubled on the way through environment variables.
     key["private_key"] = key["private_key"].replace("\\n", "\n")
     # A signed assertion is sent there, so it has to be https like every other server.
-    read_url(members, "keyfile_dict", key["token_uri"], allow_http=allow_http)
+    url = read_url(members, "keyfile_dict", key["token_uri"], allow_http=allow_http)
+    if "://" not in key["token_uri"]:
+        key["token_uri"] = url
     return key
 
 

@@ -76,8 +76,9 @@ def without_key(body: bytes, sent: Mapping[str, str]) -> bytes:
     """
     Blot out the API key or token in a reply that repeats it, so that no error text or excerpt made of it shows it.
 
-    :param sent: Headers of the request, in lower case.
+    :param sent: Headers of the request, in any case.
     """
+    sent = {name.lower(): value for name, value in sent.items()}
     for name in ("x-goog-api-key", "authorization"):
         key = sent.get(name, "").removeprefix("Bearer ")
         if len(key) < SHORTEST_KEY:

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow_provider_gemini_batch.connection.settings import Secret
-from airflow_provider_gemini_batch.errors import AuthError, GeminiBatchError, TransportError
+from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, GeminiBatchError, TransportError
 from airflow_provider_gemini_batch.transport.google_sources import (
     credential_name,
     google_credentials,
@@ -177,7 +178,17 @@ class _TokenEndpoint:
         timeout: float | None = None,
         **more: Any,
     ) -> Any:
-        """Send a request of google-auth's."""
+        """
+        Send a request of google-auth's.
+
+        :raises ConfigurationError: If the credentials name an endpoint that is no URL; google-auth would have it tried
+            again.
+        """
+        if not _is_url(url):
+            raise ConfigurationError(
+                "The place that these credentials name for access tokens (token_uri, or token_url) is no URL: it begins "
+                "with https://. Correct it, or paste the file anew."
+            )
         # A signed assertion or a source token must not follow a redirect to somebody else.
         more.setdefault("allow_redirects", False)
         seconds = self._timeout if timeout is None else min(_TOKEN_TIMEOUT, timeout)
@@ -188,6 +199,15 @@ class _TokenEndpoint:
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Reading the port is what checks it.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _authorization(headers: Mapping[str, str]) -> str:

@@ -144,9 +144,9 @@ def test_no_error_reaches_the_password_of_a_proxy(proxy: str, monkeypatch: pytes
 ODD_KEY = 'key/with+odd=chars%40#?&"x'
 
 
-@pytest.mark.parametrize("header", ["x-goog-api-key", "authorization"])
+@pytest.mark.parametrize("header", ["x-goog-api-key", "authorization", "Authorization"])
 @pytest.mark.parametrize("written", [str, json.dumps, quote, partial(quote, safe="")])
 def test_a_reply_shows_no_credential_however_it_is_written(header: str, written: Any) -> None:
-    sent = {header: f"Bearer {ODD_KEY}" if header == "authorization" else ODD_KEY}
+    sent = {header: f"Bearer {ODD_KEY}" if header.lower() == "authorization" else ODD_KEY}
     body = without_key(f"refused: {written(ODD_KEY)}.".encode(), sent).decode()
     assert body.replace('"', "") == "refused: ***."

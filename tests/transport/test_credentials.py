@@ -316,6 +316,15 @@ def test_a_token_endpoint_out_of_reach_is_worth_another_try(emulator: EmulatorHa
     assert not error.may_have_taken_effect, "no request went to the API"
 
 
+@pytest.mark.parametrize("uri", ["http://[::1", "oauth2.example", "ftp://127.0.0.1/token"])
+def test_a_token_uri_that_is_no_url_is_our_own_error(emulator: EmulatorHandle, tmp_path: Path, uri: str) -> None:
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps({**create_service_account(emulator.state), "token_uri": uri}))
+    error = failure(credentials_for(settings(emulator, key_path=str(path))))
+    assert isinstance(error, ConfigurationError), "no repetition helps"
+    assert "token_uri" in str(error)
+
+
 @pytest.mark.parametrize("body", ["garbage", "html", "empty", "array"])
 def test_a_token_reply_that_cannot_be_read_is_worth_another_try(emulator: EmulatorHandle, body: str) -> None:
     emulator.fault(match={"path": "/token"}, status=200, body=body)
