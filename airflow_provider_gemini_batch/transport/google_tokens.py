@@ -186,8 +186,8 @@ class _TokenEndpoint:
         """
         if not _is_url(url):
             raise ConfigurationError(
-                "The place that these credentials name for access tokens (token_uri, or token_url) is no URL: it begins "
-                "with https://. Correct it, or paste the file anew."
+                "The place that these credentials name for access tokens (token_uri, or token_url) is no URL: it has "
+                "to begin with https://. Correct it, or paste the file anew."
             )
         # A signed assertion or a source token must not follow a redirect to somebody else.
         more.setdefault("allow_redirects", False)
