@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_gemini_batch.errors import ApiError, GeminiBatchError, TriggerEventError
+from airflow_provider_gemini_batch.errors import ApiError, ConfigurationError, GeminiBatchError, TriggerEventError
 from airflow_provider_gemini_batch.triggers.base import WatchTrigger
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class BatchJobsTrigger(WatchTrigger):
         **retired: Any,
     ) -> None:
         super().__init__()
-        # What cannot be read wakes the task at once, which looks for itself.
-        self._is_read = isinstance(job_names, (list, tuple)) and isinstance(gemini_batch_conn_id, str)
+        self._has_names = isinstance(job_names, (list, tuple))
         names = job_names if isinstance(job_names, (list, tuple)) else ()
         self.job_names = [name for name in names if isinstance(name, str)][:MAX_JOBS]
         self.gemini_batch_conn_id = gemini_batch_conn_id
@@ -106,12 +105,9 @@ class BatchJobsTrigger(WatchTrigger):
         With ``message`` no further poll of the jobs in ``unwatched`` can help from here, and the task must not defer
         again for them.
         """
-        from airflow_provider_gemini_batch.lifecycle.attempt import carried_error
-
         event: dict[str, Any]
         try:
-            if not self._is_read:
-                raise carried_error("job_names or gemini_batch_conn_id is of another kind")
+            self._check_arguments()
             event = await self._wait()
         except TriggerEventError as error:  # the resumed task makes a trigger that this version can read
             self.log.warning("Waiting for %d jobs broke off: %s", len(self.job_names), error)
@@ -124,6 +120,28 @@ class BatchJobsTrigger(WatchTrigger):
         # A trigger that lingers after its event is killed as if by a person.
         self._event_sent = True
         yield TriggerEvent(event)
+
+    def _check_arguments(self) -> None:
+        """
+        Refuse what another version of the provider may have stored, and this one cannot read.
+
+        :raises TriggerEventError: It wakes the task at once, which looks for itself and makes a trigger of today.
+        """
+        from airflow_provider_gemini_batch.connection.settings import BACKENDS
+        from airflow_provider_gemini_batch.lifecycle.attempt import carried_error
+        from airflow_provider_gemini_batch.times import seconds
+
+        started: object = self.started
+        if not self._has_names or not isinstance(self.gemini_batch_conn_id, str):
+            raise carried_error("job_names or gemini_batch_conn_id is of another kind")
+        if isinstance(started, bool) or not isinstance(started, (int, float)):
+            raise carried_error(f"started is {started!r}")
+        if self.backend is not None and self.backend not in BACKENDS:
+            raise carried_error(f"backend is {self.backend!r}")
+        try:
+            seconds(self.poll_interval, "poll_interval")
+        except ConfigurationError as error:
+            raise carried_error(str(error)) from error
 
     def _broken_off(self, error: Exception, text: str) -> dict[str, Any]:
         from airflow_provider_gemini_batch.watch.event import MESSAGE_CHARACTERS
