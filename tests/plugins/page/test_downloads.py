@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import duckdb
 import pytest
-from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_gemini_batch.plugins.page import (
@@ -46,6 +45,8 @@ class Counting(MemoryFileSystem):
 @pytest.fixture
 def storage(tmp_path: Path) -> Any:
     """Return what copies a file to object storage, and gives its URI."""
+    from airflow.sdk.io import attach
+
     attach("memory", conn_id="counted", fs=Counting())
 
     def put(place: Path, content: bytes | None = None) -> str:
