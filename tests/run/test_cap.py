@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from airflow_provider_gemini_batch.cost.estimate import RunPrices
 from airflow_provider_gemini_batch.cost.prices import PriceList
+from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.run.budget import PIECES, estimate
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.finish import RunFailedError
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
-from tests.run.world import World, rows
+from tests.run.world import MODEL, TASK, World, rows
 
 PRICES = RunPrices(PriceList())
 CONFIG = {"maxOutputTokens": 1000}
@@ -202,3 +206,19 @@ def test_flex_round_counts_nothing_for_a_job_cancelled_unbilled(world):
     manifest = run(world, 10, cap, claim="dag run", prompt="Shout {{ row.word }}", retry_tier="flex")
     assert manifest["counts"] == {"succeeded": 10}
     assert [row["answer_source"] for row in world.table()].count("flex") == 1
+
+
+def test_flex_round_counts_a_job_that_nobody_noted(world):
+    failing = {"pattern": "word-0-", "outcome": "error", "code": 13, "first": 1}
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60, rows=[failing])
+    spec = world.spec(generation_config=CONFIG, max_cost=longest(world, 12), retry_tier="flex")
+    attempt = Run(spec, world.context(rows(10), prices=PRICES))
+    assert isinstance(attempt.proceed(), Waiting)
+    path = Path(world.path("theirs.jsonl"))
+    path.write_text("".join(json.dumps({"key": str(n), "prompt": "Say"}) + "\n" for n in range(12)))
+    request = JobRequest("generate", MODEL, input_path=str(path))
+    attempt.context.client.submit(request, task=TASK, digest="f" * 16, on_existing_job="siblings")
+    world.emulator.advance(3600)
+    with pytest.raises(RunFailedError, match="Not all rows were asked"):
+        attempt.proceed()
+    assert [row["status"] for row in world.table()].count("succeeded") == 9
