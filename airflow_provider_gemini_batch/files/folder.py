@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile, temporary_files
-from airflow_provider_gemini_batch.files.paths import SCHEME, local_path, normalise_path, open_read, remote_path
+from airflow_provider_gemini_batch.files.paths import (
+    SCHEME,
+    local_path,
+    normalise_path,
+    open_read,
+    remote_path,
+    resolve_links,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -278,7 +285,8 @@ class Folder:
     def _made(self) -> str:
         assert self._local is not None
         try:
-            # Prompts and answers of somebody's data lie there.
+            # Prompts and answers of somebody's data lie there. No folder is made through a stranger's link either.
+            resolve_links(self._local)
             os.makedirs(self._local, mode=0o700, exist_ok=True)
         except OSError as fault:
             raise ConfigurationError(f"{self.place!r} cannot be written: {fault.strerror or fault}.") from fault

@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_gemini_batch.compat import ObjectStoragePath
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.files.atomic import AtomicFile
+from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.files.paths import local_path, normalise_path, open_read
 
 
@@ -126,6 +127,18 @@ def test_output_does_not_go_through_a_strangers_link(tmp_path: Path, through: st
         AtomicFile(target)
     assert (mine / "out.jsonl").read_text() == "precious"
     assert os.listdir(mine) == ["out.jsonl"]
+
+
+@as_root
+def test_no_folder_is_made_through_a_strangers_link(tmp_path: Path) -> None:
+    folder, mine = open_folder(tmp_path), tmp_path / "mine"
+    mine.mkdir()
+    link = folder / "_gemini_batch"
+    link.symlink_to(mine)
+    os.lchown(link, STRANGER, STRANGER)
+    with pytest.raises(ConfigurationError, match="another user"):
+        Folder(str(link / "dag" / "task")).create("note", b"x")
+    assert os.listdir(mine) == []
 
 
 @as_root
