@@ -107,6 +107,14 @@ class TransportError(GeminiBatchError):
         return self.sent
 
 
+class NetworkSettingError(TransportError):
+    """
+    This host's settings keep the service away: a certificate that it does not trust, a proxy that refuses its password.
+
+    A retry may succeed, as certificates are exchanged under a running process; hours of them will not.
+    """
+
+
 class ReplyTooLargeError(TransportError):
     """A reply was larger than any that is read into memory, and was not read to its end; it would be so again."""
 

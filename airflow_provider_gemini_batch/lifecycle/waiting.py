@@ -7,6 +7,8 @@
 #   ----  ----------  ------------------------------------------------------------------------------------------
 #   0     PENDING     none: go on
 #   3     503         none: a passing fault ends no wait before the deadline
+#   3     no trust    none for some minutes, then the error: this host does not trust the certificate it is shown, and
+#                     would not in four days
 #   6     PENDING     PENDING_TIMEOUT, by the job's creation and not by the wait's beginning: an adopted job is as
 #                     old as it is
 #   6     RUNNING     (had it begun before) none: its turn has come, and the limit is over for good
@@ -24,7 +26,7 @@ from airflow_provider_gemini_batch.api.flows import get_job
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
-from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NetworkSettingError, NotFoundError
 from airflow_provider_gemini_batch.lifecycle.polling import next_interval
 from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch, find_twins, list_look_due
 from airflow_provider_gemini_batch.times import duration, epoch
@@ -43,6 +45,9 @@ SILENCE = 600.0
 
 TROUBLE_SILENCE = 290.0
 """The same while polls fail; a little less than the poller's own interval of five minutes."""
+
+SETTING_PATIENCE = 300.0
+"""Seconds for which polls may fail for this host's own settings, while its certificates are exchanged, say."""
 
 
 class Outcome(StrEnum):
@@ -184,12 +189,15 @@ class Watch:
     twins: tuple[str, ...] = field(default=(), init=False)
     """With the outcome TWIN: names of the jobs that turned up."""
 
+    _kept_away_since: float | None = field(default=None, init=False)
+
     skew: float = field(default=0.0, init=False)
     """Seconds by which the service's clock is ahead of ours."""
 
     def see(self, job: BatchJob, now: float) -> Outcome | None:
         """Take a poll into account; return how the wait ended, or None to go on."""
         self.job = job
+        self._kept_away_since = None
         self.skew = job.skew(now)
         if job.state is JobState.RUNNING and self.running_since is None:
             started = epoch(job.start_time)
@@ -216,10 +224,19 @@ class Watch:
         """
         # A read may be answered by a replica that has not heard of the job yet; later a 404 is the truth.
         young = isinstance(error, NotFoundError) and now - self.started < MISSING_GRACE
-        if not (error.is_transient or young):
+        if not (error.is_transient or young) or self._is_kept_away(error, now):
             raise error
         self.on_fault(error, now)
         return self.limits.outcome_of(None, now, None)
+
+    def _is_kept_away(self, error: GeminiBatchError, now: float) -> bool:
+        """Return whether this host's settings have failed each poll for so long that waiting is no help."""
+        if not isinstance(error, NetworkSettingError):
+            self._kept_away_since = None
+            return False
+        if self._kept_away_since is None:
+            self._kept_away_since = now
+        return now - self._kept_away_since >= SETTING_PATIENCE
 
     def pause(self, now: float, poll_interval: float | None) -> float:
         """Return the seconds until the next poll is due, never beyond the deadline."""

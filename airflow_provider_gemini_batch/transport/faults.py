@@ -71,6 +71,16 @@ def was_sent(error: BaseException) -> bool:
     )
 
 
+def is_of_our_settings(error: BaseException) -> bool:
+    """Return whether a call failed for what this host is set to: the certificates it trusts, its proxy's password."""
+    return any(
+        isinstance(each, ssl.SSLCertVerificationError)
+        or (isinstance(each, OSError) and str(each).startswith(f"{_TUNNEL}: 407"))
+        or type(each).__name__ == "SOCKS5AuthError"
+        for each in linked(error)
+    )
+
+
 def cause_of(error: BaseException, timeout: float) -> str:
     """
     Say in a few plain words why a call failed.

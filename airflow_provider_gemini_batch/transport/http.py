@@ -15,10 +15,11 @@ from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
     GeminiBatchError,
     InputChangedError,
+    NetworkSettingError,
     TransportError,
 )
 from airflow_provider_gemini_batch.transport.bounds import ACCEPT_ENCODING, Body
-from airflow_provider_gemini_batch.transport.faults import cause_of, server_of, was_sent
+from airflow_provider_gemini_batch.transport.faults import cause_of, is_of_our_settings, server_of, was_sent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,7 +184,8 @@ def _fault_of(error: Exception, request: HttpRequest, timeout: float) -> GeminiB
     if isinstance(error, requests.exceptions.RequestException):
         sent = was_sent(error)
         what = "No complete reply from" if sent else "No connection to"
-        return TransportError(f"{what} {server_of(request.url)}: {cause_of(error, timeout)}.", sent=sent)
+        kind = NetworkSettingError if is_of_our_settings(error) else TransportError
+        return kind(f"{what} {server_of(request.url)}: {cause_of(error, timeout)}.", sent=sent)
     # Neither shown nor chained: its text and its frames may hold the credentials.
     return GeminiBatchError(f"A call could not be made: {type(error).__name__} {place_of(error)}. This is a bug.")
 

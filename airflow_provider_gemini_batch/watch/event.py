@@ -189,11 +189,7 @@ async def next_end(
         elif now >= until:
             return None
         else:
-            end = None
-            for name in subscription.job_names:
-                trouble = subscription.trouble_of(name)
-                if trouble is not None and name in watches:
-                    watches[name].on_fault(trouble, now)
+            end = _take_trouble(subscription, watches, now)
         if end is not None:
             subscription.drop(end.job_name)
             return end
@@ -221,11 +217,28 @@ async def _take(update: Update, watches: Mapping[str, Watch], now: float, on_sib
     elif update.sibling is not None:
         outcome = None if on_sibling is None else await on_sibling(name, watch.job, update.sibling)
     elif update.error is not None:
-        try:
-            outcome = watch.fault(update.error, now)
-        except GeminiBatchError as error:
-            return End(name, Outcome.ERROR, error)
+        return _fault(name, watch, update.error, now)
     return None if outcome is None else End(name, outcome, update.error)
+
+
+def _fault(name: str, watch: Watch, error: GeminiBatchError, now: float) -> End | None:
+    """Show a failed poll to the wait it concerns; return how that ended, or None."""
+    try:
+        outcome = watch.fault(error, now)
+    except GeminiBatchError as fault:
+        return End(name, Outcome.ERROR, fault)
+    return None if outcome is None else End(name, outcome, error)
+
+
+def _take_trouble(subscription: Subscription, watches: Mapping[str, Watch], now: float) -> End | None:
+    """Show trouble that lasts to each wait that has it; return the first that ended by it, or None."""
+    for name in subscription.job_names:
+        trouble = subscription.trouble_of(name)
+        if trouble is not None and name in watches:
+            end = _fault(name, watches[name], trouble, now)
+            if end is not None:
+                return end
+    return None
 
 
 def _over_limit(name: str, watch: Watch, subscription: Subscription, now: float) -> End | None:

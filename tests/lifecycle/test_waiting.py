@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.errors import NetworkSettingError, TransportError
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, WaitLimits, Watch
 from tests.support.airflow_side import rows, set_connection
@@ -48,6 +49,17 @@ def test_a_limit_is_reached_between_two_polls(skew: float) -> None:
     watch.see(job(JobState.PENDING, 290, skew), NOW)
     assert watch.outcome(NOW + 9) is None
     assert watch.outcome(NOW + 11) is Outcome.PENDING_TIMEOUT
+
+
+def test_polls_that_this_hosts_settings_fail_end_the_wait_in_minutes() -> None:
+    watch, untrusted = watching(), NetworkSettingError("its certificate is not trusted")
+    assert [watch.fault(untrusted, NOW + seconds) for seconds in (0, 200, 299)] == [None] * 3
+    watch.see(job(JobState.PENDING, 10, 0.0), NOW + 300)
+    assert watch.fault(untrusted, NOW + 310) is None
+    watch.fault(TransportError("it refused the connection"), NOW + 500)
+    assert [watch.fault(untrusted, NOW + seconds) for seconds in (510, 809)] == [None] * 2
+    with pytest.raises(NetworkSettingError, match="not trusted"):
+        watch.fault(untrusted, NOW + 810)
 
 
 def test_the_pause_between_polls_follows_the_jobs_real_age() -> None:

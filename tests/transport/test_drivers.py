@@ -43,6 +43,7 @@ from airflow_provider_gemini_batch.errors import (
     AuthError,
     ConfigurationError,
     GeminiBatchError,
+    NetworkSettingError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
@@ -492,6 +493,7 @@ def test_a_certificate_that_nobody_vouches_for_sent_nothing(drive: Drive, start:
     fault = lost(drive, f"{server.url}/v1")
     assert fault.sent is False
     assert f"127.0.0.1:{server.port}: its certificate is not trusted (self-signed certificate" in str(fault)
+    assert isinstance(fault, NetworkSettingError)
     assert server.seen == []
 
 
@@ -806,6 +808,7 @@ def test_a_proxy_that_opens_no_tunnel_sent_nothing(
     fault = lost(drive, "https://service.invalid/v1")
     assert fault.sent is False
     assert f"the proxy opened no tunnel ({status}" in str(fault)
+    assert isinstance(fault, NetworkSettingError) is (status == 407)
     assert [seen.method for seen in proxy.seen] == ["CONNECT"]
     assert KEY not in str(proxy.seen)
 

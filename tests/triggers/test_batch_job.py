@@ -14,6 +14,7 @@ from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.connection.reading import settings_from_connection
 from airflow_provider_gemini_batch.errors import TriggerEventError
+from airflow_provider_gemini_batch.lifecycle import waiting
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.task.kill import state_in
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
@@ -22,6 +23,7 @@ from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.watch import event as wait
 from airflow_provider_gemini_batch.watch import schedule
 from airflow_provider_gemini_batch.watch.event import event_for, read_event
+from tests.support import odd_server
 
 
 @pytest.fixture
@@ -63,6 +65,25 @@ def test_an_outage_is_told_in_the_tasks_log(emulator, monkeypatch, caplog, capsy
     texts = (caplog.text, capsys.readouterr().out)  # Airflow 2.11 writes to both
     assert max(text.count(f"Polling has failed; waiting goes on. Job {name}: HTTP 503") for text in texts) == 1
     assert max(text.count(f"{name} can be polled again") for text in texts) == 1
+
+
+@pytest.mark.parametrize("kind", ["one job", "jobs of a run"])
+def test_a_proxy_that_refuses_our_password_ends_the_wait_in_minutes(monkeypatch, kind):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_GEMINI_BATCH_DEFAULT",
+        json.dumps({"conn_type": "gemini_batch", "host": "https://service.invalid", "password": "a-key"}),
+    )
+    monkeypatch.setattr(wait, "TROUBLE_CHECK", 0.1)
+    monkeypatch.setattr(schedule, "REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "SETTING_PATIENCE", 0.3)
+    with odd_server.servers() as servers:
+        proxy = servers.start(odd_server.reply(407, b"no"))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:old@127.0.0.1:{proxy.port}")
+        arguments = {"poll_interval": 0.1, "deadline": time.time() + 30}
+        one, many = BatchJobTrigger("batches/a", **arguments), BatchJobsTrigger(["batches/a"], **arguments)
+        [payload] = events_of(one if kind == "one job" else many)
+    assert payload["error"] == "NetworkSettingError"
+    assert "the proxy opened no tunnel (407" in payload["message"]
 
 
 def test_deadline_holds_while_the_service_is_down(emulator):
