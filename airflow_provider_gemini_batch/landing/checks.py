@@ -69,9 +69,8 @@ def check_belongs(
     """
     why = ""
     mark, given = job.input_digest, source.mark()
-    if mark and given and mark != given and isinstance(source, JoinInput):
-        by_rows = source.rows_mark()
-        given = by_rows if by_rows and same_content(mark, by_rows) else given
+    if mark and given and not same_content(mark, given) and isinstance(source, JoinInput):
+        given = next((one for one in source.other_marks() if same_content(mark, one)), given)
     # The strongest evidence first. Only where a job carries no digest of its input do counts and keys have to do.
     if mark and given and not same_content(mark, given):
         why = "the input holds other rows than the job was made from"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from airflow_provider_gemini_batch.files.background import BackgroundHash
 from airflow_provider_gemini_batch.files.kinds import open_lines
-from airflow_provider_gemini_batch.rows.input_digest import InputDigest, digest_of_rows
+from airflow_provider_gemini_batch.rows.input_digest import InputDigest, other_marks
 from airflow_provider_gemini_batch.rows.input_rows import KnownBlock, KnownRow, known_rows
 from airflow_provider_gemini_batch.rows.key_set import KeySet
 from airflow_provider_gemini_batch.rows.line_batches import BLOCK_BYTES, line_blocks
@@ -168,10 +168,10 @@ class JoinInput:
         """Return what names the input's lines, as the job carries it; complete once all rows were taken."""
         return self._digest.mark()
 
-    def rows_mark(self) -> str:
-        """Return what names the input's rows, as a job that was made from a list of rows carries it."""
+    def other_marks(self) -> list[str]:
+        """Return what else a job may carry that was made from these rows. Reads them once more."""
         with open_lines(self._path)[0] as stream:
-            return digest_of_rows(stream)
+            return other_marks(stream)
 
 
 class KeysOnly:

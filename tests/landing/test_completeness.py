@@ -237,6 +237,42 @@ def test_keyless_rows_of_a_list_are_joined_with_no_other_order(emulator: Emulato
             download(name, tmp_path, input_path=write_rows(path, others))
 
 
+WAYS: list[tuple[dict[str, Any], str]] = [
+    ({}, "\n"),
+    ({"ensure_ascii": False, "sort_keys": True}, "\n"),
+    ({"separators": (",", ":")}, "\r\n"),
+    ({"separators": (",", ":"), "ensure_ascii": False}, "\n"),
+]
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_the_same_rows_written_another_way_are_the_jobs_input(tmp_path: Path, way: int) -> None:
+    asked = [{"prompt": f"Größe \U0001f600 {n}/5", "note": 1.0, "a": 10**20} for n in range(5)]
+    options, end = WAYS[way]
+    digest = InputDigest()
+    digest.add([(json.dumps(row, **options) + end).encode() for row in asked])
+    path = tmp_path / "in.jsonl"
+    response = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]}
+    answers = [json.dumps({"key": f"row-{n}", "response": response}).encode() + b"\n" for n in range(1, 6)]
+    job = JobFacts("batches/a", "models/m", 5, digest.mark())
+    # Spaces that nobody's writer sets, and members in an order of their own where the job's are sorted.
+    path.write_text("".join(json.dumps(row, separators=(" , ", " : ")) + "\n" for row in asked))
+    assert land(answers, tmp_path / "out.jsonl", job=job, input_path=path).succeeded == 5
+    for others, why in ((asked[::-1], "another order"), ([{**asked[0], "note": 1}, *asked[1:]], "other rows")):
+        with pytest.raises(InputMismatchError, match=why):
+            land(answers, tmp_path / "out.jsonl", job=job, input_path=write_rows(path, others))
+
+
+def test_a_job_of_a_version_that_counted_line_ends_knows_its_input(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in rows(2)))
+    # As such a version wrote it, for this file.
+    job = JobFacts("batches/a", "models/m", 2, "d8b749afd5f7f6ca")
+    response = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]}
+    answers = [json.dumps({"key": f"k{n}", "response": response}).encode() + b"\n" for n in range(2)]
+    assert land(answers, tmp_path / "out.jsonl", job=job, input_path=path).succeeded == 2
+
+
 def test_an_uploaded_file_carries_the_digest_to_its_job(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", KEYLESS)
