@@ -41,7 +41,7 @@ from airflow_provider_gemini_batch.rows.inline_results import iter_inline_result
 from airflow_provider_gemini_batch.rows.judging import is_cut_off
 from airflow_provider_gemini_batch.rows.legacy_embeddings import with_keys
 from airflow_provider_gemini_batch.rows.line_batches import LineTooLongError, line_blocks, lines_of, split_lines
-from airflow_provider_gemini_batch.rows.results import read_result
+from airflow_provider_gemini_batch.rows.results import is_foreign, read_result
 from airflow_provider_gemini_batch.rows.settings import RowSettings
 from airflow_provider_gemini_batch.times import epoch
 
@@ -86,13 +86,17 @@ class ResultReader:
         :param whole: Whether fewer answers than the job counts are an error, after the last one.
         :raises ResultsIncompleteError: With *whole*, if answers are lacking.
         """
-        number = 0
+        number = foreign = 0
         for line in self.lines(job):
-            number += 1
+            is_none = is_foreign(line)
+            foreign += is_none
+            number += not is_none
             yield read_result(line)
         expected = job.expected_answers
         if whole and expected is not None and number < expected:
             raise ResultsIncompleteError(f"{job.name} counts {expected:,} answers, and {number:,} arrived. Try again.")
+        if whole and expected is None and foreign:
+            raise ResultsIncompleteError(f"{foreign:,} lines among the answers of {job.name} are none. Try again.")
 
     def sample_rows(self, job: BatchJob) -> RowSample:
         """Read the first answers, to say why rows failed and how many were cut off; empty if they cannot be read."""

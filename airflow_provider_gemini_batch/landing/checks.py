@@ -42,7 +42,13 @@ def check_all_came(job: JobFacts, reading: ResultReading, repeated: int) -> None
             f"{job.name} counts {job.answers:,} answers, and {came}. Nothing was written; a retry reads them again. If "
             "this stays so, the counts are wrong: accept what there is with check_counts=False."
         )
-    # Without counts this is all that can be known: a proxy's error page has lines, too.
+    # Without counts this is all that can be known: a proxy's error page has lines, too, perhaps in place of one shard.
+    if job.answers is None and reading.foreign and reading.answers and job.name:
+        raise ResultsIncompleteError(
+            f"{reading.foreign:,} lines of what the service sent as the answers of {job.name} are none, as of a "
+            "proxy's page in place of some. Nothing was written; a retry reads them again. If this stays so, accept "
+            "what there is with check_counts=False."
+        )
     if job.answers is None and reading.lines and not reading.answers and job.name:
         raise ResultsIncompleteError(
             f"What the service sent as the answers of {job.name} holds none that can be read. Nothing was written; a "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.landing.manifest import NAMED_KEYS
 from airflow_provider_gemini_batch.rows.line_batches import Lines, read_in_blocks
 from airflow_provider_gemini_batch.rows.quick_results import quick_rows
-from airflow_provider_gemini_batch.rows.results import read_row
+from airflow_provider_gemini_batch.rows.results import is_foreign, read_row
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.landing.echo import EchoKeys
@@ -39,6 +39,8 @@ class ResultReading:
         """Rows that got a key by their position."""
         self.by_echo = 0
         """Rows that got a key by the request that they repeat."""
+        self.foreign = 0
+        """Lines that the service cannot have written."""
         self.unreadable: list[int] = []
         self.unreadable_count = 0
         self._quick = partial(quick_rows, include_response=include_response)
@@ -78,6 +80,7 @@ class ResultReading:
             number += 1
             # Never raises: a line that cannot be read is counted and named, since the other answers are paid for.
             row = read_row(line, self._key_names)
+            self.foreign += is_foreign(line)
             self._count(row, line)
             if row.key is None and self.echo is not None and "request" in row.own:
                 row.key = self.echo.key_of(row.own["request"])

@@ -80,6 +80,19 @@ def read_row(line: bytes | str | Mapping[str, Any], key_names: Sequence[str] = (
     return row
 
 
+def is_foreign(line: bytes | str | Mapping[str, Any]) -> bool:
+    """
+    Say whether a line is none that the service wrote, nor the beginning of one: each is an object.
+
+    A proxy's page stands in place of answers, which are there and paid for.
+    """
+    if isinstance(line, Mapping) or line[:1] in (b"{", "{"):
+        return False
+    text = line.encode("utf-8", "replace") if isinstance(line, str) else line
+    text = text.removeprefix(_BOM).lstrip()
+    return bool(text) and not text.startswith(b"{")
+
+
 def read_result(line: bytes | str | Mapping[str, Any]) -> BatchResult:
     """Read one result as a value; see :func:`read_row`."""
     return read_row(line).result()

@@ -22,6 +22,7 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.lifecycle.cut_short import CANCELLED
+from airflow_provider_gemini_batch.rows.results import is_foreign
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
@@ -222,22 +223,30 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
     """
     Yield a job's result lines.
 
-    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts, and more may come.
+    :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts, and more may come; also
+        for lines of somebody else, in place of which there may be answers.
     """
-    count = 0
+    count = foreign = 0
     for line in lines:
-        count += 1
+        is_none = is_foreign(line)
+        foreign += is_none
+        count += not is_none
         yield line
     # Rows that the service lost are in no count, and are asked again; the number of rows alone says nothing here.
     counted = job.stats.done if job.is_succeeded else None
-    if counted is None or count >= counted:
+    if count >= counted if counted is not None else not foreign:
         return
     if now - (epoch(job.end_time) or now) < ANSWERS_SETTLE:
         raise ResultsIncompleteError(
-            f"{job.name} has {count} answers and counts {counted}; nothing of it was kept. A retry reads them anew; "
-            f"{ANSWERS_SETTLE / 3600:g} hours after its end what is there is taken, and the other rows are asked again."
+            f"{job.name} has {count} answers and {_more(counted, foreign)}; nothing of it was kept. A retry reads "
+            f"them anew; {ANSWERS_SETTLE / 3600:g} hours after its end what is there is taken, and the other rows are "
+            "asked again."
         )
-    log.warning("%s has %d answers and counts %d: the other rows are asked again.", job.name, count, counted)
+    log.warning("%s has %d answers and %s: the other rows are asked again.", job.name, count, _more(counted, foreign))
+
+
+def _more(counted: int | None, foreign: int) -> str:
+    return f"counts {counted}" if counted is not None else f"{foreign} lines that are none, as of a proxy's page"
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -92,6 +92,17 @@ def test_one_answer_that_is_missing_publishes_nothing(tmp_path: Path, arrived: i
     assert (tmp_path / "out.jsonl").exists() == (arrived == 4)
 
 
+@pytest.mark.parametrize("answers", [None, 5], ids=["uncounted", "counted"])
+@pytest.mark.parametrize("page", [b"<html>\n", b"upstream connect error", b"\xef\xbb\xbf<!DOCTYPE html>\n"])
+def test_a_page_among_answers_publishes_nothing(tmp_path: Path, answers: int | None, page: bytes) -> None:
+    lines = [json.dumps({"key": f"k{n}", "response": {"candidates": []}}).encode() + b"\n" for n in range(4)]
+    job = JobFacts(name="batches/one", answers=answers)
+    with pytest.raises(ResultsIncompleteError):
+        land([*lines, page], tmp_path / "out.jsonl", job=job)
+    assert not (tmp_path / "out.jsonl").exists()
+    assert land([*lines, page], tmp_path / "out.jsonl", job=job, check_counts=False).unreadable == 1
+
+
 @pytest.mark.parametrize("how", ["empty", "proxy_page", "unlisted"])
 def test_a_spoilt_shard_publishes_nothing(emulator: EmulatorHandle, tmp_path: Path, hasty: None, how: str) -> None:
     emulator.script(mode="at_once", spoilt={"0": how}, results_after=3600)
@@ -112,12 +123,15 @@ def test_vectors_that_did_not_arrive_are_missed(developer: EmulatorHandle, tmp_p
 
 
 def test_the_hook_misses_answers_after_the_last_one(developer: EmulatorHandle, tmp_path: Path) -> None:
-    developer.script(mode="at_once", results_share=0.5)
+    developer.script(mode="at_once", results_share=0.5, times=1)
     name = submit(input_path=write_rows(tmp_path / "in.jsonl", rows(4)))
     found = GeminiBatchHook().get_responses(name)
     assert [next(found).key for _ in range(2)] == ["k0", "k1"]
     with pytest.raises(ResultsIncompleteError, match="4 answers, and 2 arrived"):
         next(found)
+    developer.script(mode="at_once", spoilt={"0": "proxy_page"})
+    with pytest.raises(ResultsIncompleteError, match="1 answers, and 0 arrived"):
+        list(GeminiBatchHook().get_responses(submit(input_path=write_rows(tmp_path / "one.jsonl", rows(1)))))
 
 
 def test_rows_that_left_no_line_count_without_the_input_too(developer: EmulatorHandle, tmp_path: Path) -> None:

@@ -126,12 +126,13 @@ def test_an_attempt_whose_time_is_over_leaves_its_jobs_to_the_next(task: Task) -
 
 
 @in_both_modes
-def test_a_run_that_fails_in_the_middle_leaves_the_old_output(task: Task) -> None:
+@pytest.mark.parametrize("script", [{"results_share": 0.5}, {"spoilt": {"0": "proxy_page"}}], ids=["cut", "page"])
+def test_a_run_that_fails_in_the_middle_leaves_the_old_output(task: Task, script: dict[str, Any]) -> None:
     task.run()
     old = Path(task.path).read_bytes()
-    task.emulator.script(results_share=0.5)
+    task.emulator.script(**script)
     with pytest.raises(ResultsIncompleteError):
-        task.run(2, clears=1, rows=rows(8))
+        task.run(2, clears=1, rows=rows(7))
     assert Path(task.path).read_bytes() == old
 
 
