@@ -7,21 +7,26 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live
+from airflow_provider_gemini_batch.lifecycle.waiting import MISSING_GRACE
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.claims import calls_not_refused
+from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.run.checkpoint import Checkpoint
     from airflow_provider_gemini_batch.run.context import RunContext
     from airflow_provider_gemini_batch.run.jobs import RunJobs
 
 log = logging.getLogger(__name__)
+
+CANCEL_AGAIN = 600.0
+"""Seconds until the next look at a job that was cancelled, and has not ended."""
 
 
 class FactReader:
@@ -126,12 +131,25 @@ class FactReader:
         if known is None or known.is_running:
             job = self._jobs.get(name)
             if job is None:
-                return None
+                # A replica may not have heard of it yet. Taken for deleted, its rows would be paid for twice.
+                return BatchJob(name) if self._is_young(name) else None
             # The reply's Date shows how far the service's clock is ahead of ours; limits are counted on ours.
             known = self._read[name] = job
             self._skew = job.skew(self._context.now())
             self._end_if_late(job)
         return known
+
+    def _is_young(self, name: str) -> bool:
+        """Say whether a job was made so short a while ago that a read may not find it."""
+        notes = self._checkpoint.notes(look=False)
+        for shard, found in notes["job"].items():
+            created = [epoch(note["created"]) for note in found if note["job"] == name]
+            if created:
+                # By the service's clock and by that of whoever made it: one of them may be off.
+                called = [float(note["at"]) for note in notes["intent"].get(shard, ())]
+                born = max((at for at in (*created, *called) if at is not None), default=0.0)
+                return self._context.now() - born < MISSING_GRACE
+        return False
 
     def has_ended(self, name: str) -> bool:
         """Say whether a job has ended, or is gone."""
@@ -153,10 +171,16 @@ class FactReader:
             self._context.client.cancel_batch(job.name)
 
     def next_limit(self, names: Iterable[str]) -> float:
-        """Return the UTC epoch second at which the first of these jobs has had its time."""
+        """
+        Return the UTC epoch second at which the first of these jobs has had its time.
+
+        A job whose time is up is cancelled, which may take the service a while: it is looked at again some minutes
+        later. A wait until a moment that is over would end at once, again and again.
+        """
         known = [self._read[name] for name in names if name in self._read]
-        limits = self._context.limits
-        return min((limits.ends_at(job, self._skew) for job in known if job.is_running), default=float("inf"))
+        limits, now = self._context.limits, self._context.now()
+        ends = [limits.ends_at(job, self._skew) for job in known if job.is_running]
+        return min((end if end > now else now + CANCEL_AGAIN for end in ends), default=float("inf"))
 
 
 def is_whole(note: Mapping[str, Any]) -> bool:

@@ -108,6 +108,16 @@ def test_submission_reads_none_of_the_runs_other_jobs(world):
     assert len(singles) <= 12
 
 
+class CountingPrices(RunPrices):
+    """Prices that count how often they are asked."""
+
+    asked = 0
+
+    def before(self, *which, **facts):
+        self.asked += 1
+        return super().before(*which, **facts)
+
+
 class CountingFolder(Folder):
     """A folder that counts how often its notes are read."""
 
@@ -121,12 +131,17 @@ class CountingFolder(Folder):
         return super().read(name)
 
 
-def test_attempt_reads_each_note_once_however_many_shards_there_are(world):
+def test_attempt_reads_each_note_and_job_once_however_many_shards_there_are(world):
     world.emulator.script(mode="at_once", output_tokens=10)
     CountingFolder.reads.clear()
-    folder = CountingFolder(world.path("checkpoint"), settle=0.0)
+    folder, asked = CountingFolder(world.path("checkpoint"), settle=0.0), CountingPrices(PriceList())
     spec = capped(world, 99, rows_per_job=1, max_jobs=3)
-    assert world.attempt(spec, rows(12), checkpoint=folder, **prices())["succeeded"] == 12
+    assert world.attempt(spec, rows(12), checkpoint=folder, prices=asked, run_claim="dag run")["succeeded"] == 12
     notes = {name: count for name, count in CountingFolder.reads.items() if name.startswith(("intent", "job", "coll"))}
     assert len(notes) == 36
     assert set(notes.values()) == {1}
+    singles = [entry["path"] for entry in world.emulator.journal(method="GET") if "/batches/" in entry["path"]]
+    assert len(singles) == len(set(singles)) == 12
+    # For a shard: its own upper end, and those of the three at most whose answers are not collected, twice. What the
+    # nine others of before have cost is summed up already.
+    assert asked.asked <= 12 * 8

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import rows
 
@@ -35,3 +38,27 @@ def test_a_page_of_old_jobs_ends_the_look(world):
     before = pages_read(world)
     assert [job.name for job in run.jobs.own()] == list(came.jobs)
     assert pages_read(world) - before == 2
+
+
+def test_a_young_job_that_a_read_does_not_find_is_waited_for(both):
+    both.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    unheard = both.emulator.fault(match={"method": "GET", "path": r"(batches|Jobs)/[^/:]+$"}, status=404, times=2)
+    manifest = both.attempt(both.spec(), rows(3))
+    assert unheard.fired == 2
+    assert (manifest["counts"], manifest["attempts"]) == ({"succeeded": 3}, 3)
+    assert (both.emulator.ledger()["totals"]["created"], both.rows_run()) == (1, 3)
+
+
+def test_a_job_that_is_slow_to_end_after_its_timeout_is_not_looked_at_all_the_time(both):
+    both.emulator.configure(cancel_settle_seconds=7200)
+    both.emulator.script(mode="time", pending_seconds=60, running_seconds=20 * 3600)
+    run = Run(both.spec(), both.context(rows(3), limits=JobLimits(3600)))
+    came = run.proceed()
+    assert isinstance(came, Waiting)
+    assert run.reader.next_limit(came.jobs) == pytest.approx(run.context.now() + 3600, abs=60)
+    both.emulator.advance(4000)
+    for number in range(2):  # the process that cancelled it, and one after it
+        run = run if not number else Run(both.spec(), both.context(rows(3), limits=JobLimits(3600)))
+        came = run.proceed()
+        assert isinstance(came, Waiting)
+        assert run.reader.next_limit(came.jobs) >= run.context.now() + 60
