@@ -60,6 +60,10 @@ class ConfigurationError(GeminiBatchError):
     """The connection, an argument or an input row cannot work; names every bad place and the way out."""
 
 
+class FileGoneError(ConfigurationError):
+    """A file at Google that a job was to read does not exist, or has expired."""
+
+
 class EmptyInputError(ConfigurationError):
     """The input holds not one row."""
 

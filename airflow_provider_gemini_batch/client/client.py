@@ -29,6 +29,7 @@ from airflow_provider_gemini_batch.files.atomic import AtomicFile
 from airflow_provider_gemini_batch.files.input_file import as_it_is
 from airflow_provider_gemini_batch.files.paths import base_name, normalise_path
 from airflow_provider_gemini_batch.lifecycle.cut_short import CutShort
+from airflow_provider_gemini_batch.lifecycle.gone_file import GoneFile, look_or_find
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.lifecycle.submit import submit
@@ -163,7 +164,19 @@ class GeminiBatchClient(Session):
         if may_have_rivals:
             work = replace(work, may_have_rivals=True)
         self._say_what_is_ignored(request)
-        with self._source(request, uploaded) as source:
+        policy = policy or SubmitPolicy()
+        gone: list[GoneFile] = []
+
+        def look(name: str) -> RemoteFile | None:
+            seen = look_or_find(self.backend, name, request, work, policy, known_names=known_names, exclude=exclude)
+            found = self.run(seen)
+            if isinstance(found, GoneFile):
+                gone.append(found)
+                return None
+            return found
+
+        with self._source(request, uploaded, look) as source:
+            digest = gone[0].digest if gone else digest
             token = SubmissionToken(work.task, digest or digest_of(source.identity), source.input_digest)
             if work.former and work.may_have_rivals and digest is None:
                 # Reads the whole input once more, so only where an earlier attempt can have left a job by that name.
@@ -176,6 +189,8 @@ class GeminiBatchClient(Session):
             upload = Upload(source, self.backend, self.retry, name)
 
             def place() -> Flow[Placed]:
+                if gone:
+                    raise gone[0].error
                 # Between the upload and the create: a create that is refused for a quota then costs no second upload.
                 placed = yield from upload.place()
                 if on_uploaded is not None and (found := uploaded_input(request, source, placed)) is not None:
@@ -192,7 +207,7 @@ class GeminiBatchClient(Session):
                 on_existing_job=on_existing_job,
                 intent_at=intent_at,
                 exclude=exclude,
-                policy=policy or SubmitPolicy(),
+                policy=policy,
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
@@ -211,7 +226,7 @@ class GeminiBatchClient(Session):
         :raises ConfigurationError: For what cannot work.
         """
         self._say_what_is_ignored(request)
-        with self._source(request, None) as source:
+        with self._source(request, None, self._look) as source:
             return self._measured(request, source, counts_tokens)
 
     def _measured(self, request: JobRequest, source: PreparedInput, counts_tokens: bool) -> InputMeasure | None:
@@ -251,7 +266,9 @@ class GeminiBatchClient(Session):
         check_model(model, self.backend, is_own_host=self._is_own_host)
 
     @contextmanager
-    def _source(self, request: JobRequest, uploaded: UploadedInput | None) -> Iterator[PreparedInput]:
+    def _source(
+        self, request: JobRequest, uploaded: UploadedInput | None, look: Callable[[str], RemoteFile | None]
+    ) -> Iterator[PreparedInput]:
         """Yield the rows as they lie at Google, or else prepared on disk."""
         found = None
         if uploaded is not None:
@@ -263,7 +280,7 @@ class GeminiBatchClient(Session):
         if found is not None:
             yield found
             return
-        with prepared(request, self.backend, self._look, is_own_host=self._is_own_host) as source:
+        with prepared(request, self.backend, look, is_own_host=self._is_own_host) as source:
             yield source
 
     def _look(self, name: str) -> RemoteFile | None:

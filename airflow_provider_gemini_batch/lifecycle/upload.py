@@ -15,6 +15,7 @@ from airflow_provider_gemini_batch.api.identity import input_digest_in
 from airflow_provider_gemini_batch.api.wire import Digested, Flow, Pause, UploadSource
 from airflow_provider_gemini_batch.errors import (
     ConfigurationError,
+    FileGoneError,
     GeminiBatchError,
     InputChangedError,
     NotFoundError,
@@ -218,6 +219,7 @@ def look_at_remote(backend: Backend, name: str, retry: RetryPolicy) -> Flow[Remo
     """
     Look at a file that a job is to read, so that a missing one is told before anything is submitted.
 
+    :raises FileGoneError: If it is not there.
     :return: None on Vertex AI if we may not look: there the service's own account reads the object, not we.
     """
     try:
@@ -225,11 +227,11 @@ def look_at_remote(backend: Backend, name: str, retry: RetryPolicy) -> Flow[Remo
     except PermissionDeniedError as error:
         if not backend.hides_missing_files:
             return None
-        raise ConfigurationError(
+        raise FileGoneError(
             f"{name} cannot be used: it does not exist, has expired (files live 48 hours), or belongs to another "
             "project. Upload it again."
         ) from error
     except NotFoundError as error:
         if "bucket does not exist" in str(error):
             raise ConfigurationError(f"The bucket of {name} does not exist. Create it, or correct the name.") from error
-        raise ConfigurationError(f"{name} does not exist. Upload it first, or correct the name.") from error
+        raise FileGoneError(f"{name} does not exist. Upload it first, or correct the name.") from error

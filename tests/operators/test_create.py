@@ -138,6 +138,23 @@ def test_settings_of_an_upload_reach_its_rows(emulator: EmulatorHandle, tmp_path
         assert row.request["systemInstruction"]["parts"] == [{"text": "Brief."}]
 
 
+@pytest.mark.parametrize("changed", [{}, {"model": "gemini-2.5-pro"}], ids=["same", "another model"])
+def test_a_retry_finds_the_job_whose_file_has_expired(emulator: EmulatorHandle, tmp_path: Path, changed: Any) -> None:
+    file = UploadFileOperator(task_id="upload", input_path=write_rows(tmp_path / "in.jsonl", rows(2))).execute({})
+    name = create(file_name=file).execute(attempt())
+    GeminiBatchHook().delete_file(file)
+    again = CreateBatchOperator(task_id="create", file_name=file, **{"model": "gemini-3.5-flash-lite", **changed})
+    for context in (attempt(1), attempt(2, task_id="another")):
+        with pytest.raises(ConfigurationError, match="does not exist, has expired"):
+            again.execute(context)
+    if changed:
+        with pytest.raises(ConfigurationError, match="does not exist, has expired"):
+            again.execute(attempt(2))
+    else:
+        assert again.execute(attempt(2)) == name
+    assert created(emulator) == 1
+
+
 def test_embedding_options_reach_the_rows(emulator: EmulatorHandle) -> None:
     operator = CreateEmbeddingBatchOperator(
         task_id="embed",
