@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -29,6 +31,9 @@ from airflow_provider_gemini_batch.rows.settings import RowSettings
 
 _PROBED = 20
 """Answers with a key whose texts are compared."""
+
+_PASSING = re.compile(r"[\0\ufeff\ufffd\ud800-\udfff]")
+"""What a text may lose, or be given in place of it, on its way through a table or a file."""
 
 _encode = msgspec.json.Encoder().encode
 _read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -49,7 +54,7 @@ class EchoKeys:
         self._keys: dict[bytes, deque[str]] | None = None
         self._key_names = () if (rule := KeyRule(settings.key)).is_default else rule.names
         self._looked = 0
-        self._repeated: dict[str, list[str]] = {}
+        self._repeated: dict[str, str] = {}
 
     def key_of(self, request: Any) -> str | None:
         """Return the key of a row that asks what *request* repeats, each row once; None if there is none left."""
@@ -139,13 +144,13 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _texts(contents: Any) -> list[str]:
-    """Return the texts of contents, in order."""
+def _texts(contents: Any) -> str:
+    """Return the texts of contents as one, without what may differ in the same prompt: blanks, and half characters."""
     texts = []
     for content in contents if isinstance(contents, list) else [contents]:
         parts = content.get("parts") if isinstance(content, Mapping) else None
         for part in parts if isinstance(parts, list) else [parts]:
             text = part.get("text") if isinstance(part, Mapping) else None
-            if isinstance(text, str) and text:
+            if isinstance(text, str):
                 texts.append(text)
-    return texts
+    return "".join(unicodedata.normalize("NFC", _PASSING.sub("", "".join(texts))).split())

@@ -51,7 +51,11 @@ def test_keyless_answers_of_vertex_are_joined_by_the_request_they_repeat(
         assert row["request"]["contents"][0]["parts"][0]["text"] == text
 
 
-@pytest.mark.parametrize("texts", [["p", "q"], ["x", "q"], ["x", "y"]], ids=["the same", "one changed", "others"])
+@pytest.mark.parametrize(
+    "texts",
+    [["p", "q"], ["x", "q"], ["x", "y"], [" p\r\n", "\ufffdq\0\n"]],
+    ids=["the same", "one changed", "others", "trimmed"],
+)
 def test_an_input_with_the_same_keys_and_other_prompts_is_refused(tmp_path: Path, texts: list[str]) -> None:
     candidates = [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]
     answers = [
@@ -61,7 +65,7 @@ def test_an_input_with_the_same_keys_and_other_prompts_is_refused(tmp_path: Path
     path = write_rows(tmp_path / "in.jsonl", [{"id": n, **asked(text)} for n, text in enumerate(texts, 1)])
     job = JobFacts("projects/p/a", "m", 2, row_settings=RowSettings("generate", "vertex_ai", "m"))
     lines = [json.dumps(answer).encode() + b"\n" for answer in answers]
-    if texts != ["p", "q"]:
+    if texts[0].strip() != "p":
         with pytest.raises(InputMismatchError, match="the answer to row '1' repeats another prompt"):
             land(lines, tmp_path / "out.jsonl", job=job, input_path=path, key="id")
     else:
