@@ -118,7 +118,7 @@ def _records(
             first = next(lines, None)
             return judged_lines(_whole(_chained(first, lines), job, work.context.now()), expected, judge)
         except NotFoundError:
-            if job.is_succeeded and work.context.now() - (epoch(job.end_time) or 0.0) < ANSWERS_LIVE:
+            if job.is_succeeded and _since_end(job, work.context.now()) < ANSWERS_LIVE:
                 raise  # not there yet, not gone: a retry reads anew
             return whole_job_failed("missing", None, f"The answers of {job.name} are gone.", expected, judge)
         except (ConfigurationError, GeminiBatchError):
@@ -236,7 +236,7 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
     counted = job.stats.done if job.is_succeeded else None
     if count >= counted if counted is not None else not foreign:
         return
-    if now - (epoch(job.end_time) or now) < ANSWERS_SETTLE:
+    if _since_end(job, now) < ANSWERS_SETTLE:
         raise ResultsIncompleteError(
             f"{job.name} has {count} answers and {_more(counted, foreign)}; nothing of it was kept. A retry reads "
             f"them anew; {ANSWERS_SETTLE / 3600:g} hours after its end what is there is taken, and the other rows are "
@@ -247,6 +247,12 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
 
 def _more(counted: int | None, foreign: int) -> str:
     return f"counts {counted}" if counted is not None else f"{foreign} lines that are none, as of a proxy's page"
+
+
+def _since_end(job: BatchJob, now: float) -> float:
+    """Return the seconds since a job has ended, by the next best of its times where the service does not say when."""
+    moments = (epoch(text) for text in (job.end_time, job.update_time, job.create_time))
+    return now - next((moment for moment in moments if moment is not None), now)
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which jobs of the service's list are a run's, and how far the list is read for them."""
+"""Which jobs of the service's list are a run's, how far the list is read for them, and jobs that say little."""
 
 from __future__ import annotations
 
+import json
+from urllib.request import Request, urlopen
+
 import pytest
 
+from airflow_provider_gemini_batch.client import results
+from airflow_provider_gemini_batch.errors import NotFoundError
 from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import rows
@@ -62,3 +67,33 @@ def test_a_job_that_is_slow_to_end_after_its_timeout_is_not_looked_at_all_the_ti
         came = run.proceed()
         assert isinstance(came, Waiting)
         assert run.reader.next_limit(came.jobs) >= run.context.now() + 60
+
+
+def without_end_time(world, run):
+    """Let the run's one job end, and let the service not say when."""
+    came = run.proceed()
+    assert isinstance(came, Waiting)
+    world.emulator.advance(3600)
+    url = f"{world.emulator.url}/v1beta/{came.jobs[0]}"
+    with urlopen(Request(url, headers={"x-goog-api-key": world.emulator.connection()["password"]})) as reply:
+        job = json.load(reply)
+    del job["metadata"]["endTime"]
+    world.emulator.fault(match={"method": "GET", "path": f"{came.jobs[0]}$"}, status=200, body=job, times=None)
+
+
+def test_answers_of_a_job_without_an_end_time_are_not_taken_for_gone(world, monkeypatch):
+    monkeypatch.setattr(results, "_pause", lambda seconds: (pause for pause in ()))
+    run = Run(world.spec(), world.context(rows(3)))
+    without_end_time(world, run)
+    world.emulator.fault(match={"path": ":download"}, status=404, times=None)
+    with pytest.raises(NotFoundError):
+        run.proceed()
+    assert world.emulator.ledger()["totals"]["created"] == 1
+
+
+def test_cut_answers_of_a_job_without_an_end_time_do_not_hold_a_run_for_ever(world):
+    world.emulator.script(results_share=0.5, times=1)
+    run = Run(world.spec(), world.context(rows(4)))
+    without_end_time(world, run)
+    world.emulator.advance(7 * 3600)
+    assert world.attempt(world.spec(), rows(4))["counts"] == {"succeeded": 4}
