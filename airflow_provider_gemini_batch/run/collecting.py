@@ -177,7 +177,8 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
     if job.state.value in ("EXPIRED", "CANCELLED") and not answered:
         return shard.rows
     if job.is_succeeded:  # it counts rows that it has no line of
-        return max(0, (job.stats.done or 0) - shard.rows + counts.get("missing", 0))
+        lines = shard.rows - counts.get("missing", 0)
+        return max(0, (_answers_of(job, has_some=bool(lines)) or 0) - lines)
     return max(0, (job.stats.succeeded or 0) - answered)
 
 
@@ -232,8 +233,7 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
         foreign += is_none
         count += not is_none
         yield line
-    # Rows that the service lost are in no count, and are asked again; the number of rows alone says nothing here.
-    counted = job.stats.done if job.is_succeeded else None
+    counted = _answers_of(job, has_some=bool(count))
     if count >= counted if counted is not None else not foreign:
         return
     if _since_end(job, now) < ANSWERS_SETTLE:
@@ -247,6 +247,18 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
 
 def _more(counted: int | None, foreign: int) -> str:
     return f"counts {counted}" if counted is not None else f"{foreign} lines that are none, as of a proxy's page"
+
+
+def _answers_of(job: BatchJob, *, has_some: bool) -> int | None:
+    """
+    Return how many answers a job counts; None if it does not say.
+
+    :param has_some: Whether there is an answer. Rows that the service lost are in no count, and are asked again: of a
+        job without counts and answers, these may be all. One without counts that has answers was to answer each row.
+    """
+    if not job.is_succeeded:
+        return None
+    return job.expected_answers if has_some and job.stats.done is None else job.stats.done
 
 
 def _since_end(job: BatchJob, now: float) -> float:

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from airflow_provider_gemini_batch.client import results
-from airflow_provider_gemini_batch.errors import NotFoundError
+from airflow_provider_gemini_batch.errors import NotFoundError, ResultsIncompleteError
 from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import rows
@@ -69,22 +69,27 @@ def test_a_job_that_is_slow_to_end_after_its_timeout_is_not_looked_at_all_the_ti
         assert run.reader.next_limit(came.jobs) >= run.context.now() + 60
 
 
-def without_end_time(world, run):
-    """Let the run's one job end, and let the service not say when."""
+def end_telling_little(world, run, what):
+    """Let the run's one job end, and let the service not say *what* of it."""
     came = run.proceed()
     assert isinstance(came, Waiting)
     world.emulator.advance(3600)
     url = f"{world.emulator.url}/v1beta/{came.jobs[0]}"
     with urlopen(Request(url, headers={"x-goog-api-key": world.emulator.connection()["password"]})) as reply:
         job = json.load(reply)
-    del job["metadata"]["endTime"]
+    for holder in (job["metadata"], job["metadata"]["batchStats"]):
+        holder.pop(what, None)
     world.emulator.fault(match={"method": "GET", "path": f"{came.jobs[0]}$"}, status=200, body=job, times=None)
 
 
 def test_answers_of_a_job_without_an_end_time_are_not_taken_for_gone(world, monkeypatch):
-    monkeypatch.setattr(results, "_pause", lambda seconds: (pause for pause in ()))
+
+    def no_pause(seconds):
+        yield from ()
+
+    monkeypatch.setattr(results, "_pause", no_pause)
     run = Run(world.spec(), world.context(rows(3)))
-    without_end_time(world, run)
+    end_telling_little(world, run, "endTime")
     world.emulator.fault(match={"path": ":download"}, status=404, times=None)
     with pytest.raises(NotFoundError):
         run.proceed()
@@ -94,6 +99,18 @@ def test_answers_of_a_job_without_an_end_time_are_not_taken_for_gone(world, monk
 def test_cut_answers_of_a_job_without_an_end_time_do_not_hold_a_run_for_ever(world):
     world.emulator.script(results_share=0.5, times=1)
     run = Run(world.spec(), world.context(rows(4)))
-    without_end_time(world, run)
+    end_telling_little(world, run, "endTime")
     world.emulator.advance(7 * 3600)
     assert world.attempt(world.spec(), rows(4))["counts"] == {"succeeded": 4}
+
+
+def test_cut_answers_of_a_job_without_counts_are_not_asked_again_at_once(world):
+    world.emulator.script(results_share=0.5, times=1)
+    run = Run(world.spec(), world.context(rows(4)))
+    end_telling_little(world, run, "successfulRequestCount")
+    with pytest.raises(ResultsIncompleteError, match="2 answers and counts 4"):
+        run.proceed()
+    assert world.emulator.ledger()["totals"]["created"] == 1
+    world.emulator.advance(7 * 3600)
+    manifest = world.attempt(world.spec(), rows(4))
+    assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 4}, 2)
