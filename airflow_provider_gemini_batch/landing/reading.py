@@ -39,8 +39,8 @@ class ResultReading:
         """Rows that got a key by their position."""
         self.by_echo = 0
         """Rows that got a key by the request that they repeat."""
-        self.foreign = 0
-        """Lines that the service cannot have written."""
+        self._foreign = 0
+        self._is_keyed = False
         self.unreadable: list[int] = []
         self.unreadable_count = 0
         self._quick = partial(quick_rows, include_response=include_response)
@@ -57,13 +57,17 @@ class ResultReading:
             return 0
         return self._certain + self._nameless_errors
 
+    @property
+    def foreign(self) -> int:
+        """Lines that the service cannot have written, or errors of nobody among answers that tell whose they are."""
+        return self._foreign + (self._nameless_errors if self._is_keyed else 0)
+
     def rows(self, results: Iterable[Result]) -> Iterator[list[OutputRow] | ResultRow]:
         """
         Yield results: blocks of common ones, which all have a key and are successes, and others one by one.
 
         Rows without a key get one by position only where they are joined so, and no row has a key.
         """
-        keyed = False
         number = 0
         for block, quick in read_in_blocks(results, self._quick):
             self.lines += len(block)
@@ -71,7 +75,7 @@ class ResultReading:
                 number += len(block)
                 self._certain += len(block)
                 # Once a row has shown a key, one without is an oddity: by its position it would pass for another row.
-                keyed = True
+                self._is_keyed = True
                 yield quick
                 continue
             line = block[0]
@@ -80,14 +84,14 @@ class ResultReading:
             number += 1
             # Never raises: a line that cannot be read is counted and named, since the other answers are paid for.
             row = read_row(line, self._key_names)
-            self.foreign += is_foreign(line)
+            self._foreign += is_foreign(line)
             self._count(row, line)
             if row.key is None and self.echo is not None and "request" in row.own:
                 row.key = self.echo.key_of(row.own["request"])
                 self.by_echo += row.key is not None
             if row.key is not None:
-                keyed = True
-            elif self.joins_by_position and row.is_readable and row.is_ordered and not keyed:
+                self._is_keyed = True
+            elif self.joins_by_position and row.is_readable and row.is_ordered and not self._is_keyed:
                 row.key = f"row-{number}"
                 self.by_position += 1
             if row.key is None:

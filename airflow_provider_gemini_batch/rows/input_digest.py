@@ -45,6 +45,7 @@ def _writer(**options: Any) -> Callable[[Any], bytes]:
 
 
 _TIGHT = (",", ":")
+_write_tightly = _writer(separators=_TIGHT)
 _WAYS: tuple[Callable[[Any], bytes], ...] = (
     _encode,  # our own, of a list
     msgspec.json.Encoder().encode,
@@ -52,9 +53,9 @@ _WAYS: tuple[Callable[[Any], bytes], ...] = (
     _writer(sort_keys=True),
     _writer(ensure_ascii=False),
     _writer(ensure_ascii=False, sort_keys=True),
-    _writer(separators=_TIGHT),
+    _write_tightly,
     _writer(separators=_TIGHT, sort_keys=True),
-    lambda row: _writer(separators=_TIGHT)(row).replace(b"/", rb"\/"),  # pandas
+    lambda row: _write_tightly(row).replace(b"/", rb"\/"),  # pandas
 )
 """How a row may have been written: Python's ``json`` with its common options, jq, pandas, polars."""
 

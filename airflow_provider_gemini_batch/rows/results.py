@@ -84,7 +84,7 @@ def is_foreign(line: bytes | str | Mapping[str, Any]) -> bool:
     """
     Say whether a line is none that the service wrote, nor the beginning of one: each is an object.
 
-    A proxy's page stands in place of answers, which are there and paid for.
+    A proxy's page stands in place of answers, which are there and paid for. One that is an object, too, is not told.
     """
     if isinstance(line, Mapping) or line[:1] in (b"{", "{"):
         return False

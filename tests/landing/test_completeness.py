@@ -92,8 +92,17 @@ def test_one_answer_that_is_missing_publishes_nothing(tmp_path: Path, arrived: i
     assert (tmp_path / "out.jsonl").exists() == (arrived == 4)
 
 
-@pytest.mark.parametrize("answers", [None, 5], ids=["uncounted", "counted"])
-@pytest.mark.parametrize("page", [b"<html>\n", b"upstream connect error", b"\xef\xbb\xbf<!DOCTYPE html>\n"])
+@pytest.mark.parametrize("answers", [None, 6], ids=["uncounted", "counted"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html>\n",
+        b"upstream connect error",
+        b"\xef\xbb\xbf<!DOCTYPE html>\n",
+        b'{"error": {"code": 502, "message": "Bad Gateway"}}\n',
+    ],
+    ids=["page", "text", "page with a mark", "object"],
+)
 def test_a_page_among_answers_publishes_nothing(tmp_path: Path, answers: int | None, page: bytes) -> None:
     lines = [json.dumps({"key": f"k{n}", "response": {"candidates": []}}).encode() + b"\n" for n in range(4)]
     job = JobFacts(name="batches/one", answers=answers)
