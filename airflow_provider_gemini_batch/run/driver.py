@@ -241,6 +241,8 @@ class Run:
             if is_last and self.context.now() < self.twins.in_doubt_until:
                 log.info("A job of an earlier attempt may be listed late: the run goes on once it would be.")
                 return Waiting(until=self.twins.in_doubt_until)
+            if is_last:
+                self.twins.check_looked()
             if isinstance(step, plan.Wait):
                 # The wait reads the list only for shards in doubt (`is_over`).
                 self.twins.update()

@@ -66,6 +66,7 @@ class TwinLooks:
         self._read = read
         self._now = now
         self._looked_at = float("-inf")
+        self._fault: GeminiBatchError | None = None
         self._doubts: dict[str, float] = {}
         self._digests: dict[str, set[str]] = {}
 
@@ -94,6 +95,7 @@ class TwinLooks:
         :return: Whether there was one.
         """
         self.update()
+        self._fault = None
         if not self._doubts or self._now() - self._looked_at < FRESH:
             return False
         try:
@@ -101,9 +103,19 @@ class TwinLooks:
             found = [self._note(shard, listed) for shard in self._doubts]
         except GeminiBatchError as error:
             log.info("Whether a shard has a second job could not be checked: %s", error)
+            self._fault = error
             return False
         self._looked_at = self._now()
         return any(found)
+
+    def check_looked(self) -> None:
+        """
+        Raise what kept the last look from being made, if one did: at a run's end there is no later one.
+
+        :raises GeminiBatchError: The run ends with a later attempt, which finds all answers in the checkpoint.
+        """
+        if self._fault is not None:
+            raise self._fault
 
     def take(self, told: Mapping[str, str]) -> None:
         """

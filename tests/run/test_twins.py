@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
+from airflow_provider_gemini_batch.errors import PermissionDeniedError
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import World, rows
@@ -99,6 +101,24 @@ def test_two_jobs_that_have_run_are_named(twins, caplog):
     assert manifest["paid_twice_jobs"] == names
     assert all(name in caplog.text for name in names)
     assert manifest["attempts"] == 10
+
+
+def test_a_run_does_not_end_while_it_cannot_look_for_a_second_job(twins):
+    spec = twins.spec()
+    killed_after_its_create(twins, spec)
+    twins.emulator.advance(5)
+    run, _ = second_attempt(twins, spec)
+    twins.emulator.advance(3600)
+    refused = twins.emulator.fault(
+        match={"method": "GET", "path": r"(batches|Jobs)$"}, status=403, reason="PERMISSION_DENIED", times=None
+    )
+    with pytest.raises(PermissionDeniedError):
+        run.proceed()
+    assert refused.fired
+    assert not Path(twins.path("out.parquet")).exists()
+    twins.emulator.clear_faults()
+    manifest: Any = Run(spec, twins.context(rows(5))).proceed()
+    assert (manifest["succeeded"], manifest["paid_twice"]) == (5, 5)
 
 
 def test_a_late_job_of_a_closed_round_is_told_in_a_later_one(twins):
