@@ -230,7 +230,7 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
     count = foreign = 0
     for line in lines:
         is_none = is_foreign(line)
-        foreign += is_none
+        foreign += is_none or _is_nobodys(line)
         count += not is_none
         yield line
     counted = _answers_of(job, has_some=bool(count))
@@ -243,6 +243,11 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
             "asked again."
         )
     log.warning("%s has %d answers and %s: the other rows are asked again.", job.name, count, _more(counted, foreign))
+
+
+def _is_nobodys(line: Any) -> bool:
+    """Say whether a line is an error without a key, which each row of a run has: a proxy may speak JSON, too."""
+    return isinstance(line, bytes) and b'"key"' not in line and line.lstrip()[1:].lstrip().startswith(b'"error"')
 
 
 def _more(counted: int | None, foreign: int) -> str:

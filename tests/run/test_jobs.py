@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.request import Request, urlopen
 
 import pytest
 
+from airflow_provider_gemini_batch.api.models import BatchJob
+from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.client import results
 from airflow_provider_gemini_batch.errors import NotFoundError, ResultsIncompleteError
+from airflow_provider_gemini_batch.run.collecting import ANSWERS_SETTLE, _whole
 from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from tests.run.world import rows
@@ -114,3 +118,15 @@ def test_cut_answers_of_a_job_without_counts_are_not_asked_again_at_once(world):
     world.emulator.advance(7 * 3600)
     manifest = world.attempt(world.spec(), rows(4))
     assert (manifest["counts"], manifest["answers_lost"]) == ({"succeeded": 4}, 2)
+
+
+@pytest.mark.parametrize("page", [b"<html>", b'{"error": {"code": 502}}'], ids=["html", "json"])
+def test_a_page_among_answers_of_a_job_without_counts_is_read_again(page):
+    ended, now = "2026-01-01T00:00:00Z", 1767225600.0 + 60
+    job = BatchJob("projects/p/locations/l/batchPredictionJobs/1", state=JobState.SUCCEEDED, end_time=ended)
+    job = replace(job, backend="vertex_ai", answers_every_row=False)
+    lines = [b'{"key": "a", "error": {"code": 3}}\n', b'{"error": {"code": 3}, "key": "b"}\n']
+    assert list(_whole(iter(lines), job, now)) == lines
+    with pytest.raises(ResultsIncompleteError, match="1 lines that are none"):
+        list(_whole(iter([*lines, page]), job, now))
+    assert len(list(_whole(iter([*lines, page]), job, now + ANSWERS_SETTLE))) == 3
