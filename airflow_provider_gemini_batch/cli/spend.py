@@ -44,7 +44,8 @@ def spend(arguments: argparse.Namespace) -> int:
     heads += ["USD in single calls", "USD saved"]
     print("\t".join(heads))
     for row in rows:
-        numbers = [row["rows"], row["input_tokens"], row["output_tokens"], f"{row['cost']:.4f}", row["unknown"]]
+        cost = "unknown" if row["unknown"] and not row["cost"] else f"{row['cost']:.4f}"
+        numbers = [row["rows"], row["input_tokens"], row["output_tokens"], cost, row["unknown"]]
         numbers += [f"{row['single_calls']:.4f}", f"{row['saved']:.4f}"]
         print("\t".join(str(each) for each in [*(row[name] for name in by), *numbers]))
     return 0

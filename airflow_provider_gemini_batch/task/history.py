@@ -62,7 +62,7 @@ def leave_in_history(context: Mapping[str, Any], manifest: Mapping[str, Any]) ->
 
 def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]]:
     """
-    Yield what finished tasks left, day by day.
+    Yield what finished tasks left, day by day; of a task that landed the answers of one job again, the first time.
 
     :param place: Folder; default ``history_path``.
     :param since: First day, like ``2026-11-01``.
@@ -73,7 +73,7 @@ def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]
     place = place or history_path()
     if not place:
         raise ConfigurationError("No history is kept: set [gemini_batch] history_path, or name a folder.")
-    top = Folder(place)
+    top, landings = Folder(place), set[tuple[str, ...]]()
     for day in sorted(top.folders()):
         if since and day < since:
             continue
@@ -85,5 +85,19 @@ def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]
             except ValueError:
                 log.warning("%s is no manifest; it is left out.", below.path(name))
                 continue
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and (landing := _landing_of(entry, name)) not in landings:
+                landings.add(landing)
                 yield entry
+
+
+def _landing_of(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """
+    Return what an entry is of. A retry or a clear of a download reads the same job once more and pays nothing; the
+    manifest of a run that is cleared tells of what it has asked since.
+    """
+    manifest = entry.get("manifest")
+    job_name = manifest.get("job_name") if isinstance(manifest, Mapping) else None
+    if not job_name:
+        return (name,)
+    parts = ("dag_id", "task_id", "run_id", "map_index", "loop_index")
+    return (*(str(entry.get(part)) for part in parts), str(job_name))

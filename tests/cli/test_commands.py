@@ -185,6 +185,8 @@ def test_spend_is_summed_by_model_with_unknown_apart(tmp_path: Path, capsys: pyt
         "unknown": 0, "single_calls": 2.0, "saved": 0.5,
     }  # fmt: skip
     assert (second["model"], second["cost"], second["unknown"]) == ("gemini-9", 0, 3)
+    assert main(["spend", "--history", str(tmp_path), "--by", "model"]) == 0
+    assert "\t30\t3\tunknown\t3\t" in capsys.readouterr().out
 
 
 def test_spend_without_a_history_says_how_to_keep_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +208,19 @@ def test_finished_task_leaves_its_manifest_for_spend(
         "dag": "d", "rows": 7, "input_tokens": 70, "output_tokens": 7, "cost": 0.25, "unknown": 0,
         "single_calls": 0.5, "saved": 0.125,
     }  # fmt: skip
+
+
+def test_download_that_is_repeated_counts_once_in_spend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
+    for attempt, job in enumerate(["batches/a", "batches/a", "batches/b"], start=1):
+        ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=attempt)
+        costs = {"gemini-3.8-flash": {"rows": 7, "cost": 0.25}}
+        leave_in_history({"ti": ti}, {"job_name": job, "total": 7, "costs": costs})
+    assert main(["spend", "--by", "dag", "--json"]) == 0
+    spent = json.loads(capsys.readouterr().out)
+    assert (spent["rows"], spent["cost"]) == (14, 0.5)
 
 
 def test_each_pass_of_a_loop_counts_in_spend(

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.files.kinds import open_lines
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, is_wanted, prefix_in
 from airflow_provider_gemini_batch.plugins.page.answers_search import blocks, candidates, decoded, finder_of
-from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
+from airflow_provider_gemini_batch.plugins.page.storage_reads import ReadLock, note_progress
 from airflow_provider_gemini_batch.plugins.page.threads import CpuThrottle
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class LineIndex:
     def __init__(self, files: Sequence[str], wanted: Wanted) -> None:
         self.files = files
         self.wanted = wanted
-        self.lock = threading.Lock()
+        self.lock = ReadLock()
         self.count = 0
         self.lines = 0
         self.done = False

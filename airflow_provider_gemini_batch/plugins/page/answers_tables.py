@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.files.paths import local_path, open_read, remote_path
 from airflow_provider_gemini_batch.plugins.page.answers_rows import PAGE, AnswerPage, Wanted, condition, prefix_in
 from airflow_provider_gemini_batch.plugins.page.errors import PageError
-from airflow_provider_gemini_batch.plugins.page.storage_reads import note_progress
+from airflow_provider_gemini_batch.plugins.page.storage_reads import ReadLock, note_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ class TableIndex:
 
     def __init__(self, files: Sequence[str], kind: str, wanted: Wanted) -> None:
         self.files, self.kind, self.wanted = files, kind, wanted
-        self.lock = threading.Lock()
+        self.lock = ReadLock()
         self._numbers: array[int] | None = None
         self._shared: dict[int, AnswerPage] = {}
         self._waiting = 0

@@ -20,6 +20,7 @@ class Month:
 
     :param pace: What it comes to if the rest is as the days before; None on its first day, which tells nothing.
     :param budget: None where none is set.
+    :param unknown: Rows whose price is not known, which are in no sum.
     """
 
     name: str
@@ -27,6 +28,12 @@ class Month:
     pace: float | None
     budget: float | None
     days: int
+    unknown: float = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether *spent* says anything: a price that is not known is not zero."""
+        return bool(self.spent) or not self.unknown
 
     @property
     def a_day(self) -> float | None:
@@ -43,14 +50,15 @@ def month_of(parts: Iterable[Mapping[str, Any]], now: datetime, budget: float | 
     """
     Return the month of a moment.
 
-    :param parts: Each with ``day`` as ISO date and ``cost``, since the month's first day at least.
+    :param parts: Each with ``day`` as ISO date, ``cost`` and ``unknown``, since the month's first day at least.
     :param now: In UTC.
     """
     days = calendar.monthrange(now.year, now.month)[1]
-    spent = sum(part["cost"] for part in parts if str(part["day"])[:7] == f"{now:%Y-%m}")
+    found = [part for part in parts if str(part["day"])[:7] == f"{now:%Y-%m}"]
+    spent, unknown = (sum(part.get(name, 0) for part in found) for name in ("cost", "unknown"))
     gone = (now - datetime(now.year, now.month, 1, tzinfo=now.tzinfo)).total_seconds() / 86400
     pace = spent * days / gone if gone >= 1 else None
-    return Month(calendar.month_name[now.month], spent, pace, budget, days)
+    return Month(calendar.month_name[now.month], spent, pace, budget, days, unknown)
 
 
 def monthly_budget() -> tuple[float | None, str]:

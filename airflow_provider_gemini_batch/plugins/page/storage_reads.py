@@ -80,6 +80,29 @@ def note_progress() -> None:
         running.heard = time.monotonic()
 
 
+class ReadLock:
+    """
+    A lock of what several reads want. Who waits for it waits for the read that has it, and is given up when that one
+    gets nothing: a storage that is slow has not stalled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: _Running | None = None
+
+    def __enter__(self) -> None:
+        running: _Running | None = getattr(_here, "running", None)
+        while not self._lock.acquire(timeout=SILENT / 4):
+            holder = self._holder
+            if running is not None and holder is not None:
+                running.heard = max(running.heard, holder.heard)
+        self._holder = running
+
+    def __exit__(self, *_: object) -> None:
+        self._holder = None
+        self._lock.release()
+
+
 async def run(kind: str, storage: str, function: Callable[..., T], *arguments: Any) -> T:
     """
     Run a function in a thread of a storage, once one is free.

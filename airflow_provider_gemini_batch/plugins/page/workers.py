@@ -69,7 +69,12 @@ def settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) 
     """Give a future what a function returned or raised, unless it is over."""
     if done.done():
         return
-    if error is not None:
+    if isinstance(error, StopIteration):
+        # A future takes none: whoever waits for it would wait for ever, and hold a place that others need.
+        fault = RuntimeError("StopIteration in a thread of the page")
+        fault.__cause__ = error
+        done.set_exception(fault)
+    elif error is not None:
         done.set_exception(error)
     else:
         done.set_result(result)

@@ -101,6 +101,8 @@ def test_month_is_summed_up_and_carried_on_at_its_pace() -> None:
     assert (month.name, month.spent, month.pace, month.a_day, month.left) == ("November", 15.0, 45.0, 2.0, 15.0)
     first = month_of(parts, datetime(2026, 11, 1, 9, tzinfo=UTC), 60.0)
     assert (first.pace, first.left) == (None, 45.0)
+    nameless = month_of([{**part("2026-11-02", "a", 0.0), "unknown": 3}], datetime(2026, 11, 11, tzinfo=UTC), 60.0)
+    assert (first.is_known, nameless.is_known) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
-from airflow_provider_gemini_batch.plugins.page import downloads, storage_reads
+from airflow_provider_gemini_batch.plugins.page import downloads, storage_reads, workers
+from airflow_provider_gemini_batch.plugins.page.answers_lines import LineIndex
+from airflow_provider_gemini_batch.plugins.page.answers_rows import Wanted
+from airflow_provider_gemini_batch.plugins.page.answers_tables import TableIndex
 from airflow_provider_gemini_batch.plugins.page.storage_reads import LOCAL, MOST, StalledError, run, storage_of
+from airflow_provider_gemini_batch.plugins.page.views import answers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -76,6 +81,61 @@ def test_read_that_gets_something_may_last(stalled: threading.Event) -> None:
         return "whole"
 
     assert asyncio.run(run("answers", BUCKET, slowly)) == "whole"
+
+
+def test_read_that_waits_for_one_that_gets_something_may_last(stalled: threading.Event) -> None:
+    lock = storage_reads.ReadLock()
+
+    def slowly() -> str:
+        with lock:
+            for _ in range(15):
+                time.sleep(0.005)
+                storage_reads.note_progress()
+        return "whole"
+
+    async def two() -> list[str]:
+        return await asyncio.gather(*(run("answers", BUCKET, slowly) for _ in range(2)))
+
+    assert asyncio.run(two()) == ["whole"] * 2
+
+
+def test_read_that_waits_for_one_that_stalls_is_given_up(stalled: threading.Event) -> None:
+    lock = storage_reads.ReadLock()
+
+    def wait() -> None:
+        with lock:
+            stalled.wait(60)
+
+    async def two() -> list[str]:
+        return await refused(*(run("answers", BUCKET, wait) for _ in range(2)))
+
+    assert all("was given up" in each for each in asyncio.run(two()))
+
+
+@pytest.mark.parametrize("index", [LineIndex([], Wanted()), TableIndex([], ".jsonl", Wanted())])
+def test_pages_of_one_filter_wait_for_each_other(index: Any) -> None:
+    assert isinstance(index.lock, storage_reads.ReadLock)
+
+
+def test_fault_that_no_future_takes_is_raised_all_the_same() -> None:
+    async def call() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(workers.call(next, iter(())), 1)
+
+    asyncio.run(call())
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Access Denied"), "Access Denied"),
+        (requests.ConnectionError("http://nodes/a?delegation=SECRET refused"), "The log of the API server"),
+    ],
+)
+def test_message_quotes_no_error_of_a_library(error: Exception, told: str) -> None:
+    problem = answers._problem(error, BUCKET)
+    assert told in str(problem)
+    assert "SECRET" not in str(problem)
 
 
 def test_local_disk_is_never_given_up(stalled: threading.Event) -> None:

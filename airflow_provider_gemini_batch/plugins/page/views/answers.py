@@ -106,7 +106,9 @@ def _problem(error: Exception, storage: str) -> PageError:
         release()  # what the thread that waits has locked
     if isinstance(error, PageError):
         return error
-    if isinstance(error, (GeminiBatchError, OSError)):
+    # Of an error of the system: those of libraries are `OSError`, too, and may quote an address with its token.
+    is_plain = isinstance(error, OSError) and (storage == LOCAL or type(error).__module__ == "builtins")
+    if is_plain or isinstance(error, GeminiBatchError):
         return PageError(502, "The results file cannot be read.", f"{type(error).__name__}: {str(error)[:300]}")
     if storage == LOCAL:
         raise error
