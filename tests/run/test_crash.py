@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -231,14 +231,19 @@ class NamesNoJob(Folder):
         return super().create(name, content)
 
 
+def die_before_a_job_is_noted(both: Any) -> dict[str, Any]:
+    """Return what the next attempt knows of its predecessor, which may have made a job."""
+    dying = NamesNoJob(both.path("checkpoint"), settle=0.0)
+    with pytest.raises(Killed):
+        Run(both.spec(), both.context(rows(3), checkpoint=dying)).proceed()
+    return {"submit_policy": SubmitPolicy(rivals=()), "identity": TaskIdentity(TASK, None, may_have_rivals=True)}
+
+
 @pytest.mark.parametrize("lag", [0.0, 40.0])
 def test_job_that_nobody_noted_is_adopted_though_the_columns_change(both, lag):
     both.emulator.script(mode="time", pending_seconds=10, running_seconds=10)
     both.emulator.configure(listing_lag=lag)
-    patient = {"submit_policy": SubmitPolicy(rivals=()), "identity": TaskIdentity(TASK, None, may_have_rivals=True)}
-    dying = NamesNoJob(both.path("checkpoint"), settle=0.0)
-    with pytest.raises(Killed):
-        Run(both.spec(), both.context(rows(3), checkpoint=dying)).proceed()
+    patient = die_before_a_job_is_noted(both)
     both.emulator.advance(30)
     manifest = both.attempt(both.spec(keep_columns=()), rows(3), **patient)
     assert (manifest["counts"], manifest["reused"]) == ({"succeeded": 3}, 3)
@@ -250,10 +255,7 @@ def test_job_that_nobody_noted_is_cancelled_once_the_prompt_changes(both, lag, m
     monkeypatch.setattr("time.sleep", both.emulator.advance)
     both.emulator.script(mode="time", pending_seconds=6000, running_seconds=6000)
     both.emulator.configure(listing_lag=lag)
-    patient = {"submit_policy": SubmitPolicy(rivals=()), "identity": TaskIdentity(TASK, None, may_have_rivals=True)}
-    dying = NamesNoJob(both.path("checkpoint"), settle=0.0)
-    with pytest.raises(Killed):
-        Run(both.spec(), both.context(rows(3), checkpoint=dying)).proceed()
+    patient = die_before_a_job_is_noted(both)
     run = Run(both.spec(prompt="Shout {{ row.word }}"), both.context(rows(3), **patient))
     for _ in range(8):
         assert isinstance(run.proceed(), Waiting)
