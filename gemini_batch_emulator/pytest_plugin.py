@@ -17,6 +17,7 @@ used.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gemini_batch_emulator.faults import Fault
     from gemini_batch_emulator.server import EmulatorServer
     from gemini_batch_emulator.state import EmulatorState
+    from gemini_batch_emulator.token import SigningKey
 
 API_KEY = "emulator-key"
 PROJECT = "emulated-project"
@@ -69,7 +71,7 @@ class EmulatorHandle:
         from gemini_batch_emulator.token import create_service_account
 
         # A real key and a real signature, so that the whole way of google-auth is walked.
-        account = create_service_account(self.state, project=PROJECT, token_uri=f"{self.url}/token")
+        account = create_service_account(self.state, project=PROJECT, token_uri=f"{self.url}/token", key=_signing_key())
         members = {
             "backend": backend,
             "project": PROJECT,
@@ -143,6 +145,14 @@ class EmulatorHandle:
     def reset(self) -> None:
         """Forget everything."""
         self.state.reset()
+
+
+@functools.cache
+def _signing_key() -> SigningKey:
+    """Return the key of all tests' accounts: making one takes longer than most tests."""
+    from gemini_batch_emulator.token import make_signing_key
+
+    return make_signing_key()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,14 @@ class ServiceAccount:
     public_key: str
 
 
+@dataclass(frozen=True)
+class SigningKey:
+    """An account's key: both halves as PEM."""
+
+    private: str
+    public: str
+
+
 @dataclass
 class Token:
     """A token that was given out."""
@@ -137,37 +145,45 @@ def token_desk(state: EmulatorState) -> TokenDesk:
     return state.room("token", lambda: TokenDesk(state))
 
 
+def make_signing_key() -> SigningKey:
+    """Make a key as Google's key files hold it, which takes a tenth of a second."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return SigningKey(pem.decode(), public.decode())
+
+
 def create_service_account(
     state: EmulatorState,
     *,
     email: str = "",
     project: str = "emulated-project",
     token_uri: str = "",
+    key: SigningKey | None = None,
 ) -> dict[str, Any]:
     """
     Make a service account with a key.
 
     :param token_uri: The token endpoint; this emulator's unless given.
+    :param key: A key made before; the account's id of it is a new one all the same. None makes a key.
     :return: The key file's content; its only copy.
     """
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
     email = email or f"batch@{project}.iam.gserviceaccount.com"
-    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    public = private.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    key = key or make_signing_key()
     key_id = secrets.token_hex(20)
-    token_desk(state).accounts[email] = ServiceAccount(email, project, key_id, public.decode())
+    token_desk(state).accounts[email] = ServiceAccount(email, project, key_id, key.public)
     return {
         "type": "service_account",
         "project_id": project,
         "private_key_id": key_id,
-        "private_key": pem,
+        "private_key": key.private,
         "client_email": email,
         "client_id": "100000000000000000000",
         "auth_uri": "https://accounts.google.com/o/oauth2/auth",

@@ -73,7 +73,8 @@ def test_a_job_over_a_cap_is_not_submitted(emulator: EmulatorHandle, caps: dict[
     assert changing_calls(emulator) == []
 
 
-def test_a_job_that_is_found_again_is_counted_once(emulator: EmulatorHandle) -> None:
+def test_a_job_that_is_found_again_is_counted_once(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     name = create(max_cost=upper()).execute(attempt())
     assert create(max_cost=upper()).execute(attempt(2)) == name
     assert emulator.ledger()["totals"]["created"] == 1
@@ -93,7 +94,10 @@ def test_what_a_cancelled_job_has_answered_counts(emulator: EmulatorHandle) -> N
 
 
 @pytest.mark.parametrize(("caps", "reads"), [({}, 0), ({"max_cost": 100 * upper()}, 2)], ids=["no cap", "cap"])
-def test_earlier_jobs_are_read_for_a_cap_alone(emulator: EmulatorHandle, caps: dict[str, Any], reads: int) -> None:
+def test_earlier_jobs_are_read_for_a_cap_alone(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, caps: dict[str, Any], reads: int
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     emulator.script(mode="at_once", end={"state": "FAILED"})
     names = [create().execute(attempt(number)) for number in (1, 2)]
     before = len(emulator.journal())
@@ -258,6 +262,7 @@ def test_a_larger_job_of_before_counts_with_all_its_rows(emulator: EmulatorHandl
 def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     noted: dict[str, Any] = {
         "intent": "0123456789abcdef.0123456789abcdef",
         "intent_at": time.time() - 300,
