@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,18 @@ _MASKERS = (
     "airflow.sdk.execution_time.secrets_masker",
     "airflow.utils.log.secrets_masker",
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """Leave the disk its time: what survives a power cut cannot be seen here, and waiting for it takes minutes."""
+
+    def checked(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", checked)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +74,9 @@ def emulator(
 
     set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
     return gemini_batch_emulator
+
+
+@pytest.fixture
+def stepped(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let emulated time pass where the code sleeps."""
+    monkeypatch.setattr("time.sleep", gemini_batch_emulator.advance)

@@ -139,6 +139,7 @@ def test_settings_of_an_upload_reach_its_rows(emulator: EmulatorHandle, tmp_path
 
 
 @pytest.mark.parametrize("changed", [{}, {"model": "gemini-2.5-pro"}], ids=["same", "another model"])
+@pytest.mark.usefixtures("stepped")
 def test_a_retry_finds_the_job_whose_file_has_expired(emulator: EmulatorHandle, tmp_path: Path, changed: Any) -> None:
     file = UploadFileOperator(task_id="upload", input_path=write_rows(tmp_path / "in.jsonl", rows(2))).execute({})
     name = create(file_name=file).execute(attempt())
@@ -197,6 +198,7 @@ def test_a_setting_that_is_not_known_is_told_and_sent(
 # --- once -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("stepped")
 def test_a_retry_adopts_the_running_job_and_says_so(
     emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +220,7 @@ def test_a_retry_uses_the_results_of_the_ended_job(emulator: EmulatorHandle) -> 
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "EXPIRED"])
+@pytest.mark.usefixtures("stepped")
 def test_a_retry_after_a_lost_job_submits_a_new_one(emulator: EmulatorHandle, state: str) -> None:
     emulator.script(mode="at_once", end={"state": state}, times=1)
     emulator.script(mode="at_once")
@@ -239,6 +242,7 @@ def test_a_salt_asks_for_a_fresh_job(emulator: EmulatorHandle) -> None:
     assert create(submission_salt="again").execute(attempt(1)) != first
 
 
+@pytest.mark.usefixtures("stepped")
 def test_changed_input_replaces_the_running_job(emulator: EmulatorHandle) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     first = create(2).execute(attempt(1))
@@ -249,6 +253,7 @@ def test_changed_input_replaces_the_running_job(emulator: EmulatorHandle) -> Non
     assert emulator.state.all_jobs[1].cancelled is None
 
 
+@pytest.mark.usefixtures("stepped")
 def test_changed_input_may_reuse_the_job(emulator: EmulatorHandle) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     first = create(2).execute(attempt(1))
@@ -256,6 +261,7 @@ def test_changed_input_may_reuse_the_job(emulator: EmulatorHandle) -> None:
     assert created(emulator) == 1
 
 
+@pytest.mark.usefixtures("stepped")
 def test_changed_input_may_fail_the_task(emulator: EmulatorHandle) -> None:
     emulator.script(stuck="RUNNING", pending_seconds=0)
     first = create(2).execute(attempt(1))
@@ -265,6 +271,7 @@ def test_changed_input_may_fail_the_task(emulator: EmulatorHandle) -> None:
     assert emulator.state.all_jobs[0].cancelled is None
 
 
+@pytest.mark.usefixtures("stepped")
 def test_a_lost_answer_to_create_costs_nothing_and_what_it_waits_for_is_said(
     emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -402,6 +409,7 @@ def test_a_wait_for_quota_goes_on_from_the_uploaded_rows(
     assert len(emulator.journal(path="upload")) == uploads
 
 
+@pytest.mark.usefixtures("stepped")
 def test_the_job_after_a_wait_for_quota_is_found_again_by_the_next_attempt(
     emulator: EmulatorHandle, tmp_path: Path
 ) -> None:
