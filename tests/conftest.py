@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
@@ -27,6 +28,21 @@ _MASKERS = (
     "airflow.sdk.execution_time.secrets_masker",
     "airflow.utils.log.secrets_masker",
 )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Tell the process that hands out tests which belong together.
+
+    It reads groups off the tests' ids. pytest-xdist 3.8 writes them there in a way that pytest 9.2 no longer sees.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is not None and hasattr(item, "_id") and not item.nodeid.endswith(f"@{mark.args[0]}"):
+            item._id = type(item._id).parse(f"{item.nodeid}@{mark.args[0]}")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -74,6 +90,16 @@ def emulator(
 
     set_connection(monkeypatch, gemini_batch_emulator.connection(request.param))
     return gemini_batch_emulator
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of Airflow, to be copied into a home; see :mod:`tests.support.airflow_home`."""
+    from tests.support.airflow_home import migrated_database
+
+    folder = tmp_path_factory.getbasetemp()
+    # Each worker of a parallel run has a folder of its own in one that they share.
+    return migrated_database(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture

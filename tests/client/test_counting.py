@@ -263,6 +263,7 @@ def test_an_installation_may_count_nothing(
     assert count_calls(emulator) == []
 
 
+@pytest.mark.usefixtures("stepped")
 def test_a_job_that_is_found_again_is_not_counted(emulator: EmulatorHandle) -> None:
     create().execute(attempt())
     before = len(count_calls(emulator))

@@ -42,6 +42,7 @@ def test_rows_that_cannot_be_sent_have_no_former_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
 @pytest.mark.parametrize("is_noted", [True, False])
+@pytest.mark.usefixtures("stepped")
 def test_a_file_job_of_0_1_0_is_adopted_after_the_upgrade(
     gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, is_noted: bool
 ) -> None:

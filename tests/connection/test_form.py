@@ -13,6 +13,8 @@ import pytest
 
 from airflow_provider_gemini_batch.connection.form import EXTRA_FIELDS, GROUPS
 
+pytestmark = pytest.mark.xdist_group("form")
+
 _ASK = """
 import json, sys, warnings
 warnings.simplefilter("ignore")

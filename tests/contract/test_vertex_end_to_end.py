@@ -291,6 +291,7 @@ def test_a_google_cloud_connection_is_taken_as_it_is(
 # --- one job, one upload --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("stepped")
 def test_the_job_carries_its_token_in_labels_and_a_second_attempt_adopts_it(emulator: EmulatorHandle) -> None:
     emulator.state.scripts.clear()
     emulator.script(mode="time", stuck="RUNNING")

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
+
+pytestmark = pytest.mark.xdist_group("example DAGs")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "example_dags"
@@ -71,10 +74,15 @@ def has_approval() -> bool:
 
 
 class DagRunner:
-    """A process that runs the DAGs of a folder in an Airflow home of its own."""
+    """
+    A process that runs the DAGs of a folder in an Airflow home of its own.
 
-    def __init__(self, home: Path, folder: Path = EXAMPLES) -> None:
+    :param database: What its database is copied from.
+    """
+
+    def __init__(self, home: Path, database: Path, folder: Path = EXAMPLES) -> None:
         self.home = home
+        shutil.copy(database, home / "airflow.db")
         self._log = (home / "runner.log").open("wb")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         environment |= {
@@ -88,10 +96,6 @@ class DagRunner:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         }
         self.environment = environment
-        subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env=environment, check=True, timeout=180, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("dag_runner.py")), str(folder)],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
@@ -133,8 +137,8 @@ class DagRunner:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRunner]:
-    started = DagRunner(tmp_path_factory.mktemp("airflow"))
+def runner(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[DagRunner]:
+    started = DagRunner(tmp_path_factory.mktemp("airflow"), migrated_database)
     yield started
     started.close()
 

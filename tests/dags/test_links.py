@@ -36,7 +36,7 @@ with DAG("linked", schedule=None):
 
 
 def test_airflow_finds_the_links_of_each_task(
-    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_database: Path
 ) -> None:
     gemini_batch_emulator.configure(create_missing_buckets=True)
     pem = certificate(tmp_path)
@@ -46,7 +46,7 @@ def test_airflow_finds_the_links_of_each_task(
     (folder / "linked.py").write_text(DAG_FILE.format(output=tmp_path / "out.jsonl"))
     home = tmp_path / "home"
     home.mkdir()
-    runner = DagRunner(home, folder)
+    runner = DagRunner(home, migrated_database, folder)
     try:
         with https(urlsplit(gemini_batch_emulator.url).port or 0, pem) as url:
             connection = gemini_batch_emulator.connection("vertex_ai", storage_host=gemini_batch_emulator.url)

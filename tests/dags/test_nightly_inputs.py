@@ -13,6 +13,7 @@ from tests.run.world import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
@@ -94,7 +95,7 @@ BAD: list[dict[str, Any]] = [GOOD[0], {"key": "k1", "prompt": None}, *GOOD[2:]]
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRunner]:
+def runner(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[DagRunner]:
     home = tmp_path_factory.mktemp("airflow")
     nights: dict[str, list[dict[str, Any]]] = {
         "empty": [],
@@ -106,7 +107,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRunner]:
         (home / f"{night}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     (home / "dags").mkdir()
     (home / "dags" / "nights.py").write_text(DAG.format(home=home), encoding="utf-8")
-    started = DagRunner(home, home / "dags")
+    started = DagRunner(home, migrated_database, home / "dags")
     assert started.found == {"dags": ["nights"], "errors": {}}
     yield started
     started.close()

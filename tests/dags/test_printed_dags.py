@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
+pytestmark = pytest.mark.xdist_group("printed DAGs")
+
 PAGES = ("README.md", "docs/csv.md", "docs/expand.md", "docs/classify.md")
 
 
@@ -33,13 +35,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runner(home: Path) -> Iterator[DagRunner]:
+def runner(home: Path, migrated_database: Path) -> Iterator[DagRunner]:
     folder = home / "dags"
     folder.mkdir()
     for number, block in enumerate(block for page in PAGES for block in blocks(page, "python")):
         # Nothing but the places of the files is changed.
         (folder / f"printed_{number}.py").write_text(block.replace('"/tmp/', f'"{home}/'), encoding="utf-8")
-    started = DagRunner(home, folder)
+    started = DagRunner(home, migrated_database, folder)
     yield started
     started.close()
 

@@ -14,12 +14,15 @@ from tests.support.databases import real_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 psycopg2 = pytest.importorskip("psycopg2")
 duckdb = pytest.importorskip("duckdb")
 pytest.importorskip("airflow.providers.postgres")
+
+pytestmark = pytest.mark.xdist_group("run in Airflow")
 
 SOURCES = ("csv", "parquet", "postgres")
 
@@ -81,7 +84,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory, warehouse: str) -> Iterator[DagRunner]:
+def runner(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, warehouse: str) -> Iterator[DagRunner]:
     home = tmp_path_factory.mktemp("airflow")
     for form in ("csv, HEADER", "parquet"):
         query = "SELECT n AS id, 'Review ' || n AS review FROM range(1, 26) t(n)"
@@ -89,7 +92,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory, warehouse: str) -> Iterator
     (home / "dags").mkdir()
     text = DAG.format(connection=warehouse.replace("postgresql:", "postgres:"), home=home)
     (home / "dags" / "ten_lines.py").write_text(text, encoding="utf-8")
-    started = DagRunner(home, home / "dags")
+    started = DagRunner(home, migrated_database, home / "dags")
     yield started
     started.close()
 

@@ -101,18 +101,6 @@ def test_a_python_block_runs(block: Block, gemini_batch_emulator: EmulatorHandle
     exec(compile(ast.parse(block.text), str(block), "exec"), {**known, "__name__": "printed"})
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a database that each page gets a copy of."""
-    home = tmp_path_factory.mktemp("airflow")
-    made = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"],
-        env=_environment(home), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr[-3000:]
-    return home
-
-
 def _environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     return kept | {
@@ -152,9 +140,9 @@ def _reader_at(page: str, home: Path, emulator: EmulatorHandle) -> dict[str, str
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in RUN}))
 def test_the_shell_blocks_of_a_page_run(
-    page: str, migrated: Path, gemini_batch_emulator: EmulatorHandle, tmp_path: Path
+    page: str, migrated_database: Path, gemini_batch_emulator: EmulatorHandle, tmp_path: Path
 ) -> None:
-    shutil.copy(migrated / "airflow.db", tmp_path / "airflow.db")
+    shutil.copy(migrated_database, tmp_path / "airflow.db")
     gemini_batch_emulator.script(mode="at_once")
     gemini_batch_emulator.configure(accepted_tokens=[], accepted_keys=["emulator-key", "any-key"])
     environment = _reader_at(page, tmp_path, gemini_batch_emulator)
@@ -168,4 +156,4 @@ def test_the_shell_blocks_of_a_page_run(
         )  # fmt: skip
         assert ended.returncode == 0, f"{block}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
         if "connections delete" in block.text or "connections add" in block.text:
-            shutil.copy(migrated / "airflow.db", tmp_path / "airflow.db")  # the next block may add it again
+            shutil.copy(migrated_database, tmp_path / "airflow.db")  # the next block may add it again

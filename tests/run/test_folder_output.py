@@ -24,7 +24,10 @@ s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 pytest.importorskip("airflow.sdk.io")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.xdist_group("folder output"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 OLD, NEW = 3, 40
 WRITER = """

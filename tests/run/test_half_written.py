@@ -34,7 +34,10 @@ pytest.importorskip("moto")
 pytest.importorskip("airflow.sdk.io")
 from tests.run.object_storage import attach_s3, served_s3  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.xdist_group("half written"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 OLD = b"yesterday's\n"
 ROWS = 1000

@@ -17,7 +17,10 @@ pytest.importorskip("moto")
 pytest.importorskip("airflow.sdk.io")
 from tests.run.object_storage import served_s3  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.xdist_group("object storage"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 
 @pytest.fixture(scope="module")

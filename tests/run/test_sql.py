@@ -24,6 +24,8 @@ from tests.support.databases import real_postgres
 
 psycopg2 = pytest.importorskip("psycopg2")
 
+pytestmark = pytest.mark.xdist_group("SQL")
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):

@@ -17,7 +17,7 @@ NO_CHROMIUM = "no chromium to look with: install the package chromium (Debian), 
 LOOKED_AT = (
     pytest.mark.newest_airflow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
+    pytest.mark.xdist_group("page"),
     pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
 )
 """Marks of tests that look at views in the browser of the session."""

@@ -24,6 +24,13 @@ EXAMPLES = Path(__file__).parents[3] / "example_dags" / "data"
 MARKUP = "<b>bold</b><script>document.title='taken over'</script>"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker of a parallel run have all tests of the server: it takes ten seconds to start."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "page" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("page"))
+
+
 @pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """Serve the page in a real Airflow, whose users are named as their roles."""
