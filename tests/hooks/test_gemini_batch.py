@@ -273,6 +273,7 @@ def test_wait_stops_at_its_timeout_and_leaves_the_job(hook: GeminiBatchHook, emu
     assert emulator.ledger()["totals"]["running"] == 1
 
 
+@pytest.mark.usefixtures("stepped")
 def test_wait_survives_passing_faults(hook: GeminiBatchHook, emulator: EmulatorHandle) -> None:
     name = hook.create_batch(GENERATE, inlined_requests=rows(1)).name
     fault = emulator.fault(match={"method": "GET", "path": name}, status=429, retry_after=0.1, times=2)
@@ -280,6 +281,7 @@ def test_wait_survives_passing_faults(hook: GeminiBatchHook, emulator: EmulatorH
     assert fault.fired == 2
 
 
+@pytest.mark.usefixtures("stepped")
 def test_wait_says_that_polls_fail_and_that_they_work_again(
     hook: GeminiBatchHook,
     emulator: EmulatorHandle,
@@ -394,6 +396,7 @@ def test_an_upload_cut_three_times_arrives_whole(
 
 
 @pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.usefixtures("stepped")
 def test_a_download_cut_three_times_arrives_whole(
     hook: GeminiBatchHook, emulator: EmulatorHandle, tmp_path: Path, ranges: bool
 ) -> None:

@@ -121,6 +121,7 @@ def test_two_airflows_with_one_key_leave_each_others_jobs_alone(
     assert production in uncancelled(emulator)
 
 
+@pytest.mark.usefixtures("stepped")
 def test_a_job_of_version_0_1_0_is_found_after_the_upgrade(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
