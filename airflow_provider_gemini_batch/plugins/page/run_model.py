@@ -33,7 +33,7 @@ def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]]
     outcomes = outcomes_of(manifest, progress)
     total = count_of(manifest.get("total")) or count_of(progress.get("total")) or _rows_of(jobs)
     judged = sum(outcomes.values())
-    pending = 0 if manifest.get("counts") or total is None else max(0, total - judged)
+    pending = 0 if manifest.get("counts") or total is None or facts.is_plan else max(0, total - judged)
     reported = min(pending, sum(_done(looks.get(job.name), progress, job.name) for job in jobs if job.under_way))
     told = [number_of(each.get("at")) for each in (progress, *looks.values())]
     moments = [each for each in told if each is not None]

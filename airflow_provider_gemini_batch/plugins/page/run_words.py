@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.plugins.page.rendering import duration
+from airflow_provider_gemini_batch.plugins.page.rendering import dollars, duration
 from airflow_provider_gemini_batch.plugins.page.values import count_of, number_of
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def notes_of(facts: TaskFacts) -> list[Sentence]:
     if facts.unreadable:
         keys = ", ".join(facts.unreadable)
         notes.append(("bad", "Part of this cannot be read.", f"XComs: {keys}. The log of the API server says why."))
-    if "rows_to_ask" in manifest:
-        notes.append(("info", "A plan, no job.", _plan(manifest)))
+    if facts.is_plan:
+        notes += _of_plan(manifest)
     twice = facts.xcoms.get("paid_twice") or manifest.get("paid_twice")
     if twice:
         count = len(twice) if isinstance(twice, list) else count_of(twice)
@@ -104,11 +104,27 @@ def notes_of(facts: TaskFacts) -> list[Sentence]:
     return notes
 
 
-def _plan(manifest: Mapping[str, Any]) -> str:
+def _of_plan(manifest: Mapping[str, Any]) -> Iterator[Sentence]:
+    """Tell what a dry run has found: what a run would ask, and what its caps forbid."""
     most = number_of(manifest.get("cost_at_most"))
-    price = "at an unknown price" if most is None else f"at most ${most:,.2f}"
-    asked, total, jobs = (count_of(manifest.get(name)) or 0 for name in ("rows_to_ask", "total", "jobs"))
-    return f"{asked:,} of {total:,} rows to ask, {jobs:,} jobs, {price}."
+    price = "at an unknown price" if most is None else f"at most {dollars(most)}"
+    asked, total, jobs, waves = (
+        count_of(manifest.get(name)) or 0 for name in ("rows_to_ask", "total", "jobs", "waves")
+    )
+    text = f"{asked:,} of {total:,} rows to ask, {jobs:,} job{'' if jobs == 1 else 's'}"
+    text += f" in {waves:,} waves, {price}." if waves > 1 else f", {price}."
+    others = {
+        "rows_reused": "taken from earlier answers", "rows_duplicate": "the same as another row",
+        "rows_unsent": "not sent",
+    }  # fmt: skip
+    parts = [f"{count:,} {word}" for name, word in others.items() if (count := count_of(manifest.get(name)))]
+    yield "info", "A plan, no job.", f"{text} The others: {', '.join(parts)}." if parts else text
+    for name, kind, title in (
+        ("refused", "bad", "The run would be refused."),
+        ("over_cap", "warn", "The cap may not allow all rows."),
+    ):
+        if manifest.get(name):
+            yield kind, title, str(manifest[name])
 
 
 def _first_reason(manifest: Mapping[str, Any]) -> str:

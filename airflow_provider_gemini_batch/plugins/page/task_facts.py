@@ -69,6 +69,11 @@ class TaskFacts:
         return found if isinstance(found, dict) else {}
 
     @property
+    def is_plan(self) -> bool:
+        """Whether the task only planned (``dry_run``): it asked nothing, and no row waits for an answer."""
+        return "rows_to_ask" in self.manifest
+
+    @property
     def conn_id(self) -> str | None:
         """The connection of its jobs, where that is known."""
         # The trigger first: it is what the task waits with now.
@@ -85,7 +90,8 @@ class TaskFacts:
         names: list[Any] = [*job_names_in(self.watched)]
         names += [job.get("job", "") for job in self.progress.get("jobs") or () if isinstance(job, dict)]
         names += [self.noted.get("job"), self.xcoms.get("job_name"), self.manifest.get("job_name")]
-        names += self.manifest.get("jobs") or []
+        jobs = self.manifest.get("jobs")
+        names += jobs if isinstance(jobs, list) else []  # a plan's is their count
         return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -25,6 +26,16 @@ IDLE_SECONDS = 60.0
 
 _idle: list[_Worker] = []
 _lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """Forget the threads of the process that this one was forked from: they do not run here."""
+    global _lock
+    _idle.clear()
+    _lock = threading.Lock()  # a thread that is not here may have held it
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def start(ended: Callable[[Any, BaseException | None], None], function: Callable[..., Any], *arguments: Any) -> None:

@@ -70,6 +70,27 @@ def test_waiting_run_shows_jobs_rows_money_and_the_time_of_the_last_look(page: P
         assert text in html
 
 
+@pytest.mark.parametrize(
+    ("said", "kind", "title"),
+    [("refused", "bad", "The run would be refused."), ("over_cap", "warn", "The cap may not allow all rows.")],
+)
+def test_dry_run_shows_what_it_would_ask_and_what_a_cap_forbids(
+    page: PageServer, said: str, kind: str, title: str
+) -> None:
+    manifest = {
+        "total": 90, "input_rows": 100, "rows_to_ask": 40, "rows_reused": 30, "rows_duplicate": 15, "rows_unsent": 5,
+        "jobs": 4, "waves": 2, "cost_at_most": 1.5, "refused": None, "over_cap": None, said: "max_cost=1: raise it.",
+    }  # fmt: skip
+    address = TaskAddress("nightly", f"run_{next(_numbers)}", "plan")
+    page.fill(tasks=[{**address.query(), "map_index": -1, "xcoms": {"gemini_batch_manifest": manifest}}])
+    html = page.client("viewer").get(run_path(address)).text
+    for text in ("40 of 90 rows to ask", "30 taken from earlier answers", "15 the same as another row", "5 not sent",
+                 "4 jobs in 2 waves", "at most $1.50", f'"note {kind}"', title, "max_cost=1: raise it."):  # fmt: skip
+        assert text in html
+    assert "pending" not in html, "no row waits"
+    assert "No job yet" not in html, "none will come"
+
+
 def test_task_that_nobody_ran_is_not_here(page: PageServer) -> None:
     waiting_run(page)
     reply = page.client().get(run_path(TaskAddress("nightly", "never", "classify")))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -105,6 +107,20 @@ def test_work_goes_to_the_thread_that_worked_last_and_an_idle_one_ends(monkeypat
     assert (len(names), last.daemon) == (1, True)
     last.join(5)
     assert (last.is_alive(), workers._idle) == (False, [])
+
+
+def test_process_that_is_forked_works_with_threads_of_its_own() -> None:
+    async def ask() -> int:
+        return await asyncio.wait_for(workers.call(os.getpid), 5)
+
+    asyncio.run(ask())
+    time.sleep(0.01)  # a thread is free a moment after it has answered
+    assert workers._idle
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        os._exit(0 if asyncio.run(ask()) == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_no_more_threads_run_than_there_are_for_their_kind() -> None:
