@@ -36,7 +36,7 @@ from airflow_provider_gemini_batch.lifecycle.submit import submit
 from airflow_provider_gemini_batch.lifecycle.twins import Choice, paid_twins, reconcile
 from airflow_provider_gemini_batch.lifecycle.upload import MIME_TYPE, Upload, look_at_remote, place_file
 from airflow_provider_gemini_batch.lifecycle.uploaded import find_again, uploaded_input
-from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, not_ended
+from airflow_provider_gemini_batch.lifecycle.verdict import check_ended, check_max_failed_rows, not_ended
 from airflow_provider_gemini_batch.lifecycle.waiting import Outcome, ProgressReport, WaitLimits, Watch, wait_for_end
 from airflow_provider_gemini_batch.times import seconds
 
@@ -388,6 +388,7 @@ class GeminiBatchClient(Session):
         interval, limit = seconds(poll_interval, "poll_interval"), seconds(timeout, "timeout")
         if limit is None:
             raise ConfigurationError("timeout must be seconds or a timedelta, not None: no wait is endless.")
+        check_max_failed_rows(max_failed_rows)
         started = time.time()
         report = ProgressReport(self._log.info, started)
 

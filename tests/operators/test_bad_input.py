@@ -261,8 +261,11 @@ ARGUMENTS: list[tuple[str, Any, str]] = [
     ("half a character as a name", lambda: GeminiBatchHook().upload_file(__file__, display_name="\ud800"), "name"),
     ("a type nobody knows", lambda: GeminiBatchHook().upload_file(__file__, mime_type="é"), "mime_type"),
     ("a number as a backend", lambda: GeminiBatchHook(backend=5).get_batch("batches/a"), "backend"),  # type: ignore[arg-type]
-    ("an endless wait", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout=None), "timeout"),  # type: ignore[arg-type]
-    ("a wait in words", lambda: GeminiBatchHook().wait_for_batch("batches/a", timeout="1"), "timeout"),  # type: ignore[arg-type]
+    (
+        "failed rows for a wait",
+        lambda: GeminiBatchHook().wait_for_batch("batches/a", max_failed_rows=True),
+        "max_failed_rows",
+    ),
     (
         "failed rows for results",
         lambda: DownloadResultsOperator(
