@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,30 @@ if TYPE_CHECKING:
 # An installed package brings its plugin by entry point; a bare checkout has to name it.
 _IS_REGISTERED = any(entry.name == "gemini_batch" for entry in importlib.metadata.entry_points(group="pytest11"))
 pytest_plugins = [] if _IS_REGISTERED else ["gemini_batch_emulator.pytest_plugin"]
+
+
+SLEEP = 3.0
+"""Seconds that a test's process may sleep, naps of less than half a second left out, unless it is marked slow."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_sleeps_for_long(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that waits in real time for what can be stepped; see :func:`stepped`."""
+    really, slept = time.sleep, [0.0]
+
+    def sleep(seconds: float) -> None:
+        began = time.monotonic()
+        try:
+            really(seconds)
+        finally:
+            if seconds >= 0.5 and threading.current_thread() is threading.main_thread():
+                slept[0] += time.monotonic() - began
+
+    time.sleep = sleep  # type: ignore[assignment]
+    yield
+    time.sleep = really  # type: ignore[assignment]
+    if slept[0] > SLEEP and request.node.get_closest_marker("slow") is None:
+        pytest.fail(f"slept for {slept[0]:.0f} s: let time be stepped, for example by the fixture `stepped`")
 
 
 # Where the versions of Airflow keep what they blank out in logs; 3.x has one for the core and one for tasks.
