@@ -323,7 +323,8 @@ class GeminiBatchClient(Session):
     def paid_twins(self, job: BatchJob) -> tuple[str, ...]:
         """Name the jobs that ran for the same rows as an ended one, that one first; nothing if it is alone."""
         # Nothing is cancelled with it: it only says which of the jobs have usable answers.
-        choice = Choice(self.backend, self.retry, self.retry, self._cut_short(None, lambda what, value: None))
+        cut_short = self._cut_short(None, lambda what, value: None)
+        choice = Choice(self.backend, self.retry, self.retry, cut_short, time.time)
         try:
             return self.run(paid_twins(self.backend, job, choice))
         except GeminiBatchError as error:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.wire import Flow
 
 
+MISSING_GRACE = 60.0
+"""Seconds for which a job that was just created may answer 404."""
+
+
 @dataclass(frozen=True)
 class Found:
     """
@@ -224,6 +228,12 @@ class OwnJobs:
 def is_live(job: BatchJob) -> bool:
     """Whether the job runs or will, as far as we know; one that is being cancelled is as good as cancelled."""
     return not job.state.is_terminal and job.state is not JobState.CANCELLING
+
+
+def is_young(job: BatchJob, now: float) -> bool:
+    """Whether a read by name may miss the job, as a replica has not heard of it yet; *now* in UTC epoch seconds."""
+    born = job.born(now)
+    return born is not None and now - born < MISSING_GRACE
 
 
 def is_live_or_useful(job: BatchJob) -> bool:

@@ -28,7 +28,7 @@ from airflow_provider_gemini_batch.api.identity import TaskIdentity, token_of
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
-from airflow_provider_gemini_batch.lifecycle.own_jobs import OwnJobs, age_order, is_live, is_live_or_useful
+from airflow_provider_gemini_batch.lifecycle.own_jobs import OwnJobs, age_order, is_live, is_live_or_useful, is_young
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
@@ -145,12 +145,14 @@ class Choice:
     :param cancels: Retries of a cancel.
     :param was_cut_short: Whether a SUCCEEDED job is what a cancel left over: its answers are not the whole work.
     :param may_cancel: Whether a job is certainly this task's own.
+    :param now: UTC epoch seconds.
     """
 
     backend: Backend
     reads: RetryPolicy
     cancels: RetryPolicy
     was_cut_short: Callable[[BatchJob], Flow[bool]]
+    now: Callable[[], float]
     may_cancel: Callable[[BatchJob], bool] = lambda job: True
     cancelled: list[str] = field(default_factory=list)
     uncancelled: list[str] = field(default_factory=list)
@@ -176,8 +178,12 @@ class Choice:
             try:
                 job = yield from get_job(self.backend, candidate.name, self.reads)
             except NotFoundError:
-                continue
-            self.fresh[job.name] = job
+                # A replica may not have heard of it yet. Taken for deleted, its rows would be paid for twice.
+                if not is_young(candidate, self.now()):
+                    continue
+                job = candidate
+            else:
+                self.fresh[job.name] = job
             if (yield from self.is_useful(job)):
                 useful.append(job)
             elif is_live(job):
@@ -204,9 +210,9 @@ class Choice:
             try:
                 yield from cancel_job(self.backend, job.name, self.cancels)
                 left = yield from get_job(self.backend, job.name, self.cancels)
-            except NotFoundError:
-                continue
-            except GeminiBatchError:
+            except GeminiBatchError as error:
+                if isinstance(error, NotFoundError) and not is_young(job, self.now()):
+                    continue
                 if job.name not in self.uncancelled:
                     self.uncancelled.append(job.name)
                 continue
@@ -279,7 +285,7 @@ def reconcile(
         return Reconciled(own)
     if own.is_succeeded:
         yield from _held_back(own, hold)
-    choice = Choice(backend, reads, cancels, was_cut_short)
+    choice = Choice(backend, reads, cancels, was_cut_short, now)
     own_jobs = _own_jobs(backend, own, token.task, reads, exclude)
     winner = own
     twins: list[BatchJob] = []

@@ -27,6 +27,7 @@ from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.api.wire import Flow, Pause
 from airflow_provider_gemini_batch.errors import GeminiBatchError, NetworkSettingError, NotFoundError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import MISSING_GRACE
 from airflow_provider_gemini_batch.lifecycle.polling import next_interval
 from airflow_provider_gemini_batch.lifecycle.twins import TwinWatch, find_twins, list_look_due
 from airflow_provider_gemini_batch.times import duration, epoch
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_gemini_batch.api.backend import Backend
     from airflow_provider_gemini_batch.api.models import BatchJob
-
-MISSING_GRACE = 60.0
-"""Seconds for which a job that was just created may answer 404."""
 
 SILENCE = 600.0
 """Longest time in seconds without a progress line."""

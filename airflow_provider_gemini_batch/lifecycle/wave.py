@@ -113,7 +113,7 @@ class Wave(Generic[SourceT]):
         self._look = look
         self.may_have_rivals = identity.may_have_rivals
         self.own = OwnJobs(backend, identity, policy.reads, exclude=exclude, clock_skew=policy.clock_skew)
-        self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, self.own.may_cancel)
+        self.choice = Choice(backend, policy.reads, policy.cancels, was_cut_short, now, self.own.may_cancel)
         self.replaced: list[str] = []
         self.doubtful: list[str] = []
         self.spared: list[str] = []

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.lifecycle.own_jobs import is_live
-from airflow_provider_gemini_batch.lifecycle.waiting import MISSING_GRACE
+from airflow_provider_gemini_batch.lifecycle.own_jobs import MISSING_GRACE, is_live
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.claims import calls_not_refused
 from airflow_provider_gemini_batch.times import epoch

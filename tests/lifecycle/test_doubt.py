@@ -42,6 +42,18 @@ class Replicas(Service):
         return super().answer(request)
 
 
+class Forgetful(Service):
+    """The service; its list shows a job at once, and a read does not find it for so many seconds."""
+
+    unread = 30.0
+
+    def answer(self, request: HttpRequest) -> HttpReply:
+        for job in self.jobs:
+            if job.name in request.url and self.time < job.created + self.unread:
+                return HttpReply(404, {}, b'{"error": {"status": "NOT_FOUND"}}')
+        return super().answer(request)
+
+
 def attempt_number(number: int, **more: Any) -> TaskIdentity:
     return TaskIdentity(TOKEN.task, START - 3600, may_have_rivals=number > 1, earlier_attempts=number - 1, **more)
 
@@ -56,6 +68,27 @@ def test_a_noted_job_that_a_read_misses_is_waited_for() -> None:
     job.listed = service.time + 9
     done = submitted(service, 1, known_names=[job.name], intent_at=service.time - 1)
     assert (done.job.name, service.creates) == (job.name, 0)
+
+
+def test_a_listed_young_job_that_a_read_misses_is_adopted() -> None:
+    service = Forgetful()
+    job = service.add(TOKEN, "PENDING", 3)
+    done = submitted(service)
+    assert (done.job.name, service.creates) == (job.name, 0)
+
+
+def test_a_lost_create_is_not_repeated_where_a_read_misses_its_job() -> None:
+    service = Forgetful()
+    done = drive(Memory().flow(service, identity=attempt_number(1)), service, [reply_lost])
+    assert (done.job.name, service.creates) == (service.jobs[0].name, 1)
+    assert service.time - START < 20
+
+
+def test_a_listed_old_job_that_a_read_misses_is_gone() -> None:
+    service = Forgetful()
+    service.unread = 9000
+    service.add(TOKEN, "PENDING", 900)
+    assert submitted(service).action == "created"
 
 
 def test_a_noted_job_that_is_long_gone_costs_no_wait() -> None:
