@@ -365,11 +365,18 @@ def after_cancel(step: Resubmit, left: BatchJob | None) -> Attempt:
     A job that ended with answers before the cancel reached it counts again: the submission takes them if they are
     whole, as they are paid for.
 
-    :param left: The stuck job as read after the cancel; None if it is gone.
+    :param left: The stuck job as read after the cancel, ended if it did so in time; None if it is gone.
     """
     if left is None or not left.state.has_results:
         return step.attempt
     return replace(step.attempt, exclude=tuple(name for name in step.attempt.exclude if name != left.name))
+
+
+def without_resubmit(step: Resubmit) -> Attempt:
+    """Return the attempt that waits on for a stuck job, as nothing can take its place."""
+    exclude = tuple(name for name in step.attempt.exclude if name != step.cancel)
+    kept = replace(step.attempt, job_name=step.cancel, resubmits=step.attempt.resubmits - 1, exclude=exclude)
+    return _waive(_waive(kept, Outcome.PENDING_TIMEOUT), Outcome.RUNNING_TIMEOUT)
 
 
 def _waive(attempt: Attempt, limit: Outcome) -> Attempt:

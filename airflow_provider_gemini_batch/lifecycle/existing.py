@@ -13,13 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_provider_gemini_batch.api.flows import cancel_job, get_job
-from airflow_provider_gemini_batch.errors import (
-    ConfigurationError,
-    GeminiBatchError,
-    JobConflictError,
-    RequestRejectedError,
-)
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, JobConflictError
+from airflow_provider_gemini_batch.lifecycle.cancelling import cancel_live
 from airflow_provider_gemini_batch.lifecycle.own_jobs import Found, age_order, is_live
 
 if TYPE_CHECKING:
@@ -127,13 +122,5 @@ def _take(order: OpenOrder[SourceT], job: BatchJob, why: str) -> None:
 
 def _cancel_for_replacement(wave: Wave[SourceT], job: BatchJob) -> Flow[None]:
     """Cancel a job before it is replaced; if that fails nothing is created, as both would bill."""
-    try:
-        yield from cancel_job(wave.backend, job.name, wave.policy.cancels)
-    except RequestRejectedError:
-        # It may have ended meanwhile; what the Developer API answers then is not published.
-        # 400 may mean "it has ended already" or "it cannot be cancelled": only a read tells.
-        fresh = yield from get_job(wave.backend, job.name, wave.policy.reads)
-        if is_live(fresh):
-            raise
-        return
-    wave.replaced.append(job.name)
+    if (yield from cancel_live(wave.backend, job.name, wave.policy.cancels, wave.policy.reads)):
+        wave.replaced.append(job.name)

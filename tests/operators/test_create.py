@@ -532,6 +532,34 @@ def test_a_stuck_job_that_ends_before_its_cancel_is_not_paid_for_again(
     assert created(emulator) == 1
 
 
+def test_a_stuck_job_that_ends_whole_after_its_cancel_is_taken(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", emulator.advance)
+    emulator.configure(cancel_settle_seconds=5)
+    emulator.script(pending_seconds=0, running_seconds=1, stuck="RUNNING")
+    operator = create(
+        wait_for_completion=True, running_timeout=10, on_running_timeout="resubmit", poll_interval=1, timeout=600
+    )
+    assert operator.execute(attempt()) == emulator.ledger()["jobs"][0]["name"]
+    assert created(emulator) == 1
+
+
+def test_a_stuck_job_whose_file_has_expired_is_waited_for(
+    emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", emulator.advance)
+    path = write_rows(tmp_path / "in.jsonl", rows(2))
+    name = UploadFileOperator(task_id="upload", input_path=path).execute({})
+    emulator.script(pending_seconds=60, running_seconds=1)
+    operator = create(
+        file_name=name, wait_for_completion=True, pending_timeout=10, on_pending_timeout="resubmit", poll_interval=1
+    )
+    emulator.fault(match={"method": "GET", "path": f"/{name}$"}, status=403, skip=1, times=None)
+    assert operator.execute(attempt()) == emulator.ledger()["jobs"][0]["name"]
+    assert (created(emulator), emulator.state.all_jobs[0].cancelled) == (1, None)
+
+
 def test_a_stuck_job_may_be_waited_for(emulator: EmulatorHandle) -> None:
     emulator.script(pending_seconds=0.6, running_seconds=0.1)
     operator = create(wait_for_completion=True, pending_timeout=0.2, on_pending_timeout="wait")
