@@ -172,6 +172,10 @@ class EmulatorControl:
         """Change knobs of the emulator."""
         self._session.patch(f"{self.base_url}/_emulator/config", json=knobs, timeout=10).raise_for_status()
 
+    def reset(self) -> None:
+        """Let it forget everything."""
+        self._session.post(f"{self.base_url}/_emulator/reset", timeout=10).raise_for_status()
+
     def jobs(self) -> list[dict[str, Any]]:
         """Return all jobs ever created, deleted ones too: name, state, rows, rows_run and what was billed."""
         reply = self._session.get(f"{self.base_url}/_emulator/ledger", timeout=10)

@@ -39,6 +39,12 @@ class Desk:
         self.value = value
 
 
+@pytest.fixture
+def second_look_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait no five seconds before a new id is read again."""
+    monkeypatch.setattr(module, "SECOND_LOOK", 0.0)
+
+
 def here(desk: Desk, namespace: str = "", now: float = NOW) -> Installation:
     return installation(namespace, desk, now=lambda: now, sleep=lambda seconds: None)
 
@@ -241,6 +247,7 @@ def context(try_number: int = 1, map_index: int = -1, **more: Any) -> dict[str, 
     return {"ti": ti, **more}
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_a_retry_is_the_same_piece_of_work(desk: Desk) -> None:
     first, second = task_identity(context()), task_identity(context(2))
     assert first.task == second.task
@@ -248,12 +255,14 @@ def test_a_retry_is_the_same_piece_of_work(desk: Desk) -> None:
     assert (second.may_have_rivals, second.earlier_attempts) == (True, 1)
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_a_token_of_version_0_1_0_is_a_former_one_that_is_not_proven(desk: Desk) -> None:
     (former,) = task_identity(context(2)).former
     assert former.task == make_task_id("", "d", "r", "t")
     assert not former.is_proven
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_what_the_store_noted_is_proven_and_the_change_is_told(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     old = make_task_id("", "d", "r", "t")
     with caplog.at_level(logging.WARNING):
@@ -263,6 +272,7 @@ def test_what_the_store_noted_is_proven_and_the_change_is_told(desk: Desk, caplo
     assert "identity has changed" in caplog.text
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_each_pass_of_a_loop_is_a_piece_of_work_of_its_own(desk: Desk) -> None:
     passes = [task_identity(context(loop=SimpleNamespace(index=index))).task for index in range(2)]
     outside = task_identity(context()).task
@@ -271,6 +281,7 @@ def test_each_pass_of_a_loop_is_a_piece_of_work_of_its_own(desk: Desk) -> None:
     assert outside == make_task_id(name, "d", "r", "t")  # as without loops
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_a_retried_index_knows_its_neighbours(desk: Desk) -> None:
     mine, other = task_identity(context(2, 3)), task_identity(context(1, 4))
     assert other.task in mine.indexes
@@ -278,6 +289,7 @@ def test_a_retried_index_knows_its_neighbours(desk: Desk) -> None:
     assert other.indexes == task_identity(context(2)).indexes == frozenset()
 
 
+@pytest.mark.usefixtures("second_look_comes_at_once")
 def test_an_index_that_is_new_in_a_cleared_run_knows_its_neighbours(desk: Desk) -> None:
     mine = task_identity(context(1, 2, dag_run=SimpleNamespace(clear_number=1)))
     assert task_identity(context(1, 1)).task in mine.indexes
