@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,9 @@ class PageServer:
                 port = line.split()[1]
                 break
         assert port, self.log_path.read_text()[-3000:]
+        # A pipe that nobody reads holds up whoever logs once it is full.
+        self._said = threading.Thread(target=shutil.copyfileobj, args=(self.process.stdout, self._log), daemon=True)
+        self._said.start()
         self.url = f"http://127.0.0.1:{port}"
         self._tokens: dict[str, str] = {}
         self._clients: dict[str | None, Any] = {}
@@ -119,6 +124,7 @@ class PageServer:
             client.close()
         self.process.terminate()
         self.process.wait(20)
+        self._said.join()
         if self.process.stdout is not None:
             self.process.stdout.close()
         self._log.close()

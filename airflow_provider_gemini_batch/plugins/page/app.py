@@ -85,6 +85,7 @@ def create_app() -> FastAPI:
 
 def _endpoint(route: Route) -> Callable[..., Any]:
     from airflow.api_fastapi.core_api.security import GetUserDep
+    from fastapi import HTTPException
     from starlette.requests import Request
 
     from airflow_provider_gemini_batch.plugins.page.security import Viewer
@@ -96,6 +97,11 @@ def _endpoint(route: Route) -> Callable[..., Any]:
         try:
             form = await _form(request) if route.method != "GET" else {}
             return await _answered(route, Visit(request, Viewer(user), form))
+        except (PageError, HTTPException):
+            raise
+        except Exception as error:
+            # Here, and not by Starlette: that raises it again, which logs it twice and cuts the connection.
+            return await _answer_fault(request, error)
         finally:
             await lock.acquire()
 

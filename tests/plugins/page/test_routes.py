@@ -41,3 +41,14 @@ def test_every_answer_carries_the_strict_policy(page: PageServer) -> None:
         headers = page.client(user).get(path).headers
         assert "default-src 'none'; script-src 'self'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_fault_of_a_view_keeps_its_words_from_the_browser_and_the_connection_open(page: PageServer) -> None:
+    address = TaskAddress("nightly", "manual__fault", "classify")
+    trigger = {"classpath": "airflow_provider_gemini_batch.triggers.batch_jobs.X", "kwargs": ["a row's text"]}
+    page.fill(tasks=[{**address.query(), "state": "deferred", "trigger": trigger}])
+    for _ in range(2):
+        reply = page.client().get(run_path(address))
+        assert (reply.status_code, "ValueError" in reply.text, "a row's text" in reply.text) == (500, True, False)
+        assert reply.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "Exception in ASGI application" not in page.log_path.read_text(), "the server's own cuts the connection"
