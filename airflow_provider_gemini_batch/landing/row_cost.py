@@ -3,6 +3,10 @@
 
 # Nearly every answer comes in a block and counts text alone. Its few counts are priced in floating point, many times as
 # fast as by `Rates.cost`, to which every other one goes.
+#
+# Prices are kept in units of 1e-10 dollars a token. As a rule they are whole numbers then, and so is a row's sum: it is
+# exact, and rounding it to a whole number takes a third of the time that rounding dollars to ten digits does. Example:
+# 200 tokens at 0.15 dollars a million, 1,500 units each, and 400 at 1.25, 12,500 each, are 5,300,000 units, 0.00053.
 
 from __future__ import annotations
 
@@ -25,11 +29,14 @@ if TYPE_CHECKING:
 _DIGITS = 10
 """After the point of a dollar: a hundredth of the cheapest token and less."""
 
+_UNITS = 10**_DIGITS
+"""Of them makes a dollar. A token costs a whole number of them, as a rule, and to round to one is cheap and exact."""
+
 _decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class _TextRates(NamedTuple):
-    """Dollars for a token of text; *long_above* is 0 where a prompt's length does not matter."""
+    """Units for a token of text; *long_above* is 0 where a prompt's length does not matter."""
 
     input: float
     cached: float
@@ -39,12 +46,13 @@ class _TextRates(NamedTuple):
     @classmethod
     def of(cls, rates: Rates) -> _TextRates:
         cached = rates.input if rates.cached is None else rates.cached
-        read, again, written = (float(each or 0) / 1e6 for each in (rates.input, cached, rates.output))
+        read, again, written = (float((each or 0) * _UNITS / 1_000_000) for each in (rates.input, cached, rates.output))
         return cls(read, again, written, rates.long_above if rates.long is not None else 0)
 
     def costs(self, usages: Iterable[Usage | None]) -> list[float]:
-        """Price counts of text alone; 0 stands for none, and for what has to be read with more care."""
+        """Return the dollars of counts of text alone; 0 for none, and for what has to be read with more care."""
         most = self.long_above or sys.maxsize
+        cheaper = self.cached - self.input
         # One expression, as a call for each row costs more than its sum does.
         return [
             0
@@ -52,9 +60,9 @@ class _TextRates(NamedTuple):
             else round(
                 (prompt + usage.toolUsePromptTokenCount) * self.input
                 + (usage.candidatesTokenCount + usage.thoughtsTokenCount) * self.output
-                + min(usage.cachedContentTokenCount, prompt) * (self.cached - self.input),
-                _DIGITS,
+                + (usage.cachedContentTokenCount and min(usage.cachedContentTokenCount, prompt) * cheaper)
             )
+            / _UNITS
             for usage in usages
             for prompt in ((usage and (usage.promptTokenCount or usage.tokenCount)) or 0,)
         ]

@@ -92,8 +92,8 @@ class InputDigest:
         # Blank lines are no rows.
         # CRC-32 in C over each line, and one SHA-256 over the sums: a hash object for each line would cost more than
         # reading it.
-        sums = array("I", map(crc32, [line for line in lines if line != b"\n"] if b"\n" in lines else lines))
-        self._ordered.update(sums)
+        sums = list(map(crc32, [line for line in lines if line != b"\n"] if b"\n" in lines else lines))
+        self._ordered.update(array("I", sums))
         # A sum does not depend on the order. Unlike XOR it does not cancel out two equal lines.
         self._sum += sum(sums)
 

@@ -55,7 +55,9 @@ class KeySet:
 
     def add_all(self, keys: Sequence[str]) -> list[int]:
         """Take keys in; return the places of those that were there, or came before in *keys*."""
-        hashes = [hash(key) or _NOT_EMPTY for key in keys]
+        hashes = list(map(hash, keys))
+        if 0 in hashes:
+            hashes = [value or _NOT_EMPTY for value in hashes]
         if self._kept is not None:
             # Length first: 9 comes before 10 as a number and behind it as a text.
             marks = [self._last, *zip(map(len, keys), keys, strict=True)]

@@ -5,9 +5,14 @@
 # types that fit nothing else: decoding one is checking it. Whatever does not fit (a thought, an error, members of one's
 # own, a line that is no JSON) makes `quick_rows` return None, and each line of the block is read by `read_row`, which
 # says the same and takes five times as long.
+#
+# What is asked of each line is asked by one call for the block where that is possible (`map` of a function in C), as a
+# turn of a Python loop costs a twentieth of the whole. Whether a text is one, and not empty, is seen from its first two
+# bytes, without a copy of it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
@@ -56,6 +61,7 @@ class _VectorResponse(msgspec.Struct, gc=False):
 
 
 _R = TypeVar("_R")
+_head_of = struct.Struct("2s").unpack_from
 
 
 class _CommonLine(msgspec.Struct, Generic[_R], gc=False, forbid_unknown_fields=True):
@@ -88,14 +94,14 @@ def quick_rows(lines: Sequence[bytes], *, include_response: bool = True) -> list
     :param lines: At least one.
     """
     try:
-        for line in lines:
-            if not line.isascii():
+        if not all(map(bytes.isascii, lines)):
+            for line in lines:
                 line.decode()  # as in read_row
         # Inside a text its quotes would be escaped.
         if b'"embedding"' in lines[0]:
             return _vectors(lines, include_response)
         return _texts(lines, include_response)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except (msgspec.MsgspecError, struct.error, UnicodeError, RecursionError):
         return None
 
 
@@ -103,7 +109,8 @@ def _texts(lines: Sequence[bytes], include_response: bool) -> list[OutputRow] | 
     keys, responses, raws = _common(lines, include_response, _read_text_line, _read_text_response)
     candidates = [response.candidates[0] for response in responses]
     texts = [candidate.content.parts[0].text for candidate in candidates]
-    if not all([text[:1] == b'"' and len(text) > 2 for text in map(bytes, texts)]):  # noqa: C419 - half the time
+    # Two bytes tell a text that is not empty. A value of one byte, a number, has no such head and raises.
+    if any(head[:1] != b'"' or head == b'""' for (head,) in set(map(_head_of, texts))):
         return None
     return [
         OutputRow(

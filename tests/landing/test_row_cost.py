@@ -108,6 +108,12 @@ def test_a_missing_row_is_of_unknown_cost_and_answers_keep_theirs_out_of_order(t
     assert manifest["costs"][MODEL]["cost"] == 0.002
 
 
+@pytest.mark.parametrize("count", [2**53, 2**63, 10**308])
+def test_a_count_beyond_sense_holds_up_no_other_answer(tmp_path: Path, count: int) -> None:
+    rows, _ = landed(tmp_path, [answer("a", candidatesTokenCount=count), answer("b", promptTokenCount=1000)])
+    assert [row["cost"] for row in rows] == [pytest.approx(count * 5e-6), 0.001]
+
+
 def test_prices_of_ones_own_come_first(tmp_path: Path) -> None:
     own = PriceList(read_price_file(json.dumps([{"model": MODEL, "input": 7, "output": 9}])))
     rows, _ = landed(tmp_path, [answer("a", promptTokenCount=1_000_000)], prices=own)
