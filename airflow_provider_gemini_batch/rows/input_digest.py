@@ -85,7 +85,8 @@ class InputDigest:
             self._has_begun = True
             if lines[0].startswith(_BOM):
                 lines = [lines[0].removeprefix(_BOM), *lines[1:]]
-        if lines and lines[0].endswith(b"\r\n") and not self._exact:
+        # Each line is asked, not the first alone: a file may hold both ends, and its blocks may begin anywhere.
+        if not self._exact and any(line.endswith(b"\r\n") for line in lines):
             lines = [line[:-2] + b"\n" if line.endswith(b"\r\n") else line for line in lines]
         if lines and lines[-1][-1:] != b"\n":
             lines = [*lines[:-1], lines[-1] + b"\n"]

@@ -147,17 +147,18 @@ class Normaliser:
                     f"'key' begins with {KEY_PREFIX!r}, which is our own mark and not given back", "rename it"
                 )
             found = self._wire(value, key, line)
-            # Only after the row is known to be good: with skip_bad_rows a refused row leaves no trace, and a later row
-            # may have its key.
             self._take_key(key)
             return found
         except RowProblem as problem:
-            return RowFault(unit, line, key, problem.reason, problem.fix, isinstance(problem, OtherKind))
-        except (UnicodeError, TypeError, ValueError) as fault:
+            fault = RowFault(unit, line, key, problem.reason, problem.fix, isinstance(problem, OtherKind))
+        except (UnicodeError, TypeError, ValueError) as error:
             # What JSON cannot hold: a lone surrogate in a string, an object of some class in a dict.
-            return RowFault(unit, line, key, f"cannot be written as JSON ({fault})")
+            fault = RowFault(unit, line, key, f"cannot be written as JSON ({error})")
         except RecursionError:
-            return RowFault(unit, line, key, TOO_DEEP)
+            fault = RowFault(unit, line, key, TOO_DEEP)
+        # A refused row has its key all the same: the answer to a later one would land beside this row's prompt.
+        self.keys.add(f"row-{number}" if key is None else key)
+        return fault
 
     def _in_block(self, block: FastBlock) -> Iterator[FastBlock | WireRow | RowFault]:
         """Yield a block whole, or its rows one by one where a key was there before."""

@@ -384,6 +384,19 @@ def test_a_row_whose_key_was_there_before_takes_no_others_answer(
     assert third["error"]["message"].startswith("not sent: this key was there before")
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_bad_row_takes_no_answer_of_a_later_row_with_its_key(
+    emulator: EmulatorHandle, tmp_path: Path, shuffle: bool
+) -> None:
+    emulator.script(mode="at_once", shuffle=shuffle)
+    path = write_rows(tmp_path / "in.jsonl", [{"key": "a", "prompt": 5}, *rows(2), {"key": "a", "prompt": "good"}])
+    name = submit(input_path=path, on_bad_row="land")
+    download(name, tmp_path, input_path=path, max_failed_rows=2)
+    first, *_, last = landed(tmp_path)
+    assert (first["key"], first["status"], first["text"]) == ("a", "failed", None)
+    assert last["error"]["message"].startswith("not sent: this key was there before")
+
+
 def test_rows_with_keys_may_be_re_sorted(emulator: EmulatorHandle, tmp_path: Path) -> None:
     emulator.script(mode="at_once")
     path = write_rows(tmp_path / "in.jsonl", rows(5))

@@ -48,7 +48,8 @@ def test_digests_do_not_depend_on_how_a_file_is_read(monkeypatch: pytest.MonkeyP
 
 
 def test_line_ends_and_a_byte_order_mark_make_no_difference() -> None:
-    one, other = InputDigest(), InputDigest()
+    one, other, mixed = InputDigest(), InputDigest(), InputDigest()
     one.add([b"a\n", b"b\n"])
     other.add([b"\xef\xbb\xbfa\r\n", b"b"])
-    assert one.mark() == other.mark()
+    mixed.add([b"a\n", b"b\r\n"])
+    assert one.mark() == other.mark() == mixed.mark()
