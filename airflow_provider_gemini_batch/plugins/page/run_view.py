@@ -109,6 +109,12 @@ class RunView:
         return [job for job in self.jobs if job.under_way]
 
     @property
+    def rows_asked(self) -> int | None:
+        """Rows of all jobs, each as often as it was asked; None while one job's are unknown."""
+        known = [job.rows for job in self.jobs if job.rows is not None]
+        return sum(known) if len(known) == len(self.jobs) else None
+
+    @property
     def is_over(self) -> bool:
         """Whether Airflow is done with the task."""
         return self.facts.state in ("success", "failed", "skipped", "upstream_failed", "removed")

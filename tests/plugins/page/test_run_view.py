@@ -66,7 +66,8 @@ def token_in(html: str) -> str:
 def test_waiting_run_shows_jobs_rows_money_and_the_time_of_the_last_look(page: PageServer) -> None:
     html = page.client("viewer").get(run_path(waiting_run(page))).text
     for text in ("Deferred", "39 of 50", "9 failed", "48 usable, 2 not", "$0.25", "≈ $0.50", "$3.00", "100 rows",
-                 "78 % done", "39 pending rows are answered at Google", "24 s ago", "gemini_run"):  # fmt: skip
+                 "78 % done", "39 pending rows are answered at Google", "24 s ago", "gemini_run",
+                 '<td>All jobs</td><td class="num">100</td>'):  # fmt: skip
         assert text in html
 
 
