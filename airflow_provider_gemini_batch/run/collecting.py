@@ -238,8 +238,9 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
         return
     if _since_end(job, now) < ANSWERS_SETTLE:
         raise ResultsIncompleteError(
-            f"{job.name} has {count} answers and {_more(counted, foreign)}; nothing of it was kept. A retry reads "
-            f"them anew; {ANSWERS_SETTLE / 3600:g} hours after its end what is there is taken, and the other rows are "
+            f"{job.name} has {count} answers and {_more(counted, foreign)}; nothing of it was kept. A retry, "
+            "or a clear of the failed task, reads them anew and asks no row again; from "
+            f"{ANSWERS_SETTLE / 3600:g} hours after its end on, what is there is taken, and the other rows are "
             "asked again."
         )
     log.warning("%s has %d answers and %s: the other rows are asked again.", job.name, count, _more(counted, foreign))

@@ -110,6 +110,16 @@ class Run:
         self._caps = Caps(self.spec, self.context, self.checkpoint, self.reader.job)
         self._submitter = Submitter(self.context, self.checkpoint, self.jobs, self._caps)
         self.twins = TwinLooks(self.checkpoint, self.jobs, self.reader.job, self.context.now)
+        self._still_running = still_running(self.checkpoint)
+
+    def _cancel_again(self, surplus: Sequence[str] = ()) -> list[str]:
+        """
+        Cancel jobs that nobody wants and that could not be cancelled before; return those that still cannot be.
+
+        :param surplus: Such jobs of this generation: only at its end is it sure that no shard waits for one of them.
+        """
+        self._still_running = self.jobs.cancel_again([*self._still_running, *surplus])
+        return self._still_running
 
     # --- generations --------------------------------------------------------------------------------------------------
 
@@ -175,8 +185,10 @@ class Run:
         """End a generation that asked otherwise, with whatever of it still runs, and return the next one."""
         # The jobs are cancelled before the end is published. Who dies in between leaves an open generation, and the
         # next attempt cancels again; the other way round nobody would look at these jobs any more.
-        self.jobs.cancel(_job_names(checkpoint))
-        checkpoint.finish({"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()})
+        failed = self.jobs.cancel(_job_names(checkpoint))
+        # A job that cannot be cancelled does not hold up the run: later attempts try again, and its manifest names it.
+        ended = {"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()}
+        checkpoint.finish({**ended, "still_running": failed})
         remove_remote(self.context.client, checkpoint.notes()["collected"])
         self._is_leaving = self._is_unwanted = self._is_told = False
         return checkpoint.next_generation()
@@ -221,6 +233,7 @@ class Run:
         """
         require_extra()
         self.twins.look()
+        self._cancel_again()
         while True:
             # Before each step, so that nothing is begun for a task that somebody has marked.
             self.context.stop()
@@ -302,7 +315,7 @@ class Run:
                 if until is not None:
                     return self._until(until)
             elif isinstance(step, plan.WriteOutputs):
-                _write_outputs(work)
+                _write_outputs(work, self._cancel_again(self.reader.uncancelled))
         return None
 
     def _until(self, moment: float) -> Waiting:
@@ -326,6 +339,15 @@ class Run:
     def live_jobs(self) -> list[str]:
         """Return the names of the jobs that are not collected."""
         return _job_names(self.checkpoint)
+
+
+def still_running(checkpoint: Checkpoint) -> list[str]:
+    """Return the jobs of earlier generations that could not be cancelled when these ended."""
+    names: list[str] = []
+    for older in checkpoint.older():
+        end = older.end or {}
+        names += (end.get("manifest") or {}).get("still_running") or end.get("still_running") or ()
+    return names
 
 
 def _job_names(checkpoint: Checkpoint) -> list[str]:
@@ -389,15 +411,19 @@ def _cut_round(work: Workspace, step: plan.CutRound, small: Callable[[int, int, 
             work.context.on_estimate(found)
 
 
-def _write_outputs(work: Workspace) -> None:
-    """Write the table everywhere, and end the generation."""
+def _write_outputs(work: Workspace, unwanted: Sequence[str]) -> None:
+    """
+    Write the table everywhere, and end the generation.
+
+    :param unwanted: Jobs that run on, as they could not be cancelled.
+    """
     snapshot = work.snapshot
     files = [AnswerFile.read(note, 0) for note in snapshot.carried]
     notes = work.checkpoint.notes()["collected"]
     for shard, found in sorted(notes.items()):
         files += [AnswerFile.read(note, plan.round_of(shard)) for note in found]
     finisher = Finisher(work.spec, work.context, work.checkpoint, work.database, work.folder)
-    outcome = finisher.finish(snapshot, files, notes)
+    outcome = finisher.finish(snapshot, files, notes, unwanted)
     ended = {"occasion": work.context.occasion, "ended": work.context.now()}
     work.checkpoint.finish({**outcome.header(), **ended})
     remove_remote(work.context.client, notes)

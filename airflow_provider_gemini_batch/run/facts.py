@@ -42,6 +42,8 @@ class FactReader:
         self._read: dict[str, BatchJob] = {}
         self._skew = 0.0
         self._cancelled: set[str] = set()
+        self.uncancelled: list[str] = []
+        """Jobs that are too many, and could not be cancelled."""
 
     def facts(self) -> plan.Facts:
         """Return what the checkpoint and the service say now."""
@@ -118,6 +120,7 @@ class FactReader:
             self._context.client.cancel_batch(job.name)
         except GeminiBatchError as error:
             log.error("%s could not be cancelled, and may bill: %s", job.name, error)
+            self.uncancelled.append(job.name)
 
     def job(self, name: str) -> BatchJob | None:
         """

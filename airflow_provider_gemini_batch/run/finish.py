@@ -186,9 +186,17 @@ class Finisher:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def finish(
-        self, snapshot: Snapshot, files: Sequence[AnswerFile], notes: Mapping[str, Sequence[Mapping[str, Any]]]
+        self,
+        snapshot: Snapshot,
+        files: Sequence[AnswerFile],
+        notes: Mapping[str, Sequence[Mapping[str, Any]]],
+        unwanted: Sequence[str] = (),
     ) -> RunOutcome:
-        """Write the outputs, and return the outcome."""
+        """
+        Write the outputs, and return the outcome.
+
+        :param unwanted: Jobs whose answers nobody takes, and which could not be cancelled.
+        """
         check_outputs(self._spec, self._context.source())  # the arguments may have been edited since the input was read
         merge = Merge(self._engine, self._checkpoint, snapshot, self._spec, files, self._folder)
         parts = merge.parts()
@@ -212,6 +220,9 @@ class Finisher:
             written["output_table"] = self._table_name()
             self._context.sql.write(self._table_name(), table, list(snapshot.keys))
         manifest = self._manifest(table, snapshot, notes, written, merge.paid_twice)
+        manifest["still_running"] = list(unwanted)[:50]
+        if unwanted:
+            log.error("Jobs that nobody wants could not be cancelled, and may bill: %s.", ", ".join(unwanted))
         log.info("%s", last_line(manifest))
         return RunOutcome(manifest, self._judge(manifest, notes))
 

@@ -139,14 +139,27 @@ class RunJobs:
             names += [job.name for job in self.own() if job.is_running]
         except GeminiBatchError as error:
             log.warning("The jobs of this run could not be listed: %s", error)
+        return self.cancel_again(names)
+
+    def cancel_again(self, names: Iterable[str]) -> list[str]:
+        """Cancel these jobs and no other one; return those that could not be, and may run on."""
         failed = []
         for name in dict.fromkeys(names):
             try:
                 self._client.cancel_batch(name)
             except GeminiBatchError as error:
-                log.error("%s could not be cancelled, and may bill: %s", name, error)
-                failed.append(name)
+                if self._may_run(name):
+                    log.error("%s could not be cancelled, and may bill: %s", name, error)
+                    failed.append(name)
         return failed
+
+    def _may_run(self, name: str) -> bool:
+        """Say whether a job runs, as far as is known: one that has ended need not be cancelled."""
+        try:
+            job = self._client.get_batch(name)
+        except GeminiBatchError:
+            return True
+        return not job.is_done
 
 
 def _worth(job: BatchJob) -> tuple[int, float, str]:

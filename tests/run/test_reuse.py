@@ -189,3 +189,16 @@ def test_attempt_creates_no_further_job_in_a_generation_that_is_given_up(world):
     with pytest.raises(GeminiBatchError, match="given up"):
         run.proceed()
     assert len(world.emulator.state.all_jobs) == 2  # one of each
+
+
+def test_job_that_could_not_be_cancelled_is_in_the_manifest_till_it_is(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=90_000, times=1)
+    assert isinstance(Run(world.spec(), world.context(rows(3))).proceed(), Waiting)
+    old = world.emulator.state.all_jobs[0]
+    world.emulator.script(mode="at_once")
+    world.emulator.fault(match={"path": ":cancel$"}, times=None, status=403, reason="PERMISSION_DENIED")
+    other = world.spec(prompt="Shout {{ row.word }}")
+    assert world.attempt(other, rows(3))["still_running"] == [old.name]
+    world.emulator.clear_faults()
+    assert world.attempt(other, rows(3), occasion="clear")["still_running"] == []
+    assert old.cancelled is not None
