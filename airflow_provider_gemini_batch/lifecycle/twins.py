@@ -289,10 +289,13 @@ def reconcile(
     own_jobs = _own_jobs(backend, own, token.task, reads, exclude)
     winner = own
     twins: list[BatchJob] = []
+    gone: list[str] = []
     try:
         while True:
-            seen = [*(yield from own_jobs.read()), *(yield from own_jobs.get(known))]
-            listed = {job.name: job for job in seen}.values()
+            seen = {job.name: job for job in [*(yield from own_jobs.read()), *(yield from own_jobs.get(known))]}
+            listed = seen.values()
+            # Deleted, though a list still shows it: it would end the wait at each look. A young one may only be unread.
+            gone = [name for name in known if name not in seen and hold.is_settled]
             # Also those that were dealt with before: a cancel that failed the last time is tried again.
             twins = [job for job in listed if replace(watch, settled=frozenset()).is_twin(own, job)]
             same = [job for job in twins if token_of(job) == token]
@@ -313,7 +316,7 @@ def reconcile(
         tuple(choice.uncancelled),
         (winner.name, *paid) if paid and winner.state.has_results else (),
         # Nothing is left to do about a twin that has run but to take it, or to name it at the end.
-        tuple(name for name in settled if keep or name not in paid or winner.state.has_results),
+        (*(name for name in settled if keep or name not in paid or winner.state.has_results), *gone),
     )
 
 
@@ -331,6 +334,11 @@ class _Hold:
     age: float
     until: float
     now: Callable[[], float]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the job is so old that what it may have beside it is listed by now, and can be read."""
+        return self.born is not None and self.now() - self.born >= SETTLED_AGE
 
     @property
     def missing(self) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, NotFoundError
 from airflow_provider_gemini_batch.lifecycle.attempt import (
     Attempt,
     AttemptPolicy,
@@ -166,7 +166,7 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
     Look once for twins of the job, and leave one of them.
 
     :return: The attempt, which may have another job now, and that job as just read; None for it after a passing fault,
-        which ends no wait.
+        which ends no wait, or while it is not found.
     """
     job_name = attempt.job_name or ""
     try:
@@ -180,7 +180,8 @@ def reconciled(hook: GeminiBatchHook, attempt: Attempt, log: Any, rules: TwinRul
             hold_until=attempt.ends_at,
         )
     except GeminiBatchError as error:
-        if not error.is_transient:
+        # A replica may not have heard of a young job. Where it is truly gone, the wait that goes on finds that out.
+        if not (error.is_transient or isinstance(error, NotFoundError)):
             raise
         log.warning("%s could not be read. %s", job_name, error)
         return attempt, None

@@ -140,7 +140,7 @@ def test_equal_rows_of_a_mapped_list_are_a_job_each_at_first() -> None:
     assert service.creates == 2
 
 
-def wait_look(service: Service, done: Submission, *, replaces: bool = True) -> Any:
+def wait_look(service: Service, done: Submission, *, replaces: bool = True, **more: Any) -> Any:
     """Carry out the look for twins that a wait for a submission's job makes."""
     watch = TwinWatch(replaces and not done.spares_others, frozenset(done.settled), frozenset(done.owned))
     return drive(
@@ -152,6 +152,7 @@ def wait_look(service: Service, done: Submission, *, replaces: bool = True) -> A
             cancels=SubmitPolicy().cancels,
             was_cut_short=never_cut_short,
             now=lambda: service.time,
+            **more,
         ),
         service,
     )
@@ -166,6 +167,14 @@ def test_a_wait_for_an_adopted_job_cancels_nothing_of_another_airflow() -> None:
     left = wait_look(service, done)
     assert left.job.name == old.name
     assert [job.state for job in (old, *theirs)] == ["RUNNING"] * 3
+
+
+@pytest.mark.parametrize(("age", "is_settled"), [(900, True), (30, False)])
+def test_a_twin_that_is_gone_wakes_a_wait_for_an_old_job_once(age: float, is_settled: bool) -> None:
+    service = Service()
+    service.add(TOKEN, "RUNNING", age=age)
+    left = wait_look(service, submitted(service, later_attempt()), known=["batches/j99"])
+    assert ("batches/j99" in left.settled) is is_settled
 
 
 def test_a_wait_for_a_job_that_was_noted_still_settles_its_twins() -> None:

@@ -106,7 +106,9 @@ class Service:
             return self._ok(body)
         found = re.fullmatch(r"(batches/j\d+)(:cancel)?", path)
         assert found, path
-        job = next(job for job in self.jobs if job.name == found[1])
+        job = next((job for job in self.jobs if job.name == found[1]), None)
+        if job is None:
+            return HttpReply(404, {}, b'{"error": {"status": "NOT_FOUND"}}')
         if found[2]:
             if job.state in ("PENDING", "RUNNING"):
                 job.state = "CANCELLED"

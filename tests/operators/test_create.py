@@ -32,6 +32,7 @@ from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.lifecycle.submission import Submission
 from airflow_provider_gemini_batch.lifecycle.upload import Upload
+from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
 from airflow_provider_gemini_batch.operators import (
     CreateBatchOperator,
     CreateEmbeddingBatchOperator,
@@ -584,6 +585,17 @@ def test_a_job_that_runs_too_long_fails_the_task(emulator: EmulatorHandle) -> No
 def test_an_unknown_event_is_its_own_error(emulator: EmulatorHandle, event: Any) -> None:
     with pytest.raises(TriggerEventError):
         create(wait_for_completion=True).execute_complete(attempt(), event)
+
+
+def test_a_young_job_that_the_resumed_task_does_not_find_is_waited_for(emulator: EmulatorHandle) -> None:
+    operator = create(wait_for_completion=True, deferrable=True)
+    with pytest.raises(TaskDeferred) as left:
+        operator.execute(attempt())
+    kwargs = left.value.kwargs
+    name = str(kwargs["plan"]["job_name"])
+    emulator.fault(match={"method": "GET", "path": f"/{name}$"}, status=404, reason="NOT_FOUND", times=1)
+    with pytest.raises(TaskDeferred):
+        operator.execute_complete(attempt(), event_for(Outcome.TWIN, name, None), **kwargs)
 
 
 def test_trouble_in_the_triggerer_is_told(emulator: EmulatorHandle) -> None:
