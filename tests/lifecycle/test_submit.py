@@ -106,9 +106,9 @@ class Service:
             return self._ok(body)
         found = re.fullmatch(r"(batches/j\d+)(:cancel)?", path)
         assert found, path
-        job = next((job for job in self.jobs if job.name == found[1]), None)
-        if job is None:
+        if found[1] not in {job.name for job in self.jobs}:
             return HttpReply(404, {}, b'{"error": {"status": "NOT_FOUND"}}')
+        job = next(job for job in self.jobs if job.name == found[1])
         if found[2]:
             if job.state in ("PENDING", "RUNNING"):
                 job.state = "CANCELLED"
