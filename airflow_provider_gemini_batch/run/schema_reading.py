@@ -22,6 +22,8 @@ _GEMINI_MEMBERS = frozenset(
 )  # fmt: skip
 # What ``responseJsonSchema`` takes besides: https://ai.google.dev/api/generate-content#FIELDS.response_json_schema
 _JSON_SCHEMA_MEMBERS = _GEMINI_MEMBERS | {"prefixItems", "additionalProperties", "oneOf", "const", "allOf"}
+CHECKED_ALONE = frozenset({"exclusiveMinimum", "exclusiveMaximum", "multipleOf", "uniqueItems"})
+"""What no backend takes, and is checked on return all the same; the service is told in words."""
 ANNOTATIONS = frozenset(
     {"$schema", "$id", "$comment", "$defs", "definitions", "title", "default", "example", "examples", "deprecated",
      "readOnly", "writeOnly", "discriminator"}
@@ -66,7 +68,7 @@ def check_members(schema: Any, where: str) -> None:
         return
     if not isinstance(schema, Mapping):
         raise ConfigurationError(f"{where} must be a schema (a dict), not {schema!r}.")
-    strange = [name for name in schema if name not in _JSON_SCHEMA_MEMBERS | ANNOTATIONS]
+    strange = [name for name in schema if name not in _JSON_SCHEMA_MEMBERS | CHECKED_ALONE | ANNOTATIONS]
     if strange:
         raise ConfigurationError(
             f"{where}: neither backend takes {', '.join(map(repr, strange))} in a response schema; leave it out and "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_gemini_batch.run.schema_reading import ANNOTATIONS, one_type
+from airflow_provider_gemini_batch.run.schema_reading import ANNOTATIONS, CHECKED_ALONE, one_type
 
 
 class NotInGemini(Exception):
@@ -39,6 +39,7 @@ def gemini_schema(schema: Any, where: str) -> dict[str, Any]:
     elif kind == "string" and schema.get("format") == "date":
         # The service's language knows no dates; unsaid, the model may write another form, which would be no answer.
         out["description"] = " ".join(filter(None, (out.get("description"), "A date as YYYY-MM-DD.")))
+    out |= _in_words(schema, out.get("description"))
     if kind in ("string", "integer") and ("enum" in schema or "const" in schema):
         values = schema.get("enum") or [schema["const"]]
         if kind != "string":
@@ -61,9 +62,18 @@ def gemini_schema(schema: Any, where: str) -> dict[str, Any]:
 def without_annotations(value: Any, *, named: bool = False) -> Any:
     """Return a JSON Schema without what only people read; *named*: whether its members are names of columns."""
     if isinstance(value, Mapping):
-        return {
+        sent = {
             name: without_annotations(member, named=not named and name == "properties")
             for name, member in value.items()
-            if named or name not in ANNOTATIONS
+            if named or name not in ANNOTATIONS | CHECKED_ALONE
         }
+        return sent if named else sent | _in_words(value, value.get("description"))
     return [without_annotations(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _in_words(schema: Mapping[str, Any], description: Any) -> dict[str, Any]:
+    """Return the description that also says what is checked on return alone; nothing where there is no such limit."""
+    limits = {"exclusiveMinimum": "Greater than", "exclusiveMaximum": "Less than", "multipleOf": "A multiple of"}
+    said = [f"{words} {schema[name]}." for name, words in limits.items() if name in schema]
+    said += ["No item twice."] if schema.get("uniqueItems") is True else []
+    return {"description": " ".join(filter(None, (description, *said)))} if said else {}

@@ -175,6 +175,25 @@ def test_schema_that_its_language_lacks_is_sent_as_json_schema():
     assert "responseJsonSchema" in ResponseSchema(schema(x=free)).generation_config
 
 
+def test_limit_that_no_backend_takes_is_said_in_words_and_checked():
+    class Parcel(pydantic.BaseModel):
+        weight: float = pydantic.Field(gt=0, description="In kg.")
+        labels: set[str]
+        sizes: dict[str, int]
+
+    for raw in (Parcel, Parcel.model_json_schema()):
+        found = ResponseSchema(raw)
+        sent = found.generation_config["responseJsonSchema"]["properties"]
+        assert sent["weight"] == {"type": "number", "description": "In kg. Greater than 0."}
+        assert sent["labels"] == {"type": "array", "items": {"type": "string"}, "description": "No item twice."}
+        assert found.read('{"weight": 0.5, "labels": ["a"], "sizes": {}}') == [0.5, ["a"], "{}"]
+        with pytest.raises(SchemaBreach, match="weight"):
+            found.read('{"weight": 0, "labels": ["a"], "sizes": {}}')
+    limited = schema(x={"type": "integer", "exclusiveMaximum": 9, "multipleOf": 2})
+    sent = ResponseSchema(limited).generation_config["responseSchema"]["properties"]
+    assert sent["x"] == {"type": "INTEGER", "description": "Less than 9. A multiple of 2."}
+
+
 def test_references_are_inlined():
     raw: dict[str, Any] = {**schema(x={"$ref": "#/$defs/Stars"}), "$defs": {"Stars": {"type": "integer"}}}
     assert ResponseSchema(raw).columns["x"].sql == "BIGINT"
