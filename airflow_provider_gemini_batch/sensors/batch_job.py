@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
@@ -207,6 +208,9 @@ class BatchJobSensor(Connected, BaseSensorOperator):
             step = next_step(attempt, Outcome.TIMEOUT, self._watch.job, self._policy, time.time())
             if isinstance(step, Fail):
                 raise self._as_timeout(step.error) from error
+            raise
+        except AirflowTaskTimeout:
+            self.log.warning("execution_timeout is over; %s runs on, and a retry waits for it again.", self.job_name)
             raise
 
     @contextmanager

@@ -207,12 +207,16 @@ def test_a_signal_outside_a_wait_lets_the_task_go_on(emulator: EmulatorHandle, m
     assert outcome(waiting.job_name, mode)["state"] == "SUCCEEDED"
 
 
-def test_execution_timeout_interrupts_a_wait_and_may_be_retried(emulator: EmulatorHandle) -> None:
+def test_execution_timeout_interrupts_a_wait_and_says_that_the_job_runs_on(
+    emulator: EmulatorHandle, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     emulator.script(stuck="RUNNING")
     waiting = sensor(submit(), "poke", poke_interval=300)
     with execution_timeout(1.5), pytest.raises(AirflowTaskTimeout) as caught:
         waiting.execute(attempt())
-    assert not isinstance(caught.value, AirflowSensorTimeout)
+    assert not isinstance(caught.value, AirflowSensorTimeout)  # may be retried
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert f"execution_timeout is over; {waiting.job_name} runs on" in said
     assert runs_on(emulator)
 
 
