@@ -4,8 +4,9 @@ The page under fifty people: a real API server, a million answers as JSONL and a
 
 *At once* is a burst: all fifty click in the same moment, each signed in by a cookie; the slowest ones wait for all
 before them. Each user clicks on one thing, and after a short pause on the next. *Airflow's own route* is asked by one
-more person all the while, and before in a quiet server. Memory is that of the API server's process, from when each view
-was opened once, as libraries stay. The load comes from another process on the same cores, whose load is told, too.
+more person all the while, in a process of its own, and before in a quiet server. Memory is that of the API server's
+process, from when each view was opened once, as libraries stay. The load comes from another process on the same cores,
+whose load is told, too.
 
 A server may close a connection in the very moment in which it is used again, more so on a busy machine. Browsers then
 ask once more on another connection, and so does this load; what fails twice is counted as an error, and the rest goes
@@ -25,13 +26,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import own_route
 from benchmarks.report import Part, Row, size
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
 USERS = 50
-OWN_ROUTE = "/api/v2/dags?limit=50"
+QUIET = 12.0
+"""Seconds for which Airflow's own route is asked in a quiet server, about as long as the crowd takes."""
+
 COLUMNS = """
     'r' || i AS key, 'kettle ' || (i % 97) AS product,
     'Keeps coffee hot for six hours, as promised. The lid is hard to clean, number ' || i AS review,
@@ -130,10 +134,14 @@ def _one_person(server: Any, addresses: dict[str, str], what: str) -> list[Row]:
 
 
 def _many(server: Any, addresses: dict[str, str], what: str) -> list[Row]:
-    quiet, lost = asyncio.run(_own_route(server, 5.0))
+    with own_route.asked(server.url, server.token("admin")) as asking:
+        time.sleep(QUIET)
+        quiet, lost = own_route.ended(asking)
     load = os.getloadavg()[0]
-    clicks, own, faults = asyncio.run(_crowd(server, list(addresses.values())))
-    faults += lost
+    with own_route.asked(server.url, server.token("admin")) as asking:
+        clicks, faults = asyncio.run(_crowd(server, list(addresses.values())))
+        own, lost_meanwhile = own_route.ended(asking)
+    faults += lost + lost_meanwhile
     return [
         Row(f"{what}: {USERS} at once, {len(clicks)} clicks, load {load:.0f}",
             f"median {statistics.median(clicks):.2f} s, 95 % under {_share(clicks, 0.95):.2f} s, {faults} errors",
@@ -204,29 +212,11 @@ async def _click(client: Any, path: str) -> tuple[float, bool]:
     return time.perf_counter() - began, True
 
 
-async def _own_route(server: Any, seconds: float, until: asyncio.Event | None = None) -> tuple[list[float], int]:
-    """Return how long each call of Airflow's own route took, and how many failed."""
-    times: list[float] = []
-    faults = 0
-    async with _people(server, "", headers={"Authorization": f"Bearer {server.token('admin')}"}) as client:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and (until is None or not until.is_set()):
-            took, is_fault = await _click(client, OWN_ROUTE)
-            times.append(took)
-            faults += is_fault
-            await asyncio.sleep(0.1)
-    return times, faults
-
-
-async def _crowd(server: Any, paths: list[str], clicks: int = 3) -> tuple[list[float], list[float], int]:
+async def _crowd(server: Any, paths: list[str], clicks: int = 3) -> tuple[list[float], int]:
     """Let all users click at once, and each again after it has looked for a while."""
-    over = asyncio.Event()
     times: list[float] = []
     faults = 0
-    async with (
-        _people(server, "/gemini-batch", cookies={"_token": server.token("admin")}) as client,
-        asyncio.TaskGroup() as group,
-    ):
+    async with _people(server, "/gemini-batch", cookies={"_token": server.token("admin")}) as client:
 
         async def user(number: int) -> None:
             nonlocal faults
@@ -237,10 +227,8 @@ async def _crowd(server: Any, paths: list[str], clicks: int = 3) -> tuple[list[f
                 faults += is_fault
                 await asyncio.sleep(draw.uniform(1, 5))
 
-        own = group.create_task(_own_route(server, 600.0, over))
         await asyncio.gather(*(user(number) for number in range(USERS)))
-        over.set()
-    return times, own.result()[0], faults + own.result()[1]
+    return times, faults
 
 
 def _share(values: list[float], share: float) -> float:

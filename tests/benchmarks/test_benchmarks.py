@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import page_load
+from benchmarks import own_route, page_load
 from benchmarks.control import Control, connections_to, rounds_of
 from benchmarks.installed import closure
 from benchmarks.limits import emulator_takes, file_copy, socket_copy
@@ -151,3 +153,29 @@ def test_click_whose_connection_is_closed_meanwhile_is_made_again():
         serving = server.submit(serve, listener)
         assert asyncio.run(clicks(listener.getsockname()[1])) == [False, False, True]
         serving.result(5)
+
+
+def test_own_route_is_asked_until_it_is_enough_and_faults_are_counted():
+    served, third = [], threading.Event()
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            served.append(self.path)
+            self.send_response(200 if len(served) == 1 else 500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            if len(served) == 3:
+                third.set()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever, 0.01)
+        with own_route.asked(f"http://127.0.0.1:{server.server_port}", "t") as asking:
+            assert third.wait(30)
+            times, faults = own_route.ended(asking)
+        server.shutdown()
+    assert (len(times), faults) == (len(served), len(served) - 1)
