@@ -335,6 +335,7 @@ def test_a_token_reply_that_cannot_be_read_is_worth_another_try(emulator: Emulat
     assert call(emulator, credentials.headers()) == 200
 
 
+@pytest.mark.usefixtures("stepped")
 def test_a_good_token_outlives_trouble_at_the_token_endpoint(emulator: EmulatorHandle) -> None:
     clock = [time.time()]
     credentials = GoogleAuthCredentials(with_key(emulator), now=lambda: clock[0])
