@@ -23,7 +23,7 @@ _IS_REGISTERED = any(entry.name == "gemini_batch" for entry in importlib.metadat
 pytest_plugins = [] if _IS_REGISTERED else ["gemini_batch_emulator.pytest_plugin"]
 
 
-SLEEP = 3.0
+SLEEP = 8.0
 """Seconds that a test's process may sleep, naps of less than half a second left out, unless it is marked slow."""
 
 
