@@ -259,10 +259,8 @@ def test_a_larger_job_of_before_counts_with_all_its_rows(emulator: EmulatorHandl
         create(2, max_cost=upper(5)).execute(attempt(2))
 
 
-def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+@pytest.mark.usefixtures("stepped")
+def test_a_create_of_an_earlier_attempt_that_nobody_heard_of_counts(emulator: EmulatorHandle) -> None:
     noted: dict[str, Any] = {
         "intent": "0123456789abcdef.0123456789abcdef",
         "intent_at": time.time() - 300,
