@@ -80,8 +80,7 @@ def prepared(
     if request.bigquery_uri is not None:
         yield PreparedInput(request.identity(request.bigquery_uri), placed=Placed(bigquery_uri=request.bigquery_uri))
         return
-    remote_name = request.file_name if request.file_name is not None else request.gcs_uri
-    if remote_name is not None:
+    if (remote_name := request.remote_file) is not None:
         # Rows at Google are not read: the service's own digest of their bytes stands for them, or else their name.
         remote = look_at_file(remote_name)
         at_storage = remote_name.startswith("gs://")

@@ -142,6 +142,11 @@ class JobRequest:
         names = ("generation_config", "system_instruction", "task_type", "title", "output_dimensionality")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    @property
+    def remote_file(self) -> str | None:
+        """The file at Google that holds the rows, ``files/...`` or ``gs://...``; None if they are somewhere else."""
+        return self.file_name if self.file_name is not None else self.gcs_uri
+
     def check(self, backend: Backend) -> None:
         """Raise ConfigurationError naming everything that cannot work, before anything is read or sent."""
         # Every problem in one error, as each try of a DAG costs its author minutes.

@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTaskTimeout
-from airflow_provider_gemini_batch.errors import FileGoneError, GeminiBatchError, RateLimitedError
+from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.operators.announcing import Announcing
 from airflow_provider_gemini_batch.operators.base import fail_without_retry
 from airflow_provider_gemini_batch.task.kill import TaskEnd
@@ -172,28 +172,17 @@ class SubmitOperator(Announcing):
 
     def _resubmit(self, context: Any, step: Resubmit, policy: AttemptPolicy) -> Step:
         """Cancel a stuck job, see what came of that, and submit anew."""
-        from airflow_provider_gemini_batch.lifecycle.attempt import Wait, after_cancel, next_step, without_resubmit
-        from airflow_provider_gemini_batch.lifecycle.cancelling import cancel_live, left_by_cancel
-        from airflow_provider_gemini_batch.lifecycle.upload import look_at_remote
-        from airflow_provider_gemini_batch.lifecycle.waiting import Outcome
+        from airflow_provider_gemini_batch.lifecycle.attempt import Attempt
+        from airflow_provider_gemini_batch.lifecycle.stuck import cancel_stuck, follow_cancel
 
         client = self.hook.client
-        backend, retry = client.backend, client.retry
-        remote_rows = self.file_name or self.gcs_uri
-        if remote_rows:
-            try:
-                client.run(look_at_remote(backend, str(remote_rows), retry))
-            except FileGoneError as error:  # what runs is the last that these rows can give
-                return Wait(without_resubmit(step), f"{step.cancel} is waited for after all. {error}")
-        self.log.warning("%s", step.why)
-        client.run(cancel_live(backend, step.cancel, retry, retry))
+        remote_rows = self.request().remote_file
+        kept = client.run(cancel_stuck(client.backend, step, remote_rows, client.retry, self.log))
+        if kept is not None:
+            return kept
         with self._end.waiting():
-            left = client.run(left_by_cancel(backend, step.cancel, retry, time.time, step.attempt.ends_at))
-        if time.time() >= step.attempt.ends_at:  # nobody would wait for another one
-            return next_step(without_resubmit(step), Outcome.TIMEOUT, left, policy, time.time())
-        if left is not None and not left.is_done:
-            self.log.error("%s has not ended since its cancel, and may bill beside its successor.", step.cancel)
-        return self._submit(context, after_cancel(step, left), policy)
+            found = client.run(follow_cancel(client.backend, step, policy, client.retry, time.time, self.log))
+        return self._submit(context, found, policy) if isinstance(found, Attempt) else found
 
     def _submit(self, context: Any, attempt: Attempt, policy: AttemptPolicy) -> Step:
         """Find this task's job, or create it."""

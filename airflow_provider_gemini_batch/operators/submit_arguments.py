@@ -176,22 +176,12 @@ class SubmitArguments(GeminiBatchOperator):
         raise NotImplementedError
 
     def _common(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "inlined_requests": self.inlined_requests,
-            "input_path": self.input_path,
-            "file_name": self.file_name,
-            "gcs_uri": self.gcs_uri,
-            "bigquery_uri": self.bigquery_uri,
-            "key": self.key,
-            "on_empty_input": self.on_empty_input,
-            "on_bad_row": self.on_bad_row,
-            "destination": self.destination,
-            "display_name": self.display_name or f"{getattr(self, 'dag_id', '')}.{self.task_id}",
-            "priority": self.priority,
-            "labels": self.labels or {},
-            "webhook_config": self.webhook_config,
-        }
+        from airflow_provider_gemini_batch.lifecycle.request import RequestArguments
+
+        arguments = {name: getattr(self, name) for name in ("model", *RequestArguments.__annotations__)}
+        arguments["display_name"] = self.display_name or f"{getattr(self, 'dag_id', '')}.{self.task_id}"
+        arguments["labels"] = self.labels or {}
+        return arguments
 
     def _policy(self) -> AttemptPolicy:
         """Return what was asked for, checked."""
