@@ -249,7 +249,9 @@ class Caps:
         notes = account.notes_of(shard)
         upper = self._upper(entry) or 0.0
         collected = {note["job"]: note for note in notes["collected"]}
-        for note in collected.values():
+        # Calls one by one, which have no job to tell them apart, may be noted in several parts.
+        noted = [*notes["collected"]] if set(collected) == {""} else [*collected.values()]
+        for note in noted:
             unseen = int(note.get("cost_unknown") or 0) + int(note.get("lost") or 0)
             bill.spent += float(note.get("cost") or 0) + upper * unseen / max(1, int(entry["rows"]))
         jobs = {note["job"] for note in notes["job"]}
@@ -261,12 +263,10 @@ class Caps:
                 self._add_job(bill, entry, listed.get(name))
         # Each job has sent the shard's input, whatever came back.
         bill.tokens += self._tokens(entry) * len(jobs & collected.keys())
-        calls_one_by_one = [note for note in notes["intent"] if note.get("flex")]
-        if calls_one_by_one:
-            # Of the last time something is collected; what an attempt had asked before it died is owed.
-            times = len(calls_one_by_one)
-            bill.spent += upper * (times - bool(collected))
-            bill.tokens += self._tokens(entry) * times
+        if any(note.get("flex") for note in notes["intent"]):
+            asked, owed = _asked_one_by_one(notes, int(entry["rows"]))
+            bill.spent += upper * owed / max(1, int(entry["rows"]))
+            bill.tokens += self._tokens(entry) * asked / max(1, int(entry["rows"]))
             return bill
         lost = min(_recent_calls(notes, self._context.now()), _calls_without_a_job(notes))
         bill.reserved += upper * lost
@@ -381,6 +381,23 @@ class _Account:
         collected = {note["job"] for note in notes["collected"]}
         is_heard = _calls_without_a_job(notes) == 0 or any(note.get("flex") for note in notes["intent"])
         return bool(collected) and is_heard and {note["job"] for note in notes["job"]} <= collected
+
+
+def _asked_one_by_one(notes: Mapping[str, Sequence[Mapping[str, Any]]], rows: int) -> tuple[int, int]:
+    """
+    Return how many calls of a shard may have been made one by one, and how many of these nobody has an answer of.
+
+    Of an attempt that died, all that it was about to ask is owed, but for the answers that it kept. Example: of 500
+    rows, attempt 1 kept 100 answers and died; attempt 2 asked the other 400, which may all have been asked before.
+    """
+    asked = owed = 0
+    for call in (note for note in notes["intent"] if note.get("flex")):
+        about = int(call.get("rows", rows))
+        kept = [note for note in notes["collected"] if note.get("claim") == call["claim"]]
+        asked += about
+        if all(note.get("open") and not note.get("is_over") for note in kept):
+            owed += max(0, about - sum(sum(note["counts"].values()) for note in kept))
+    return asked, owed
 
 
 def _calls_without_a_job(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:

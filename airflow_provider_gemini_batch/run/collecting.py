@@ -2,7 +2,9 @@
 """How do answers get into the checkpoint? One shard at a time, each closed by one note once its answers are stored."""
 
 # A shard is closed by the answers of its job, by those of calls one by one (`retry_tier="flex"`), or by the reason why
-# it was not asked.
+# it was not asked. Calls one by one leave no trace at the service, so that their answers are kept as they come, in
+# parts: notes marked `open` name answers, and close nothing. Whoever goes on asks the other rows alone. Example: 500
+# rows, and a part every 20 s; a worker that dies loses the answers of the last 20 s, and eight that were under way.
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.cost.budget import CostLimitError
 from airflow_provider_gemini_batch.errors import (
+    AuthError,
     ConfigurationError,
     GeminiBatchError,
     NotFoundError,
@@ -26,6 +29,8 @@ from airflow_provider_gemini_batch.rows.results import is_foreign
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
+from airflow_provider_gemini_batch.run.row_numbers import AskedRows
+from airflow_provider_gemini_batch.run.tables import rows_of, text
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import BatchJob
     from airflow_provider_gemini_batch.client.client import GeminiBatchClient
     from airflow_provider_gemini_batch.run import plan
-    from airflow_provider_gemini_batch.run.row_numbers import AskedRows
     from airflow_provider_gemini_batch.run.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,9 @@ ANSWERS_LIVE = 40 * 3600.0
 """Seconds after a job's end within which its answers are not gone: the service keeps them for 48 hours."""
 ANSWERS_SETTLE = 6 * 3600.0
 """Seconds after a job's end from which fewer answers than it counts are all there will be: a run has to end."""
+
+PART_SECONDS = 20.0
+"""Seconds after which answers of calls one by one are kept: what a worker that dies may lose."""
 
 
 def collect(work: Workspace, shard: plan.Shard, job: BatchJob | None) -> None:
@@ -70,25 +77,78 @@ def ask_flex(work: Workspace, shard: plan.Shard, caps: Caps, listed: Mapping[str
 
     work.checkpoint.check_goes_on()
     expected = work.expected(shard)
+    kept = _kept_rows(work, shard)
+    entry = {**work.entry(shard.id)[1], "rows": len(expected) - len(kept)}
     try:
-        caps.check(work.entry(shard.id)[1], listed)
+        caps.check(entry, listed)
     except WaitForCostError as full:
         log.info("%s waits: %s", shard.id, full)
         return full.until
     except CostLimitError as error:
-        close_unasked(work, shard, expected, str(error))
+        close_unasked(work, shard, AskedRows(row for row in expected if row[0] not in kept), str(error))
         return None
     # A call of the tier flex leaves no trace at the service. What an attempt had asked before it died is known from
-    # this note alone, and counts against the caps in full.
+    # this note alone, and counts against the caps in full, but for the answers that it kept.
+    claim = uuid.uuid4().hex
     if has_caps(work.spec):
-        made = {"at": work.context.now(), "host": work.context.host, "claim": uuid.uuid4().hex, "flex": True}
-        work.checkpoint.note("intent", shard.id, made)
+        made = {"at": work.context.now(), "host": work.context.host, "claim": claim, "flex": True}
+        work.checkpoint.note("intent", shard.id, {**made, "rows": entry["rows"]})
     when = datetime.fromtimestamp(work.context.now(), UTC).isoformat()
     judge = Judge(work.spec, work.context.prices, tier="flex", job_name=None, when=when)
     requests = work.requests(shard, expected)
-    wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests)
-    _store(work, shard, ask(work.context.client, work.spec.model, wanted, judge), judge, None)
+    wanted = ((n, digest, msgspec.json.decode(body)) for n, digest, body in requests if n not in kept)
+    _store_in_parts(work, shard, ask(work.context.client, work.spec.model, wanted, judge), judge, claim)
     return None
+
+
+def _kept_rows(work: Workspace, shard: plan.Shard) -> set[int]:
+    """Return the rows of a shard that an earlier attempt has asked one by one, and kept."""
+    parts = [note for note in work.checkpoint.notes()["collected"].get(shard.id, ()) if note.get("open")]
+    files = [text(work.checkpoint.folder.fetch(str(note["outcomes"]), work.folder)) for note in parts]
+    if not files:
+        return set()
+    return {int(row[0]) for row in rows_of(work.database, f"SELECT n FROM read_parquet([{', '.join(files)}])")}
+
+
+def _store_in_parts(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Judge, claim: str) -> None:
+    """
+    Keep answers as they come; the last part closes the shard.
+
+    :param claim: Names this attempt's calls, for the caps.
+    :raises GeminiBatchError: What ends the calls before the last one; the answers before it are kept.
+    """
+    is_last = False
+    while not is_last:
+        fault: Exception | None = None
+        with AnswerWriter(work.folder, f"collected-{shard.id}") as writer:
+            try:
+                is_last = _write_part(work, records, writer)
+            except Exception as error:
+                fault = error
+            facts = writer.finish(work.checkpoint, work.database)
+        noted: dict[str, Any] = {"shard": shard.id, "job": "", "state": "FLEX", "claim": claim}
+        if not is_last:
+            # A refused key is heard of once no call is under way any more: nothing of this attempt is in doubt.
+            noted |= {"open": True, "is_over": isinstance(fault, AuthError)}
+        work.checkpoint.note("collected", shard.id, {**facts, **noted, "single_calls": judge.single_calls})
+        judge.single_calls = {}
+        counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
+        log.info("Collected answers (%s): %s.", shard.id, counts or "none")
+        if fault is not None:
+            raise fault
+
+
+def _write_part(work: Workspace, records: Iterator[Any], writer: AnswerWriter) -> bool:
+    """Write the answers of the next seconds; say whether they were the last ones."""
+    begun = work.context.now()
+    while not writer.longest or work.context.now() - begun < PART_SECONDS:
+        work.context.stop()
+        found = next(records, None)
+        if found is None:
+            return True
+        record, digest, cost = found
+        writer.add(record, digest, passing=passing(record), cost=cost)
+    return False
 
 
 def close_unasked(work: Workspace, shard: plan.Shard, expected: AskedRows, reason: str) -> None:
@@ -142,7 +202,7 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Ju
             cancelled += record.c == CANCELLED
             writer.add(record, digest, passing=passing(record), cost=cost)
         facts = writer.finish(work.checkpoint, work.database)
-    state = job.state.value if job is not None else "GONE" if shard.job else "FLEX"
+    state = job.state.value if job is not None else "GONE"
     lost = _lost(shard, job, facts["counts"])
     if lost:
         log.warning("%s: up to %d answers of %s may be billed, and are lost.", shard.id, lost, shard.job)
@@ -159,7 +219,7 @@ def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Ju
     # more.
     work.checkpoint.note("collected", shard.id, {**facts, **noted})
     counts = ", ".join(f"{count} {status}" for status, count in facts["counts"].items())
-    log.info("Collected %s (%s): %s.", shard.job or "answers", shard.id, counts)
+    log.info("Collected %s (%s): %s.", shard.job, shard.id, counts)
 
 
 def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) -> int:
@@ -169,7 +229,7 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
     A cancelled job that shows answers shows all it made, and one that never ran has made none. One that expired, or was
     deleted, shows none.
     """
-    if not shard.job or (job is not None and job.never_ran):
+    if job is not None and job.never_ran:
         return 0
     if job is None:
         return shard.rows

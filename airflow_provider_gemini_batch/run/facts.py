@@ -62,7 +62,8 @@ class FactReader:
 
     def _shard(self, entry: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]], *, is_last: bool) -> plan.Shard:
         shard = plan.Shard(str(entry["id"]), int(entry["rows"]))
-        collected = {note["job"]: note for note in notes["collected"].get(shard.id, ())}
+        # Answers of calls one by one are kept while others are still to come (`run/collecting.py`).
+        collected = {note["job"]: note for note in notes["collected"].get(shard.id, ()) if not note.get("open")}
         found = sorted({(note["created"] or "", note["job"]) for note in notes["job"].get(shard.id, ())})
         # The oldest first, by the service's time and then by name: whoever looks counts the same job.
         names = [name for _, name in found]

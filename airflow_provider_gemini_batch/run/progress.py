@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.run.budget import estimate
@@ -70,7 +71,7 @@ def _job(
     """Return what is known of a shard and its job."""
     shard = str(entry["id"])
     submitted = sorted((note["created"] or "", note["job"]) for note in notes["job"].get(shard, ()))
-    collected = next(iter(notes["collected"].get(shard, ())), None)
+    collected = _collected(notes["collected"].get(shard, ()))
     name = submitted[0][1] if submitted else ""
     job = run.reader.last_read(name)
     unknown_cost = collected is not None and bool(collected.get("cost_unknown"))
@@ -87,6 +88,21 @@ def _job(
         "estimate": _upper(run, entry) if collected is None else None,
         "refused": str((collected or {}).get("refused") or ""),
     }
+
+
+def _collected(notes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return what came of a shard, None while nothing has: of its first job, or of all calls one by one together."""
+    parts = [note for note in notes if not note["job"]]
+    if len(parts) < 2 or len(parts) < len(notes):
+        return next((note for note in notes if not note.get("open")), None)
+    if all(note.get("open") for note in parts):
+        return None
+    counts: Counter[str] = Counter()
+    for note in parts:
+        counts.update(note["counts"])
+    sums = {name: sum(note[name] for note in parts) for name in ("cost", "cost_unknown")}
+    closing = next(note for note in parts if not note.get("open"))
+    return {**closing, **sums, "counts": counts}
 
 
 def _upper(run: Run, entry: Mapping[str, Any]) -> float | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 200_000
 FLEX_ROWS = 500
-"""Rows of a flex shard: what a crash in the middle may cost."""
+"""Rows of a flex shard, before which a cap is looked at."""
 
 KEY_BYTES = 80
 """What key and punctuation add to a request on the wire, at most."""
