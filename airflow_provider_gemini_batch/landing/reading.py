@@ -101,7 +101,7 @@ class ResultReading:
             yield row
 
     def _count(self, row: ResultRow, line: bytes | str | Mapping[str, Any]) -> None:
-        if row.is_readable and row.key is None and row.is_ordered and row.status != "succeeded":
+        if row.is_nobodys:
             self._nameless_errors += 1
         # A last line that breaks off is where the transfer was cut, whatever it still tells.
         elif row.is_readable or (row.key is not None and (isinstance(line, Mapping) or line[-1:] in (b"\n", "\n"))):

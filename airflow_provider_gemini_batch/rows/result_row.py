@@ -125,6 +125,11 @@ class ResultRow:
         self.is_readable = True
         self.is_ordered = False
 
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it is an error that tells in no way whose it is: the service wrote it by its order, or a proxy."""
+        return self.is_readable and self.key is None and self.is_ordered and self.status != "succeeded"
+
     @classmethod
     def missing(cls, key: str) -> ResultRow:
         """Return the row that stands for an input row without an answer."""

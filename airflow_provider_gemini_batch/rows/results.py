@@ -84,13 +84,23 @@ def is_foreign(line: bytes | str | Mapping[str, Any]) -> bool:
     """
     Say whether a line is none that the service wrote, nor the beginning of one: each is an object.
 
-    A proxy's page stands in place of answers, which are there and paid for. One that is an object, too, is not told.
+    A proxy's page stands in place of answers, which are there and paid for. One that is an object, too, is a
+    :func:`keyless error <is_keyless_error>`.
     """
     if isinstance(line, Mapping) or line[:1] in (b"{", "{"):
         return False
     text = line.encode("utf-8", "replace") if isinstance(line, str) else line
     text = text.removeprefix(_BOM).lstrip()
     return bool(text) and not text.startswith(b"{")
+
+
+def is_keyless_error(line: Any) -> bool:
+    """
+    Say of a job whose rows all have keys whether a line is an error without one: what a proxy writes that speaks JSON.
+
+    Told by the bytes, as each line is asked. Where a row may lack a key, see :attr:`.ResultRow.is_nobodys`.
+    """
+    return isinstance(line, bytes) and b'"key"' not in line and line.lstrip()[1:].lstrip().startswith(b'"error"')
 
 
 def read_result(line: bytes | str | Mapping[str, Any]) -> BatchResult:

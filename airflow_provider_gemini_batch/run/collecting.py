@@ -25,7 +25,7 @@ from airflow_provider_gemini_batch.errors import (
     ResultsIncompleteError,
 )
 from airflow_provider_gemini_batch.lifecycle.cut_short import CANCELLED
-from airflow_provider_gemini_batch.rows.results import is_foreign
+from airflow_provider_gemini_batch.rows.results import is_foreign, is_keyless_error
 from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
@@ -290,7 +290,7 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
     count = foreign = 0
     for line in lines:
         is_none = is_foreign(line)
-        foreign += is_none or _is_nobodys(line)
+        foreign += is_none or is_keyless_error(line)
         count += not is_none
         yield line
     counted = _answers_of(job, has_some=bool(count))
@@ -304,11 +304,6 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
             "asked again."
         )
     log.warning("%s has %d answers and %s: the other rows are asked again.", job.name, count, _more(counted, foreign))
-
-
-def _is_nobodys(line: Any) -> bool:
-    """Say whether a line is an error without a key, which each row of a run has: a proxy may speak JSON, too."""
-    return isinstance(line, bytes) and b'"key"' not in line and line.lstrip()[1:].lstrip().startswith(b'"error"')
 
 
 def _more(counted: int | None, foreign: int) -> str:

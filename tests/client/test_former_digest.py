@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.client.prepare import row_settings
 from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
-from tests.support.airflow_side import attempt, become_another_airflow, set_connection, write_rows
+from tests.support.airflow_side import Store, attempt, become_another_airflow, set_connection, write_rows
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -59,10 +59,3 @@ def test_a_file_job_of_0_1_0_is_adopted_after_the_upgrade(
     context = {**attempt(2), **({"task_state_store": Store(store)} if is_noted else {})}
     assert CreateBatchOperator(task_id="create", model=MODEL, input_path=request.input_path).execute(context) == old
     assert [job.cancelled for job in emulator.state.all_jobs] == [None]
-
-
-class Store(dict[str, Any]):
-    """A task state store."""
-
-    def set(self, key: str, value: Any) -> None:
-        self[key] = value

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.compat import AirflowException, BaseOperator
+from tests.support.airflow_home import home_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,21 +85,11 @@ class DagRunner:
         self.home = home
         shutil.copy(database, home / "airflow.db")
         self._log = (home / "runner.log").open("wb")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        environment |= {
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
-            "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-            # Airflow 3.2 starts its API in the runner's process, which makes no secret of its own.
-            "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-and-nothing-else",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
-        }
-        self.environment = environment
+        self.environment = home_environment(home, CORE__DAGS_FOLDER=str(folder))
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("dag_runner.py")), str(folder)],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
         self.found = self._answer()
 

@@ -33,10 +33,8 @@ from airflow_provider_gemini_batch.cost.prices import PriceList
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.run.finish import RunFailedError
-from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
-from airflow_provider_gemini_batch.transport.credentials import credentials_for
 from tests.run.chaos import ATTEMPTS, MODES, Chaos, KilledError
-from tests.support.airflow_side import attempt, set_connection
+from tests.support.airflow_side import Store, attempt, set_connection
 from tests.support.seeded_plays import command
 
 if TYPE_CHECKING:
@@ -53,14 +51,6 @@ ROW = TOKENS * WRITTEN
 _CREATE = r":batchGenerateContent$|/batchPredictionJobs$"
 _LENGTHS: tuple[Any, ...] = (TOKENS, {"shape": "uniform", "least": 1, "most": TOKENS}, 20)
 _ENDS: tuple[dict[str, Any], ...] = ({}, {}, {"end": {"state": "FAILED", "message": "No luck."}}, {"stuck": "RUNNING"})
-
-
-class Store(dict[str, Any]):
-    """A task's state as Airflow 3.3 keeps it."""
-
-    def set(self, key: str, value: Any) -> None:
-        """Keep a value."""
-        self[key] = value
 
 
 def judge(emulator: EmulatorHandle, cap: float) -> tuple[int, float]:
@@ -148,10 +138,6 @@ def _attempt(emulator: EmulatorHandle, count: int, cap: float, number: int, stor
         deferrable=False, wait_for_completion=draw.random() < 0.3, max_resubmits=1, pending_timeout=200, timeout=900,
         submit_timeout=300,
     )  # fmt: skip
-    client = operator.hook.client
-    client.__dict__["transport"] = BlockingTransport(
-        client.settings, credentials_for(client.settings), sleep=emulator.advance
-    )
     try:
         operator.execute({**attempt(number), "task_state_store": store})
     except AirflowFailException as error:

@@ -22,8 +22,8 @@ from airflow_provider_gemini_batch.operators import (
 )
 from airflow_provider_gemini_batch.task.store import SubmissionStore
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
-from tests.operators.caps import Store, play
-from tests.support.airflow_side import attempt, set_connection
+from tests.operators.caps import play
+from tests.support.airflow_side import Store, attempt, set_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +73,8 @@ def test_a_job_over_a_cap_is_not_submitted(emulator: EmulatorHandle, caps: dict[
     assert changing_calls(emulator) == []
 
 
-def test_a_job_that_is_found_again_is_counted_once(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+@pytest.mark.usefixtures("stepped")
+def test_a_job_that_is_found_again_is_counted_once(emulator: EmulatorHandle) -> None:
     name = create(max_cost=upper()).execute(attempt())
     assert create(max_cost=upper()).execute(attempt(2)) == name
     assert emulator.ledger()["totals"]["created"] == 1
@@ -93,11 +93,9 @@ def test_what_a_cancelled_job_has_answered_counts(emulator: EmulatorHandle) -> N
     assert emulator.ledger()["totals"]["created"] == 1
 
 
+@pytest.mark.usefixtures("stepped")
 @pytest.mark.parametrize(("caps", "reads"), [({}, 0), ({"max_cost": 100 * upper()}, 2)], ids=["no cap", "cap"])
-def test_earlier_jobs_are_read_for_a_cap_alone(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, caps: dict[str, Any], reads: int
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+def test_earlier_jobs_are_read_for_a_cap_alone(emulator: EmulatorHandle, caps: dict[str, Any], reads: int) -> None:
     emulator.script(mode="at_once", end={"state": "FAILED"})
     names = [create().execute(attempt(number)) for number in (1, 2)]
     before = len(emulator.journal())
@@ -106,8 +104,8 @@ def test_earlier_jobs_are_read_for_a_cap_alone(
     assert sum(path.endswith(tuple(names)) for path in paths) == reads
 
 
-def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+@pytest.mark.usefixtures("stepped")
+def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle) -> None:
     path = "batchGenerateContent$|/batchPredictionJobs$"
     emulator.fault(match={"method": "POST", "path": path}, action="close", times=None)
     with pytest.raises(SubmitError, match="reserved"):
@@ -116,10 +114,8 @@ def test_a_create_call_without_an_answer_counts(emulator: EmulatorHandle, monkey
     assert len(creates) == 1
 
 
-def test_a_retry_takes_the_late_job_of_a_call_that_filled_the_cap(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+@pytest.mark.usefixtures("stepped")
+def test_a_retry_takes_the_late_job_of_a_call_that_filled_the_cap(emulator: EmulatorHandle) -> None:
     emulator.configure(listing_lag=400)
     path = "batchGenerateContent$|/batchPredictionJobs$"
     emulator.fault(match={"method": "POST", "path": path}, action="close", when="after", times=1)
@@ -280,10 +276,8 @@ def failed_unasked(emulator: EmulatorHandle, context: dict[str, Any]) -> None:
     emulator.advance(10)
 
 
-def test_a_job_of_an_unheard_call_that_is_listed_counts_once(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+@pytest.mark.usefixtures("stepped")
+def test_a_job_of_an_unheard_call_that_is_listed_counts_once(emulator: EmulatorHandle) -> None:
     failed_unasked(emulator, attempt())
     noted = {"intent": "0123456789abcdef.0123456789abcdef", "intent_at": time.time() - 60, "unheard": 1}
     context = {**attempt(2), "task_state_store": Store({SubmissionStore.KEY: noted})}
@@ -291,11 +285,9 @@ def test_a_job_of_an_unheard_call_that_is_listed_counts_once(
     assert emulator.ledger()["totals"]["created"] == 2
 
 
+@pytest.mark.usefixtures("stepped")
 @pytest.mark.parametrize("is_cleared", [False, True], ids=["retried", "cleared"])
-def test_a_job_that_was_heard_of_answers_for_no_lost_call(
-    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, is_cleared: bool
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
+def test_a_job_that_was_heard_of_answers_for_no_lost_call(emulator: EmulatorHandle, is_cleared: bool) -> None:
     store = Store()
     failed_unasked(emulator, {**attempt(), "task_state_store": store})
     if is_cleared:

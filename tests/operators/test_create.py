@@ -41,8 +41,8 @@ from airflow_provider_gemini_batch.operators import (
 from airflow_provider_gemini_batch.triggers.batch_job import BatchJobTrigger
 from airflow_provider_gemini_batch.triggers.pause import PauseTrigger
 from airflow_provider_gemini_batch.watch.event import event_for
-from tests.operators.caps import Store
 from tests.support.airflow_side import (
+    Store,
     TaskInstance,
     attempt,
     execution_timeout,

@@ -74,6 +74,7 @@ def play(emulator: EmulatorHandle, indexes: list[Index]) -> None:
 
 @pytest.mark.parametrize(("mapped", "when"), [("rows", "ended"), ("rows", "in flight"), ("prompt", "in flight")])
 @pytest.mark.parametrize("change", LISTS)
+@pytest.mark.usefixtures("stepped")
 def test_a_mapped_list_that_changed_asks_its_new_rows_alone(
     emulator: EmulatorHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, when: str, mapped: str
 ) -> None:
@@ -85,7 +86,6 @@ def test_a_mapped_list_that_changed_asks_its_new_rows_alone(
         for index in first:
             index.go_on()
     monkeypatch.setattr("time.time", emulator.state.now)
-    monkeypatch.setattr("time.sleep", lambda seconds: emulator.advance(seconds))
     again = [Index(tmp_path, name, number, 1, mapped) for number, name in enumerate(now)]
     play(emulator, again)
     assert emulator.ledger()["totals"]["created"] == jobs

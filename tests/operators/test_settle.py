@@ -13,10 +13,7 @@ from airflow_provider_gemini_batch.compat import AirflowTaskTimeout, TaskDeferre
 from airflow_provider_gemini_batch.lifecycle.twins import LAST_LOOK_AGE
 from airflow_provider_gemini_batch.operators import CreateBatchOperator
 from airflow_provider_gemini_batch.task.store import SubmissionStore
-from airflow_provider_gemini_batch.transport.blocking import BlockingTransport
-from airflow_provider_gemini_batch.transport.credentials import credentials_for
-from tests.operators.caps import Store
-from tests.support.airflow_side import attempt, execution_timeout, rows, set_connection
+from tests.support.airflow_side import Store, attempt, execution_timeout, rows, set_connection
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -36,10 +33,6 @@ def emulator(gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPa
 def ask(emulator: EmulatorHandle, number: int, store: Store | None = None, **arguments: Any) -> float:
     """Let an attempt submit; return how many seconds it took."""
     operator = CreateBatchOperator(task_id="create", model=MODEL, inlined_requests=rows(2), **arguments)
-    client = operator.hook.client
-    client.__dict__["transport"] = BlockingTransport(
-        client.settings, credentials_for(client.settings), sleep=emulator.advance
-    )
     began = emulator.state.now()
     operator.execute(attempt(number) if store is None else {**attempt(number), "task_state_store": store})
     return emulator.state.now() - began

@@ -25,6 +25,7 @@ import pytest
 
 from airflow_provider_gemini_batch import operators
 from airflow_provider_gemini_batch.compat import task
+from tests.support.airflow_home import home_environment
 
 if TYPE_CHECKING:
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
@@ -102,15 +103,8 @@ def test_a_python_block_runs(block: Block, gemini_batch_emulator: EmulatorHandle
 
 
 def _environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-    return kept | {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-and-nothing-else",
-        "AIRFLOW__GEMINI_BATCH__HISTORY_PATH": str(home / "gemini_history"),
+    options = {"CORE__DAGS_FOLDER": str(home / "dags"), "GEMINI_BATCH__HISTORY_PATH": str(home / "gemini_history")}
+    return home_environment(home, **options) | {
         "GEMINI_API_KEY": "emulator-key",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

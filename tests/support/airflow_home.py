@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database of an Airflow home, made once for all tests: ``airflow db migrate`` takes longer than what they try."""
+"""
+Airflow homes of processes that tests start.
+
+Their database is made once for all tests: ``airflow db migrate`` takes longer than what they try.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,24 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+
+
+def home_environment(home: Path, **options: str) -> dict[str, str]:
+    """
+    Return the environment of a process whose Airflow has *home* for its own, and nothing of ours.
+
+    :param options: Airflow's, e.g. ``CORE__DAGS_FOLDER``.
+    """
+    given = {
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__UNIT_TEST_MODE": "False",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        # Airflow 3.2 starts its API in the process of `dag.test`, which makes no secret of its own.
+        "API_AUTH__JWT_SECRET": "a-secret-of-this-test-and-nothing-else",
+        **options,
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    return {**kept, "AIRFLOW_HOME": str(home), **{f"AIRFLOW__{name}": value for name, value in given.items()}}
 
 
 def migrated_database(folder: Path) -> Path:
@@ -25,16 +47,9 @@ def migrated_database(folder: Path) -> Path:
         if not made.exists():
             home = folder / "migrating"
             home.mkdir(exist_ok=True)
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-            environment |= {
-                "AIRFLOW_HOME": str(home),
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-                "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-            }
             done = subprocess.run(
                 [sys.executable, "-m", "airflow", "db", "migrate"],
-                env=environment, capture_output=True, text=True, timeout=240, check=False,
+                env=home_environment(home), capture_output=True, text=True, timeout=240, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[-3000:]
             _submits_again(home / "airflow.db")

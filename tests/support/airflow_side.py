@@ -32,6 +32,14 @@ class TaskInstance:
         self.xcoms[key] = value
 
 
+class Store(dict[str, Any]):
+    """A task's state as Airflow 3.3 keeps it."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self[key] = value
+
+
 def attempt(number: int = 1, **facts: Any) -> dict[str, Any]:
     """Return the context of a task's attempt."""
     return {"ti": TaskInstance(try_number=number, **facts)}
