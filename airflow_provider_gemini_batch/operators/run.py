@@ -21,7 +21,7 @@ from airflow_provider_gemini_batch.errors import EmptyInputError, GeminiBatchErr
 from airflow_provider_gemini_batch.links import InputLink, place_url
 from airflow_provider_gemini_batch.operators.base import MANIFEST_KEY, fail_without_retry
 from airflow_provider_gemini_batch.operators.run_arguments import RunArguments
-from airflow_provider_gemini_batch.task.kill import TaskEnd
+from airflow_provider_gemini_batch.task.kill import TaskEnd, is_looped
 from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY, PROGRESS_KEY
 from airflow_provider_gemini_batch.times import seconds
 
@@ -327,6 +327,7 @@ class RunOperator(RunArguments):
             # that job.
             deadline=min(until, run.reader.next_limit(waiting.jobs)),
             cancel_on_kill=self.cancel_on_kill,
+            in_loop=is_looped(self._ti),
             known=run.twins.beside(waiting.jobs),
         )
         left = run.left()

@@ -36,7 +36,7 @@ from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTa
 from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
 from airflow_provider_gemini_batch.operators.announcing import Announcing
 from airflow_provider_gemini_batch.operators.base import fail_without_retry
-from airflow_provider_gemini_batch.task.kill import TaskEnd
+from airflow_provider_gemini_batch.task.kill import TaskEnd, is_looped
 from airflow_provider_gemini_batch.times import seconds
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ class SubmitOperator(Announcing):
                 self._twin_rules,
                 poll_interval=interval,
                 cancel_on_kill=self.cancel_on_kill,
+                in_loop=is_looped(self._ti),
             )
         # From here on without an event loop: the same rules (`Watch`, `step_after_wait`) as in the triggerer.
         started = time.time()

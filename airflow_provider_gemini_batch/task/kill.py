@@ -8,18 +8,29 @@
 #
 # Three callers carry the rule out, each where Airflow tells it: the operator (`TaskEnd`, in the signal handler of a
 # task that runs), the trigger (Airflow 3.3 and later), and the plugin's listener (3.0 and later, in the API server).
+#
+# In a task loop (3.4) all passes have the same names, and who asks for a state by these is told the last pass's.
+# Example: both passes have succeeded, the first one is cleared alone, runs, and is cleared again. The state by name is
+# `success`; to cancel then would lose the job that the next try waits for. So each caller asks otherwise:
+#
+#   caller     in a loop it asks for
+#   ---------  -----------------------------------------------------------------------------------------------------
+#   operator   the tasks of the run that have ended, each with its region: the one of this very pass, or none
+#   trigger    the run's state, as Airflow tells it no more; a pass that is marked alone is left to the listener
+#   listener   the state by the id of the try, as it does everywhere
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.task.identity import loop_index
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +155,32 @@ def state_in(states: Mapping[str, Any], run_id: str, task_id: str, map_index: in
     return None if state is None else str(getattr(state, "value", state))
 
 
+def is_looped(ti: Any) -> bool:
+    """Whether a task instance is a pass of a task loop (Airflow 3.4): all passes have the same names and map index."""
+    # Mapped tasks outside loops have a region, too. Earlier versions have none, and are not asked for a context.
+    return getattr(ti, "region_id", None) is not None and loop_index(ti.get_template_context()) is not None
+
+
+def state_of_pass(ended: Iterable[Mapping[str, Any]], ti: Any) -> str:
+    """
+    Pick the state of a loop's very pass.
+
+    :param ended: Each task instance of its run that has ended: ``task_id``, ``region_id``, ``region_index``, ``state``.
+    """
+    place = (ti.task_id, str(ti.region_id), ti.region_index)
+    for one in ended:
+        if (one.get("task_id"), str(one.get("region_id")), one.get("region_index")) == place:
+            return str(getattr(one["state"], "value", one["state"]))
+    return "under way"
+
+
 def state_of(ti: Any) -> str | None:
     """Ask Airflow for a task instance's state, in a task's own process; raises whatever Airflow does."""
     # Airflow 3 took the database away from tasks and gave them this call of its API instead.
     if not hasattr(ti, "get_task_states"):
         return str(ti.current_state())  # Airflow 2.11, whose tasks may look into the database
+    if is_looped(ti):
+        return state_of_pass(ti.get_task_breadcrumbs(dag_id=ti.dag_id, run_id=ti.run_id), ti)
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index)
     return state_in(states, ti.run_id, ti.task_id, ti.map_index)
 

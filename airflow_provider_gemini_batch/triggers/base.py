@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_gemini_batch.errors import AuthError, ConfigurationError, TransportError
-from airflow_provider_gemini_batch.task.kill import acancel_if_marked, state_in
+from airflow_provider_gemini_batch.task.kill import FINAL_STATES, acancel_if_marked, state_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -49,11 +49,13 @@ class WatchTrigger(BaseTrigger):
     :ivar gemini_batch_conn_id: Connection.
     :ivar backend: Overrides the connection's backend.
     :ivar cancel_on_kill: Whether the jobs are cancelled when a person ends the deferred task.
+    :ivar in_loop: Whether the task is a pass of a task loop (Airflow 3.4).
     """
 
     gemini_batch_conn_id: str
     backend: str | None
     cancel_on_kill: bool
+    in_loop: bool
     _settings: ConnectionSettings | None = None
     _event_sent = False
 
@@ -176,6 +178,11 @@ class WatchTrigger(BaseTrigger):
         if instance is None:
             return None
         runner = importlib.import_module(_TASK_RUNNER)
+        if self.in_loop:
+            # States by name are those of the loop's last pass (`task/kill.py`); the end of the run is that of all.
+            ask = sync_to_async(runner.RuntimeTaskInstance.get_dagrun_state)
+            state = await ask(dag_id=instance.dag_id, run_id=instance.run_id)
+            return str(state) if state in FINAL_STATES else f"in a run that is {state}"
         map_index = -1 if instance.map_index is None else instance.map_index
         states = await sync_to_async(runner.RuntimeTaskInstance.get_task_states)(
             dag_id=instance.dag_id, task_ids=[instance.task_id], run_ids=[instance.run_id], map_index=map_index

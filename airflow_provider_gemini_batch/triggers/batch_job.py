@@ -36,6 +36,7 @@ class BatchJobTrigger(WatchTrigger):
     :param started: UTC epoch seconds when the wait began; None is now.
     :param cancel_on_kill: Whether the job is cancelled when a person ends the deferred task. Airflow tells that to a
         trigger from 3.3 on; see also :mod:`airflow_provider_gemini_batch.plugins.listener`.
+    :param in_loop: Whether the task is a pass of a task loop (Airflow 3.4).
     :param backend: Overrides the connection's backend.
     :param twins: Which other jobs of the same piece of work end the wait, so that the task settles on one: ``replace``
         and ``settled`` of :class:`~airflow_provider_gemini_batch.lifecycle.twins.TwinWatch`; None for none.
@@ -54,6 +55,7 @@ class BatchJobTrigger(WatchTrigger):
         running_timeout: float | None = None,
         started: float | None = None,
         cancel_on_kill: bool = True,
+        in_loop: bool = False,
         backend: str | None = None,
         twins: dict[str, Any] | None = None,
         **retired: Any,
@@ -67,6 +69,7 @@ class BatchJobTrigger(WatchTrigger):
         self.running_timeout = running_timeout
         self.started = time.time() if started is None else started
         self.cancel_on_kill = cancel_on_kill
+        self.in_loop = in_loop
         self.backend = backend
         self.twins = twins
         self._twin_names: list[str] = []
@@ -89,6 +92,7 @@ class BatchJobTrigger(WatchTrigger):
                 "running_timeout": self.running_timeout,
                 "started": self.started,
                 "cancel_on_kill": self.cancel_on_kill,
+                "in_loop": self.in_loop,
                 "backend": self.backend,
                 "twins": self.twins,
             },

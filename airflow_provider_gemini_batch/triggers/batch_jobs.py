@@ -40,6 +40,7 @@ class BatchJobsTrigger(WatchTrigger):
     :param deadline: UTC epoch seconds at which the wait ends in any case.
     :param started: UTC epoch seconds when the wait began; None is now.
     :param cancel_on_kill: Whether the jobs are cancelled when a person ends the deferred task.
+    :param in_loop: Whether the task is a pass of a task loop (Airflow 3.4).
     :param backend: Overrides the connection's backend.
     :param known: Names of jobs that are known to be for the same rows as one of these: they end no wait. None if no
         such job does, as an older version left it.
@@ -56,6 +57,7 @@ class BatchJobsTrigger(WatchTrigger):
         deadline: float | None = None,
         started: float | None = None,
         cancel_on_kill: bool = True,
+        in_loop: bool = False,
         backend: str | None = None,
         known: Sequence[str] | None = None,
         **retired: Any,
@@ -70,6 +72,7 @@ class BatchJobsTrigger(WatchTrigger):
         self.deadline = deadline
         self.started = time.time() if started is None else started
         self.cancel_on_kill = cancel_on_kill
+        self.in_loop = in_loop
         self.backend = backend
         self.known = known
         self._twins: dict[str, str] = {}
@@ -93,6 +96,7 @@ class BatchJobsTrigger(WatchTrigger):
                 "deadline": deadline,
                 "started": self.started,
                 "cancel_on_kill": self.cancel_on_kill,
+                "in_loop": self.in_loop,
                 "backend": self.backend,
                 "known": self.known,
             },

@@ -44,6 +44,7 @@ def defer_wait(
     *,
     poll_interval: float | None,
     cancel_on_kill: bool,
+    in_loop: bool = False,
 ) -> None:
     """
     Leave the worker until the job has ended or a limit is reached; does not return.
@@ -63,6 +64,7 @@ def defer_wait(
             pending_timeout=limits.pending_timeout,
             running_timeout=limits.running_timeout,
             cancel_on_kill=cancel_on_kill,
+            in_loop=in_loop,
             twins={"replace": watch.replace, "settled": sorted(watch.settled), "owned": sorted(watch.owned)},
         ),
         method_name="execute_complete",

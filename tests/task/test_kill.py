@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,14 +138,48 @@ class RunningTask:
         return {"r": {"t": self._state}}
 
 
-def ended(ti: Any, cancel: Any) -> None:
+def ended_by_airflow(ti: Any, cancel: Any) -> None:
     """Do what ``on_kill`` does."""
     TaskEnd().cancel_if_marked(ti, lambda: ["batches/a"], cancel)
 
 
+class LoopedTask(RunningTask):
+    """A pass of a task loop. Airflow tells states of the loop's last pass, and by region those of each."""
+
+    region_id, region_index = uuid.UUID(int=7), 0
+
+    def __init__(self, ended: dict[int, str], last: str, map_index: int = -1) -> None:
+        super().__init__(last)
+        self._ended = ended
+        self.map_index = map_index
+
+    def get_template_context(self) -> dict[str, Any]:
+        return {"loop": SimpleNamespace(index=0)}
+
+    def get_task_breadcrumbs(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        assert (dag_id, run_id) == (self.dag_id, self.run_id)
+        crumb = {"task_id": self.task_id, "map_index": self.map_index, "region_id": str(self.region_id)}
+        ended = [{**crumb, "region_index": index, "state": state} for index, state in self._ended.items()]
+        return [{"task_id": "rows", "map_index": -1, "state": "success"}, *ended, {**ended[0], "task_id": "note"}]
+
+
+@pytest.mark.parametrize(
+    ("ended", "last", "cancels"),
+    [
+        ({1: "success"}, "success", False),  # the first pass was cleared alone, and is ended for its next try
+        ({0: "failed", 1: "success"}, "success", True),
+        ({0: "failed", 1: "success"}, "running", True),
+    ],
+)
+def test_a_pass_of_a_loop_is_judged_by_its_own_state(ended: dict[int, str], last: str, cancels: bool) -> None:
+    cancelled: list[str] = []
+    ended_by_airflow(LoopedTask(ended, last), cancelled.append)
+    assert cancelled == (["batches/a"] if cancels else [])
+
+
 def test_a_task_that_was_not_marked_is_left_alone() -> None:
     cancelled: list[str] = []
-    ended(RunningTask("running"), cancelled.append)
+    ended_by_airflow(RunningTask("running"), cancelled.append)
     assert cancelled == []
 
 
@@ -165,7 +201,7 @@ def test_a_cancel_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture
     def cancel(name: str) -> None:
         raise RuntimeError(f"no cancel for {name}")
 
-    ended(RunningTask("failed"), cancel)
+    ended_by_airflow(RunningTask("failed"), cancel)
     assert "batches/a could not be cancelled and may still run and bill: no cancel for batches/a" in caplog.text
 
 
@@ -180,5 +216,5 @@ def test_where_the_process_ends_right_after_the_handler_a_slow_cancel_is_waited_
         time.sleep(HANDLER_PATIENCE + 0.3)
         cancelled.append(name)
 
-    ended(TaskInstance211(), cancel)
+    ended_by_airflow(TaskInstance211(), cancel)
     assert cancelled == ["batches/a"]

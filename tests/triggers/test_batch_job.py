@@ -7,6 +7,8 @@ import asyncio
 import json
 import math
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -256,6 +258,22 @@ def test_kill_cancels_only_for_a_task_that_is_over(emulator, mocker, state, canc
     [name] = emulator.seed_jobs(count=1, state="RUNNING")
     trigger = BatchJobTrigger(name)
     mocker.patch.object(trigger, "_task_state", autospec=True, return_value=state)
+    asyncio.run(trigger.on_kill())
+    assert len(emulator.journal(path=":cancel$")) == cancels
+
+
+@pytest.mark.newest_airflow
+@pytest.mark.parametrize(("run", "cancels"), [("running", 0), ("failed", 1)])
+def test_kill_of_a_loops_pass_goes_by_the_run_not_by_another_pass(emulator, mocker, run, cancels):
+    """Airflow tells a trigger the state of the loop's last pass alone; its own was cleared, and goes on."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    [name] = emulator.seed_jobs(count=1, state="RUNNING")
+    trigger = BatchJobTrigger(**json.loads(json.dumps(BatchJobTrigger(name, in_loop=True).serialize()[1])))
+    instance: Any = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
+    trigger.task_instance = instance
+    mocker.patch.object(RuntimeTaskInstance, "get_task_states", return_value={"r": {"t": "success"}})
+    mocker.patch.object(RuntimeTaskInstance, "get_dagrun_state", return_value=run)
     asyncio.run(trigger.on_kill())
     assert len(emulator.journal(path=":cancel$")) == cancels
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PASSES = 1000
+"""So many passes of a task loop (Airflow 3.4) are known by their marks; any pass of a task is the task's."""
+
 SAID = {
     "run": "The task is marked failed and its jobs are cancelled. Google bills what was answered until then.",
     "run-in-part": "The task is marked failed, but a job could not be cancelled. The log of the API server says why.",
@@ -137,7 +140,8 @@ def _is_own(hook: GeminiBatchHook, facts: TaskFacts, name: str) -> bool:
 
     with create_session() as session:
         names = installation_names(session)
-    marks = {make_task_id(each, where.dag_id, where.run_id, where.task_id, where.map_index) for each in names}
+    task = (where.dag_id, where.run_id, where.task_id, where.map_index)
+    marks = {make_task_id(each, *task, loop_index=index) for each in names for index in (None, *range(PASSES))}
     return token.task in marks or token.task == str(facts.noted.get("intent") or "").partition(".")[0]
 
 

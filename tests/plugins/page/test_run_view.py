@@ -157,12 +157,14 @@ def test_cancelling_a_run_marks_its_task_and_cancels_its_jobs(
     assert (state_of(page, address), gemini_batch_emulator.state.all_jobs[0].cancelled is not None) == ("failed", True)
 
 
+@pytest.mark.parametrize("loop_index", [None, 3])
 def test_job_that_an_xcom_alone_names_is_cancelled_only_with_the_tasks_mark(
-    page: PageServer, gemini_batch_emulator: EmulatorHandle
+    page: PageServer, gemini_batch_emulator: EmulatorHandle, loop_index: int | None
 ) -> None:
     page.fill(connections=[{"conn_id": "gemini_run", **gemini_batch_emulator.connection("gemini")}])
     own = TaskAddress("nightly", f"run_{next(_numbers)}", "classify")
-    mark = SubmissionToken(make_task_id("", own.dag_id, own.run_id, own.task_id), "e" * 16)
+    task = make_task_id("", own.dag_id, own.run_id, own.task_id, loop_index=loop_index)
+    mark = SubmissionToken(task, "e" * 16)
     names = [
         gemini_batch_emulator.seed_jobs(state="RUNNING", display_name=name)[0]
         for name in ("another DAG's", mark.display_name("own"))

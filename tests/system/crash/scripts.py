@@ -272,9 +272,10 @@ def run_timeout(run: Run) -> Script:
 def _waits_in(run: Run, number: int) -> Until:
     """Wait until pass *number*, from 0, waits for jobs of its own; those of the passes before it have ended."""
     width, so_far = run.case.width, run.case.width * (number + 1)
+    state = "deferred" if run.case.deferrable else "running"
 
     def waits() -> bool:
-        has_deferred = len(run.states) == so_far and set(run.states[-width:]) == {"deferred"}
+        has_deferred = len(run.states) == so_far and set(run.states[-width:]) == {state}
         return has_deferred and len(run.jobs) == so_far and len(run.live_jobs) == width
 
     return Until(f"pass {number} to wait for {width} live job(s) of its own", waits)
@@ -337,6 +338,45 @@ def loop_failed(run: Run) -> Script:
     yield _over(run)
 
 
+def _first_pass_anew(run: Run) -> Script:
+    """Let the last pass succeed, delete the first one's job, and clear that pass alone: it waits for a new job."""
+    run.begin()
+    for number in range(run.case.passes):
+        yield _waits_in(run, number)
+        run.finish_jobs()
+    yield _over(run)
+    yield Until("the note of the last pass", lambda: len(run.passes()) == run.case.passes)
+    run.delete_job(run.passes()[0][0])
+    run.clear(0)
+    yield _first_waits(run, 2)
+
+
+def loop_first(run: Run) -> Script:
+    """The first pass is cleared alone when the last has succeeded, and again while it waits: its job is its own."""
+    yield from _first_pass_anew(run)
+    run.clear(0)
+    yield _first_waits(run, 3)
+    yield from _to_the_end(run)
+
+
+def loop_first_marked(run: Run) -> Script:
+    """The first pass is marked when the last has succeeded: its job is cancelled."""
+    yield from _first_pass_anew(run)
+    run.mark_first("failed")
+    yield _cancelled(run)
+    yield _over(run)
+
+
+def _first_waits(run: Run, number: int) -> Until:
+    """Wait until the first instance waits for a live job in a try of its own; all others have ended."""
+    state = "deferred" if run.case.deferrable else "running"
+
+    def waits() -> bool:
+        return run.first_try == number and run.states[0] == state and len(run.live_jobs) == 1
+
+    return Until(f"try {number} of the first pass to wait for a live job", waits)
+
+
 def settled(run: Run) -> Until:
     """Return the wait for the end of what is being cancelled, before the case is judged."""
     return Until("all jobs to have ended", lambda: not any(is_live(job) for job in run.jobs), 20)
@@ -369,6 +409,9 @@ SCRIPTS: dict[str, Callable[[Run], Script]] = {
     "loop_mapped": loop,
     "loop_cleared": loop_cleared,
     "loop_failed": loop_failed,
+    "loop_first_deferred": loop_first,
+    "loop_first_running": loop_first,
+    "loop_first_marked": loop_first_marked,
     "state_kept": cleared,
     "running_state_kept": cleared,
     "untold_failed": _marked("failed"),

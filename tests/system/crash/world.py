@@ -120,6 +120,11 @@ class Run:
         return max((int(each["try_number"]) for each in self.world.instances(self.case.dag_id)), default=0)
 
     @property
+    def first_try(self) -> int:
+        """The try of its first task instance."""
+        return int(self.world.instances(self.case.dag_id)[0]["try_number"])
+
+    @property
     def watchers(self) -> set[str]:
         """The names of the triggerers that its deferred task instances are with."""
         with_triggerer = [each["triggerer_job"] for each in self.world.instances(self.case.dag_id)]
@@ -174,13 +179,18 @@ class Run:
         """Mark its task, as a person does."""
         self.world.stack.airflow.mark_task(self._last(map_index), state)
 
+    def mark_first(self, state: str) -> None:
+        """Mark its first task instance."""
+        self.world.stack.airflow.mark_task(self.world.instances(self.case.dag_id)[0], state)
+
     def mark_run_failed(self) -> None:
         """Mark the whole run failed."""
         self.world.stack.airflow.mark_run(self.case.dag_id, self.run_id, "failed")
 
-    def clear(self) -> None:
-        """Clear its task, in the last pass if it is in a loop."""
-        self.world.stack.airflow.clear(self._last(), keep_state=self.case.keeps_state)
+    def clear(self, number: int | None = None) -> None:
+        """Clear its task, in the last pass if it is in a loop, or its instance of a number alone."""
+        instance = self._last() if number is None else self.world.instances(self.case.dag_id)[number]
+        self.world.stack.airflow.clear(instance, keep_state=self.case.keeps_state)
 
     def _last(self, map_index: int = -1) -> dict[str, Any]:
         own = [each for each in self.world.instances(self.case.dag_id) if each["map_index"] == map_index]
@@ -189,6 +199,10 @@ class Run:
     def finish_jobs(self) -> None:
         """Let its live jobs succeed."""
         self.world.stack.emulator.finish(f"^{re.escape(self.case.dag_id)}\\.")
+
+    def delete_job(self, name: str) -> None:
+        """Delete a job at the service, as a person does in its console."""
+        self.world.stack.emulator.delete_job(name)
 
     def delay(self, path: str, seconds: float) -> None:
         """Let its next call to a path wait at the service."""

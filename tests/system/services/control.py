@@ -116,6 +116,11 @@ class Emulator(EmulatorControl):
         done: dict[str, Any] = self._control("GET", "executions")
         return done
 
+    def delete_job(self, name: str) -> None:
+        """Delete a job of the Developer API."""
+        url, headers = f"{self.base_url}/v1beta/{name}", {"x-goog-api-key": "any-key"}
+        self._session.delete(url, headers=headers, timeout=10).raise_for_status()
+
     def finish(self, display_name: str) -> int:
         """Let the live jobs succeed whose display name matches the regular expression; return how many."""
         done = self._control("POST", "finish_jobs", {"match": {"display_name": display_name}})
