@@ -29,6 +29,7 @@ with DAG(
         key="id",
         model="gemini-3.5-flash-lite",
         prompt="Classify this review of a {{ row.product }}:\n{{ row.review }}",
+        generation_config={"max_output_tokens": 200},  # an answer's longest, which a cap or an estimate counts with
         keep_columns=["product", "review"],
         response_schema={
             "type": "object",

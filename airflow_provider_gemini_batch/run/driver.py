@@ -36,6 +36,7 @@ import msgspec
 
 from airflow_provider_gemini_batch.client.counting import counted
 from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.lifecycle.own_jobs import MISSING_GRACE
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.budget import Caps, has_caps, measure_of
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
@@ -110,7 +111,7 @@ class Run:
         self._caps = Caps(self.spec, self.context, self.checkpoint, self.reader.job)
         self._submitter = Submitter(self.context, self.checkpoint, self.jobs, self._caps)
         self.twins = TwinLooks(self.checkpoint, self.jobs, self.reader.job, self.context.now)
-        self._still_running = still_running(self.checkpoint)
+        self._leftover = leftover(self.checkpoint)
 
     def _cancel_again(self, surplus: Sequence[str] = ()) -> list[str]:
         """
@@ -118,8 +119,10 @@ class Run:
 
         :param surplus: Such jobs of this generation: only at its end is it sure that no shard waits for one of them.
         """
-        self._still_running = self.jobs.cancel_again([*self._still_running, *surplus])
-        return self._still_running
+        names, ended = self._leftover
+        are_old = self.context.now() - ended > MISSING_GRACE
+        self._leftover = self.jobs.cancel_again(names, are_old=are_old), ended
+        return [*self._leftover[0], *self.jobs.cancel_again(surplus)]
 
     # --- generations --------------------------------------------------------------------------------------------------
 
@@ -186,6 +189,7 @@ class Run:
         # The jobs are cancelled before the end is published. Who dies in between leaves an open generation, and the
         # next attempt cancels again; the other way round nobody would look at these jobs any more.
         failed = self.jobs.cancel(_job_names(checkpoint))
+        failed += [name for name in self.jobs.cancel_again(leftover(checkpoint)[0]) if name not in failed]
         # A job that cannot be cancelled does not hold up the run: later attempts try again, and its manifest names it.
         ended = {"outcome": "replaced", "occasion": "replaced", "ended": self.context.now()}
         checkpoint.finish({**ended, "still_running": failed})
@@ -341,13 +345,16 @@ class Run:
         return _job_names(self.checkpoint)
 
 
-def still_running(checkpoint: Checkpoint) -> list[str]:
-    """Return the jobs of earlier generations that could not be cancelled when these ended."""
-    names: list[str] = []
-    for older in checkpoint.older():
-        end = older.end or {}
-        names += (end.get("manifest") or {}).get("still_running") or end.get("still_running") or ()
-    return names
+def leftover(checkpoint: Checkpoint) -> tuple[list[str], float]:
+    """
+    Return the jobs that could not be cancelled when the generation before ended, and when that was.
+
+    Its end names those of the generations before it, too, as far as they could not be cancelled by then.
+    """
+    before = next(checkpoint.older(), None)
+    end = (before.end if before is not None else None) or {}
+    names = (end.get("manifest") or {}).get("still_running") or end.get("still_running") or ()
+    return list(names), float(end.get("ended") or 0.0)
 
 
 def _job_names(checkpoint: Checkpoint) -> list[str]:

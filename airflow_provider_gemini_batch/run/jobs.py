@@ -141,22 +141,28 @@ class RunJobs:
             log.warning("The jobs of this run could not be listed: %s", error)
         return self.cancel_again(names)
 
-    def cancel_again(self, names: Iterable[str]) -> list[str]:
-        """Cancel these jobs and no other one; return those that could not be, and may run on."""
+    def cancel_again(self, names: Iterable[str], *, are_old: bool = False) -> list[str]:
+        """
+        Cancel these jobs and no other one; return those that could not be, and may run on.
+
+        :param are_old: Whether one that a read does not find is gone: a young one may not be found yet.
+        """
         failed = []
         for name in dict.fromkeys(names):
             try:
                 self._client.cancel_batch(name)
             except GeminiBatchError as error:
-                if self._may_run(name):
+                if self._may_run(name, are_old=are_old):
                     log.error("%s could not be cancelled, and may bill: %s", name, error)
                     failed.append(name)
         return failed
 
-    def _may_run(self, name: str) -> bool:
+    def _may_run(self, name: str, *, are_old: bool) -> bool:
         """Say whether a job runs, as far as is known: one that has ended need not be cancelled."""
         try:
             job = self._client.get_batch(name)
+        except NotFoundError:
+            return not are_old
         except GeminiBatchError:
             return True
         return not job.is_done

@@ -52,9 +52,10 @@ def form_of(place: str) -> str:
 
 
 def sample_place(place: str) -> str:
-    """Return where the answers of a sample go: ``<stem>.sample<suffix>``."""
+    """Return where the answers of a sample go: ``<stem>.sample<suffix>``, of a folder with a slash at its end."""
     stem, suffix = os.path.splitext(place.rstrip("/"))
-    return f"{stem}.sample{suffix}"
+    # Without the slash a folder's name would have a suffix, of a form that nobody writes.
+    return f"{stem}.sample{suffix}{'' if suffix.lower() in SUFFIXES else '/'}"
 
 
 class Table:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -255,6 +256,8 @@ def as_text(value: Any) -> Any:
         return (value.astimezone(datetime.UTC) if value.tzinfo is not None else value).isoformat()
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no value that a text can say; make it null in the query, and say what null means")
     if isinstance(value, (bytes, bytearray)):
         raise ValueError("a binary column cannot be part of a text; leave it out or decode it in the query")
     return value

@@ -43,6 +43,13 @@ def test_value_shows_alike_in_joined_and_in_jinja_templates(source, value, shown
     assert render(source, "k", None, value) == f"<{shown}>"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("source", ["<{{ row.review }}>", "<{% if true %}{{ row.review }}{% endif %}>"])
+def test_number_that_json_has_not_is_refused_and_not_shown(source, value):
+    with pytest.raises(ConfigurationError, match=r"row 1: the prompt's template fails \(it uses review\).*is no value"):
+        render(source, "k", None, value)
+
+
 @pytest.mark.parametrize("source", ["a\n{{ row.id }}\n", "a\n{{ row.id }}{# x #}\n"])
 def test_trailing_newline_is_kept(source):
     assert render(source, "k") == "a\nk\n"

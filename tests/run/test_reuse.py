@@ -18,6 +18,7 @@ from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
 from airflow_provider_gemini_batch.run.sources import QuerySource
 from tests.run.test_run import REVIEW, answering, rule
+from tests.run.test_caps import CountingFolder
 from tests.run.world import read_table, rows
 
 
@@ -202,3 +203,35 @@ def test_job_that_could_not_be_cancelled_is_in_the_manifest_till_it_is(world):
     world.emulator.clear_faults()
     assert world.attempt(other, rows(3), occasion="clear")["still_running"] == []
     assert old.cancelled is not None
+
+
+def test_job_that_was_deleted_is_told_as_running_no_more(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=90_000, times=1)
+    context = world.context(rows(3))
+    assert isinstance(Run(world.spec(), context).proceed(), Waiting)
+    (old,) = (job.name for job in world.emulator.state.all_jobs)
+    world.emulator.script(mode="at_once")
+    world.emulator.fault(match={"path": ":cancel$"}, times=None, status=403, reason="PERMISSION_DENIED")
+    other = world.spec(prompt="Shout {{ row.word }}")
+    assert world.attempt(other, rows(3))["still_running"] == [old]
+    # A read that misses a young job proves nothing, so that it is told until then.
+    world.emulator.fault(match={"method": "GET", "path": f"/{old}$"}, times=1, status=404)
+    assert world.attempt(other, rows(3), occasion="soon")["still_running"] == [old]
+    context.client.delete_batch(old)
+    world.emulator.advance(3600)
+    assert world.attempt(other, rows(3), occasion="clear")["still_running"] == []
+
+
+def test_job_that_runs_on_is_told_in_the_last_generation_alone(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=900_000, times=1)
+    assert isinstance(Run(world.spec(), world.context(rows(3))).proceed(), Waiting)
+    (old,) = (job.name for job in world.emulator.state.all_jobs)
+    world.emulator.script(mode="at_once")
+    world.emulator.fault(match={"path": ":cancel$"}, times=None, status=403, reason="PERMISSION_DENIED")
+    other = world.spec(prompt="Shout {{ row.word }}")
+    for occasion in ("1", "2", "3"):
+        assert world.attempt(other, rows(3), occasion=occasion)["still_running"] == [old]
+    # However many generations there are, one of them says it.
+    CountingFolder.reads.clear()
+    Run(other, world.context(rows(3), occasion="4", checkpoint=CountingFolder(world.path("checkpoint"), settle=0.0)))
+    assert CountingFolder.reads["end.json"] == 2  # that of the latest one, and once more as the one before the new one

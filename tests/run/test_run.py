@@ -294,6 +294,15 @@ def test_sample_asks_a_part_and_writes_beside_the_output(world):
     assert len(world.table("out.sample.parquet")) == 4
 
 
+@pytest.mark.parametrize("folder", ["table", "table.d"])
+def test_sample_of_a_folder_is_a_folder_beside_it(world, folder):
+    world.emulator.script(mode="at_once")
+    manifest = world.attempt(world.spec(folder, sample=2), rows(5))
+    assert manifest["output_path"].startswith(world.path("table.sample"))
+    whole = world.attempt(world.spec(folder, reuse=(manifest["output_path"],)), rows(5), occasion="whole")
+    assert (whole["reused"], world.rows_run()) == (2, 5)
+
+
 def test_sample_is_reused_by_the_whole_run(world, tmp_path):
     world.emulator.script(mode="at_once")
     world.attempt(world.spec(sample=4), rows(50))
