@@ -17,8 +17,8 @@ from airflow_provider_gemini_batch.run import parts
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
 from airflow_provider_gemini_batch.run.schema import ResponseSchema
 from airflow_provider_gemini_batch.run.sources import QuerySource
-from tests.run.test_run import REVIEW, answering, rule
 from tests.run.test_caps import CountingFolder
+from tests.run.test_run import REVIEW, answering, rule
 from tests.run.world import read_table, rows
 
 
