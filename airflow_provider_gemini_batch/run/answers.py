@@ -123,6 +123,7 @@ class AnswerWriter:
         self.cost = 0.0
         self.cost_squares = 0.0
         self.cost_unknown = 0
+        self.tokens = [0, 0]
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +146,8 @@ class AnswerWriter:
             self.cost_unknown += 1
         self.cost += cost or 0.0
         self.cost_squares += (cost or 0.0) ** 2
+        self.tokens[0] += record.p or 0
+        self.tokens[1] += (record.o or 0) + (record.t or 0)
         shown = b"" if cost is None else b"%r" % cost
         self._outcomes.write(b"%d,%b,%d,%d,%d,%b\n" % (record.n, digest.encode(), record.s, passing, asked, shown))
         if self._size >= 1 << 20:
@@ -183,6 +186,7 @@ class AnswerWriter:
             "cost": self.cost,
             "cost_squares": self.cost_squares,
             "cost_unknown": self.cost_unknown,
+            "tokens": self.tokens,
         }
         for name in (self._answers, self._csv, path):
             os.unlink(name)

@@ -25,7 +25,7 @@ def progress_of(run: Run) -> dict[str, Any]:
     :return: ``at`` (UTC epoch seconds), ``model``, ``total`` rows, ``counts`` by outcome of the rows whose last job is
         read, ``reused`` rows, ``spent`` and ``reserved`` dollars (None where a price is unknown), ``max_cost``,
         ``rounds``, ``job_count`` and ``jobs``, each with ``job``, ``round``, ``rows``, ``state``, ``created``,
-        ``ended``, ``stats``, ``counts``, ``cost`` and ``estimate``.
+        ``ended``, ``stats``, ``counts``, ``cost``, ``tokens`` (of its answers: in, out) and ``estimate``.
     """
     checkpoint = run.checkpoint
     # Without a look at the folder: this is told before each wait, and a list of object storage takes time and money.
@@ -85,6 +85,7 @@ def _job(
         "stats": job.stats.as_dict() if job is not None else None,
         "counts": None if collected is None else dict(collected["counts"]),
         "cost": None if collected is None or unknown_cost else float(collected["cost"]),
+        "tokens": (collected or {}).get("tokens"),
         "estimate": _upper(run, entry) if collected is None else None,
         "refused": str((collected or {}).get("refused") or ""),
     }

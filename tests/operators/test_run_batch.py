@@ -468,6 +468,10 @@ def test_run_pushes_how_far_it_is_before_each_wait_and_at_its_end(emulator, tmp_
     assert (ended["counts"], ended["reserved"], {job["state"] for job in ended["jobs"]}) == (
         {"succeeded": 5}, 0, {"SUCCEEDED"},
     )  # fmt: skip
+    tokens = context["ti"].xcoms[MANIFEST_KEY]["tokens"]
+    told = [sum(job["tokens"][place] for job in ended["jobs"]) for place in (0, 1)]
+    assert told == [tokens["prompt"], tokens["output"] + tokens["thoughts"]]
+    assert all(told)
 
 
 def test_progress_that_cannot_be_pushed_costs_the_run_nothing(emulator, tmp_path, mocker):

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.cost.spend import parts_of, unpaid
+from airflow_provider_gemini_batch.plugins.page.expected_end import durations_in, expect
+from airflow_provider_gemini_batch.plugins.page.rendering import dollars
 from airflow_provider_gemini_batch.plugins.page.run_history import happened
 from airflow_provider_gemini_batch.plugins.page.run_view import UNDER_WAY, JobLine, Money, RunView
 from airflow_provider_gemini_batch.plugins.page.run_words import notes_of, waits_of
 from airflow_provider_gemini_batch.plugins.page.values import count_of, counts_of, number_of, text_of
 from airflow_provider_gemini_batch.plugins.page.words import OUTCOMES, Shown, job_state, task_state
+from airflow_provider_gemini_batch.task.xcom_keys import ESTIMATE_KEY
 from airflow_provider_gemini_batch.times import epoch
 
 if TYPE_CHECKING:
@@ -20,12 +23,18 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
 
 
-def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]] | None = None) -> RunView:
+def view_of(
+    facts: TaskFacts,
+    now: float,
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
+    earlier: Sequence[float] = (),
+) -> RunView:
     """
     Return what is shown of a task.
 
     :param looks: Later looks at its jobs than the task's own, by name: ``at``, ``state``, ``stats``, ``created``,
         ``ended``.
+    :param earlier: Seconds that earlier jobs of the model took.
     """
     looks = looks or {}
     progress, manifest = facts.progress, facts.manifest
@@ -40,7 +49,7 @@ def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]]
     view = RunView(
         facts,
         task_state(facts.state),
-        model=str(progress.get("model") or manifest.get("model") or facts.arguments.get("model") or ""),
+        model=model_of(facts),
         versions=counts_of(manifest.get("model_versions")),
         looked=max(moments) if moments else None,
         total=total,
@@ -55,9 +64,19 @@ def view_of(facts: TaskFacts, now: float, looks: Mapping[str, Mapping[str, Any]]
         money=_money(facts),
         notes=notes_of(facts),
         happened=happened(facts, looks),
+        planned=_planned(facts),
         output=str(manifest.get("output_path") or manifest.get("output_table") or manifest.get("output") or ""),
     )
+    if not view.is_over:
+        took = [*earlier, *durations_in(progress, view.model)]
+        view = replace(view, expected=expect([job.age for job in view.under_way], took, now))
     return replace(view, waits=waits_of(view, now))
+
+
+def model_of(facts: TaskFacts) -> str:
+    """Return the model that a task asks, as far as it is known."""
+    told = (facts.progress, facts.manifest, facts.arguments, _estimate(facts))
+    return next((str(place["model"]) for place in told if place.get("model")), "")
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -102,6 +121,7 @@ def _line_of_run(job: Mapping[str, Any], now: float, look: Mapping[str, Any]) ->
         cost=number_of(job.get("cost")) if read else number_of(job.get("estimate")),
         estimated=not read,
         under_way=under_way,
+        tokens=_pair(job.get("tokens")) if read else None,
     )
 
 
@@ -167,6 +187,33 @@ def outcomes_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> dic
 def _rows_of(jobs: Sequence[JobLine]) -> int | None:
     known = [job.rows for job in jobs if job.rows is not None]
     return sum(known) if known and len(known) == len(jobs) else None
+
+
+def _pair(told: Any) -> tuple[int, int] | None:
+    if not isinstance(told, list) or len(told) != 2:
+        return None
+    read, written = map(count_of, told)
+    return None if read is None or written is None else (read, written)
+
+
+def _estimate(facts: TaskFacts) -> Mapping[str, Any]:
+    found = facts.xcoms.get(ESTIMATE_KEY)
+    return found if isinstance(found, dict) else {}
+
+
+def _planned(facts: TaskFacts) -> str:
+    """Return what the rows were to cost, in words."""
+    estimate = _estimate(facts)
+    if not estimate:
+        return ""
+    told = estimate.get("dollars")
+    told = told if isinstance(told, dict) else {}
+    low, high = number_of(told.get("low")), number_of(told.get("high"))
+    if low is None:
+        return dollars(None)
+    if high is None:
+        return f"at least {dollars(low)}"
+    return dollars(high) if dollars(low) == dollars(high) else f"{dollars(low)} to {dollars(high)}"
 
 
 def _money(facts: TaskFacts) -> Money:

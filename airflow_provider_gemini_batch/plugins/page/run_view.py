@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from airflow_provider_gemini_batch.plugins.page.expected_end import Expected
     from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
     from airflow_provider_gemini_batch.plugins.page.words import Shown
 
@@ -27,6 +28,7 @@ class JobLine:
     :param percent: Rows answered, 0 to 100; None while unknown.
     :param age: Seconds from its creation to its end, or to now.
     :param estimated: Whether *cost* is an upper end, not a sum.
+    :param tokens: Of its answers: in, out.
     """
 
     name: str
@@ -39,6 +41,7 @@ class JobLine:
     cost: float | None = None
     estimated: bool = False
     under_way: bool = False
+    tokens: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class RunView:
     :param reported: Pending rows that Google says are answered.
     :param waits: Sentences on what it waits for: icon, sentence, what follows from it.
     :param notes: Notes on top: kind, title, text.
+    :param planned: What the rows were to cost before they were sent, in words; empty where nobody said.
+    :param expected: When the jobs under way may have ended.
     :param happened: Moments, newest first: when, a sentence, what follows from it.
     """
 
@@ -101,6 +106,8 @@ class RunView:
     money: Money = Money()
     notes: Sequence[tuple[str, str, str]] = ()
     output: str = ""
+    planned: str = ""
+    expected: Expected | None = None
     happened: Sequence[tuple[float, str, str]] = ()
 
     @property
@@ -113,6 +120,35 @@ class RunView:
         """Rows of all jobs, each as often as it was asked; None while one job's are unknown."""
         known = [job.rows for job in self.jobs if job.rows is not None]
         return sum(known) if len(known) == len(self.jobs) else None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the tokens of a job are known."""
+        return any(job.tokens is not None for job in self.jobs)
+
+    @property
+    def needed_no_job(self) -> bool:
+        """Whether the task has ended well and says that it made no job."""
+        return self.facts.state == "success" and self.facts.manifest.get("job_count") == 0
+
+    @property
+    def tokens_asked(self) -> tuple[int, int] | None:
+        """Tokens of all jobs that are read, in and out; None where one job's are unknown."""
+        known = [job.tokens for job in self.jobs if job.tokens is not None]
+        whole = known and len(known) == len([job for job in self.jobs if not job.under_way])
+        return (sum(each[0] for each in known), sum(each[1] for each in known)) if whole else None
+
+    @property
+    def expected_label(self) -> str:
+        """What *expected* is the end of: a run that has jobs to submit goes on after those under way."""
+        return "End of the jobs under way" if self.facts.progress.get("waiting_shards") else "Expected end"
+
+    @property
+    def unsent(self) -> str:
+        """How many rows were not sent, and why; empty where none is known."""
+        why = {"taken from earlier answers": self.reused, "the same as another row": self.duplicates}
+        parts = [f"{count:,} {word}" for word, count in why.items() if count]
+        return f"{self.reused + self.duplicates:,} were not sent: {', '.join(parts)}" if parts else ""
 
     @property
     def is_over(self) -> bool:

@@ -24,7 +24,7 @@ def waits_of(view: RunView, now: float) -> list[Sentence]:
     """Return what the task waits for: icon, sentence, what follows from it."""
     if view.is_over:
         return []
-    return [*_of_airflow(view.facts, now), *_of_jobs(view), *_of_limits(view.facts, now)]
+    return [*_of_airflow(view.facts, now), *_of_jobs(view), *_of_earlier(view), *_of_limits(view.facts, now)]
 
 
 def _of_airflow(facts: TaskFacts, now: float) -> Iterator[Sentence]:
@@ -58,6 +58,16 @@ def _of_jobs(view: RunView) -> Iterator[Sentence]:
         yield "clock", f"{_jobs(len(queued), 'is', 'are')} queued at Google{since}.", "Google tells no position."
     if others:
         yield "clock", f"{_jobs(others, 'was', 'were')} submitted.", "How far it is has not been noted yet."
+
+
+def _of_earlier(view: RunView) -> Iterator[Sentence]:
+    """Tell by what an end is expected."""
+    found = view.expected
+    if found is None:
+        return
+    text = f"{found.count:,} earlier jobs of this model took {duration(found.low)} to {duration(found.high)}."
+    half = f"Half of them took less than {duration(found.middle)}, from submission to end."
+    yield "clock", text, "A job of this run takes longer. The service may take 24 hours." if found.is_late else half
 
 
 def _of_limits(facts: TaskFacts, now: float) -> Iterator[Sentence]:

@@ -49,6 +49,13 @@ class SampleView:
     single: float | None = None
 
     @property
+    def scale(self) -> float:
+        """Return the dollars at the end of the drawing of cost and cap; 0 where there is nothing to draw."""
+        if self.cap is None or self.cost is None or self.cost.high is None:
+            return 0.0
+        return max(self.cost.high, self.cap) * 1.15
+
+    @property
     def cap_is_low(self) -> bool:
         """Whether the whole may cost more than the cap allows."""
         if self.cap is None or self.cost is None:
@@ -73,7 +80,7 @@ def sample_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> Sampl
     paid = None if cost.get("rows_of_unknown_cost") else number_of(cost.get("actual"))
     return SampleView(
         rows,
-        count_of(projection.get("rows")) or count_of(manifest.get("input_rows")) or rows,
+        _first(count_of(projection.get("rows")), count_of(manifest.get("input_rows")), rows),
         likely,
         paid,
         max(0, rows - (count_of(manifest.get("succeeded")) or 0)),
@@ -87,6 +94,10 @@ def sample_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> Sampl
 def _in_single_calls(whole: Likely | None, paid: float | None, single: float | None) -> float | None:
     """Return what the whole would cost in single calls: as many times the batch price as the sample's answers."""
     return whole.middle * single / paid if whole is not None and paid and single else None
+
+
+def _first(*counts: int | None) -> int:
+    return next((count for count in counts if count is not None), 0)
 
 
 def _likely(told: Any) -> Likely | None:

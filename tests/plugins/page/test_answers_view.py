@@ -67,6 +67,64 @@ def test_each_form_gives_the_same_page(tmp_path: Path, reader: str, name: str, p
     assert len(read_page(place, Wanted(version="flash-001", page=2)).rows) == 10
 
 
+def shown(page: PageServer, manifest: dict[str, Any], **task: Any) -> TaskAddress:
+    """Put a task with a manifest into the database."""
+    address = TaskAddress("shown", f"run_{next(_numbers)}", "classify")
+    xcoms = {"gemini_batch_manifest": manifest} if manifest else {}
+    page.fill(tasks=[{**address.query(), "map_index": -1, "xcoms": xcoms, **task}])
+    return address
+
+
+@pytest.mark.newest_airflow
+def test_reasons_are_those_of_the_rows_that_the_filter_shows(page: PageServer, tmp_path: Path) -> None:
+    errors = [{"status": "failed", "code": 13, "message": "it broke", "count": 2},
+              {"status": "blocked", "code": None, "message": "PROHIBITED_CONTENT", "count": 1}]  # fmt: skip
+    address = shown(page, {"output_path": write(tmp_path / "a.jsonl", 5, failed=3), "total": 5, "errors": errors,
+                           "counts": {"succeeded": 2, "failed": 2, "blocked": 1}})  # fmt: skip
+    found = {}
+    for status in ("failing", "all", "failed", "blocked", "succeeded"):
+        html = page.client("viewer").get(answers_path(address, status=status)).text
+        found[status] = [name for name in ("<code>it broke", "<code>PROHIBITED") if name in html]
+    assert found["failing"] == found["all"] == ["<code>it broke", "<code>PROHIBITED"]
+    assert (found["failed"], found["blocked"], found["succeeded"]) == (["<code>it broke"], ["<code>PROHIBITED"], [])
+
+
+@pytest.mark.newest_airflow
+def test_run_without_rows_has_no_filter_to_clear(page: PageServer, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    address = shown(page, {"output_path": str(tmp_path / "none.jsonl"), "total": 0, "counts": {}, "errors": []})
+    html = page.client("viewer").get(answers_path(address)).text
+    assert "The input had no row" in html
+    assert [
+        text for text in ("Clear the filter", "each row has a usable answer", 'role="search"') if text in html
+    ] == []
+
+
+@pytest.mark.newest_airflow
+def test_answers_of_a_run_under_way_are_counted_before_they_are_written(page: PageServer) -> None:
+    progress = {"total": 1000, "counts": {"succeeded": 480, "blocked": 20}, "jobs": []}
+    address = shown(page, {}, state="deferred", xcoms={"gemini_batch_progress": progress})
+    reply = page.client("viewer").get(answers_path(address))
+    assert reply.status_code == 404
+    assert "So far 500 of 1,000 rows are answered: 480 succeeded, 20 blocked." in reply.text
+
+
+@pytest.mark.newest_airflow
+def test_text_that_runs_from_right_to_left_does_so_in_its_own_place(page: PageServer, tmp_path: Path) -> None:
+    row = {"key": "k", "review": "שלום!", "status": "failed", "text": "تم", "error_message": "خطأ", "prompt": "مرحبا",
+           "finish_reason": "STOP", "model_version": "m"}  # fmt: skip
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    address = shown(page, {"output_path": str(tmp_path / "a.jsonl"), "total": 1, "counts": {"failed": 1}})
+    html = page.client("viewer").get(answers_path(address, open=1)).text
+    for text in (
+        "<bdi>שלום!</bdi>",
+        '<dd class="prose" dir="auto">שלום!',
+        '<pre dir="auto">تم',
+        '<pre dir="auto">مرحبا',
+    ):
+        assert text in html
+
+
 def test_folder_of_parts_is_one_table(tmp_path: Path) -> None:
     for number in range(2):
         write(tmp_path / f"part-{number}.parquet", 30)

@@ -67,6 +67,13 @@ def landed(page: PageServer, place: Path, *, map_index: int = -1, dag_id: str = 
     return address
 
 
+@pytest.mark.parametrize(
+    ("cost", "text"), [(0.0000005, "< $0.000001"), (0.00002, "$0.00002"), (0, "$0"), ("0.0123", "$0.0123"), ("x", "x")]
+)
+def test_cost_of_a_row_is_never_shown_as_nothing(cost: Any, text: str) -> None:
+    assert shown_row({"key": "k", "status": "succeeded", "cost": cost}, "")["facts"]["cost"] == text
+
+
 def test_reasons_are_counted_by_the_manifest_and_explained() -> None:
     found = reasons_in(MANIFEST)
     assert [(each.count, each.status, each.marks) for each in found] == [
@@ -126,7 +133,7 @@ def test_opened_row_shows_all_of_it_and_nothing_as_markup(page: PageServer, tmp_
     html = page.client("viewer").get(answers_path(address, status="succeeded", open=1)).text
     panel = html[html.index("<aside") :]
     assert f'<img class="shown" src="data:image/png;base64,{PNG}"' in panel
-    assert "<dt>sentiment</dt><dd>glad</dd>" in panel, "a typed column is the answer"
+    assert "<dt>sentiment</dt><dd><bdi>glad</bdi></dd>" in panel, "a typed column is the answer"
     assert "<dt>model version</dt><dd>flash-001</dd>" in panel
     assert MARKUP not in html
     assert "<dt>cost</dt><dd>$0.002</dd>" in panel

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import itertools
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +91,31 @@ def test_dry_run_shows_what_it_would_ask_and_what_a_cap_forbids(
         assert text in html
     assert "pending" not in html, "no row waits"
     assert "No job yet" not in html, "none will come"
+
+
+def test_run_without_a_job_says_why_it_needed_none(page: PageServer) -> None:
+    for total, reused, text in ((0, 0, "There was no row to ask."), (9, 9, "9 were not sent: 9 taken from earlier")):
+        manifest: dict[str, Any] = {"total": total, "reused": reused, "duplicates": 0, "job_count": 0, "jobs": []}
+        address = TaskAddress("nightly", f"run_{next(_numbers)}", "classify")
+        page.fill(tasks=[{**address.query(), "map_index": -1, "xcoms": {"gemini_batch_manifest": manifest}}])
+        html = page.client("viewer").get(run_path(address)).text
+        assert ("No job was needed" in html, text in html, "No job yet" in html) == (True, True, False)
+
+
+def test_waiting_run_tells_when_earlier_runs_of_its_task_let_it_end(page: PageServer) -> None:
+    took = {"state": "SUCCEEDED", "created": "2026-11-20T04:00:00Z", "ended": "2026-11-20T05:00:00Z"}
+    for dag_id in ("expects", "another"):  # of the other DAG, whose jobs took no time, nothing is told
+        ended = took if dag_id == "expects" else {**took, "ended": "2026-11-20T04:00:09Z"}
+        before = {"model": "gemini-3.5-flash-lite", "jobs": [ended] * 3}
+        page.fill(tasks=[{"dag_id": dag_id, "run_id": "before", "task_id": "classify",
+                          "xcoms": {"gemini_batch_progress": before}}])  # fmt: skip
+    begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 1230))
+    job = {"job": "batches/live", "rows": 5, "state": "RUNNING", "created": begun}
+    progress = {"model": "gemini-3.5-flash-lite", "total": 5, "jobs": [job], "waiting_shards": 0}
+    address = waiting_run(page, dag_id="expects", xcoms={"gemini_batch_progress": progress})
+    html = page.client("viewer").get(run_path(replace(address, dag_id="expects"))).text
+    for text in ("Expected end", "<small>in 39 min, UTC", "3 earlier jobs of this model took 1 h 00 m"):
+        assert text in html
 
 
 def test_task_that_nobody_ran_is_not_here(page: PageServer) -> None:

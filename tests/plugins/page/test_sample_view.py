@@ -96,6 +96,36 @@ def test_who_may_not_read_required_actions_sees_none(page: PageServer, chosen: s
 
 
 @pytest.mark.newest_airflow
+def test_sample_is_drawn_beside_its_cap(page: PageServer) -> None:
+    drawn = 'aria-label="$134.00 to $153.00, cap $140.00"'
+    assert drawn not in page.client().get(sample_path(sampled(page, MANIFEST))).text, "it has no cap"
+    address = TaskAddress("backfill", f"sample_{next(_numbers)}", "sample")
+    xcoms = {"gemini_batch_manifest": MANIFEST, "gemini_batch_progress": {"max_cost": 140.0}}
+    page.fill(tasks=[{**address.query(), "xcoms": xcoms}])
+    html = page.client().get(sample_path(address)).text
+    assert drawn in html
+    assert "The whole may cost more than the cap." in html
+
+
+@pytest.mark.newest_airflow
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        ({"projection": {**PROJECTION, "cost": None}}, ["unknown", "No price is known for all of its answers"]),
+        ({"tokens": {"prompt": 1_230_000, "output": 1, "thoughts": 0}}, ["6,150 and 0"]),
+        (
+            {"total": 0, "input_rows": 0, "projection": {"rows": 0, "cost": None, "failed": None}},
+            ["The input had no row", "nothing to decide"],
+        ),
+    ],
+)
+def test_sample_says_why_it_says_little(page: PageServer, changes: dict[str, Any], texts: list[str]) -> None:
+    html = page.client().get(sample_path(sampled(page, {**MANIFEST, **changes}))).text
+    assert [text for text in texts if text not in html] == []
+    assert "Ask all 0 rows?" not in html
+
+
+@pytest.mark.newest_airflow
 def test_answered_question_is_told_with_who_answered_it(page: PageServer) -> None:
     address = sampled(page, MANIFEST)
     page.fill(tasks=[{"dag_id": "backfill", "run_id": address.run_id, "task_id": "approve", "asks": "Ask all?",

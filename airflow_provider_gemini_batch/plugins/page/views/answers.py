@@ -15,7 +15,7 @@ from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, 
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError, Refused
 from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
-from airflow_provider_gemini_batch.plugins.page.reasons import explain, reason_of, reasons_in
+from airflow_provider_gemini_batch.plugins.page.reasons import Reason, explain, reason_of, reasons_in
 from airflow_provider_gemini_batch.plugins.page.run_model import outcomes_of
 from airflow_provider_gemini_batch.plugins.page.storage_reads import LOCAL, Read, StalledError, storage_of
 from airflow_provider_gemini_batch.plugins.page.task_facts import map_indexes, read_task
@@ -88,7 +88,7 @@ def show(visit: Visit) -> Generator[Read, Any, Response]:
         rows=rows,
         opened=opened,
         panel=panel_of(found.rows[opened - 1], rows[opened - 1]) if opened else None,
-        reasons=reasons_in(manifest) if failing and wanted.page == 1 and not wanted.search else [],
+        reasons=_reasons(manifest, status) if failing and wanted.page == 1 and not wanted.search else [],
         indexes=indexes,
         problem=problem,
         is_table=not manifest.get("output_path"),
@@ -98,6 +98,12 @@ def show(visit: Visit) -> Generator[Read, Any, Response]:
             **{"status": wanted.status or "all", "search": wanted.search, "version": wanted.version, **changes},
         ),
     )
+
+
+def _reasons(manifest: Mapping[str, Any], status: str) -> list[Reason]:
+    """Return why the rows have no answer that a filter shows."""
+    every = status in ("", "failing")
+    return [reason for reason in reasons_in(manifest) if every or status == (reason.status or "failed")]
 
 
 def _problem(error: Exception, storage: str) -> PageError:
@@ -129,7 +135,7 @@ def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callab
         return facts, place, storage_of(place), lambda wanted: read_page(place, wanted)
     table = answers_sql.table_of(facts.manifest, facts.arguments)
     if table is None:
-        raise NotHere("No answers yet", _why_none(facts.manifest))
+        raise NotHere("No answers yet", _why_none(facts))
     conn_id, name = table
     # A table is read over a connection, so who reads it needs the right to that connection, beside that to the DAG.
     if not visit.viewer.may_connection("GET", conn_id):
@@ -137,14 +143,21 @@ def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callab
     return facts, name, f"connection {conn_id}", lambda wanted: answers_sql.read_table(conn_id, name, wanted)
 
 
-def _why_none(manifest: Mapping[str, Any]) -> str:
+def _why_none(facts: TaskFacts) -> str:
+    manifest = facts.manifest
     if manifest.get("output_table"):
         return f"They are in the table {manifest['output_table']}, which Airflow no longer knows how to reach."
     if "rows_to_ask" in manifest:
         return "The task only planned (dry_run)."
     if manifest:
         return "The task landed none: a download or a run writes them."
-    return "They appear here when the task has landed them."
+    text = "They appear here when the task has landed them."
+    counts = {name: count for name, count in outcomes_of({}, facts.progress).items() if count}
+    total = count_of(facts.progress.get("total"))
+    if not counts or not total:
+        return text
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return f"{text} So far {sum(counts.values()):,} of {total:,} rows are answered: {told}."
 
 
 def answer_columns(manifest: Mapping[str, Any]) -> list[str]:
@@ -214,10 +227,13 @@ def panel_of(row: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]
 def _small_dollars(value: Any) -> str:
     """Return what one row cost, which may be hundredths of a cent; CSV has it as text."""
     try:
-        text = f"{float(value):.6f}".rstrip("0").rstrip(".")
+        number = float(value)
     except (TypeError, ValueError):
         return _text(value)
-    return f"${text}"
+    # What was paid is never shown as nothing: an embedding of ten tokens costs less than a millionth of a dollar.
+    if 0 < number < 0.000001:
+        return "< $0.000001"
+    return "$" + f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def _text(value: Any) -> str:
@@ -242,7 +258,7 @@ def download(visit: Visit) -> Generator[Read, Any, Response]:
     with visit.session() as session:
         facts, place, storage, _ = _source(session, visit)
     if not facts.manifest.get("output_path"):
-        raise NotHere("No file", _why_none(facts.manifest))
+        raise NotHere("No file", _why_none(facts))
     only = visit.text("status")
     if only not in ("", "failing", *OUTCOMES):
         only = ""
