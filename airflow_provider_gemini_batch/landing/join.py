@@ -276,6 +276,12 @@ def _common_start(some: Sequence[str], others: Sequence[str]) -> int:
     return min(len(some), len(others))
 
 
+def _folder_of(output_path: str | os.PathLike[str]) -> str | None:
+    """Return the local folder that an output appears in; None for one in object storage."""
+    local = local_path(output_path)
+    return None if local is None else os.path.dirname(os.path.abspath(local))
+
+
 def land(
     results: Iterable[Result],
     output_path: str | os.PathLike[str],
@@ -315,9 +321,7 @@ def land(
     job = job or JobFacts()
     source = _source_of(job, input_path, input_keys, key)
     reading = _reading_of(job, source, key, include_response=include_response)
-    local = local_path(output_path)
-    if workdir is None and local is not None:
-        workdir = os.path.dirname(os.path.abspath(local))
+    workdir = workdir or _folder_of(output_path)
     cursor = None if source is None else InputCursor(source.rows())
     with ExitStack() as stack:
         out = stack.enter_context(AtomicFile(output_path, workdir=workdir))
