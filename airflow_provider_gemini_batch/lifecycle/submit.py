@@ -43,7 +43,8 @@
 #   20  the look at 20 s shows A; attempt 2 adopts it and notes its name           3
 #   30  it looks once more for a twin, finds none, and waits for A                 4
 #
-# With a lag of 60 s the looks end at 50 s, attempt 2 creates B, and its wait finds A: see `lifecycle/twins.py`.
+# With a lag of 90 s the looks end at 50 s, attempt 2 creates B, and looks for a twin at 60 s in vain. Its wait finds A:
+# see `lifecycle/twins.py`.
 #
 # A wave is several submissions of one task, e.g. the shards of a run: the list is read once for all of them, lost
 # answers are reconciled together, and twins are looked for once. `submit` is a wave of one.

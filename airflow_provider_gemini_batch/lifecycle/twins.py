@@ -11,10 +11,10 @@
 # * `reconcile` leaves one of them: the oldest with answers, else the oldest that lives, by the service's own time and
 #   then by name, so that all attempts choose alike. The others are cancelled.
 #
-# Example, with a list that lags 60 s. Attempt 1 creates A at 0 s and dies. Attempt 2 looks from 5 s to 52 s, sees
-# nothing, and creates B at 52 s. Its wait reads the list when B is 15 s old, at 67 s, and finds A, which is older: B is
-# cancelled, the wait goes on with A. Had A and B both ended by then, A's answers would be taken, and the task would say
-# that A and B were both paid for (`paid_twice`).
+# Example, with a list that lags 90 s. Attempt 1 creates A at 0 s and dies. Attempt 2 looks from 3 s to 50 s, sees
+# nothing, creates B at 51 s, and looks once more at 61 s. Its wait reads the list when B is 15, 30 and 60 s old. The
+# last of these looks, at 111 s, finds A, which is older: B is cancelled, the wait goes on with A. Had A and B both
+# ended by then, A's answers would be taken, and the task would say that both were paid for (`paid_twice`).
 
 from __future__ import annotations
 

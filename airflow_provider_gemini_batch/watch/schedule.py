@@ -42,7 +42,9 @@
 #   60.5 s  page 2, the last one, does not show g: it is read alone, and is not  `ReadJob(g)`
 #           expected in the list for ten minutes
 #   60.7 s  g has ended, which is news; that a to f still run is not             `Tell` (g alone), `Wait(120.0)`
-#   120 s   the service answers 429 and asks for 30 s                            `Wait(151.5)`: nobody is told
+#   120 s   the service answers 429 and asks for 30 s, to which a random share   `Tell` (everybody), `Wait(151.5)`
+#           is added; no job was seen for 60 s, so all hear of the trouble
+#   151.5   the list can be read again                                           `ReadPage(None)` ..., `Tell`
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.lifecycle.submission import Submission, SubmitPolicy
 from airflow_provider_gemini_batch.lifecycle.submit import submit
+from airflow_provider_gemini_batch.lifecycle.twins import next_list_look
 
 SETTINGS = ConnectionSettings("gemini", "https://service.example", "v1beta")
 TOKEN = SubmissionToken("a" * 16, "1" * 16)
@@ -528,6 +529,30 @@ def test_an_intent_of_a_minute_ago_still_waits_for_the_list() -> None:
     intent_at = service.time - sum(policy.reconcile) - policy.in_flight / 2
     done = drive(Memory().flow(service, intent_at=intent_at), service)
     assert (done.job.name, service.creates) == (job.name, 0)
+
+
+class KilledError(BaseException):
+    """The worker is gone."""
+
+
+def killed(request: HttpRequest, send: Callable[[HttpRequest], HttpReply]) -> HttpReply:
+    send(request)
+    raise KilledError
+
+
+@pytest.mark.parametrize(("lag", "action", "creates", "until"), [(20.0, "adopted", 1, 30), (90.0, "created", 2, 61)])
+def test_the_example_of_the_theory_holds(lag: float, action: str, creates: int, until: float) -> None:
+    service, memory = Service(lambda: lag), Memory()
+    with pytest.raises(KilledError):
+        drive(memory.flow(service), service, [killed])
+    assert memory.intent is not None
+    service.time = START + 3
+    done = drive(memory.flow(service, may_have_rivals=True, intent_at=memory.intent[0]), service)
+    assert (done.action, service.creates) == (action, creates)
+    assert service.time - START == pytest.approx(until, abs=1)
+    # Of two, the wait finds the other one at its third look.
+    looks = [51 + age for age in (15, next_list_look(15), next_list_look(30))]
+    assert (creates == 2) == any(looks[1] < lag <= look for look in looks[2:])
 
 
 def test_an_old_intent_costs_no_wait() -> None:

@@ -111,6 +111,27 @@ def test_no_round_lasts_for_ever_where_the_list_is_refused(world):
     assert all(owner.states for owner in owners)
 
 
+def test_the_example_of_the_theory_holds(world):
+    (g,) = world.seed(1)
+    others, (a, b, c, d, e, f) = world.seed(100), world.seed(6)
+    second = JobPage(tuple(world.jobs[name] for name in others[:7]), None)
+    world.fault(lambda read: is_page(read) and read.token is not None, second)
+    owners = world.watch_all((a, b, c, d, e, f, g), 60.0)
+
+    def reads(seconds):
+        return [read.job_name if isinstance(read, ReadJob) else read.token for _, read in world.run(seconds)]
+
+    assert reads(0.9) == [a, b, c, d]
+    assert reads(1) == [e, f, g]
+    world.set([g])
+    assert reads(118) == [None, "100", g]
+    assert [len(owner.told) for owner in owners] == [1, 1, 1, 1, 1, 1, 2]
+    world.fault(is_page, RateLimitedError("HTTP 429", retry_after=30.0), times=1)
+    assert reads(29.9) == [None]
+    assert [len(owner.errors) for owner in owners] == [1] * 7
+    assert reads(3.5) == [None, g]
+
+
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 
