@@ -27,22 +27,37 @@ def parts_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     costs = manifest.get("costs")
     if not isinstance(costs, Mapping) or not costs:
-        return [{**common, **_whole(manifest)}]
+        return [{**common, **_whole(manifest)}, *_replaced(common, manifest)]
     return [
-        {
-            **common,
-            "model": str(version),
-            "rows": _number(part.get("rows")),
-            "input_tokens": _number(part.get("input_tokens")),
-            "output_tokens": _number(part.get("output_tokens")),
-            "cost": _number(part.get("cost")),
-            "unknown": _number(part.get("unknown")),
-            "single_calls": _number(part.get("single_calls")),
-            "saved": _number(part.get("saved")),
-        }
-        for version, part in costs.items()
-        if isinstance(part, Mapping)
+        *_replaced(common, manifest),
+        *(
+            {
+                **common,
+                "model": str(version),
+                "rows": _number(part.get("rows")),
+                "input_tokens": _number(part.get("input_tokens")),
+                "output_tokens": _number(part.get("output_tokens")),
+                "cost": _number(part.get("cost")),
+                "unknown": _number(part.get("unknown")),
+                "single_calls": _number(part.get("single_calls")),
+                "saved": _number(part.get("saved")),
+            }
+            for version, part in costs.items()
+            if isinstance(part, Mapping)
+        ),
     ]
+
+
+def _replaced(common: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a part for what a run had paid when it was begun anew, if that is anything; its rows count there."""
+    cost = manifest.get("cost")
+    paid = _number(cost.get("replaced")) if isinstance(cost, Mapping) else 0
+    return [{**common, "model": _versions(manifest), "cost": paid}] if paid else []
+
+
+def _versions(manifest: Mapping[str, Any]) -> str:
+    versions = manifest.get("model_versions")
+    return ", ".join(sorted(versions) if isinstance(versions, Mapping) else []) or str(manifest.get("model") or "")
 
 
 def _whole(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,10 +65,8 @@ def _whole(manifest: Mapping[str, Any]) -> dict[str, Any]:
     tokens, cost = manifest.get("tokens"), manifest.get("cost")
     tokens = tokens if isinstance(tokens, Mapping) else {}
     cost = cost if isinstance(cost, Mapping) else {}
-    versions = manifest.get("model_versions")
-    names = sorted(versions) if isinstance(versions, Mapping) else []
     return {
-        "model": ", ".join(names) or str(manifest.get("model") or ""),
+        "model": _versions(manifest),
         "rows": _number(manifest.get("total")),
         "input_tokens": _number(tokens.get("prompt")),
         "output_tokens": _number(tokens.get("output")) + _number(tokens.get("thoughts")),

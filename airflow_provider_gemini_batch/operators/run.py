@@ -279,7 +279,8 @@ class RunOperator(RunArguments):
                     self.show_job_name(self._ti, job_name, self.hook.settings)
                 outputs = [manifest.get("output_path"), manifest.get("errors_path")]
                 tell_landed(self, self._task_context, manifest, inputs=[self.input_path], outputs=outputs)
-            leave_in_history(self._task_context, manifest)
+            if not self.plan_only:  # a plan has spent nothing
+                leave_in_history(self._task_context, manifest)
 
     def _push_estimate(self, found: Estimate) -> None:
         if self._ti is not None:

@@ -294,7 +294,12 @@ class Finisher:
             "rounds": len([header for header in self._checkpoint.rounds() if header["shards"]]),
             "generation": self._checkpoint.number,
             "tokens": {name: totals[name] for name in ("prompt", "output", "thoughts", "cached")},
-            "cost": {"actual": totals["cost"], "rows_of_unknown_cost": totals["unknown"], **saved.members()},
+            "cost": {
+                "actual": totals["cost"],
+                "rows_of_unknown_cost": totals["unknown"],
+                "replaced": self._replaced(),
+                **saved.members(),
+            },
             "costs": saved.added_to(self._costs(table)),
             "paid_twice": paid_twice,
             # The manifest goes to XCom, a column of Airflow's database: some names, and the number of all.
@@ -303,6 +308,15 @@ class Finisher:
             "jobs": jobs[:50],
             "job_count": len(jobs),
         }
+
+    def _replaced(self) -> float:
+        """Return the dollars that generations have paid which were replaced, and so tell of nothing themselves."""
+        paid = 0.0
+        for older in self._checkpoint.older():
+            if (older.end or {}).get("outcome") != "replaced":
+                break
+            paid += sum(float(note.get("cost") or 0.0) for note in older.collected())
+        return paid
 
     def _costs(self, table: Table) -> dict[str, dict[str, Any]]:
         """Return tokens and cost by the version that answered, of rows that this run asked."""

@@ -10,13 +10,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from airflow_provider_gemini_batch.errors import ConfigurationError
 from airflow_provider_gemini_batch.task.identity import loop_index
 
 log = logging.getLogger(__name__)
+
+LANDED_AGAIN_WITHIN = 31
+"""Days within which a task may land answers again; the Developer API keeps them for two."""
 
 
 def history_path() -> str:
@@ -65,7 +68,7 @@ def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]
     Yield what finished tasks left, day by day; of a task that landed the answers of one job again, the first time.
 
     :param place: Folder; default ``history_path``.
-    :param since: First day, like ``2026-11-01``.
+    :param since: First day, like ``2026-11-01``. Answers that landed in the month before it count there.
     :raises ConfigurationError: If no folder is known.
     """
     from airflow_provider_gemini_batch.files.folder import Folder
@@ -74,8 +77,9 @@ def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]
     if not place:
         raise ConfigurationError("No history is kept: set [gemini_batch] history_path, or name a folder.")
     top, landings = Folder(place), set[tuple[str, ...]]()
+    begins = _days_before(since, LANDED_AGAIN_WITHIN) if since else ""
     for day in sorted(top.folders()):
-        if since and day < since:
+        if day < begins:
             continue
         below = top.below(day)
         for name in sorted(below.names()):
@@ -87,17 +91,30 @@ def read_history(place: str = "", *, since: str = "") -> Iterator[dict[str, Any]
                 continue
             if isinstance(entry, dict) and (landing := _landing_of(entry, name)) not in landings:
                 landings.add(landing)
-                yield entry
+                if day >= since:
+                    yield entry
+
+
+def _days_before(day: str, days: int) -> str:
+    try:
+        return (date.fromisoformat(day) - timedelta(days=days)).isoformat()
+    except ValueError:  # part of a date, such as a month, sorts like one
+        return ""
 
 
 def _landing_of(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """
-    Return what an entry is of. A retry or a clear of a download reads the same job once more and pays nothing; the
-    manifest of a run that is cleared tells of what it has asked since.
+    Return what an entry is of.
+
+    A retry or a clear of a download reads the same job once more and pays nothing. So does a retry of a run that has
+    ended, which returns the same generation's manifest; a clear begins the next generation.
     """
     manifest = entry.get("manifest")
-    job_name = manifest.get("job_name") if isinstance(manifest, Mapping) else None
-    if not job_name:
-        return (name,)
-    parts = ("dag_id", "task_id", "run_id", "map_index", "loop_index")
-    return (*(str(entry.get(part)) for part in parts), str(job_name))
+    manifest = manifest if isinstance(manifest, Mapping) else {}
+    parts = [str(entry.get(part)) for part in ("dag_id", "task_id", "run_id", "map_index", "loop_index")]
+    if job_name := manifest.get("job_name"):
+        return (*parts, str(job_name))
+    if generation := manifest.get("generation"):
+        # Where the checkpoint is gone, a clear counts from 1 again, and its jobs are others.
+        return (*parts, f"generation {generation}", json.dumps(manifest.get("jobs")))
+    return (name,)

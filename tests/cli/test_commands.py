@@ -223,6 +223,34 @@ def test_download_that_is_repeated_counts_once_in_spend(
     assert (spent["rows"], spent["cost"]) == (14, 0.5)
 
 
+def test_run_that_returns_its_outcome_again_counts_once_in_spend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
+    # A retry after the end tells the same generation; a clear another one, as does one without the checkpoint.
+    ends = [(1, "batches/a"), (1, "batches/a"), (2, "batches/b"), (1, "batches/c")]
+    for attempt, (generation, job) in enumerate(ends, start=1):
+        ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=attempt)
+        manifest = {"generation": generation, "jobs": [job], "total": 7, "cost": {"actual": 0.25}}
+        leave_in_history({"ti": ti}, manifest)
+    assert main(["spend", "--by", "dag", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"] == 0.75
+
+
+def test_download_that_is_repeated_on_a_later_day_counts_on_its_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in ("2026-11-01", "2026-11-27"):
+        (tmp_path / day).mkdir()
+        manifest = {"job_name": "batches/a", "costs": {"gemini-3.8-flash": {"rows": 7, "cost": 0.25}}}
+        entry = {"dag_id": "d", "task_id": "t", "run_id": "r", "ended_at": f"{day}T01:00:00+00:00"}
+        (tmp_path / day / "1.json").write_text(json.dumps({**entry, "manifest": manifest}))
+    assert main(["spend", "--history", str(tmp_path), "--by", "day", "--since", "2026-11-10"]) == 0
+    assert "No finished task" in capsys.readouterr().err
+    assert main(["spend", "--history", str(tmp_path), "--by", "day", "--since", "2026-11-01", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["day"] == "2026-11-01"
+
+
 def test_each_pass_of_a_loop_counts_in_spend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

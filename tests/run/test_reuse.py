@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_gemini_batch.cost.estimate import RunPrices
+from airflow_provider_gemini_batch.cost.prices import PriceList
+from airflow_provider_gemini_batch.cost.spend import summed
 from airflow_provider_gemini_batch.errors import GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.run import parts
@@ -143,6 +146,21 @@ def test_changed_columns_in_mid_run_pay_nothing_twice(both):
     assert (manifest["counts"], manifest["reused"]) == ({"succeeded": 5}, 4)
     assert "note" not in both.table()[0]
     assert both.rows_run() == 5
+
+
+def test_what_was_paid_before_a_run_changed_is_told_and_summed_up(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    priced = {"prices": RunPrices(PriceList())}
+    first = world.spec(rows_per_job=2, max_jobs=2)
+    assert isinstance(Run(first, world.context(rows(5, note="n"), **priced)).proceed(), Waiting)
+    manifest = world.attempt(world.spec(keep_columns=()), rows(5, note="n"), **priced)
+    sums = world.emulator.ledger()["totals"]
+    paid = sums["input_tokens"] * 0.15e-6 + sums["output_tokens"] * 1.25e-6
+    assert manifest["cost"]["actual"] + manifest["cost"]["replaced"] == pytest.approx(paid)
+    (part,) = summed([{"dag_id": "d", "manifest": manifest}], ["dag"])
+    assert (part["rows"], part["cost"]) == (1, pytest.approx(paid))
+    again = world.attempt(world.spec(keep_columns=()), rows(5, note="n"), occasion="clear", **priced)
+    assert again["cost"]["replaced"] == 0.0
 
 
 def test_prompt_that_changed_during_a_wait_is_asked_anew(world):
