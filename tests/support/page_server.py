@@ -268,9 +268,11 @@ def _add_task(session: Any, what: dict[str, Any]) -> None:
         table = RenderedTaskInstanceFields.__table__
         session.execute(table.insert().values(**where, rendered_fields=what["arguments"], k8s_pod_yaml=None))
     for key, value in what.get("xcoms", {}).items():
+        # As workers do over the Execution API: the value itself, without Airflow's encoding around it.
         XComModel.set(
-            key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, session=session
-        )
+            key=key, value=value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index,
+            serialize=False, session=session,
+        )  # fmt: skip
     # A task pushes them before its end.
     own = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
     session.query(XComModel).filter_by(**own).update({"timestamp": began + timedelta(seconds=50)})

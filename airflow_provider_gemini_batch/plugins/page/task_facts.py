@@ -202,17 +202,26 @@ def value_of(row: Any) -> Any:
 
 def _value_reader() -> Callable[[Any], Any]:
     """Look the installation's XCom backend up; return what reads a row's value by it."""
-    import json
-
     from airflow.sdk.bases.xcom import BaseXCom
     from airflow.sdk.execution_time.xcom import resolve_xcom_backend
 
     backend: Any = resolve_xcom_backend()  # type: ignore[no-untyped-call]
     if backend.deserialize_value == BaseXCom.deserialize_value:
         # Ours are plain JSON: nothing that a task wrote is made into an object here.
-        return lambda row: json.loads(row.value) if isinstance(row.value, str) else row.value
+        return lambda row: _plain(row.value)
     read: Callable[[Any], Any] = backend.deserialize_value
     return read
+
+
+def _plain(value: Any) -> Any:
+    import json
+
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:  # a text that a worker pushed: SQLAlchemy has decoded it, as Airflow's own reader says
+        return value
 
 
 def xcom_model() -> Any:

@@ -177,6 +177,7 @@ def test_cancelling_a_run_marks_its_task_and_cancels_its_jobs(
     client = page.client("user")
     html = client.get(run_path(address)).text
     assert not gemini_batch_emulator.state.all_jobs[0].cancelled
+    assert "cannot be read" not in html
     reply = client.post("/run/cancel", data={**address.query(), "token": token_in(html)})
     after = client.get(reply.headers["location"].removeprefix("/gemini-batch")).text
     assert "marked failed and its jobs are cancelled" in after
