@@ -12,9 +12,12 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_gemini_batch.connection.urls import BIGQUERY_BASE_URL, STORAGE_BASE_URL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 GEMINI = "gemini"
 VERTEX_AI = "vertex_ai"
@@ -141,13 +144,22 @@ class ConnectionSettings:
         A digest of everything but the connection's id and notes: the same for connections that lead to the same place
         as the same caller, another one as soon as a credential or a setting changes.
         """
+        return self._digest(member.name for member in fields(self) if member.name not in ("conn_id", "notes"))
+
+    @property
+    def whose_jobs(self) -> str:
+        """A digest of what decides over the jobs that can be seen: a project, or a key and all that stands for one."""
+        if self.backend == VERTEX_AI:
+            return self._digest(("backend", "project", "location"))
+        return self._digest(("backend", "base_url", "api_key", "keyfile_dict", "key_path", "credential_config",
+                             "credential_config_file", "impersonation_chain"))  # fmt: skip
+
+    def _digest(self, names: Iterable[str]) -> str:
         digest = hashlib.sha256()
-        for member in fields(self):
-            if member.name in ("conn_id", "notes"):
-                continue
-            value = getattr(self, member.name)
+        for name in names:
+            value = getattr(self, name)
             # Hashed, so a secret in the identity cannot be read back; and a changed key is another identity, whose
             # token is fetched anew.
             text = value.reveal() if isinstance(value, Secret) else value
-            digest.update(json.dumps([member.name, text]).encode())
+            digest.update(json.dumps([name, text]).encode())
         return digest.hexdigest()[:32]

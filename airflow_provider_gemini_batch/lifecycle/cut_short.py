@@ -2,8 +2,9 @@
 """Whether a job that ended well was really cancelled half-way."""
 
 # A job of the Developer API that is cancelled after it began ends SUCCEEDED; rows that had not run carry error code 1.
-# Such a job is not the whole work, so a submission must not reuse it. Only jobs with failed rows are in doubt, and what
-# is read of their answers is a piece: the last bytes, or the first ones where the service ignores `Range`.
+# Such a job is not the whole work, so a submission must not reuse it. Only jobs with rows that are not counted as
+# answered are in doubt, and what is read of their answers is a piece: the last bytes, or the first ones where the
+# service ignores `Range`.
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from airflow_provider_gemini_batch.errors import NotFoundError, RequestRejectedE
 
 if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.backend import Backend
-    from airflow_provider_gemini_batch.api.models import BatchJob
+    from airflow_provider_gemini_batch.api.models import BatchJob, BatchStats
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.wire import Flow, HttpReply, HttpRequest
 
@@ -59,8 +60,7 @@ class CutShort:
 
         :raises GeminiBatchError: If they cannot be read for another reason than that they are not there.
         """
-        # Rows that were cut off count as failed. A job without failed rows is whole, and nothing is read of it.
-        if not job.stats.failed or job.output is None or job.output.kind not in ("inline", "file"):
+        if _is_whole(job.stats) or job.output is None or job.output.kind not in ("inline", "file"):
             return False
         if job.name not in self.verdicts:
             verdict = yield from self._read(job, job.output.kind, job.output.place)
@@ -90,6 +90,11 @@ class CutShort:
 
     def _sample(self, request: HttpRequest) -> Flow[HttpReply]:
         return (yield from exchange(replace(request, at_most=SAMPLE_BYTES), expect_success, self.retry))
+
+
+def _is_whole(stats: BatchStats) -> bool:
+    """Whether each row is counted as answered, so that nothing has to be read: one that was cut off is a failed one."""
+    return stats.failed == 0 and stats.succeeded is not None and stats.succeeded >= (stats.total or 0)
 
 
 def verdict_of(job: BatchJob, sample: HttpReply) -> bool:

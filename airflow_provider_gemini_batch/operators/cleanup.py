@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 CANCEL_WITHIN = 300.0
+MISSING_PAUSES = (2.0, 8.0, 20.0, 30.0)
+"""Seconds between the looks at a job that is not found: taken for deleted, a young one would go on and bill."""
+
 RETENTION = 7 * 24 * 3600.0
 """Seconds for which the checkpoint of a run that has ended stays, where nothing else is said."""
 
@@ -33,6 +36,8 @@ RETENTION = 7 * 24 * 3600.0
 class CancelBatchOperator(GeminiBatchOperator):
     """
     Ask for a job to be cancelled; one that has ended or is gone is fine. Rows already done are billed.
+
+    A job counts as gone once it has not been found for a minute.
 
     :param job_name: What a create operator returned.
     """
@@ -46,12 +51,15 @@ class CancelBatchOperator(GeminiBatchOperator):
     def run_task(self, context: Any) -> None:
         """Ask for the job to be cancelled."""
         self.show_job_name(context.get("ti"), self.job_name, self.hook.settings)
+        if find_job(self.hook, self.job_name) is None:
+            self.log.info("%s is already gone.", self.job_name)
+            return
         self.hook.cancel_batch(self.job_name)
 
 
 class DeleteBatchOperator(GeminiBatchOperator):
     """
-    Delete a job, on the Developer API with its results; one already gone is fine.
+    Delete a job, on the Developer API with its results; one already gone, i.e. not found for a minute, is fine.
 
     On Vertex AI the results stay in Cloud Storage or BigQuery.
 
@@ -70,9 +78,8 @@ class DeleteBatchOperator(GeminiBatchOperator):
     def run_task(self, context: Any) -> None:
         """Delete the job, if it has ended or *cancel_running* allows it."""
         hook = self.hook
-        try:
-            job = hook.get_batch(self.job_name)
-        except NotFoundError:
+        job = find_job(hook, self.job_name)
+        if job is None:
             self.log.info("%s is already gone.", self.job_name)
             return
         # Google's pages disagree on whether deleting a job stops it (https://ai.google.dev/gemini-api/docs/batch-api
@@ -260,6 +267,18 @@ def _number(value: Any) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)
     return value
+
+
+def find_job(hook: GeminiBatchHook, job_name: str) -> BatchJob | None:
+    """Return a job, or None once it has not been found for a minute: a read may miss one that was just created."""
+    for pause in MISSING_PAUSES:
+        with contextlib.suppress(NotFoundError):
+            return hook.get_batch(job_name)
+        time.sleep(pause)
+    try:
+        return hook.get_batch(job_name)
+    except NotFoundError:
+        return None
 
 
 def remove_job(hook: GeminiBatchHook, job: BatchJob) -> None:

@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_gemini_batch.compat import AirflowSkipException, AirflowTaskTimeout
-from airflow_provider_gemini_batch.errors import GeminiBatchError, RateLimitedError
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError, NotFoundError, RateLimitedError
 from airflow_provider_gemini_batch.operators.announcing import Announcing
 from airflow_provider_gemini_batch.operators.base import fail_without_retry
 from airflow_provider_gemini_batch.task.kill import TaskEnd, is_looped
@@ -226,8 +226,9 @@ class SubmitOperator(Announcing):
         from airflow_provider_gemini_batch.task.store import SubmissionStore, intent_time
 
         self._ti = context.get("ti") or context.get("task_instance")
-        store = SubmissionStore(context.get("task_state_store"))
+        store = SubmissionStore(context.get("task_state_store"), whose=self.hook.settings.whose_jobs)
         noted = store.recall()
+        names = self._noted_names(store, noted, context)
         work = task_identity(context, self.submission_salt, noted)
 
         self._unheard_calls = 0
@@ -241,8 +242,6 @@ class SubmitOperator(Announcing):
                 self._know_job(value)
             self._stop_if_unwanted()
 
-        # What a store holds may stem from another version, or from a person.
-        names = [noted["job"]] if isinstance(noted.get("job"), str) else []
         caps = self._caps()
         return self.hook.submit(
             self.request(),
@@ -262,6 +261,41 @@ class SubmitOperator(Announcing):
             reads_earlier=caps.are_set,
             counts_tokens=counts_tokens(),
         )
+
+    def _noted_names(self, store: SubmissionStore, noted: Mapping[str, Any], context: Any) -> list[str]:
+        """
+        Return the name of the job that an earlier attempt noted, to be looked for.
+
+        One that another key made, and that ours does not see, may run and bill: a person has to say what is to be done.
+
+        :raises ConfigurationError: Until the task is cleared after this was said.
+        """
+        from airflow_provider_gemini_batch.task.variables import occasion_of
+
+        # What a store holds may stem from another version, or from a person.
+        name = noted.get("job")
+        if not isinstance(name, str) or not store.is_anothers(noted):
+            return [name] if isinstance(name, str) else []
+        occasion = occasion_of(context)
+        is_answered = noted.get("told") not in (None, occasion)
+        try:
+            self.hook.get_batch(name)
+        except NotFoundError:
+            if not is_answered:
+                store.note_told(occasion)
+                raise ConfigurationError(
+                    f"An earlier attempt at this task submitted {name} with another key, and this one does not see it: "
+                    "it may run and bill in that key's project. Nothing was submitted. Give the connection that key "
+                    "back; or cancel the job there and clear the task, which then submits with this key."
+                ) from None
+        except ConfigurationError:  # a name of the other backend, or project
+            if not is_answered:
+                store.note_told(occasion)
+                return [name]  # the submission refuses it, and says why
+        else:
+            return [name]
+        self.log.warning("%s, which an earlier attempt submitted, is out of this connection's sight.", name)
+        return []
 
     def _wait(self, attempt: Attempt, policy: AttemptPolicy) -> Step:
         """Wait in the triggerer, or here."""

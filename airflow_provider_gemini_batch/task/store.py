@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import asdict
@@ -28,13 +29,15 @@ class SubmissionStore:
     What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
 
     :param store: ``context.get("task_state_store")``.
+    :param whose: Whose jobs this attempt sees (:attr:`~.connection.settings.ConnectionSettings.whose_jobs`).
     :param now: UTC epoch seconds; the clock of this machine if left out.
     """
 
     KEY = "gemini_batch_submission"
 
-    def __init__(self, store: Any, *, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, store: Any, *, whose: str = "", now: Callable[[], float] | None = None) -> None:
         self._store = store
+        self._whose = whose
         self._now = now or time.time
 
     def recall(self) -> dict[str, Any]:
@@ -85,8 +88,26 @@ class SubmissionStore:
         else:
             is_news = value not in heard
             heard = [*(name for name in heard if name != value), value]
-            noted = {**before, what: value, "unheard": max(0, calls - is_news), "heard": heard[-MOST_HEARD:]}
+            noted = {**before, what: value, "unheard": max(0, calls - is_news), "heard": heard[-MOST_HEARD:],
+                     "seen_by": self._seen_by(value)}  # fmt: skip
         self._keep(what, noted)
+
+    def is_anothers(self, noted: Mapping[str, Any]) -> bool:
+        """Whether the noted job was seen by another key, or in another project, than this attempt's."""
+        seen_by = noted.get("seen_by")
+        return isinstance(seen_by, str) and seen_by != self._seen_by(str(noted.get("job")))
+
+    def note_told(self, occasion: str) -> None:
+        """
+        Keep that the task was told of a job which it cannot see.
+
+        :param occasion: See :func:`~.variables.occasion_of`: a clear after that is a person's answer to it.
+        """
+        self._keep("told", {**self.recall(), "told": occasion})
+
+    def _seen_by(self, job_name: str) -> str:
+        # With the job's name: the same key leaves no two tasks the same digest.
+        return hashlib.sha256(f"{job_name}\n{self._whose}".encode()).hexdigest()[:16]
 
     def note_listed(self, names: Iterable[str]) -> None:
         """

@@ -56,13 +56,13 @@ class Answers:
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def is_cut_short(self, failed: int, total: int) -> bool:
+    def is_cut_short(self, failed: int, total: int, stats: BatchStats | None = None) -> bool:
         url = f"http://127.0.0.1:{self.server.server_address[1]}"
         client = GeminiBatchClient.connect("key", base_url=url, max_retries=1)
         job = BatchJob(
             "batches/a",
             state=JobState.SUCCEEDED,
-            stats=BatchStats(total=total, succeeded=total - failed, failed=failed),
+            stats=stats or BatchStats(total=total, succeeded=total - failed, failed=failed),
             output=JobOutput("file", "files/batch-a"),
         )
         self.judge = CutShort(client.backend, client.retry)
@@ -124,6 +124,13 @@ def test_answers_that_are_not_there_yet_are_no_sign_of_a_cancel(answers: Any) ->
     )
     assert server.is_cut_short(1, 2) is False
     assert not server.is_kept  # the next attempt looks again
+
+
+@pytest.mark.parametrize("stats", [BatchStats(2), BatchStats(2, 1, 0)], ids=["no counts", "a row in neither count"])
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_job_whose_counts_leave_rows_open_is_read(answers: Any, stats: BatchStats, code: int) -> None:
+    server = answers([GOOD, failed(code)], honours_range=True)
+    assert server.is_cut_short(0, 2, stats) is (code == 1)
 
 
 def test_without_failed_rows_nothing_is_read(answers: Any) -> None:

@@ -459,6 +459,7 @@ def test_a_wait_for_quota_reads_the_input_again_for_another_backend(
 
 
 @pytest.mark.parametrize("backends", [("gemini", "vertex_ai"), ("vertex_ai", "gemini")])
+@pytest.mark.usefixtures("stepped")
 def test_a_job_noted_at_another_backend_is_named_and_nothing_is_submitted(
     emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, backends: tuple[str, str]
 ) -> None:
@@ -470,6 +471,46 @@ def test_a_job_noted_at_another_backend_is_named_and_nothing_is_submitted(
     with pytest.raises(ConfigurationError, match=rf"earlier attempt.*{name}.*may run.*connection back"):
         create().execute({**attempt(2), "task_state_store": store})
     assert created(emulator) == 1
+    create().execute({**attempt(3, max_tries=3), "task_state_store": store})  # cleared, as the error says
+    assert created(emulator) == 2
+
+
+@pytest.mark.parametrize("key", ["any-key", "of-another-project"])
+@pytest.mark.usefixtures("stepped")
+def test_a_job_that_another_key_may_still_run_is_not_submitted_anew_unless_a_person_says_so(
+    emulator: EmulatorHandle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+) -> None:
+    connection = {**emulator.connection("gemini"), "password": "any-key"}
+    set_connection(monkeypatch, connection)
+    store = Store()
+    name = create().execute({**attempt(), "task_state_store": store})
+    GeminiBatchHook().delete_batch(name)  # as good as in a project that the other key does not see
+    set_connection(monkeypatch, {**connection, "password": key})
+    if key == "any-key":  # the very key that made it: it was deleted
+        create().execute({**attempt(2), "task_state_store": store})
+        return
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=f"{name} with another key.*may run and bill.*clear the task"):
+            create().execute({**attempt(2), "task_state_store": store})
+    assert created(emulator) == 1
+    create().execute({**attempt(3, max_tries=3), "task_state_store": store})
+    said = caplog.text + capsys.readouterr().out  # Airflow 3 logs to stdout
+    assert (created(emulator), f"{name}, which an earlier attempt" in said) == (2, True)
+    assert key not in json.dumps(store)
+
+
+@pytest.mark.usefixtures("stepped")
+def test_a_job_that_another_key_of_the_project_sees_is_adopted(
+    emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    name = create().execute({**attempt(), "task_state_store": store})
+    set_connection(monkeypatch, {**emulator.connection("gemini"), "password": "rotated"})
+    assert create().execute({**attempt(2), "task_state_store": store}) == name
 
 
 def test_a_wait_for_quota_reads_the_input_again_under_other_settings(emulator: EmulatorHandle, tmp_path: Path) -> None:

@@ -239,6 +239,20 @@ def test_list_picks_by_state_prefix_and_limit(emulator: EmulatorHandle) -> None:
 # --- removing -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("stepped")
+@pytest.mark.parametrize("operator", [CancelBatchOperator, DeleteBatchOperator])
+def test_a_job_just_created_that_is_not_found_at_once_is_ended_all_the_same(
+    emulator: EmulatorHandle, operator: Any
+) -> None:
+    emulator.configure(cancel_settle_seconds=0)
+    emulator.script(stuck="PENDING")
+    name = submit(inlined_requests=rows(1))
+    emulator.fault(match={"path": f"/{name}(:cancel)?$"}, status=404, reason="NOT_FOUND", times=3)
+    operator(task_id="c", job_name=name).execute({})
+    assert emulator.state.all_jobs[0].cancelled is not None
+
+
+@pytest.mark.usefixtures("stepped")
 def test_cancel_ends_a_job_and_is_fine_with_a_gone_one(emulator: EmulatorHandle) -> None:
     emulator.script(stuck="PENDING")
     name = submit(inlined_requests=rows(1))
@@ -247,6 +261,7 @@ def test_cancel_ends_a_job_and_is_fine_with_a_gone_one(emulator: EmulatorHandle)
     CancelBatchOperator(task_id="c", job_name="batches/gone").execute({})
 
 
+@pytest.mark.usefixtures("stepped")
 def test_delete_cancels_a_running_job_first(emulator: EmulatorHandle) -> None:
     emulator.configure(cancel_settle_seconds=0)
     emulator.script(stuck="PENDING")

@@ -150,6 +150,8 @@ DEFERRED_CASES: tuple[Case, ...] = (
     *_on(_GEMINI, "deferred_skipped", "deferred task marked skipped", ends=("skipped",), **_DROPPED),
     *_on(_GEMINI, "deferred_kept", "deferred task marked failed, cancel_on_kill=False", ends=("failed",),
          cancel_on_kill=False),
+    *_on(_GEMINI, "failed_cleared", "deferred task marked failed, cancel_on_kill=False, and cleared while its job runs",
+         cancel_on_kill=False),
     *_on(_GEMINI, "deferred_run_failed", "run with a deferred task marked failed", ends=("failed",), **_DROPPED),
     *_on(_GEMINI, "deferred_run_timeout", "dagrun_timeout of a deferred task", ends=("skipped",), run_timeout=45,
          **_DROPPED),
@@ -186,6 +188,8 @@ LOOP_CASES: tuple[Case, ...] = (
     *_on(BACKENDS, "state_kept", "deferred task cleared, with its state kept", keeps_state=True, needs_loops=True),
     *_on(_GEMINI, "running_state_kept", "running task cleared, with its state kept", keeps_state=True,
          deferrable=False, needs_loops=True),
+    *_on(_GEMINI, "failed_state_kept", "failed task cleared while its job runs, with its state kept", keeps_state=True,
+         cancel_on_kill=False, needs_loops=True),
 )  # fmt: skip
 """Those that Airflow has from 3.4 on: loops, and a clear that leaves a task its state."""
 

@@ -233,6 +233,18 @@ def cleared(run: Run) -> Script:
     yield from _to_the_end(run)
 
 
+def failed_cleared(run: Run) -> Script:
+    """The task is marked failed while it waits, which leaves its job, and then cleared: the new try takes that job."""
+    run.begin()
+    yield _waits(run)
+    run.mark("failed")
+    yield _over(run)
+    run.clear()
+    yield Until("the new try", lambda: run.try_number == 2)
+    yield _waits(run)
+    yield from _to_the_end(run)
+
+
 def creating_failed(run: Run) -> Script:
     """The task is marked failed while its create call is under way, and told to stop before the answer is there."""
     run.delay(CREATE, 1.0)
@@ -402,6 +414,8 @@ SCRIPTS: dict[str, Callable[[Run], Script]] = {
     "deferred_succeeded": _marked("success"),
     "deferred_skipped": _marked("skipped"),
     "deferred_kept": _marked_and_kept,
+    "failed_cleared": failed_cleared,
+    "failed_state_kept": failed_cleared,
     "deferred_run_failed": run_failed,
     "deferred_run_timeout": run_timeout,
     "loop_equal": loop,
