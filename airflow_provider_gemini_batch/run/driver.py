@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,6 +49,7 @@ from airflow_provider_gemini_batch.run.reuse import Carrier
 from airflow_provider_gemini_batch.run.rounds import KEY_BYTES, RoundCutter, job_limits
 from airflow_provider_gemini_batch.run.siblings import AskedElsewhereError, Siblings
 from airflow_provider_gemini_batch.run.snapshot_taking import take
+from airflow_provider_gemini_batch.run.step_folder import remove_abandoned, step_folder
 from airflow_provider_gemini_batch.run.submitting import Submitter
 from airflow_provider_gemini_batch.run.tables import engine, require_extra
 from airflow_provider_gemini_batch.run.twins import TwinLooks, calls_in_doubt
@@ -236,6 +236,7 @@ class Run:
         :raises ConfigurationError: For what cannot work, before money is spent.
         """
         require_extra()
+        remove_abandoned()
         self.twins.look()
         self._cancel_again()
         while True:
@@ -294,7 +295,7 @@ class Run:
         :return: What to wait for, if the step could not be finished now.
         """
         # Folder and engine last one step: memory and disk that a large step took are free in the next.
-        with tempfile.TemporaryDirectory(prefix="gemini-batch-run-") as folder, engine(folder) as database:
+        with step_folder() as folder, engine(folder) as database:
             work = Workspace(self.spec, self.context, self.checkpoint, database, folder)
             if isinstance(step, plan.TakeSnapshot):
                 try:
