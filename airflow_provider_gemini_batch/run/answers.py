@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -317,15 +318,29 @@ def _short(message: str | None) -> str | None:
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
 
 
+@dataclass
+class Repeated:
+    """How many lines of a job's result were of rows that a line before them was of."""
+
+    lines: int = 0
+
+
+_MISSING, _UNUSABLE, _USABLE = range(3)
+
+
 def judged_lines(
-    lines: Iterable[bytes | str | Mapping[str, Any]], expected: AskedRows, judge: Judge
-) -> Iterator[tuple[Record, str, float | None]]:
+    lines: Iterable[bytes | str | Mapping[str, Any]], expected: AskedRows, judge: Judge, repeated: Repeated
+) -> Iterator[tuple[Record, str, float | None, bool]]:
     """
     Yield a record for each line that answers one of *expected*, then one for each row that no line answers.
+
+    Of several lines of one row the first counts, unless it has no usable answer and a later one has.
 
     :param lines: A job's result lines, in any order.
     :param expected: The rows that the job was asked. A line with another digest does not count: an answer can never
         stand beside another prompt.
+    :param repeated: Is told what it is about while the lines are read.
+    :return: Record, digest, cost, and whether it is the row's first one: a row is asked once, whatever lines it has.
     """
     seen = bytearray(len(expected))
     for line in lines:
@@ -335,25 +350,32 @@ def judged_lines(
         # rows' keys (https://github.com/googleapis/python-genai/issues/1909).
         if key is None or expected.digest(key[0]) != bytes.fromhex(key[1]):
             continue
-        seen[expected.place(key[0]) or 0] = 1
+        place = expected.place(key[0]) or 0
+        before = seen[place]
+        repeated.lines += before != _MISSING
+        if before == _USABLE:
+            continue
         record, cost = judge.record(key[0], row)
-        yield record, key[1], cost
+        is_usable = record.s == 0
+        seen[place] = _USABLE if is_usable else _UNUSABLE
+        if before == _MISSING or is_usable:
+            yield record, key[1], cost, before == _MISSING
     # Whatever the service lost becomes a row with a reason, never a row less.
     for place, (n, digest) in enumerate(expected):
-        if not seen[place]:
+        if seen[place] == _MISSING:
             record, _ = judge.record(n, ResultRow.missing(""))
-            yield record, digest.hex(), 0.0
+            yield record, digest.hex(), 0.0, True
 
 
 def whole_job_failed(
     status: str, code: int | None, message: str, expected: AskedRows, judge: Judge
-) -> Iterator[tuple[Record, str, float | None]]:
+) -> Iterator[tuple[Record, str, float | None, bool]]:
     """Yield a record for each row of a job that ended without answers."""
     for n, digest in expected:
         row = ResultRow("", "missing" if status == "missing" else "failed")
         row.error = {"code": code or 0, "message": message}
         record, _ = judge.record(n, row)
-        yield record, digest.hex(), 0.0
+        yield record, digest.hex(), 0.0, True
 
 
 def passing(record: Record) -> bool:

@@ -26,7 +26,14 @@ from airflow_provider_gemini_batch.errors import (
 )
 from airflow_provider_gemini_batch.lifecycle.cut_short import CANCELLED
 from airflow_provider_gemini_batch.rows.results import is_foreign, is_keyless_error
-from airflow_provider_gemini_batch.run.answers import AnswerWriter, Judge, judged_lines, passing, whole_job_failed
+from airflow_provider_gemini_batch.run.answers import (
+    AnswerWriter,
+    Judge,
+    Repeated,
+    judged_lines,
+    passing,
+    whole_job_failed,
+)
 from airflow_provider_gemini_batch.run.budget import Caps, WaitForCostError, has_caps
 from airflow_provider_gemini_batch.run.projection import Sampled
 from airflow_provider_gemini_batch.run.row_numbers import AskedRows
@@ -156,7 +163,7 @@ def close_unasked(work: Workspace, shard: plan.Shard, expected: AskedRows, reaso
     log.warning("%s is not asked: %s", shard.id, reason)
     judge = Judge(work.spec, work.context.prices, tier="batch", job_name=None, when=None)
     with AnswerWriter(work.folder, f"refused-{shard.id}") as writer:
-        for record, digest, _ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
+        for record, digest, *_ in whole_job_failed("missing", None, f"not asked: {reason}", expected, judge):
             writer.add(record, digest, passing=False, cost=0.0, asked=False)
         facts = writer.finish(work.checkpoint, work.database)
     work.checkpoint.note("collected", shard.id, {**facts, "shard": shard.id, "job": "", "refused": reason})
@@ -176,7 +183,9 @@ def _records(
             # The reader is lazy: what is wrong with the place shows at the first line, and has to show inside this
             # `try`.
             first = next(lines, None)
-            return judged_lines(_whole(_chained(first, lines), job, work.context.now()), expected, judge)
+            repeated = Repeated()
+            whole = _whole(_chained(first, lines), job, work.context.now(), len(expected), repeated)
+            return judged_lines(whole, expected, judge, repeated)
         except NotFoundError:
             if job.is_succeeded and _since_end(job, work.context.now()) < ANSWERS_LIVE:
                 raise  # not there yet, not gone: a retry reads anew
@@ -198,9 +207,9 @@ def _records(
 def _store(work: Workspace, shard: plan.Shard, records: Iterator[Any], judge: Judge, job: BatchJob | None) -> None:
     cancelled = 0
     with AnswerWriter(work.folder, f"collected-{shard.id}") as writer:
-        for record, digest, cost in records:
+        for record, digest, cost, is_first in records:
             cancelled += record.c == CANCELLED
-            writer.add(record, digest, passing=passing(record), cost=cost)
+            writer.add(record, digest, passing=passing(record), cost=cost, asked=is_first)
         facts = writer.finish(work.checkpoint, work.database)
     state = job.state.value if job is not None else "GONE"
     lost = _lost(shard, job, facts["counts"])
@@ -238,7 +247,7 @@ def _lost(shard: plan.Shard, job: BatchJob | None, counts: Mapping[str, int]) ->
         return shard.rows
     if job.is_succeeded:  # it counts rows that it has no line of
         lines = shard.rows - counts.get("missing", 0)
-        return max(0, (_answers_of(job, has_some=bool(lines)) or 0) - lines)
+        return max(0, min(shard.rows, _answers_of(job, has_some=bool(lines)) or 0) - lines)
     return max(0, (job.stats.succeeded or 0) - answered)
 
 
@@ -280,10 +289,12 @@ def remove_remote(client: GeminiBatchClient, notes: Mapping[str, Sequence[Mappin
                 client.delete_file(place)
 
 
-def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
+def _whole(lines: Iterator[Any], job: BatchJob, now: float, rows: int, repeated: Repeated) -> Iterator[Any]:
     """
     Yield a job's result lines.
 
+    :param rows: Of the job: it may count a row twice, as it may write two lines for it.
+    :param repeated: What whoever takes the lines finds to be of the same row: it stands for no other row.
     :raises ResultsIncompleteError: After the last one, if they are fewer than the job counts, and more may come; also
         for lines of somebody else, in place of which there may be answers.
     """
@@ -294,6 +305,7 @@ def _whole(lines: Iterator[Any], job: BatchJob, now: float) -> Iterator[Any]:
         count += not is_none
         yield line
     counted = _answers_of(job, has_some=bool(count))
+    counted, count = counted if counted is None else min(counted, rows), count - repeated.lines
     if count >= counted if counted is not None else not foreign:
         return
     if _since_end(job, now) < ANSWERS_SETTLE:

@@ -12,7 +12,10 @@ import pytest
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.client import results
+from airflow_provider_gemini_batch.cost.estimate import RunPrices
+from airflow_provider_gemini_batch.cost.prices import PriceList
 from airflow_provider_gemini_batch.errors import NotFoundError, ResultsIncompleteError
+from airflow_provider_gemini_batch.run.answers import Repeated
 from airflow_provider_gemini_batch.run.collecting import ANSWERS_SETTLE, _whole
 from airflow_provider_gemini_batch.run.context import JobLimits
 from airflow_provider_gemini_batch.run.driver import Run, Waiting
@@ -47,6 +50,24 @@ def test_a_page_of_old_jobs_ends_the_look(world):
     before = pages_read(world)
     assert [job.name for job in run.jobs.own()] == list(came.jobs)
     assert pages_read(world) - before == 2
+
+
+def test_a_row_with_two_lines_was_asked_and_is_paid_for_once(both):
+    twice = {"pattern": "word-[13]-", "outcome": "duplicate"}
+    both.emulator.script(mode="at_once", rows=[twice])
+    manifest = both.attempt(both.spec(), rows(5), prices=RunPrices(PriceList()))
+    assert (manifest["counts"], manifest["attempts"]) == ({"succeeded": 5}, 5)
+    assert (manifest["paid_twice"], manifest["answers_lost"]) == (0, 0)
+    assert len({row["cost"] for row in both.table()}) == 1
+
+
+def test_a_line_that_came_twice_stands_for_no_other_row(both):
+    twice, lacking = {"pattern": "word-0-", "outcome": "duplicate"}, {"pattern": "word-4-", "outcome": "missing"}
+    both.emulator.script(mode="at_once", rows=[twice, lacking])
+    # Five answers are counted, and there are five lines, of four rows.
+    with pytest.raises(ResultsIncompleteError):
+        both.attempt(both.spec(), rows(5))
+    assert both.rows_run() == 5
 
 
 def test_a_young_job_that_a_read_does_not_find_is_waited_for(both):
@@ -127,7 +148,7 @@ def test_a_page_among_answers_of_a_job_without_counts_is_read_again(page):
     job = BatchJob("projects/p/locations/l/batchPredictionJobs/1", state=JobState.SUCCEEDED, end_time=ended)
     job = replace(job, backend="vertex_ai", answers_every_row=False)
     lines = [b'{"key": "a", "error": {"code": 3}}\n', b'{"error": {"code": 3}, "key": "b"}\n']
-    assert list(_whole(iter(lines), job, now)) == lines
+    assert list(_whole(iter(lines), job, now, 9, Repeated())) == lines
     with pytest.raises(ResultsIncompleteError, match="1 lines that are none"):
-        list(_whole(iter([*lines, page]), job, now))
-    assert len(list(_whole(iter([*lines, page]), job, now + ANSWERS_SETTLE))) == 3
+        list(_whole(iter([*lines, page]), job, now, 9, Repeated()))
+    assert len(list(_whole(iter([*lines, page]), job, now + ANSWERS_SETTLE, 9, Repeated()))) == 3
