@@ -110,6 +110,7 @@ class SubmittingSession(Session):
         self._say_what_is_ignored(request)
         policy = policy or SubmitPolicy()
         gone: list[GoneFile] = []
+        known: list[InputMeasure | None] = []
         look = partial(self._look_or_find, gone, request, work, policy, known_names, exclude)
         with self._source(request, uploaded, look) as source:
             digest = gone[0].digest if gone else digest
@@ -124,7 +125,7 @@ class SubmittingSession(Session):
             submitting = submit(
                 self.backend,
                 lambda placed: request.spec(placed, name),
-                partial(_placed, request, source, upload, gone, on_uploaded),
+                partial(_placed, request, source, upload, gone, known, on_uploaded),
                 token,
                 identity=work,
                 known_names=known_names,
@@ -135,7 +136,7 @@ class SubmittingSession(Session):
                 now=time.time,
                 remember=note,
                 was_cut_short=self._cut_short(verdicts, note),
-                may_create=None if may_create is None else self._asking(may_create, request, source, counts_tokens),
+                may_create=may_create and self._asking(may_create, request, source, known, counts_tokens),
                 reads_earlier=reads_earlier,
                 listed=listed,
             )
@@ -182,7 +183,7 @@ class SubmittingSession(Session):
             return self._measured(request, source, counts_tokens)
 
     def _measured(self, request: JobRequest, source: PreparedInput, counts_tokens: bool) -> InputMeasure | None:
-        if source.measure is None or not counts_tokens:
+        if source.measure is None or source.measure.counted or not counts_tokens:
             return source.measure
         lines = source.sample if source.file is None else sample_of(source.file)
         return with_counts(self, request.model, source.measure, lines, self._log)
@@ -192,11 +193,11 @@ class SubmittingSession(Session):
         may_create: Callable[[InputMeasure | None, Sequence[BatchJob], int], None],
         request: JobRequest,
         source: PreparedInput,
+        known: list[InputMeasure | None],
         counts_tokens: bool,
     ) -> Callable[[Sequence[BatchJob], int], None]:
-        """Return *may_create* with what is known of the rows: found out when it is first asked, and not again."""
+        """Return *may_create* with what is *known* of the rows: found out when it is first asked, and not again."""
         # A create call may be repeated, and the rows are the same: counting their tokens sends them to the service.
-        known: list[InputMeasure | None] = []
 
         def ask(jobs: Sequence[BatchJob], lost: int) -> None:
             if not known:
@@ -299,6 +300,7 @@ def _placed(
     source: PreparedInput,
     upload: Upload,
     gone: Sequence[GoneFile],
+    known: Sequence[InputMeasure | None],
     on_uploaded: Callable[[UploadedInput], None] | None,
 ) -> Flow[Placed]:
     """Have the rows at Google, once a job has to be created."""
@@ -306,6 +308,7 @@ def _placed(
         raise gone[0].error
     # Between the upload and the create: a create that is refused for a quota then costs no second upload.
     placed = yield from upload.place()
-    if on_uploaded is not None and (found := uploaded_input(request, source, placed)) is not None:
+    measure = known[0] if known else source.measure
+    if on_uploaded is not None and (found := uploaded_input(request, source, placed, measure)) is not None:
         on_uploaded(found)
     return placed

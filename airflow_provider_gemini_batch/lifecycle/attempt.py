@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_gemini_batch.api.retry import QUOTA
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     RateLimitedError,
@@ -429,8 +430,8 @@ class _Reader:
             raise carried_error(f"{name} is {value}, below 0")
         return int(value)
 
-    def flag(self, name: str) -> bool:
-        value = self._members.get(name, False)
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self._members.get(name, default)
         if not isinstance(value, bool):
             raise carried_error(f"{name} is {_shown(value)}, not true or false")
         return value
@@ -453,7 +454,26 @@ class _Reader:
             inner.optional("rows", inner.count),
             inner.optional("input_digest", inner.text) or "",
             inner.flag("sent"),
+            inner.optional("measure", inner.measure),
         )
+
+    def measure(self, name: str) -> InputMeasure:
+        inner = _Reader(self._take(name, Mapping, "an object"))
+        # A cap is held by it: what is not told counts as what costs most.
+        return InputMeasure(
+            int(inner.above_zero("rows")),
+            int(inner.above_zero("size")),
+            inner.optional("max_output_tokens", inner.count),
+            inner.pairs("counted"),
+            has_media=inner.flag("has_media", default=True),
+        )
+
+    def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
+        values = self._take(name, (list, tuple), "a list of pairs") if name in self._members else ()
+        pairs = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in values)
+        if not all(len(pair) == 2 and all(type(each) is int and each >= 0 for each in pair) for pair in pairs):
+            raise carried_error(f"{name} is {_shown(values)}, not a list of pairs of numbers")
+        return pairs
 
     def optional(self, name: str, read: Callable[[str], T]) -> T | None:
         return None if self._members.get(name) is None else read(name)

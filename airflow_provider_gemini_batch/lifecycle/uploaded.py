@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.api.models import RemoteFile
     from airflow_provider_gemini_batch.api.retry import RetryPolicy
     from airflow_provider_gemini_batch.api.wire import Flow
+    from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
     from airflow_provider_gemini_batch.lifecycle.request import JobRequest
 
 _BESIDE_THE_ROWS = frozenset({"display_name", "priority", "labels", "webhook_config"})
@@ -44,6 +45,8 @@ class UploadedInput:
     :param rows: Number of rows.
     :param input_digest: As :class:`~airflow_provider_gemini_batch.lifecycle.upload.PreparedInput` has it.
     :param sent: Whether this task sent the file, and removes it if it turns out that no job reads it.
+    :param measure: What an estimate needs to know of the rows, with their tokens if these were counted; None where an
+        older version did not say.
     """
 
     sha256: str
@@ -52,10 +55,12 @@ class UploadedInput:
     rows: int | None = None
     input_digest: str = ""
     sent: bool = False
+    measure: InputMeasure | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values: names and digests, nothing of the rows."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """Return plain JSON values: names, digests and sizes, nothing of the rows."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
 
 def fingerprint(request: JobRequest) -> str:
@@ -73,13 +78,19 @@ def fingerprint(request: JobRequest) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-def uploaded_input(request: JobRequest, source: PreparedInput, placed: Placed) -> UploadedInput | None:
-    """Return what a wait for quota has to carry; None for rows that were not uploaded, which travel in the request."""
+def uploaded_input(
+    request: JobRequest, source: PreparedInput, placed: Placed, measure: InputMeasure | None = None
+) -> UploadedInput | None:
+    """
+    Return what a wait for quota has to carry; None for rows that were not uploaded, which travel in the request.
+
+    :param measure: What is known of the rows by now.
+    """
     name, known = placed.uploaded, fingerprint(request)
     if name is None or not known:
         return None
     sha256 = str(source.identity["source"])
-    return UploadedInput(sha256, name, known, source.rows, source.input_digest, placed.sent)
+    return UploadedInput(sha256, name, known, source.rows, source.input_digest, placed.sent, measure)
 
 
 def find_again(
@@ -102,7 +113,11 @@ def find_again(
         return None
     placed = Placed(file_name=file.name, uploaded=file.name, sent=uploaded.sent)
     return PreparedInput(
-        request.identity(uploaded.sha256), uploaded.rows, placed=placed, input_digest=uploaded.input_digest
+        request.identity(uploaded.sha256),
+        uploaded.rows,
+        placed=placed,
+        input_digest=uploaded.input_digest,
+        measure=uploaded.measure,
     )
 
 

@@ -243,6 +243,8 @@ class SubmitOperator(Announcing):
             self._stop_if_unwanted()
 
         caps = self._caps()
+        # What lies at Google is not measured, and an older version did not carry what had been.
+        is_measured = attempt.uploaded is not None and attempt.uploaded.measure is not None
         return self.hook.submit(
             self.request(),
             task=work,
@@ -255,7 +257,7 @@ class SubmitOperator(Announcing):
             policy=submit_policy(),
             remember=remember,
             on_token=self._know_token,
-            uploaded=None if caps.are_set else attempt.uploaded,  # what lies at Google already is not measured
+            uploaded=None if caps.are_set and not is_measured else attempt.uploaded,
             on_uploaded=on_uploaded,
             may_create=partial(self._may_create, caps, store, noted),
             reads_earlier=caps.are_set,

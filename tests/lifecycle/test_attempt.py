@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.retry import RetryPolicy
 from airflow_provider_gemini_batch.api.states import JobState
+from airflow_provider_gemini_batch.cost.input_measure import InputMeasure
 from airflow_provider_gemini_batch.errors import (
     GeminiBatchError,
     JobStuckError,
@@ -201,8 +202,13 @@ def test_airflows_own_timeout_of_a_deferral_comes_last() -> None:
 # --- over versions ----------------------------------------------------------------------------------------------------
 
 SAMPLES = json.loads((Path(__file__).parents[1] / "samples/deferrals/0.1.0.json").read_text(encoding="utf-8"))
-UPLOADED = UploadedInput("ab" * 32, "files/x", "f" * 16, 3, "e" * 16, sent=True)
+MEASURE = InputMeasure(3, 900, 100, ((300, 70), (301, 71)))
+UPLOADED = UploadedInput("ab" * 32, "files/x", "f" * 16, 3, "e" * 16, sent=True, measure=MEASURE)
 FULL = Attempt(1.0, 2.0, 3.0, 4.0, "batches/a", 5, 6, ("batches/b",), ("pending_timeout",), UPLOADED, ("batches/c",))
+
+
+def with_measure(**measure: Any) -> dict[str, Any]:
+    return {"deadline": 1, "uploaded": {"sha256": "a", "file_name": "b", "fingerprint": "c", "measure": measure}}
 
 
 @pytest.mark.parametrize("attempt", [FULL, WAITING, POLICY.begin(NOW)], ids=["full", "waiting", "new"])
@@ -261,6 +267,9 @@ def test_members_of_a_newer_version_are_passed_over() -> None:
         ({"deadline": 1, "job_name": 3}, "job_name is 3"),
         ({"deadline": 1, "uploaded": "files/a"}, "uploaded is 'files/a'"),
         ({"deadline": 1, "uploaded": {"sha256": "a"}}, "file_name is missing"),
+        (with_measure(rows=0), "rows is 0"),
+        (with_measure(rows=3), "size is missing"),
+        (with_measure(rows=3, size=9, counted=[[3, -1]]), "counted is "),
         ({"deadline": 1, "execution_deadline": []}, "execution_deadline is "),
     ],
 )

@@ -391,23 +391,32 @@ def _without_quota(emulator: EmulatorHandle, operator: CreateBatchOperator) -> d
     return dict(json.loads(json.dumps(caught.value.kwargs)))
 
 
-@pytest.mark.parametrize("backend", ["gemini", "vertex_ai"])
+@pytest.mark.parametrize(
+    ("backend", "caps"),
+    [("gemini", {}), ("vertex_ai", {}), ("gemini", {"max_cost": 1.0, "max_input_tokens": 1000})],
+    ids=["gemini", "vertex_ai", "under a cap"],
+)
 def test_a_wait_for_quota_goes_on_from_the_uploaded_rows(
-    gemini_batch_emulator: EmulatorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+    gemini_batch_emulator: EmulatorHandle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    backend: str,
+    caps: dict[str, Any],
 ) -> None:
     emulator = gemini_batch_emulator
     set_connection(monkeypatch, emulator.connection(backend))
     emulator.configure(create_missing_buckets=True)
     emulator.script(mode="at_once")
     path = tmp_path / "in.jsonl"
-    operator = create(input_path=write_rows(path, rows(5)), deferrable=True)
+    settings = {"generation_config": {"maxOutputTokens": 100}} if caps else {}
+    operator = create(input_path=write_rows(path, rows(5)), deferrable=True, **settings, **caps)
     carried = _without_quota(emulator, operator)
     path.unlink()  # nobody reads it any more
-    uploads = len(emulator.journal(path="upload"))
+    uploads, counts = len(emulator.journal(path="upload")), len(emulator.journal(path="countTokens"))
     name = operator.resume_submission(attempt(), {}, **carried)
     [job] = emulator.ledger()["jobs"]
     assert (job["name"], GeminiBatchHook().get_batch(name).stats.succeeded) == (name, 5)
-    assert len(emulator.journal(path="upload")) == uploads
+    assert (len(emulator.journal(path="upload")), len(emulator.journal(path="countTokens"))) == (uploads, counts)
 
 
 @pytest.mark.usefixtures("stepped")
