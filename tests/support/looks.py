@@ -28,11 +28,11 @@ class Look:
         """Go to a view and wait until it stands still."""
         self.window.goto(f"{self._base}{path}", wait_until="networkidle")
 
-    def picture(self, name: str) -> None:
-        """Keep a picture where pictures are asked for."""
+    def picture(self, name: str, *, height: int = 560) -> None:
+        """Keep a picture of the view's upper part where pictures are asked for."""
         if place := os.environ.get("PICTURES"):
             Path(place).mkdir(parents=True, exist_ok=True)
-            clip = {"x": 0, "y": 0, "width": 1280, "height": 560}
+            clip = {"x": 0, "y": 0, "width": 1280, "height": height}
             self.window.screenshot(path=str(Path(place) / f"{name}.png"), clip=clip)
 
     def close(self) -> None:

@@ -95,10 +95,12 @@ class TaskFacts:
         return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
-def read_task(session: Session, address: TaskAddress) -> TaskFacts:
+def read_task(session: Session, address: TaskAddress, *, past: bool = True) -> TaskFacts:
     """
     Read what is known of a task instance.
 
+    :param past: Whether its earlier attempts, and what its state store holds, are looked up, too: two queries more,
+        which its answers do without.
     :raises NotHere: If there is no such task instance.
     """
     found = session.scalars(instance_query(address).limit(1)).first()
@@ -120,8 +122,8 @@ def read_task(session: Session, address: TaskAddress) -> TaskFacts:
         unreadable=unreadable,
         watched=_watched(found),
         arguments=_arguments(session, address, found.id),
-        noted=_noted(session, address),
-        attempts=attempts_of(session, found),
+        noted=_noted(session, address) if past else {},
+        attempts=attempts_of(session, found) if past else (),
     )
 
 

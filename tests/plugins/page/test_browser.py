@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 pytestmark = list(LOOKED_AT)
 
 
-@pytest.mark.parametrize("view", ["run", "answers", "spend"])
+PICTURES = {"under way": ("run", 790), "row": ("answers", 880), "spend": ("spend", 560), "sample": ("sample", 460)}
+"""Name and height of the picture that is kept of a view."""
+
+
+@pytest.mark.parametrize("view", ["run", "under way", "answers", "row", "sample", "spend"])
 @pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 1280), (False, 640)])
 def test_a_view_is_whole_in_both_themes_and_on_a_narrow_screen(
     browser: Any, page: PageServer, seen: dict[str, str], view: str, dark: bool, width: int
@@ -41,8 +45,9 @@ def test_a_view_is_whole_in_both_themes_and_on_a_narrow_screen(
     assert look.faults == []
     across = look.window.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert across[0] <= across[1], "the document is no wider than the window"
-    if not dark and width > 1000:
-        look.picture(view)
+    if view in PICTURES and not dark and width > 1000:
+        name, height = PICTURES[view]
+        look.picture(name, height=height)
     look.window.keyboard.press("Tab")
     assert look.window.evaluate("document.activeElement.tagName") in ("A", "BUTTON", "INPUT", "SELECT", "SUMMARY")
     look.close()

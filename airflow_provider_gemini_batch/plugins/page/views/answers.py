@@ -126,7 +126,7 @@ def _problem(error: Exception, storage: str) -> PageError:
 
 def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callable[[Wanted], AnswerPage]]:
     """Return what is known of the task, the place of its answers, which it named itself, its storage, and a reader."""
-    facts = read_task(session, visit.address)
+    facts = read_task(session, visit.address, past=False)
     place = facts.manifest.get("output_path")
     if isinstance(place, str) and place:
         # With the rights of the API server, so a manifest that a person has written must not choose the file

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show(visit: Visit) -> Response:
     """Show the projection of a run with ``sample``."""
     with visit.session() as session:
-        facts = read_task(session, visit.address)
+        facts = read_task(session, visit.address, past=False)
         view = sample_of(facts.manifest, facts.progress)
         if view is None:
             raise NotHere("No sample", "This task has asked no sample, or has not ended: see its argument sample.")
