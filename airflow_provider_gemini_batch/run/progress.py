@@ -24,8 +24,9 @@ def progress_of(run: Run) -> dict[str, Any]:
 
     :return: ``at`` (UTC epoch seconds), ``model``, ``total`` rows, ``counts`` by outcome of the rows whose last job is
         read, ``reused`` rows, ``spent`` and ``reserved`` dollars (None where a price is unknown), ``max_cost``,
-        ``rounds``, ``job_count`` and ``jobs``, each with ``job``, ``round``, ``rows``, ``state``, ``created``,
-        ``ended``, ``stats``, ``counts``, ``cost``, ``tokens`` (of its answers: in, out) and ``estimate``.
+        ``max_row_attempts``, ``max_failed_rows``, ``rounds``, ``job_count`` and ``jobs``, each with ``job``, ``round``,
+        ``rows``, ``state``, ``created``, ``ended``, ``stats``, ``counts``, ``cost``, ``tokens`` (of its answers: in,
+        out) and ``estimate``.
     """
     checkpoint = run.checkpoint
     # Without a look at the folder: this is told before each wait, and a list of object storage takes time and money.
@@ -44,6 +45,7 @@ def progress_of(run: Run) -> dict[str, Any]:
         "reserved": _sum([job["estimate"] for job in flying]),
         "max_cost": run.spec.max_cost,
         "max_row_attempts": run.spec.max_row_attempts,
+        "max_failed_rows": run.spec.max_failed_rows,
         "rounds": len([header for header in rounds if header["shards"]]),
         "waiting_shards": len(jobs) - len(known),
         "job_count": len(known),

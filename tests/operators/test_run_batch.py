@@ -456,7 +456,7 @@ def test_run_pushes_how_far_it_is_before_each_wait_and_at_its_end(emulator, tmp_
         operator.execute(context)
     began = context["ti"].xcoms[PROGRESS_KEY]
     assert (began["total"], began["counts"], [job["rows"] for job in began["jobs"]]) == (5, {}, [3])
-    assert began["waiting_shards"] == 1
+    assert (began["waiting_shards"], began["max_failed_rows"]) == (1, operator.max_failed_rows)
     emulator.advance(7200)
     with pytest.raises(TaskDeferred) as second:
         operator.resume(context, None, **first.value.kwargs)

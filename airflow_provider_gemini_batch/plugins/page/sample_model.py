@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_gemini_batch.plugins.page.values import count_of, number_of
+from airflow_provider_gemini_batch.lifecycle.verdict import allowed_rows
+from airflow_provider_gemini_batch.plugins.page.values import count_of, is_number, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,7 @@ class SampleView:
     :param single: Dollars of the whole in single calls, if it costs what is likely; None where the manifest tells none.
     :param failed: Rows of the whole without a usable answer.
     :param tokens: Of a row on average: in, out.
+    :param allowed: Rows of the whole that may fail with the sample's ``max_failed_rows``; None where it only warns.
     """
 
     rows: int
@@ -47,6 +49,14 @@ class SampleView:
     tokens: tuple[float, float] | None
     cap: float | None
     single: float | None = None
+    allowed: int | None = None
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether more rows of the whole may fail than are allowed."""
+        if self.allowed is None or self.failed is None:
+            return False
+        return (self.failed.middle if self.failed.high is None else self.failed.high) > self.allowed
 
     @property
     def scale(self) -> float:
@@ -77,10 +87,12 @@ def sample_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> Sampl
     tokens = tokens if isinstance(tokens, dict) else {}
     read, written, thoughts = (number_of(tokens.get(name)) or 0.0 for name in ("prompt", "output", "thoughts"))
     likely = _likely(projection.get("cost"))
+    whole = _first(count_of(projection.get("rows")), count_of(manifest.get("input_rows")), rows)
+    most = progress.get("max_failed_rows")
     paid = None if cost.get("rows_of_unknown_cost") else number_of(cost.get("actual"))
     return SampleView(
         rows,
-        _first(count_of(projection.get("rows")), count_of(manifest.get("input_rows")), rows),
+        whole,
         likely,
         paid,
         max(0, rows - (count_of(manifest.get("succeeded")) or 0)),
@@ -88,6 +100,7 @@ def sample_of(manifest: Mapping[str, Any], progress: Mapping[str, Any]) -> Sampl
         (read / rows, (written + thoughts) / rows) if rows and read else None,
         number_of(progress.get("max_cost")),
         _in_single_calls(likely, paid, number_of(cost.get("single_calls"))),
+        allowed_rows(most, whole) if most is not None and is_number(most) and most >= 0 else None,
     )
 
 

@@ -56,6 +56,18 @@ def test_single_calls_are_priced_as_the_samples_answers_were(cost: dict[str, Any
     assert view.single == (None if single is None else pytest.approx(single))
 
 
+@pytest.mark.parametrize(
+    ("most", "allowed", "may_fail"),
+    [(0.01, 12_045, True), (0.1, 120_455, False), (5, 5, True), (0, 0, True), (None, None, False), ("x", None, False)],
+)
+def test_sample_says_whether_more_rows_may_fail_than_are_allowed(
+    most: Any, allowed: int | None, may_fail: bool
+) -> None:
+    view = sample_of(MANIFEST, {"max_failed_rows": most})
+    assert view is not None
+    assert (view.allowed, view.may_fail) == (allowed, may_fail)
+
+
 @pytest.mark.parametrize("projection", [None, "x", {"rows": "x", "cost": 3, "failed": {"low": "1"}}, {}])
 def test_odd_projection_claims_nothing(projection: Any) -> None:
     view = sample_of({"total": 5, "projection": projection, "cost": {"actual": 1.0, "rows_of_unknown_cost": 5}}, {})
@@ -100,11 +112,13 @@ def test_sample_is_drawn_beside_its_cap(page: PageServer) -> None:
     drawn = 'aria-label="$134.00 to $153.00, cap $140.00"'
     assert drawn not in page.client().get(sample_path(sampled(page, MANIFEST))).text, "it has no cap"
     address = TaskAddress("backfill", f"sample_{next(_numbers)}", "sample")
-    xcoms = {"gemini_batch_manifest": MANIFEST, "gemini_batch_progress": {"max_cost": 140.0}}
+    told = {"max_cost": 140.0, "max_failed_rows": 0.01}
+    xcoms = {"gemini_batch_manifest": MANIFEST, "gemini_batch_progress": told}
     page.fill(tasks=[{**address.query(), "xcoms": xcoms}])
     html = page.client().get(sample_path(address)).text
     assert drawn in html
-    assert "The whole may cost more than the cap." in html
+    for text in ("The whole may cost more than the cap.", "12,045 of 1,204,550", "The run may end as failed."):
+        assert text in html
 
 
 @pytest.mark.newest_airflow
