@@ -141,6 +141,7 @@ def last_looks(conn_id: str | None, names: Iterable[str]) -> dict[str, Mapping[s
             "stats": {"total": job.total, "succeeded": job.succeeded, "failed": job.failed},
             "created": job.created,
             "ended": job.ended,
+            "read": job.read,
         }
         for job in list(copy.jobs)
         if job.name in wanted

@@ -47,6 +47,7 @@ def _with_look(job: Mapping[str, Any], look: Mapping[str, Any]) -> dict[str, Any
     return {
         **job,
         "job": str(job.get("job") or ""),
+        "read": look.get("read") is True,
         "state": str(job.get("state") or look.get("state") or ""),
         "created": epoch(text_of(job.get("created"))) or number_of(look.get("created")),
         "ended": epoch(text_of(job.get("ended"))) or number_of(look.get("ended")),
@@ -104,7 +105,10 @@ def _of_jobs(jobs: list[dict[str, Any]]) -> Iterator[Event]:
 def _came_of(job: Mapping[str, Any]) -> str:
     """Return what a job that is read came to."""
     if not isinstance(job.get("counts"), dict):
-        return "Its answers are not read yet."
+        # Of a run's job the run itself has told so; another task reads those of a create operator.
+        return (
+            "Its answers are not read yet." if "round" in job else "A task has read its answers." if job["read"] else ""
+        )
     counts = counts_of(job["counts"])
     usable = counts.get("succeeded", 0)
     others = [f"{number(count)} {name}" for name, count in counts.items() if name != "succeeded" and count]

@@ -33,7 +33,7 @@ def view_of(
     Return what is shown of a task.
 
     :param looks: Later looks at its jobs than the task's own, by name: ``at``, ``state``, ``stats``, ``created``,
-        ``ended``.
+        ``ended``, ``read``.
     :param earlier: Seconds that earlier jobs of the model took.
     """
     looks = looks or {}

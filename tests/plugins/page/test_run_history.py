@@ -71,6 +71,15 @@ def test_job_of_which_only_the_name_is_left_is_told_by_the_list_of_jobs() -> Non
     assert happened(facts, {}) == []
 
 
+@pytest.mark.parametrize(
+    ("read", "more"), [({"read": True}, "A task has read its answers."), ({"read": False}, ""), ({}, "")]
+)
+def test_job_whose_answers_another_task_reads_is_not_called_unread(read: dict[str, bool], more: str) -> None:
+    look = {"at": 9.0, "state": "SUCCEEDED", "created": 5.0, "ended": 8.0, **read}
+    facts = TaskFacts(ADDRESS, xcoms={"job_name": "batches/x"})
+    assert happened(facts, {"batches/x": look})[0] == (8.0, "Job x ended: succeeded.", more)
+
+
 def test_rounds_are_not_summed_up_where_some_jobs_are_not_told() -> None:
     facts = facts_of(job("b", 2, 10, "2026-11-27T04:31:00Z"), job_count=400)
     assert [text for _, text, _ in happened(facts, {})] == ["Job b was submitted with 10 rows."]
