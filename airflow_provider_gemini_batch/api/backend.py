@@ -54,6 +54,8 @@ class Backend(Protocol):
     """Whether it answers single requests at the batch price: :meth:`generate_flex`."""
     inline_limit: int
     """Bytes of rows that may travel in the call that creates a job; 0 if they always travel as a file."""
+    keeps_files: bool
+    """Whether it keeps uploaded rows itself; else they need the connection's ``storage_uri``."""
     hides_missing_files: bool
     """Whether a file that does not exist is answered like one of somebody else's (403)."""
     answer_copies: tuple[str, ...]

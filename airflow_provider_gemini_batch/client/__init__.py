@@ -11,6 +11,8 @@ Everything the hook can do, as plain Python without Airflow.
         client.wait_for_batch(job.name, timeout=24 * 3600)
         for answer in client.get_responses(job.name):
             print(answer.key, answer.text)
+
+Rows in, a table out: :func:`~airflow_provider_gemini_batch.run.waiting.run_batch`, which takes such a client.
 """
 
 from airflow_provider_gemini_batch.client.client import GeminiBatchClient

@@ -153,7 +153,7 @@ def _service(session: Session) -> list[Finding]:
 
 def _storage(session: Session) -> list[Finding]:
     """Write, read and delete an object where rows would be uploaded."""
-    if session.backend.inline_limit:  # files have a home of the service's own
+    if session.backend.keeps_files:
         return []
     place = session.settings.storage_uri
     if not place:

@@ -46,6 +46,13 @@ _PROVIDERS = {
 }
 
 
+def _of_airflow(name: str) -> Any:
+    """Return a name of Airflow's, or None where that is not installed: a client in a notebook does without."""
+    from airflow_provider_gemini_batch import compat
+
+    return getattr(compat, name, None)
+
+
 def normalise_path(value: Any, name: str = "A path") -> str:
     """
     Return a path or URI as text, ``~`` expanded.
@@ -56,11 +63,10 @@ def normalise_path(value: Any, name: str = "A path") -> str:
     """
     text = value
     if not isinstance(value, str):
-        from airflow_provider_gemini_batch.compat import ObjectStoragePath
-
         # The one of Airflow 3 is no os.PathLike.
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
-        text = str(value) if isinstance(value, ObjectStoragePath) else text
+        of_airflow = _of_airflow("ObjectStoragePath")
+        text = str(value) if of_airflow is not None and isinstance(value, of_airflow) else text
     if not isinstance(text, str):
         raise ConfigurationError(f"{name} must be a path or a URI, not {value!r}.")
     if not text.strip():
@@ -160,9 +166,8 @@ def output_mode() -> int:
 
     :raises ConfigurationError: If ``[gemini_batch] output_mode`` is no octal mode.
     """
-    from airflow_provider_gemini_batch.compat import conf
-
-    text = str(conf.get("gemini_batch", "output_mode", fallback="") or "").strip()
+    conf = _of_airflow("conf")
+    text = "" if conf is None else str(conf.get("gemini_batch", "output_mode", fallback="") or "").strip()
     # Group and others as the umask allows, like every file that a task writes.
     if not text:
         return 0o666
@@ -175,14 +180,15 @@ def output_mode() -> int:
 
 def remote_path(uri: str) -> Any:
     """Return Airflow's path object for a URI, with its file system loaded."""
-    from airflow_provider_gemini_batch.compat import ObjectStoragePath
-
+    of_airflow = _of_airflow("ObjectStoragePath")
+    if of_airflow is None:
+        raise ConfigurationError(f"{uri} is reached by way of Airflow, which is not installed here: give a local path.")
     match = SCHEME.match(uri)
     scheme = match[1].lower() if match else ""
     package = _PROVIDERS.get(scheme)
     hint = f"install {package}" if package else "install the Airflow provider that brings it"
     try:
-        path = ObjectStoragePath(uri)
+        path = of_airflow(uri)
         path.fs  # noqa: B018 - loads the file system, which is where a missing package shows
     except ValueError as fault:
         raise ConfigurationError(f"No file system for {scheme}:// is there ({fault}): {hint}.") from fault

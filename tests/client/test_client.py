@@ -12,8 +12,11 @@ import pytest
 
 from airflow_provider_gemini_batch.client import GeminiBatchClient
 from airflow_provider_gemini_batch.errors import ConfigurationError
+from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
 MODEL = "gemini-3.5-flash-lite"
@@ -24,18 +27,38 @@ def client(gemini_batch_emulator: EmulatorHandle) -> GeminiBatchClient:
     return GeminiBatchClient.connect("emulator-key", base_url=gemini_batch_emulator.url)
 
 
-def test_client_runs_a_job_where_airflow_cannot_be_imported(gemini_batch_emulator: EmulatorHandle) -> None:
+def test_client_runs_a_job_where_airflow_cannot_be_imported(
+    gemini_batch_emulator: EmulatorHandle, tmp_path: Path
+) -> None:
     script = f"""
-        import sys
+        import pathlib, sys
         sys.modules["airflow"] = None  # importing it is an ImportError from here on
         from airflow_provider_gemini_batch.client import GeminiBatchClient
         with GeminiBatchClient.connect("emulator-key", base_url={gemini_batch_emulator.url!r}) as client:
             job = client.create_batch({MODEL!r}, inlined_requests=[{{"key": "a", "prompt": "Say hello"}}])
             client.wait_for_batch(job.name, poll_interval=0.05)
             print([answer.key for answer in client.get_responses(job.name)])
+            from airflow_provider_gemini_batch.run.waiting import run_batch
+            manifest = run_batch(
+                client, "generate", run_key="tried", checkpoint_path={str(tmp_path)!r}, progress=False, model={MODEL!r},
+                rows=[{{"id": 1}}], prompt="Say {{{{ row.id }}}}", poll_interval=0.05,
+                output_path=pathlib.Path({str(tmp_path / "out.jsonl")!r}),
+            )
+            print(manifest["succeeded"])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("['a']", "")
+    assert done.stderr == "", done.stderr
+    assert (done.stdout.split(), done.stderr) == (["['a']", "1"], "")
+
+
+def test_client_has_what_the_hook_has() -> None:
+    names = {name for name in vars(GeminiBatchHook) if not name.startswith("_")}
+    of_airflow = {name for name in names if name.startswith(("conn_", "default_", "hook_", "get_conn", "get_ui"))}
+    assert {name for name in names - of_airflow if not hasattr(GeminiBatchClient, name)} == {
+        "client",
+        "run_batch",  # `run.waiting.run_batch`, which takes a client: a run stands on clients, not below them
+        *vars(GeminiBatchClient.connect("key")).keys() & names,
+    }
 
 
 def test_client_can_be_used_again_after_it_was_closed(client: GeminiBatchClient) -> None:

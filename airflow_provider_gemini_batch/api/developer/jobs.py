@@ -79,6 +79,7 @@ class DeveloperBackend(DeveloperFiles):
     has_flex = True
     # Their answers come back inside the job resource, so far less than the call itself may have.
     inline_limit = 4 * 1024 * 1024
+    keeps_files = True
     hides_missing_files = True
     answer_copies: tuple[str, ...] = ("response/inlinedResponses", "metadata/output/inlinedResponses", "")
 

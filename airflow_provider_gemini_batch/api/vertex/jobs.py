@@ -83,6 +83,7 @@ class VertexBackend:
     has_labels = True
     has_flex = False
     inline_limit = 0
+    keeps_files = False
     hides_missing_files = False
     answer_copies: tuple[str, ...] = ()
 
