@@ -146,13 +146,18 @@ class ConnectionSettings:
         """
         return self._digest(member.name for member in fields(self) if member.name not in ("conn_id", "notes"))
 
-    @property
-    def whose_jobs(self) -> str:
-        """A digest of what decides over the jobs that can be seen: a project, or a key and all that stands for one."""
-        if self.backend == VERTEX_AI:
-            return self._digest(("backend", "project", "location"))
-        return self._digest(("backend", "base_url", "api_key", "keyfile_dict", "key_path", "credential_config",
-                             "credential_config_file", "impersonation_chain"))  # fmt: skip
+    def seen_by(self, job_name: str) -> str:
+        """
+        Return 16 hex digits of who sees a job: a project of Vertex AI, or a key and all that stands for one.
+
+        With another key a job may be out of sight, and run on. The job's name goes into it, so that a key leaves no two
+        jobs the same digits.
+        """
+        names: tuple[str, ...] = ("backend", "project", "location")
+        if self.backend != VERTEX_AI:
+            names = ("backend", "base_url", "api_key", "keyfile_dict", "key_path", "credential_config",
+                     "credential_config_file", "impersonation_chain")  # fmt: skip
+        return hashlib.sha256(f"{job_name}\n{self._digest(names)}".encode()).hexdigest()[:16]
 
     def _digest(self, names: Iterable[str]) -> str:
         digest = hashlib.sha256()

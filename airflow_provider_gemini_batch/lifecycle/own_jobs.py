@@ -23,6 +23,7 @@ from airflow_provider_gemini_batch.api.flows import Pages, get_job, list_page
 from airflow_provider_gemini_batch.api.identity import INPUT_LABEL, TASK_LABEL, token_of
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import (
+    ConfigurationError,
     NotFoundError,
     ReplyFormatError,
     RequestRejectedError,
@@ -234,6 +235,15 @@ def is_young(job: BatchJob, now: float) -> bool:
     """Whether a read by name may miss the job, as a replica has not heard of it yet; *now* in UTC epoch seconds."""
     born = job.born(now)
     return born is not None and now - born < MISSING_GRACE
+
+
+def out_of_sight(job_name: str) -> ConfigurationError:
+    """Make the error for a noted job that was seen with another key, and is not found with this one."""
+    return ConfigurationError(
+        f"An earlier attempt at this task submitted {job_name} with another key, and this one does not see it: it may "
+        "run and bill in that key's project. Nothing was submitted. Give the connection that key back; or cancel the "
+        "job there and clear the task, which then submits with this key."
+    )
 
 
 def is_live_or_useful(job: BatchJob) -> bool:

@@ -226,7 +226,7 @@ class SubmitOperator(Announcing):
         from airflow_provider_gemini_batch.task.store import SubmissionStore, intent_time
 
         self._ti = context.get("ti") or context.get("task_instance")
-        store = SubmissionStore(context.get("task_state_store"), whose=self.hook.settings.whose_jobs)
+        store = SubmissionStore(context.get("task_state_store"), seen_by=self.hook.settings.seen_by)
         noted = store.recall()
         names = self._noted_names(store, noted, context)
         work = task_identity(context, self.submission_salt, noted)
@@ -272,6 +272,7 @@ class SubmitOperator(Announcing):
 
         :raises ConfigurationError: Until the task is cleared after this was said.
         """
+        from airflow_provider_gemini_batch.lifecycle.own_jobs import out_of_sight
         from airflow_provider_gemini_batch.task.variables import occasion_of
 
         # What a store holds may stem from another version, or from a person.
@@ -285,11 +286,7 @@ class SubmitOperator(Announcing):
         except NotFoundError:
             if not is_answered:
                 store.note_told(occasion)
-                raise ConfigurationError(
-                    f"An earlier attempt at this task submitted {name} with another key, and this one does not see it: "
-                    "it may run and bill in that key's project. Nothing was submitted. Give the connection that key "
-                    "back; or cancel the job there and clear the task, which then submits with this key."
-                ) from None
+                raise out_of_sight(name) from None
         except ConfigurationError:  # a name of the other backend, or project
             if not is_answered:
                 store.note_told(occasion)

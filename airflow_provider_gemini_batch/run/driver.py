@@ -365,7 +365,7 @@ def _job_names(checkpoint: Checkpoint) -> list[str]:
         # Answers of a job that was cut short do not close its shard's other jobs: these may still run, and bill.
         if not any(map(is_whole, collected.values())):
             names += [str(note["job"]) for note in found if note["job"] not in collected]
-    return names
+    return list(dict.fromkeys(names))  # a job may be noted twice, by who sees it
 
 
 def _take_snapshot(work: Workspace, jobs: RunJobs) -> None:

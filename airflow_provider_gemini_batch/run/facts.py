@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_gemini_batch.api.models import BatchJob
 from airflow_provider_gemini_batch.api.states import JobState
 from airflow_provider_gemini_batch.errors import GeminiBatchError
-from airflow_provider_gemini_batch.lifecycle.own_jobs import MISSING_GRACE, is_live
+from airflow_provider_gemini_batch.lifecycle.own_jobs import MISSING_GRACE, is_live, out_of_sight
 from airflow_provider_gemini_batch.run import plan
 from airflow_provider_gemini_batch.run.claims import calls_not_refused
 from airflow_provider_gemini_batch.times import epoch
@@ -129,18 +129,45 @@ class FactReader:
 
         A job that had ended when it was read before is not read again: a loop that collects five jobs need not ask
         twenty-five times.
+
+        :raises ConfigurationError: If it is not found, and was seen with another key.
         """
         known = self._read.get(name)
         if known is None or known.is_running:
             job = self._jobs.get(name)
             if job is None:
                 # A replica may not have heard of it yet. Taken for deleted, its rows would be paid for twice.
-                return BatchJob(name) if self._is_young(name) else None
+                if self._is_young(name):
+                    return BatchJob(name)
+                self._check_sight(name)
+                return None
             # The reply's Date shows how far the service's clock is ahead of ours; limits are counted on ours.
             known = self._read[name] = job
             self._skew = job.skew(self._context.now())
             self._end_if_late(job)
         return known
+
+    def _check_sight(self, name: str) -> None:
+        """
+        Refuse to take a job for deleted that another key has made: it may run on where ours does not see it.
+
+        :raises ConfigurationError: Until the task is cleared after this was said.
+        """
+        notes = self._checkpoint.notes(look=False)
+        found = [(shard, note) for shard, of_shard in notes["job"].items() for note in of_shard]
+        # Notes of older versions do not say who saw the job.
+        seen_by = {note.get("seen_by") for _, note in found if note["job"] == name}
+        if not seen_by or not seen_by.isdisjoint((None, self._jobs.seen_by(name))):
+            return
+        occasion = self._context.occasion
+        collected = {note["job"] for of_shard in notes["collected"].values() for note in of_shard}
+        if name in collected or {note.get("told") for _, note in found} - {None, occasion}:
+            return
+        unseen = {note["job"]: (shard, note) for shard, note in found if note["job"] not in collected}
+        if not self._context.is_trial:
+            shard, note = unseen[name]
+            self._checkpoint.note("job", shard, {**note, "told": occasion})
+        raise out_of_sight(", ".join(unseen))
 
     def _is_young(self, name: str) -> bool:
         """Say whether a job was made so short a while ago that a read may not find it."""

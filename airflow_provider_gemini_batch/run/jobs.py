@@ -87,6 +87,10 @@ class RunJobs:
         except NotFoundError:
             return None
 
+    def seen_by(self, name: str) -> str:
+        """Say who sees a job; see :meth:`~.connection.settings.ConnectionSettings.seen_by`."""
+        return self._client.settings.seen_by(name)
+
     def submit(
         self,
         spec: RunSpec,

@@ -122,11 +122,11 @@ class Submitter:
         log.info("%s: %s (%s) was submitted by an earlier attempt.", shard.id, job.name, job.state.value)
         for twin in others:
             if is_live_or_useful(twin):  # which of them counts is decided in :mod:`.facts`
-                note_job(self._checkpoint, shard.id, twin)
+                note_job(self._jobs, self._checkpoint, shard.id, twin)
         self._know(shard, job)
 
     def _know(self, shard: plan.Shard, job: BatchJob) -> None:
-        note_job(self._checkpoint, shard.id, job)
+        note_job(self._jobs, self._checkpoint, shard.id, job)
         self._context.on_job(job.name)
 
     def _create(

@@ -134,7 +134,7 @@ class TwinLooks:
             is_twin = known is not None and job is not None and token_of(known) == token_of(job) is not None
             if shards and job is not None and is_twin and is_live_or_useful(job):
                 log.warning("%s: %s turned up beside %s.", shards[0], twin, own)
-                note_job(self._checkpoint, shards[0], job)
+                note_job(self._jobs, self._checkpoint, shards[0], job)
 
     def beside(self, names: Collection[str]) -> list[str]:
         """Return the other known jobs of the shards of some jobs."""
@@ -150,7 +150,7 @@ class TwinLooks:
             if job.name not in known and is_live_or_useful(job):
                 beside = f" beside {', '.join(sorted(known))}" if known else ""
                 log.warning("%s: %s turned up%s.", shard, job.name, beside)
-                note_job(self._checkpoint, shard, job)
+                note_job(self._jobs, self._checkpoint, shard, job)
                 found = True
         return found
 
@@ -174,6 +174,7 @@ def calls_in_doubt(
     return found
 
 
-def note_job(checkpoint: Checkpoint, shard: str, job: BatchJob) -> None:
+def note_job(jobs: RunJobs, checkpoint: Checkpoint, shard: str, job: BatchJob) -> None:
     """Note a job of a shard."""
-    checkpoint.note("job", shard, {"job": job.name, "created": job.create_time, "shard": shard})
+    seen_by = jobs.seen_by(job.name)
+    checkpoint.note("job", shard, {"job": job.name, "created": job.create_time, "shard": shard, "seen_by": seen_by})

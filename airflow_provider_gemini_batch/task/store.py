@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import asdict
@@ -29,15 +28,17 @@ class SubmissionStore:
     What earlier attempts left in Airflow's task state store (3.3 and later; nothing elsewhere).
 
     :param store: ``context.get("task_state_store")``.
-    :param whose: Whose jobs this attempt sees (:attr:`~.connection.settings.ConnectionSettings.whose_jobs`).
+    :param seen_by: Says who sees a job (:meth:`~.connection.settings.ConnectionSettings.seen_by`).
     :param now: UTC epoch seconds; the clock of this machine if left out.
     """
 
     KEY = "gemini_batch_submission"
 
-    def __init__(self, store: Any, *, whose: str = "", now: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, store: Any, *, seen_by: Callable[[str], str] = lambda name: "", now: Callable[[], float] | None = None
+    ) -> None:
         self._store = store
-        self._whose = whose
+        self._seen_by = seen_by
         self._now = now or time.time
 
     def recall(self) -> dict[str, Any]:
@@ -104,10 +105,6 @@ class SubmissionStore:
         :param occasion: See :func:`~.variables.occasion_of`: a clear after that is a person's answer to it.
         """
         self._keep("told", {**self.recall(), "told": occasion})
-
-    def _seen_by(self, job_name: str) -> str:
-        # With the job's name: the same key leaves no two tasks the same digest.
-        return hashlib.sha256(f"{job_name}\n{self._whose}".encode()).hexdigest()[:16]
 
     def note_listed(self, names: Iterable[str]) -> None:
         """

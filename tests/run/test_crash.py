@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_gemini_batch.api.identity import TaskIdentity
-from airflow_provider_gemini_batch.errors import GeminiBatchError
+from airflow_provider_gemini_batch.client.client import GeminiBatchClient
+from airflow_provider_gemini_batch.connection.settings import Secret
+from airflow_provider_gemini_batch.errors import ConfigurationError, GeminiBatchError
 from airflow_provider_gemini_batch.files.folder import Folder
 from airflow_provider_gemini_batch.lifecycle.submission import SubmitPolicy
 from airflow_provider_gemini_batch.run.checkpoint import Checkpoint, CheckpointLostError, Left
@@ -174,6 +176,31 @@ def test_job_that_was_deleted_is_asked_again(world):
     run.context.client.delete_batch(came.jobs[0])
     manifest = go_on(world, Folder(world.path("checkpoint"), settle=0.0))
     assert manifest["counts"] == {"succeeded": ROWS}
+
+
+def test_rows_of_a_job_that_another_key_may_still_run_are_not_asked_anew_unless_a_person_says_so(world):
+    world.emulator.script(mode="time", pending_seconds=60, running_seconds=60)
+    first = Run(spec_of(world), world.context(rows(ROWS), occasion="1"))
+    came = first.proceed()
+    assert isinstance(came, Waiting)
+    for name in came.jobs:  # as good as in a project that the other key does not see
+        first.context.client.delete_batch(name)
+    world.emulator.advance(3600)
+    settings = replace(first.context.client.settings, api_key=Secret("another"))
+    created = world.emulator.ledger()["totals"]["created"]
+
+    def proceed(occasion):
+        again = replace(world.context(rows(ROWS), occasion=occasion), client=GeminiBatchClient(settings))
+        return Run(spec_of(world), again).proceed()
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"with another key.*may run and bill.*clear the task"):
+            proceed("1")
+    assert world.emulator.ledger()["totals"]["created"] == created
+    for occasion in ("2", "2", "2"):
+        if isinstance(proceed(occasion), Waiting):
+            world.emulator.advance(3600)
+    assert world.emulator.ledger()["totals"]["created"] > created
 
 
 def test_late_job_is_cancelled_and_its_rows_asked_again(world):
