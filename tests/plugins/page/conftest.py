@@ -154,7 +154,7 @@ def sample_asked(page: PageServer) -> TaskAddress:
                        "failed": {"low": 3614, "likely": 12046, "high": 43364}},
     }  # fmt: skip
     address = TaskAddress("reviews_backfill", "manual__2026-11-27", "sample")
-    xcoms = {"gemini_batch_manifest": manifest, "gemini_batch_progress": {"max_cost": 160.0}}
+    xcoms = {"gemini_batch_manifest": manifest, "gemini_batch_progress": {"max_cost": 160.0, "max_failed_rows": 0.01}}
     page.fill(tasks=[{**address.query(), "xcoms": xcoms},
                      {**address.query(), "task_id": "approve", "state": "deferred",
                       "asks": "Ask all 1,204,550 reviews?"}])  # fmt: skip
