@@ -219,6 +219,7 @@ def say_where(stack: Stack, arguments: argparse.Namespace, display: Display) -> 
     display.say(f"Log in     {airflow}/  (no user, no password: whoever reaches it is an admin)")
     earlier = f"  ({runs} earlier run{'' if runs == 1 else 's'})" if runs else ""
     display.say(f"  DAG        {airflow}/dags/{arguments.dag}{earlier}")
+    display.say(f"  your own   {airflow}/dags/gemini_batch_ask_from_the_ui  (Trigger asks questions of yours)")
     display.say(f"  page       {airflow}/plugin/gemini-batch")
     display.say(f"  connection {airflow}/connections  ({CONNECTION}; Test works)")
     display.say(f"  emulator   {stack.emulator.base_url}")
