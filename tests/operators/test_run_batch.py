@@ -343,7 +343,8 @@ def test_empty_input_skips_if_asked_to(emulator, tmp_path):
         run_batch(tmp_path, rows=[]).execute(attempt())
 
 
-def test_dry_run_pushes_the_plan_and_skips(emulator, tmp_path):
+def test_dry_run_pushes_the_plan_and_skips(emulator, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__GEMINI_BATCH__HISTORY_PATH", str(tmp_path / "history"))
     context = attempt()
     with pytest.raises(AirflowSkipException):
         run_batch(tmp_path, dry_run=True, rows_per_job=2).execute(context)
@@ -351,6 +352,7 @@ def test_dry_run_pushes_the_plan_and_skips(emulator, tmp_path):
     assert (plan["rows_to_ask"], plan["jobs"]) == (5, 3)
     assert emulator.ledger()["totals"]["created"] == 0
     assert not (tmp_path / "_gemini_batch").exists()
+    assert not (tmp_path / "history").exists()  # a plan is no row of the `spend` command
 
 
 def test_two_map_indices_may_not_write_one_file(emulator, tmp_path):
