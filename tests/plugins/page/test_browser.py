@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = list(LOOKED_AT)
 
 
-PICTURES = {"under way": ("run", 790), "row": ("answers", 880), "spend": ("spend", 560), "sample": ("sample", 460)}
+PICTURES = {"under way": ("run", 790), "row": ("answers", 880), "spend": ("spend", 560), "sample": ("sample", 530)}
 """Name and height of the picture that is kept of a view."""
 
 
