@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.hooks.gemini_batch import GeminiBatchHook
 
 CANCEL_WITHIN = 300.0
-MISSING_PAUSES = (2.0, 8.0, 20.0, 30.0)
-"""Seconds between the looks at a job that is not found: taken for deleted, a young one would go on and bill."""
+MISSING_PAUSES = (2.0, 8.0)
+"""
+Seconds between the looks at a job that is not found: taken for deleted, a young one would go on and bill.
+
+Nothing tells how old it is. Most have really been deleted, by an earlier attempt, so that the looks end sooner than
+where a job is known to be young.
+"""
 
 RETENTION = 7 * 24 * 3600.0
 """Seconds for which the checkpoint of a run that has ended stays, where nothing else is said."""
@@ -37,7 +42,7 @@ class CancelBatchOperator(GeminiBatchOperator):
     """
     Ask for a job to be cancelled; one that has ended or is gone is fine. Rows already done are billed.
 
-    A job counts as gone once it has not been found for a minute.
+    A job counts as gone once it has not been found for ten seconds.
 
     :param job_name: What a create operator returned.
     """
@@ -59,7 +64,7 @@ class CancelBatchOperator(GeminiBatchOperator):
 
 class DeleteBatchOperator(GeminiBatchOperator):
     """
-    Delete a job, on the Developer API with its results; one already gone, i.e. not found for a minute, is fine.
+    Delete a job, on the Developer API with its results; one already gone, i.e. not found for ten seconds, is fine.
 
     On Vertex AI the results stay in Cloud Storage or BigQuery.
 
@@ -270,7 +275,7 @@ def _number(value: Any) -> Any:
 
 
 def find_job(hook: GeminiBatchHook, job_name: str) -> BatchJob | None:
-    """Return a job, or None once it has not been found for a minute: a read may miss one that was just created."""
+    """Return a job, or None once it has not been found for ten seconds: a read may miss one that was just created."""
     for pause in MISSING_PAUSES:
         with contextlib.suppress(NotFoundError):
             return hook.get_batch(job_name)

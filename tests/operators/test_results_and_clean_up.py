@@ -247,7 +247,7 @@ def test_a_job_just_created_that_is_not_found_at_once_is_ended_all_the_same(
     emulator.configure(cancel_settle_seconds=0)
     emulator.script(stuck="PENDING")
     name = submit(inlined_requests=rows(1))
-    emulator.fault(match={"path": f"/{name}(:cancel)?$"}, status=404, reason="NOT_FOUND", times=3)
+    emulator.fault(match={"path": f"/{name}(:cancel)?$"}, status=404, reason="NOT_FOUND", times=2)
     operator(task_id="c", job_name=name).execute({})
     assert emulator.state.all_jobs[0].cancelled is not None
 
