@@ -105,11 +105,7 @@ def read_task(session: Session, address: TaskAddress, *, past: bool = True) -> T
     """
     found = session.scalars(instance_query(address).limit(1)).first()
     if found is None:
-        raise NotHere(
-            "This task has not run",
-            f"The run {address.run_id} of the DAG {address.dag_id} has no task {address.task_id}: it has not begun, or "
-            "was deleted.",
-        )
+        raise _not_here(address, _indexes(session, address))
     xcoms, unreadable = read_xcoms(session, address, OUR_KEYS)
     return TaskFacts(
         address,
@@ -138,10 +134,33 @@ def instance_query(address: TaskAddress) -> Any:
     return query
 
 
+def _not_here(address: TaskAddress, indexes: list[int]) -> NotHere:
+    """
+    Say why there is no such task instance.
+
+    :param indexes: Under which the task has run. Those of an unmapped task in a loop (Airflow 3.4) are its passes.
+    """
+    if not indexes:
+        return NotHere(
+            "This task has not run",
+            f"The run {address.run_id} of the DAG {address.dag_id} has no task {address.task_id}: it has not begun, or "
+            "was deleted.",
+        )
+    some = ", ".join(map(str, indexes[:20])) + (" ..." if len(indexes) > 20 else "")
+    return NotHere(
+        "This task runs more than once in its run",
+        f"The run {address.run_id} of the DAG {address.dag_id} has {address.task_id} with the indexes {some}, and the "
+        "address names none of them. Open the page from one of the mapped task's instances. Passes of a loop are not "
+        "told apart: All jobs shows theirs.",
+    )
+
+
 def map_indexes(session: Session, address: TaskAddress) -> list[int]:
     """Return the map indexes of a mapped task in its run, at most a thousand; empty for one that is not mapped."""
-    if address.map_index < 0:
-        return []
+    return [] if address.map_index < 0 else _indexes(session, address)
+
+
+def _indexes(session: Session, address: TaskAddress) -> list[int]:
     from airflow.models.taskinstance import TaskInstance  # noqa: TID251  (the API server has them)
     from sqlalchemy import select
 

@@ -124,6 +124,13 @@ def test_task_that_nobody_ran_is_not_here(page: PageServer) -> None:
     assert (reply.status_code, "This task has not run" in reply.text) == (404, True)
 
 
+def test_mapped_task_without_an_index_says_which_ones_ran(page: PageServer) -> None:
+    where = {"dag_id": "nightly", "run_id": "mapped_without_an_index", "task_id": "classify"}
+    page.fill(tasks=[{**where, "map_index": index} for index in (0, 2)])
+    reply = page.client().get(run_path(TaskAddress(**where)))
+    assert (reply.status_code, "This task has not run" in reply.text, "0, 2" in reply.text) == (404, False, True)
+
+
 def test_address_without_a_task_says_what_is_missing(page: PageServer) -> None:
     reply = page.client().get("/run?dag_id=nightly")
     assert (reply.status_code, "It names no run_id, no task_id" in reply.text) == (400, True)
