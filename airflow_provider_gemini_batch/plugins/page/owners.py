@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.api.identity import make_task_id
 from airflow_provider_gemini_batch.plugins.page.operator_names import CLASSES
-from airflow_provider_gemini_batch.plugins.page.task_facts import stored
+from airflow_provider_gemini_batch.plugins.page.task_facts import address_of, readable, stored, xcom_model
 from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, PROGRESS_KEY
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_provider_gemini_batch.plugins.page.listed import ListedJob
+    from airflow_provider_gemini_batch.plugins.page.task_facts import TaskFacts
 
 BEFORE = 14 * 24 * 3600.0
 """Seconds before the oldest job at which its DAG run may have begun."""
@@ -55,10 +56,27 @@ def find_owners(jobs: Sequence[ListedJob]) -> None:
         job.read, job.cost = known_to in read, costs.get(known_to)
 
 
+def reader_of(session: Session, facts: TaskFacts) -> TaskAddress | None:
+    """Return the task of the same run that landed the answers of a task's jobs; None if there is none, or several."""
+    from sqlalchemy import select
+
+    if facts.manifest or not facts.job_names:
+        return None
+    model = xcom_model()
+    query = select(model).where(
+        model.dag_id == facts.address.dag_id, model.run_id == facts.address.run_id, model.key == MANIFEST_KEY
+    )
+    found = [
+        address_of(row)
+        for row, manifest in readable(session, query.limit(1000))
+        if isinstance(manifest, dict) and manifest.get("job_name") in facts.job_names
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 def _by_token(session: Session, since: datetime) -> dict[str, TaskAddress]:
     return {
-        str(token).partition(".")[0]: TaskAddress(row.dag_id, row.run_id, row.task_id, row.map_index)
-        for row, token in stored(session, ["submission_token"], since)
+        str(token).partition(".")[0]: address_of(row) for row, token in stored(session, ["submission_token"], since)
     }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_gemini_batch.plugins.page.attempts import attempts_of
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere
+from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 from airflow_provider_gemini_batch.plugins.watched import TRIGGERS, job_names_in
 from airflow_provider_gemini_batch.task.xcom_keys import MANIFEST_KEY, OUR_KEYS, PROGRESS_KEY
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_provider_gemini_batch.plugins.page.attempts import Attempt
-    from airflow_provider_gemini_batch.plugins.page.urls import TaskAddress
 
 log = logging.getLogger(__name__)
 
@@ -195,17 +195,20 @@ def stored(
     session: Session, keys: Collection[str], since: datetime, *, limit: int | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """
-    Yield the XComs of any task that were written under *keys*, each row with its value.
-
-    One whose value cannot be read is passed over.
+    Yield the XComs of any task that were written under *keys*, as :func:`readable` does.
 
     :param since: Older ones are left out.
     :param limit: So many rows are read at most.
     """
     from sqlalchemy import select
 
-    model, read = xcom_model(), _value_reader()
-    query = select(model).where(model.key.in_(keys), model.timestamp >= since).limit(limit)
+    model = xcom_model()
+    yield from readable(session, select(model).where(model.key.in_(keys), model.timestamp >= since).limit(limit))
+
+
+def readable(session: Session, query: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the XComs that a query finds, each row with its value; one whose value cannot be read is passed over."""
+    read = _value_reader()
     # A month of XComs may be a hundred thousand rows: never all of them at once.
     for row in session.scalars(query.execution_options(yield_per=500)):
         try:
@@ -265,6 +268,11 @@ def of_task(model: Any, address: TaskAddress) -> list[Any]:
         model.task_id == address.task_id,
         getattr(model, _index_of(model)) == address.map_index,
     ]
+
+
+def address_of(row: Any) -> TaskAddress:
+    """Return the task instance that an XCom is of."""
+    return TaskAddress(row.dag_id, row.run_id, row.task_id, getattr(row, _index_of(type(row))))
 
 
 def _index_of(model: Any) -> str:

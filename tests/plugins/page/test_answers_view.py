@@ -250,6 +250,27 @@ def test_failing_rows_come_first_with_their_reason_and_markup_stays_text(page: P
 
 
 @pytest.mark.newest_airflow
+def test_answers_of_a_job_are_those_that_another_task_of_the_run_landed(page: PageServer, tmp_path: Path) -> None:
+    row = {"key": "good", "status": "succeeded", "text": "fine", "error": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    manifest = {"output_path": str(tmp_path / "a.jsonl"), "total": 1, "counts": {"succeeded": 1}}
+    where = {"dag_id": "nightly", "run_id": f"answers_{next(_numbers)}"}
+    asks = {"operator": "CreateBatchOperator", "xcoms": {"job_name": "batches/read-by-results"}}
+    lands = {**manifest, "job_name": "batches/read-by-results"}
+    of_others = {**manifest, "job_name": "batches/of-others"}
+    page.fill(tasks=[
+        {**where, "task_id": "ask", **asks},
+        {**where, "task_id": "results", "xcoms": {"gemini_batch_manifest": lands}},
+        {**where, "task_id": "others", "xcoms": {"gemini_batch_manifest": of_others}},
+        {**where, "task_id": "unread", "operator": "CreateBatchOperator", "xcoms": {"job_name": "batches/unread"}},
+    ])  # fmt: skip
+    client = page.client("viewer")
+    html = client.get(answers_path(TaskAddress(**where, task_id="ask"))).text
+    assert ("fine" in html, "landed by results" in html) == (True, True)
+    assert client.get(answers_path(TaskAddress(**where, task_id="unread"))).status_code == 404
+
+
+@pytest.mark.newest_airflow
 def test_file_that_is_gone_is_said(page: PageServer) -> None:
     reply = page.client().get(answers_path(landed(page, "/nowhere/a.parquet")))
     assert (reply.status_code, "no longer here" in reply.text) == (404, True)

@@ -15,6 +15,7 @@ from airflow_provider_gemini_batch.plugins.page.answers_rows import AnswerPage, 
 from airflow_provider_gemini_batch.plugins.page.errors import NotHere, PageError, Refused
 from airflow_provider_gemini_batch.plugins.page.images import images_in, without_images
 from airflow_provider_gemini_batch.plugins.page.needs import reads_answers
+from airflow_provider_gemini_batch.plugins.page.owners import reader_of
 from airflow_provider_gemini_batch.plugins.page.reasons import Reason, explain, reason_of, reasons_in
 from airflow_provider_gemini_batch.plugins.page.run_model import outcomes_of
 from airflow_provider_gemini_batch.plugins.page.storage_reads import LOCAL, Read, StalledError, storage_of
@@ -127,6 +128,8 @@ def _problem(error: Exception, storage: str) -> PageError:
 def _source(session: Session, visit: Visit) -> tuple[TaskFacts, str, str, Callable[[Wanted], AnswerPage]]:
     """Return what is known of the task, the place of its answers, which it named itself, its storage, and a reader."""
     facts = read_task(session, visit.address, past=False)
+    if (reader := reader_of(session, facts)) is not None:  # a create operator's job is read by another task
+        facts = read_task(session, reader, past=False)
     place = facts.manifest.get("output_path")
     if isinstance(place, str) and place:
         # With the rights of the API server, so a manifest that a person has written must not choose the file
