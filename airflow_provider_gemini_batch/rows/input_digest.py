@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_gemini_batch.rows.line_batches import Lines
 
 _BOM = b"\xef\xbb\xbf"
+_ends_in_crlf = methodcaller("endswith", b"\r\n")
 _encode = msgspec.json.Encoder(order="sorted").encode
 HALF = 8
 """Hex digits of each of the two digests."""
@@ -86,7 +88,7 @@ class InputDigest:
             if lines[0].startswith(_BOM):
                 lines = [lines[0].removeprefix(_BOM), *lines[1:]]
         # Each line is asked, not the first alone: a file may hold both ends, and its blocks may begin anywhere.
-        if not self._exact and any(line.endswith(b"\r\n") for line in lines):
+        if not self._exact and any(map(_ends_in_crlf, lines)):
             lines = [line[:-2] + b"\n" if line.endswith(b"\r\n") else line for line in lines]
         if lines and lines[-1][-1:] != b"\n":
             lines = [*lines[:-1], lines[-1] + b"\n"]
