@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gemini_batch_emulator.pytest_plugin import EmulatorHandle
 
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 _IS_REGISTERED = any(entry.name == "gemini_batch" for entry in importlib.metadata.entry_points(group="pytest11"))
 pytest_plugins = [] if _IS_REGISTERED else ["gemini_batch_emulator.pytest_plugin"]
 
+
+def _have_a_database_of_ones_own() -> None:
+    """
+    Give each process of a parallel run a copy of Airflow 2.11's database.
+
+    There a task keeps the name of its Airflow in it, and tests that change that name would change it for all.
+    """
+    worker, home = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("AIRFLOW_HOME")
+    shared = Path(home or "/nowhere") / "airflow.db"
+    if worker is None or importlib.util.find_spec("airflow.sdk") is not None or not shared.exists():
+        return
+    own = shared.with_name(f"airflow-{worker}.db")
+    shutil.copyfile(shared, own)
+    os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{own}"
+
+
+_have_a_database_of_ones_own()
 
 SLEEP = 8.0
 """Seconds that a test's process may sleep, naps of less than half a second left out, unless it is marked slow."""

@@ -175,6 +175,11 @@ class Run:
         self.started = time.monotonic()
         self.run_id = self.world.stack.airflow.trigger(self.case.dag_id, {})
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether Airflow is done with the DAG run."""
+        return self.world.stack.airflow.run_state(self.case.dag_id, self.run_id) in ("success", "failed")
+
     def mark(self, state: str, map_index: int = -1) -> None:
         """Mark its task, as a person does."""
         self.world.stack.airflow.mark_task(self._last(map_index), state)
