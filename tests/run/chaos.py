@@ -188,6 +188,8 @@ class Chaos:
             match = {"method": draw.choice(["GET", "POST", "DELETE"])}
             skip = draw.randint(0, 40)
         when = draw.choice(["before", "after"])
+        if action.get("status") == 429:  # a refusal: what is refused is not carried out
+            when = "before"
         self.emulator.fault(match=match, skip=skip, times=draw.randint(1, 2), when=when, **action)
 
     def now(self) -> float:
@@ -318,6 +320,7 @@ def play(emulator: EmulatorHandle, folder: Path, seed: int) -> Counter[str]:
     :param folder: An empty one.
     """
     emulator.reset()
+    random.seed(seed)  # pauses between tries have a random share
     with pytest.MonkeyPatch.context() as patch:
         chaos = Chaos(emulator, folder, seed, MODES[seed % 2])
         patch.setattr(time, "time", chaos.now)
