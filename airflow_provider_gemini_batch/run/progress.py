@@ -105,7 +105,9 @@ def _collected(notes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         counts.update(note["counts"])
     sums = {name: sum(note[name] for note in parts) for name in ("cost", "cost_unknown")}
     closing = next(note for note in parts if not note.get("open"))
-    return {**closing, **sums, "counts": counts}
+    tokens = [note.get("tokens") for note in parts]  # of an older version's there are none
+    told = None if None in tokens else [sum(each) for each in zip(*tokens, strict=True)]
+    return {**closing, **sums, "counts": counts, "tokens": told}
 
 
 def _upper(run: Run, entry: Mapping[str, Any]) -> float | None:

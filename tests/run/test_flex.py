@@ -9,7 +9,9 @@ from airflow_provider_gemini_batch.cost.estimate import RunPrices
 from airflow_provider_gemini_batch.cost.prices import PriceList
 from airflow_provider_gemini_batch.errors import AuthError
 from airflow_provider_gemini_batch.run import collecting
+from airflow_provider_gemini_batch.run.driver import Run
 from airflow_provider_gemini_batch.run.finish import RunFailedError
+from airflow_provider_gemini_batch.run.progress import progress_of
 from tests.run.test_cap import CONFIG, longest
 from tests.run.world import rows
 
@@ -87,6 +89,13 @@ def test_killed_worker_asks_no_row_again_whose_answer_it_has_kept(world, monkeyp
     assert 30 < asked(world) <= 38
     assert [row["id"] for row in world.table()] == [row["id"] for row in rows(30)]
     assert manifest["paid_twice"] == 0
+    # What is told of a shard is told of all its parts.
+    run = Run(spec, world.context(rows(30)), generation=1)
+    run.checkpoint.notes()
+    jobs = progress_of(run)["jobs"]
+    tokens = manifest["tokens"]
+    told = [sum(job["tokens"][place] for job in jobs) for place in (0, 1)]
+    assert told == [tokens["prompt"], tokens["output"] + tokens["thoughts"]]
 
 
 def test_answers_before_a_refused_key_are_kept(world):
