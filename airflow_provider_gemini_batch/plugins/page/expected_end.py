@@ -94,20 +94,14 @@ def earlier_runs(session: Session, address: TaskAddress) -> list[dict[str, Any]]
     """Return the progress of the task's last runs, without the one at *address*."""
     from sqlalchemy import select
 
-    from airflow_provider_gemini_batch.plugins.page.task_facts import of_task, value_of, xcom_model
+    from airflow_provider_gemini_batch.plugins.page.task_facts import of_task, readable, xcom_model
 
     model = xcom_model()
     dag, _, task, index = of_task(model, address)
     query = select(model).where(dag, task, index, model.key == PROGRESS_KEY, model.run_id != address.run_id)
-    found = []
-    for row in session.scalars(query.order_by(model.timestamp.desc()).limit(RUNS)):
-        try:
-            value = value_of(row)
-        except Exception:  # an earlier run's value may be gone: nothing is missed but a better guess
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+    # An earlier run's value may be gone: nothing is missed but a better guess.
+    found = readable(session, query.order_by(model.timestamp.desc()).limit(RUNS))
+    return [value for _, value in found if isinstance(value, dict)]
 
 
 def _between(moments: Iterable[tuple[float | None, float | None]]) -> list[float]:
