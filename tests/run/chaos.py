@@ -179,6 +179,7 @@ class Chaos:
 
     def _fault(self) -> None:
         draw = self.chance
+        action: dict[str, Any]
         if draw.random() < 0.5:
             action = draw.choice([{"status": 429}, {"status": 503}, {"action": "close"}, {"action": "close"}])
             match: dict[str, Any] = {"method": "POST", "path": _CREATE}
